@@ -1,0 +1,1 @@
+"""qafel_mpi: asynchronous federated learning with bidirectional quantized messages, over MPI."""
