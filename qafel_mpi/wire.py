@@ -1,0 +1,207 @@
+"""The wire format, version 1: one MPI message is a 64-byte little-endian header and a payload, in one buffer.
+
+| offset | field         | type | meaning                                                                |
+|--------|---------------|------|------------------------------------------------------------------------|
+| 0      | magic         | S4   | b"QFL1"                                                                |
+| 4      | kind          | u1   | a Kind                                                                 |
+| 5      | codec         | u1   | codec id of the payload (codecs.CODECS; 0: no codec)                   |
+| 6      | bits          | u1   | bits a code (32: float32, 64: float64)                                 |
+| 7      | flags         | u1   | FLAG_ENTROPY                                                           |
+| 8      | client        | u4   | the client that an UPDATE or TRAIN is about                            |
+| 12     | checksum      | u4   | CRC-32C of header and payload, taken with this field as zero           |
+| 16     | version       | u8   | server version t: an update's start, the t of q^t                      |
+| 24     | sequence      | u8   | counts the messages of a sender to one receiver (a client's updates)   |
+| 32     | payload_bytes | u8   | bytes after the header                                                 |
+| 40     | elements      | u8   | length d of the vector that the payload encodes                        |
+| 48     | seed          | u8   | the derived key of the payload's random numbers                        |
+| 56     | extra         | u8   | kind-specific (an UPDATE's examples); zero elsewhere                   |
+
+A CRC-32C finds every single flipped bit and every burst of up to 32 bits for certain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import crc32c as _crc32c
+import numpy as np
+
+MAGIC = b"QFL1"
+FLAG_ENTROPY = 1
+
+HEADER = np.dtype(
+    [
+        ("magic", "S4"),
+        ("kind", "u1"),
+        ("codec", "u1"),
+        ("bits", "u1"),
+        ("flags", "u1"),
+        ("client", "<u4"),
+        ("checksum", "<u4"),
+        ("version", "<u8"),
+        ("sequence", "<u8"),
+        ("payload_bytes", "<u8"),
+        ("elements", "<u8"),
+        ("seed", "<u8"),
+        ("extra", "<u8"),
+    ]
+)
+HEADER_BYTES = HEADER.itemsize
+_CHECKSUM_AT = HEADER.fields["checksum"][1]  # type: ignore[index]
+_ZERO4 = bytes(4)
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    BROADCAST = 1  # q^t: the downlink payload of one server step
+    TRAIN = 2  # start a client from the version the receiver now holds (virtual clock)
+    UPDATE = 3  # a client's encoded update
+    MODEL = 4  # the full hidden state or model: a catch-up, or a unicast download
+    STOP = 5  # the last message rank 0 sends to a rank
+    BYE = 6  # the last message a rank sends to rank 0; sequence = updates it sent
+
+
+class WireError(Exception):
+    """A message whose header or payload does not check out; it is dropped and counted."""
+
+    def __init__(self, field: str, detail: str, *, rank: int, sequence: int):
+        super().__init__(f"message {sequence} from rank {rank}: {field}: {detail}")
+        self.field, self.rank, self.sequence = field, rank, sequence
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a receiver accepts for one kind of message.
+
+    payload_bytes is exact unless FLAG_ENTROPY is among the flags: then it is a maximum.
+    """
+
+    codec: int = 0
+    bits: int = 0
+    flags: int = 0
+    elements: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A header's fields as plain Python values (numpy scalars are slow to handle one at a time)."""
+
+    kind: Kind
+    codec: int
+    bits: int
+    flags: int
+    client: int
+    version: int
+    sequence: int
+    payload_bytes: int
+    elements: int
+    seed: int
+    extra: int
+
+    @property
+    def wire_bytes(self) -> int:
+        return HEADER_BYTES + self.payload_bytes
+
+
+def checksum(frame: np.ndarray) -> int:
+    """CRC-32C of a whole frame (header and payload, uint8), with the checksum field taken as zero."""
+    crc = _crc32c.crc32c(frame[:_CHECKSUM_AT])
+    crc = _crc32c.crc32c(_ZERO4, crc)
+    return _crc32c.crc32c(frame[_CHECKSUM_AT + 4 :], crc)
+
+
+def pack(
+    frame: np.ndarray,
+    kind: Kind,
+    *,
+    payload_bytes: int = 0,
+    expected: Expected | None = None,
+    client: int = 0,
+    version: int = 0,
+    sequence: int = 0,
+    seed: int = 0,
+    extra: int = 0,
+) -> int:
+    """Write the header of a frame whose payload already lies behind it. Returns the wire bytes.
+
+    frame: uint8, contiguous, at least HEADER_BYTES + payload_bytes. expected supplies codec, bits,
+    flags and elements, so that both ends describe a payload with the same value.
+    """
+    e = expected or Expected()
+    total = HEADER_BYTES + payload_bytes
+    header = frame[:HEADER_BYTES].view(HEADER)
+    header[0] = (
+        MAGIC,
+        kind,
+        e.codec,
+        e.bits,
+        e.flags,
+        client,
+        0,
+        version,
+        sequence,
+        payload_bytes,
+        e.elements,
+        seed,
+        extra,
+    )
+    header["checksum"] = checksum(frame[:total])
+    return total
+
+
+def check(frame: np.ndarray, received: int, expected: dict[Kind, Expected], *, rank: int) -> Message:
+    """Read and verify the frame of `received` bytes that came from `rank`.
+
+    frame: uint8, the receive buffer. expected: what this end accepts, by kind. Raises WireError naming the
+    first field that is off; nothing of such a message may be used.
+    """
+    if received < HEADER_BYTES or received > frame.size:
+        raise WireError(
+            "length", f"{received} bytes received, a header has {HEADER_BYTES}", rank=rank, sequence=0
+        )
+    (
+        magic,
+        kind,
+        codec,
+        bits,
+        flags,
+        client,
+        crc,
+        version,
+        sequence,
+        payload_bytes,
+        elements,
+        seed,
+        extra,
+    ) = frame[:HEADER_BYTES].view(HEADER)[0].item()
+
+    def fail(field: str, detail: str) -> WireError:
+        return WireError(field, detail, rank=rank, sequence=sequence)
+
+    if magic != MAGIC:
+        raise fail("magic", f"{magic!r} is not {MAGIC!r}: not a message of this program or version")
+    if payload_bytes != received - HEADER_BYTES:
+        raise fail("payload_bytes", f"header says {payload_bytes}, {received - HEADER_BYTES} arrived")
+    found = checksum(frame[:received])
+    if crc != found:
+        raise fail("checksum", f"header says {crc:#010x}, the bytes give {found:#010x}")
+    accepted = expected.get(kind)
+    if accepted is None:
+        raise fail("kind", f"{kind} is not expected here; expected {sorted(k.name for k in expected)}")
+    for field, value, wanted in (
+        ("codec", codec, accepted.codec),
+        ("bits", bits, accepted.bits),
+        ("flags", flags, accepted.flags),
+        ("elements", elements, accepted.elements),
+    ):
+        if value != wanted:
+            raise fail(field, f"{value}, this run uses {wanted}")
+    variable = bool(accepted.flags & FLAG_ENTROPY)
+    if payload_bytes > accepted.payload_bytes or (payload_bytes != accepted.payload_bytes and not variable):
+        raise fail("payload_bytes", f"{payload_bytes}, this run uses {accepted.payload_bytes}")
+    return Message(
+        Kind(kind), codec, bits, flags, client, version, sequence, payload_bytes, elements, seed, extra
+    )
