@@ -14,7 +14,8 @@
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
 | 40     | elements      | u8   | length d of the vector that the payload encodes                        |
 | 48     | seed          | u8   | the derived key of the payload's random numbers                        |
-| 56     | extra         | u8   | kind-specific (an UPDATE's examples); zero elsewhere                   |
+| 56     | loss          | f4   | UPDATE: mean training loss of the local steps; zero elsewhere          |
+| 60     | train_seconds | f4   | UPDATE: seconds the local training took; zero elsewhere                |
 
 A CRC-32C finds every single flipped bit and every burst of up to 32 bits for certain.
 """
@@ -44,7 +45,8 @@ HEADER = np.dtype(
         ("payload_bytes", "<u8"),
         ("elements", "<u8"),
         ("seed", "<u8"),
-        ("extra", "<u8"),
+        ("loss", "<f4"),
+        ("train_seconds", "<f4"),
     ]
 )
 HEADER_BYTES = HEADER.itemsize
@@ -99,7 +101,8 @@ class Message:
     payload_bytes: int
     elements: int
     seed: int
-    extra: int
+    loss: float
+    train_seconds: float
 
     @property
     def wire_bytes(self) -> int:
@@ -123,7 +126,8 @@ def pack(
     version: int = 0,
     sequence: int = 0,
     seed: int = 0,
-    extra: int = 0,
+    loss: float = 0.0,
+    train_seconds: float = 0.0,
 ) -> int:
     """Write the header of a frame whose payload already lies behind it. Returns the wire bytes.
 
@@ -146,7 +150,8 @@ def pack(
         payload_bytes,
         e.elements,
         seed,
-        extra,
+        loss,
+        train_seconds,
     )
     header["checksum"] = checksum(frame[:total])
     return total
@@ -203,5 +208,16 @@ def check(frame: np.ndarray, received: int, expected: dict[Kind, Expected], *, r
     if payload_bytes > accepted.payload_bytes or (payload_bytes != accepted.payload_bytes and not variable):
         raise fail("payload_bytes", f"{payload_bytes}, this run uses {accepted.payload_bytes}")
     return Message(
-        Kind(kind), codec, bits, flags, client, version, sequence, payload_bytes, elements, seed, extra
+        Kind(kind),
+        codec,
+        bits,
+        flags,
+        client,
+        version,
+        sequence,
+        payload_bytes,
+        elements,
+        seed,
+        loss,
+        train_seconds,
     )
