@@ -5,11 +5,12 @@ nan where a column does not apply. In the shards, before the merge, they are the
 The virtual driver writes /updates and /steps on the virtual clock: there every row is a function of the seed.
 
 Root attributes: schema_version, experiment (TOML, presets resolved), algorithm, seed,
-driver ("wall" or "virtual"), command_line, git_commit, git_dirty, versions (JSON), started (ISO 8601, UTC), finished, outcome, parameters,
-ranks, clients, uplink_codec, uplink_bits, downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload,
-payload_bytes_per_broadcast, paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds,
-uploads, server_steps, uploads_to_target (-1: never), accuracy, loss, payload_bytes_up, payload_bytes_down,
-wire_bytes_up, wire_bytes_down, down_links (payload bytes down, summed over links), dropped_messages.
+driver ("wall" or "virtual"), command_line, git_commit, git_dirty, versions (JSON),
+started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_codec, uplink_bits,
+downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload, payload_bytes_per_broadcast,
+paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds, uploads, server_steps,
+uploads_to_target (-1: never), accuracy, loss, payload_bytes_up, payload_bytes_down, wire_bytes_up,
+wire_bytes_down, down_links (payload bytes down, summed over links), dropped_messages.
 /final: x, x_hat; attributes x_digest, x_hat_digest (SHA-256 of their bytes).
 """
 

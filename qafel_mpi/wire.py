@@ -111,9 +111,9 @@ class Message:
 
 def checksum(frame: np.ndarray) -> int:
     """CRC-32C of a whole frame (header and payload, uint8), with the checksum field taken as zero."""
-    crc = _crc32c.crc32c(frame[:_CHECKSUM_AT])
+    crc = _crc32c.crc32c(frame[:_CHECKSUM_AT].data)
     crc = _crc32c.crc32c(_ZERO4, crc)
-    return _crc32c.crc32c(frame[_CHECKSUM_AT + 4 :], crc)
+    return _crc32c.crc32c(frame[_CHECKSUM_AT + 4 :].data, crc)
 
 
 def pack(
@@ -180,7 +180,8 @@ def check(frame: np.ndarray, received: int, expected: dict[Kind, Expected], *, r
         payload_bytes,
         elements,
         seed,
-        extra,
+        loss,
+        train_seconds,
     ) = frame[:HEADER_BYTES].view(HEADER)[0].item()
 
     def fail(field: str, detail: str) -> WireError:
