@@ -1,0 +1,62 @@
+"""Algorithms 2 and 3 of QAFeL: the client, and its background process that follows the hidden state."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from qafel_mpi.codecs.base import Codec
+from qafel_mpi.kernels.keys import Stream, derive
+
+
+class Replica:
+    """The shared hidden state x̂^t, as the server and every client hold it: the same bits for the same t.
+
+    x_hat: (d,), starts as x^0. assigns: the downlink carries x itself (mode direct or none, or an identity
+    codec) rather than a difference to x̂.
+    """
+
+    def __init__(self, x0: Tensor, downlink: Codec, *, assigns: bool):
+        self.x_hat = x0.clone()
+        self.downlink = downlink
+        self.assigns = assigns
+        self.version = 0
+
+    def apply(self, payload: np.ndarray, key: int) -> None:
+        """Algorithm 3: x̂^{t+1} = x̂^t + decode(q^t), in order."""
+        if self.assigns:
+            self.downlink.decode(payload, self.x_hat, key)
+        else:
+            self.downlink.accumulate(payload, self.x_hat, 1.0, key)
+        self.version += 1
+
+
+class Client:
+    """Algorithm 2 around the local training, which the caller runs between `begin` and `encode`.
+
+    A client id is not a rank: in the virtual driver one worker plays many clients.
+    """
+
+    def __init__(self, replica: Replica, uplink: Codec, *, seed: int, sends_model: bool = False):
+        self.replica = replica
+        self.uplink = uplink
+        self.seed = seed
+        # FedAsync uploads y_P = y_0 + (y_P - y_0): y_0 must be kept, for x̂ moves on while the client trains.
+        self._start = replica.x_hat.clone() if sends_model else None
+
+    def begin(self) -> int:
+        """y_0 = x̂^t, whatever version it holds now. Returns t."""
+        if self._start is not None:
+            self._start.copy_(self.replica.x_hat)
+        return self.replica.version
+
+    def encode(self, delta: Tensor, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
+        """Write Q_c(y_P − y_0) (FedAsync: Q_c(y_P)) to out. Returns (payload bytes, key of its draws).
+
+        delta: (d,), y_P − y_0; FedAsync overwrites it. out: uint8. participation: which of the client's
+        trainings this is. Raises NonFiniteError where the training diverged.
+        """
+        key = derive(self.seed, Stream.UPLINK, client, participation)
+        if self._start is not None:
+            delta.add_(self._start)
+        return self.uplink.encode(delta, out, key), key

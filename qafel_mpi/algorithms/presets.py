@@ -1,0 +1,42 @@
+"""The family as one design: an algorithm is a preset, a point in the space of settings.
+
+{buffer K} × {uplink codec} × {downlink: hidden | direct | none} × {staleness weight} × {server optimizer}
+× {asynchronous | synchronous rounds}. A preset has the shape of an experiment's TOML; the experiment's own
+sections override it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_QSGD4 = {"codec": "qsgd", "bits": 4}
+_IDENTITY = {"codec": "identity"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Ortega and Jafarkhani, arXiv 2308.00263, Algorithms 1-3.
+    "qafel": {"uplink": _QSGD4, "downlink": {"mode": "hidden", **_QSGD4}},
+    # Nguyen et al., AISTATS 2022 (arXiv 2106.06639).
+    "fedbuff": {"uplink": _IDENTITY, "downlink": {"mode": "none"}},
+    # What QAFeL is compared with: the model itself is quantized, and the error propagates.
+    "naive": {"uplink": _QSGD4, "downlink": {"mode": "direct", **_QSGD4}},
+    # Xie et al. 2019 (arXiv 1903.03934): x ← (1 − α_τ) x + α_τ y_P, with α_τ = learning_rate · s(τ).
+    "fedasync": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "server": {"buffer_size": 1, "update": "model", "learning_rate": 0.6, "momentum": 0.0},
+    },
+    # McMahan et al., AISTATS 2017 (arXiv 1602.05629): synchronous rounds, weighted by examples.
+    "fedavg": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "server": {"synchronous": True, "weighting": "examples", "momentum": 0.0},
+        "staleness": {"weight": "constant"},
+    },
+    # Reisizadeh et al., AISTATS 2020 (arXiv 1909.13014): FedAvg with quantized uploads, equal weights.
+    "fedpaq": {
+        "uplink": _QSGD4,
+        "downlink": {"mode": "none"},
+        "server": {"synchronous": True, "momentum": 0.0},
+        "staleness": {"weight": "constant"},
+    },
+}

@@ -1,0 +1,172 @@
+"""Algorithm 1 of QAFeL: the buffered server (arXiv 2308.00263), and with it the whole family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qafel_mpi.algorithms.client import Replica
+from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.optimizers import OPTIMIZERS
+from qafel_mpi.algorithms.weights import staleness_weight
+from qafel_mpi.codecs.base import Codec
+from qafel_mpi.kernels.keys import Stream, derive
+
+# Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
+SERVER = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An upload as it reaches the server. payload: uint8, a view that the server reads once."""
+
+    client: int
+    start_version: int
+    payload: np.ndarray
+    key: int
+    examples: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one server step t -> t+1 made. The norms are nan unless they were asked for."""
+
+    version: int  # t + 1
+    key: int  # of q^t's random numbers
+    payload_bytes: int
+    step_norm: float = float("nan")  # ‖x^{t+1} − x^t‖₂
+    difference_norm: float = float("nan")  # ‖v‖₂ of the v that Q_s was applied to
+    gap: float = float("nan")  # ‖x^{t+1} − x̂^{t+1}‖₂, which is also ‖Q_s(v) − v‖₂
+
+
+class Server:
+    """The state machine: `receive` uploads until `full`, then `step`.
+
+    x: (d,) the model x^t. replica: the hidden state x̂^t that it shares with the clients. clients: how many
+    there are (used by reduction = "clients" alone). Reads no clock, rank or file.
+    """
+
+    def __init__(
+        self,
+        x0: Tensor,
+        uplink: Codec,
+        replica: Replica,
+        server: ServerConfig,
+        staleness: StalenessConfig,
+        *,
+        seed: int,
+        clients: int,
+    ):
+        self.x = x0.clone()
+        self.replica = replica
+        self.uplink = uplink
+        self.config = server
+        self.weight = staleness_weight(staleness)
+        self.seed = seed
+        self.clients = clients
+        self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
+        self.buffer = torch.zeros_like(self.x)
+        self.filled = 0
+        self.uploads = 0
+        self._weights = 0.0  # Σ w_i
+        self._coefficients = 0.0  # Σ w_i s(τ_i), for update = "model"
+        self._scratch: Tensor | None = None
+
+    @property
+    def version(self) -> int:
+        return self.replica.version
+
+    @property
+    def full(self) -> bool:
+        return self.filled >= self.config.buffer_size
+
+    def receive(self, update: Update) -> float:
+        """Algorithm 1: buffer += s(τ) · u. Returns the weight s(τ); 0 where the update was not used.
+
+        A synchronous server uses nothing of earlier rounds. Raises ValueError where an update claims to start
+        from a version that does not exist yet, or its payload can't be decoded.
+        """
+        tau = self.version - update.start_version
+        if tau < 0:
+            raise ValueError(
+                f"update of client {update.client} starts from version {update.start_version}, "
+                f"the server is at {self.version}"
+            )
+        self.uplink.validate(update.payload)
+        self.uploads += 1
+        if self.config.synchronous and tau > 0:
+            return 0.0
+        weight = self.weight(tau)
+        examples = float(update.examples) if self.config.weighting == "examples" else 1.0
+        coefficient = weight * examples
+        self.uplink.accumulate(update.payload, self.buffer, coefficient, update.key)
+        self._weights += examples
+        self._coefficients += coefficient
+        self.filled += 1
+        return weight
+
+    def step(self, out: np.ndarray, *, measure: bool = True) -> Step:
+        """Algorithm 1: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t) written to out, x̂^{t+1} = x̂^t + decode(q^t).
+
+        out: uint8, at least the downlink's payload_bytes(). measure: also take the norms.
+        A partly filled buffer is allowed: that is the flush at the end of an epoch.
+        """
+        previous = self._keep_x() if measure else None
+        self.optimizer.step(self.x, self._aggregate())
+        self._clear()
+        nan = float("nan")
+        step_norm = _distance(self.x, previous) if previous is not None else nan
+        key = derive(self.seed, Stream.DOWNLINK, SERVER, self.version)
+        if not measure:
+            payload_bytes = self._publish(out, key)
+            return Step(self.version, key, payload_bytes)
+        hidden = not self.replica.assigns
+        difference = _distance(self.x, self.x_hat) if hidden else float(torch.linalg.vector_norm(self.x))
+        payload_bytes = self._publish(out, key)
+        return Step(self.version, key, payload_bytes, step_norm, difference, _distance(self.x, self.x_hat))
+
+    def download(self, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
+        """Unicast: Q_s(x^t) for one client that starts, quantized afresh. Returns (payload bytes, key)."""
+        key = derive(self.seed, Stream.DOWNLINK, client, participation)
+        return self.replica.downlink.encode(self.x, out, key), key
+
+    @property
+    def x_hat(self) -> Tensor:
+        return self.replica.x_hat
+
+    def _aggregate(self) -> Tensor:
+        """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself."""
+        if self.config.update == "model":
+            self.buffer.add_(self.x, alpha=-self._coefficients)
+        if self.config.reduction == "sum":
+            return self.buffer
+        n = float(self.clients) if self.config.reduction == "clients" else self._weights
+        return self.buffer.mul_(1.0 / n)
+
+    def _publish(self, out: np.ndarray, key: int) -> int:
+        codec = self.replica.downlink
+        if not self.replica.assigns:
+            payload_bytes = codec.encode_difference(self.x, self.x_hat, out, key)
+            self.replica.version += 1
+            return payload_bytes
+        payload_bytes = codec.encode(self.x, out, key)
+        self.replica.apply(out[:payload_bytes], key)
+        return payload_bytes
+
+    def _clear(self) -> None:
+        self.buffer.zero_()
+        self.filled = 0
+        self._weights = self._coefficients = 0.0
+
+    def _keep_x(self) -> Tensor:
+        if self._scratch is None:
+            self._scratch = torch.empty_like(self.x)
+        return self._scratch.copy_(self.x)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖₂ in float64 accumulation where torch offers it."""
+    return float(torch.dist(a, b))
