@@ -1,0 +1,22 @@
+"""Settings of the transport."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TransportConfig(BaseModel):
+    """How messages move between rank 0 and the other ranks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queue_limit: int = Field(4, ge=1, description="broadcasts under way to one client; past it they wait")
+    receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
+    upload_frames: int = Field(2, ge=1, description="uploads a client may have under way before it waits")
+    progress: Literal["poll", "thread"] = Field(
+        "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
+    )
+    clock_rounds: int = Field(10, ge=1, description="round trips per rank at each clock synchronisation")
+    patience_seconds: float = Field(30.0, gt=0, description="say who waits for whom after so long")

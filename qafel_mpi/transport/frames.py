@@ -1,0 +1,206 @@
+"""Frames: preallocated message buffers, and the requests that own them while MPI uses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from qafel_mpi import wire
+
+ALIGNMENT = 64  # bytes: a cache line, and enough for every SIMD load of a payload
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """An uninitialised uint8 array of `size` bytes whose address is a multiple of ALIGNMENT."""
+    raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset : offset + size]
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One message's buffer and what is known of it. references counts the sends that still read it."""
+
+    buffer: np.ndarray
+    message: wire.Message | None = None
+    t_encode_begin: float = float("nan")
+    t_encode_end: float = float("nan")
+    references: int = 0
+
+    @property
+    def payload(self) -> np.ndarray:
+        """The buffer behind the header: encode into this, then seal."""
+        return self.buffer[wire.HEADER_BYTES :]
+
+    def seal(self, kind: wire.Kind, **fields: Any) -> Frame:
+        """Write the header for the payload that already lies in the buffer (fields: see wire.pack)."""
+        wire.pack(self.buffer, kind, **fields)
+        e: wire.Expected = fields.pop("expected", None) or wire.Expected()
+        values = {name: fields.get(name, 0) for name in _PLAIN}
+        self.message = wire.Message(kind, e.codec, e.bits, e.flags, elements=e.elements, **values)
+        return self
+
+
+_PLAIN = ("client", "version", "sequence", "payload_bytes", "seed", "loss", "train_seconds")
+
+
+@dataclass(eq=False)
+class FramePool:
+    """Frames of one size, reused. `limit` bounds how many there can be; without one it grows on need."""
+
+    payload_bytes: int
+    limit: int | None = None
+    free: list[Frame] = field(default_factory=list)
+    made: int = 0
+
+    def acquire(self) -> Frame | None:
+        """A frame that nobody uses, or None where the limit is reached."""
+        if self.free:
+            return self.free.pop()
+        if self.limit is not None and self.made >= self.limit:
+            return None
+        self.made += 1
+        return Frame(aligned_bytes(wire.HEADER_BYTES + self.payload_bytes))
+
+    def release(self, frame: Frame) -> None:
+        frame.message = None
+        self.free.append(frame)
+
+
+@dataclass(slots=True)
+class Sent:
+    """A send that has completed. Synchronous mode: complete means the receiver has matched it."""
+
+    frame: Frame
+    message: wire.Message
+    rank: int
+    t_post: float
+    t_complete: float
+
+
+class Sends:
+    """The sends under way to any rank.
+
+    MPI_Issend throughout: a standard send of a small message completes in a buffer of the MPI library at the
+    receiver's end, which nothing bounds; a synchronous one completes when it is matched, so the number under
+    way bounds the memory at both ends, and its completion time says when the receiver took it.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, tag: int):
+        self.comm, self.tag = comm, tag
+        self.under_way: dict[int, int] = {}
+        self.total = 0
+        self._requests: list[MPI.Request] = []
+        self._sent: list[Sent] = []
+
+    def post(self, frame: Frame, rank: int) -> None:
+        assert frame.message is not None, "a frame is sealed before it is sent"
+        size = frame.message.wire_bytes
+        frame.references += 1
+        t_post = perf_counter()
+        self._requests.append(self.comm.Issend([frame.buffer[:size], MPI.BYTE], rank, self.tag))
+        self._sent.append(Sent(frame, frame.message, rank, t_post, float("nan")))
+        self.under_way[rank] = self.under_way.get(rank, 0) + 1
+        self.total += 1
+
+    def poll(self) -> list[Sent]:
+        """The sends that have completed since the last call."""
+        if not self._requests:
+            return []
+        indices = MPI.Request.Testsome(self._requests)
+        if not indices:
+            return []
+        now = perf_counter()
+        done = [self._sent[i] for i in indices]
+        for sent in done:
+            sent.t_complete = now
+            sent.frame.references -= 1
+            self.under_way[sent.rank] -= 1
+        finished = set(indices)
+        self._requests = [r for i, r in enumerate(self._requests) if i not in finished]
+        self._sent = [s for i, s in enumerate(self._sent) if i not in finished]
+        return done
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """A message that has arrived, unverified. `buffer` is the inbox's until `release`."""
+
+    slot: int
+    buffer: np.ndarray
+    source: int
+    wire_bytes: int
+    t_post: float
+    t_complete: float
+
+
+class Inbox:
+    """Preposted persistent receives. From one source messages come out in the order sent, else as they come.
+
+    slots × frame bytes is all the memory it takes, whatever the number of senders: a sender that finds no
+    slot waits at its own end.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, slots: int, source: int):
+        size = wire.HEADER_BYTES + payload_bytes
+        self.buffers = [aligned_bytes(size) for _ in range(slots)]
+        self._requests = [comm.Recv_init([b, MPI.BYTE], source, tag) for b in self.buffers]
+        self._posted_s = [0.0] * slots
+        self._held = [True] * slots
+        self._ordered = source != MPI.ANY_SOURCE
+        self._head = 0
+        self._status = MPI.Status()
+        self._statuses = [MPI.Status() for _ in range(slots)]
+        self.total = 0
+        for slot in range(slots):
+            self.release(slot)
+
+    def release(self, slot: int) -> None:
+        """Post the slot again: its bytes are not needed any more."""
+        self._posted_s[slot] = perf_counter()
+        self._held[slot] = False
+        self._requests[slot].Start()
+
+    def poll(self) -> list[Received]:
+        """Messages that have arrived. Each slot must be released before it can receive again."""
+        return self._poll_head() if self._ordered else self._poll_any()
+
+    def _poll_head(self) -> list[Received]:
+        # Receives match in the order posted, but a small message may complete before a large one ahead of it.
+        # An inactive request tests as complete: a slot that its reader still holds has none posted.
+        if self._held[self._head] or not self._requests[self._head].Test(self._status):
+            return []
+        slot = self._head
+        self._head = (slot + 1) % len(self.buffers)
+        return [self._received(slot, self._status)]
+
+    def _poll_any(self) -> list[Received]:
+        indices = MPI.Request.Testsome(self._requests, self._statuses)
+        return [self._received(slot, self._statuses[i]) for i, slot in enumerate(indices or ())]
+
+    def _received(self, slot: int, status: MPI.Status) -> Received:
+        self.total += 1
+        self._held[slot] = True
+        return Received(
+            slot,
+            self.buffers[slot],
+            status.Get_source(),
+            status.Get_count(MPI.BYTE),
+            self._posted_s[slot],
+            perf_counter(),
+        )
+
+    def close(self) -> None:
+        """Cancel the receives that are still posted, and free the requests."""
+        for request, held in zip(self._requests, self._held, strict=True):
+            if not held:
+                request.Cancel()
+                request.Wait()
+            request.Free()
