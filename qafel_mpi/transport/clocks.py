@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 @dataclass(frozen=True)
 class ClockReading:
-    """rank 0's clock = the rank's own clock + offset_s, within error_bound_s, when the latter showed local_s."""
+    """When the rank's own clock showed local_s, rank 0's showed local_s + offset_s, give or take the bound."""
 
     rank: int
     local_s: float

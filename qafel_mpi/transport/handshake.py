@@ -47,7 +47,7 @@ def digest(data: bytes) -> str:
 
 
 def agree(comm: MPI.Intracomm, card: Card, *, patience_s: float, backoff: Backoff) -> None:
-    """Collective. Raises HandshakeError on every rank, with the same message, where any rank differs from rank 0.
+    """Collective. Raises the same HandshakeError on every rank where any rank differs from rank 0.
 
     Rank 0 names the ranks it still waits for after every `patience_s`.
     """
