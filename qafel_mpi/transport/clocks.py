@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 @dataclass(frozen=True)
 class ClockReading:
-    """When the rank's own clock showed local_s, rank 0's showed local_s + offset_s, give or take the bound."""
+    """When the rank's own clock showed local_s, rank 0's showed local_s + offset_s, within the bound."""
 
     rank: int
     local_s: float

@@ -1,4 +1,4 @@
-"""A failure on one rank ends the job on all of them, with one message; interrupts are a flag that loops read."""
+"""A failure on one rank ends the job on all ranks, with one message; interrupts are a flag to look at."""
 
 from __future__ import annotations
 

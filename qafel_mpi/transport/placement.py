@@ -1,4 +1,4 @@
-"""Which host, cores and GPU a rank has: what the launcher has bound is respected, the rest is shared fairly."""
+"""Which host, cores and GPU a rank has: what the launcher has bound stays, the rest is shared fairly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Placement:
 def place(comm: MPI.Intracomm, *, gpus: int, bind: bool = True) -> Placement:
     """Collective. Decide this rank's cores and GPU, and bind the process to its cores.
 
-    gpus: how many GPUs this process sees; ranks take them round robin by node-local rank, so that ranks beyond
+    gpus: how many this process sees; ranks take them round robin by node-local rank, so that ranks beyond
     their number share. A launcher that left each rank with part of the host's cores (SLURM, mpirun --bind-to)
     has decided already. Otherwise each rank gets an equal slice, or all cores where ranks outnumber them.
     """
