@@ -1,0 +1,48 @@
+"""Keys of the counter-based random numbers: one 64-bit key for each thing that draws.
+
+A key depends on (run seed, stream, owner, counter) alone: not on ranks, threads, device or order. Every random
+number of the project comes from such a key.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+MASK64 = 2**64 - 1
+_GOLDEN64 = 0x9E3779B97F4A7C15
+
+
+class Stream(IntEnum):
+    """What a key's random numbers are for; two streams never share a key."""
+
+    UPLINK = 1  # rounding of an update; owner: client, counter: participation
+    DOWNLINK = 2  # rounding of q^t; owner: the server (or a client, unicast), counter: version
+    SHUFFLE = 3  # order of a client's examples; owner: client, counter: participation
+    INIT = 4  # x^0
+    PARTITION = 5
+    EVALUATION = 6
+    SCHEDULE = 7  # arrivals
+    DROPOUT = 8  # which clients never report
+    SELECTION = 9  # which client starts
+    DURATION = 10
+    DATA = 11  # made data, splits
+
+
+def splitmix64(z: int) -> int:
+    """One step of SplitMix64 (Steele, Lea and Flood 2014): a bijection on 64 bits."""
+    z = (z + _GOLDEN64) & MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
+    return z ^ (z >> 31)
+
+
+def derive(run_seed: int, stream: int, owner: int = 0, counter: int = 0) -> int:
+    """The 64-bit key of (run_seed, stream, owner, counter): SplitMix64 chained over the four.
+
+    >>> hex(derive(0, Stream.UPLINK, 0, 0)) != hex(derive(0, Stream.UPLINK, 0, 1))
+    True
+    """
+    key = splitmix64(run_seed & MASK64)
+    for word in (stream, owner, counter):
+        key = splitmix64(key ^ (word & MASK64))
+    return key
