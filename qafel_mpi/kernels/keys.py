@@ -1,7 +1,7 @@
 """Keys of the counter-based random numbers: one 64-bit key for each thing that draws.
 
-A key depends on (run seed, stream, owner, counter) alone: not on ranks, threads, device or order. Every random
-number of the project comes from such a key.
+A key depends on (run seed, stream, owner, counter) alone: not on ranks, threads, device or order. Every
+random number of the project comes from such a key.
 """
 
 from __future__ import annotations
