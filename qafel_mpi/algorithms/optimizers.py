@@ -39,4 +39,4 @@ class Adam:
         x.addcdiv_(self.m, self.scale, value=self.learning_rate)
 
 
-OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}

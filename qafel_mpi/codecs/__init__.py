@@ -1,0 +1,62 @@
+"""Codecs: flat vector <-> payload, one file a quantizer."""
+
+from __future__ import annotations
+
+import torch
+
+from qafel_mpi.codecs.affine import Affine
+from qafel_mpi.codecs.base import Codec, Layout, NonFiniteError, PayloadError
+from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.codecs.entropy import Entropy
+from qafel_mpi.codecs.identity import Identity
+from qafel_mpi.codecs.qsgd import QSGD
+from qafel_mpi.codecs.sign import Sign
+from qafel_mpi.codecs.sparse import RandK, TopK
+
+__all__ = ["CODECS", "Codec", "CodecConfig", "Layout", "NonFiniteError", "PayloadError", "build"]
+
+CODECS: dict[str, type[Codec]] = {
+    "identity": Identity,
+    "qsgd": QSGD,
+    "affine": Affine,
+    "topk": TopK,
+    "randk": RandK,
+    "sign": Sign,
+}
+
+
+def build(
+    config: CodecConfig, layout: Layout, dtype: torch.dtype = torch.float32, *, threads: int = 1
+) -> Codec:
+    """The codec that the settings describe, for vectors of this layout and type."""
+    codec = _build(config, layout, dtype, threads)
+    return codec if config.entropy == "none" else Entropy(codec)
+
+
+def _build(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
+    match config.codec:
+        case "qsgd" if config.levels is not None or config.bits != 32:
+            return QSGD(
+                layout,
+                dtype,
+                bits=config.bits,
+                levels=config.levels,
+                scale=config.scale,
+                bucket=config.bucket,
+                threads=threads,
+            )
+        case "affine":
+            return Affine(layout, dtype, bits=config.bits)
+        case "topk":
+            return TopK(layout, dtype, fraction=_fraction(config))
+        case "randk":
+            return RandK(layout, dtype, fraction=_fraction(config))
+        case "sign":
+            return Sign(layout, dtype, bucket=config.bucket)
+        case _:
+            return Identity(layout, dtype)
+
+
+def _fraction(config: CodecConfig) -> float:
+    assert config.fraction is not None, "CodecConfig requires it for this codec"
+    return config.fraction

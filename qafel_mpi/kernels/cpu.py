@@ -74,7 +74,7 @@ def plan(bucket_starts: np.ndarray) -> Plan:
 
 
 @jit
-def _hash(k0, k1, j):  # type: ignore[no-untyped-def]
+def _hash(k0, k1, j):
     h = np.uint32(k0 + np.uint32(j) * _W)
     h = np.uint32(h ^ (h >> np.uint32(16)))
     h = np.uint32(h * _M1)
@@ -85,7 +85,7 @@ def _hash(k0, k1, j):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _magnitude(x, kind):  # type: ignore[no-untyped-def]
+def _magnitude(x, kind):
     """(partial scale as float64, largest bit pattern) of one segment."""
     pattern = x.view(np.int32)
     top = np.int32(0)
@@ -119,7 +119,7 @@ def _magnitude(x, kind):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _finish_scale(total, top, count, kind, cell):  # type: ignore[no-untyped-def]
+def _finish_scale(total, top, count, kind, cell):
     if kind == LINF:
         cell[0] = top
         return cell.view(np.float32)[0]
@@ -128,7 +128,7 @@ def _finish_scale(total, top, count, kind, cell):  # type: ignore[no-untyped-def
 
 
 @jit
-def _inverse(scale, s):  # type: ignore[no-untyped-def]
+def _inverse(scale, s):
     """(lift, inv): s·65536/scale, with the lift that keeps it finite; (0, 0) for a bucket of zeros."""
     if scale == 0:
         return np.float32(0), np.float32(0)
@@ -137,7 +137,7 @@ def _inverse(scale, s):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _unit(scale, s):  # type: ignore[no-untyped-def]
+def _unit(scale, s):
     """(unit, drop): a level's value is level · unit · drop."""
     if scale < TINY:
         return np.float32(np.float32(scale * LIFT) / np.float32(s)), DROP
@@ -145,7 +145,7 @@ def _unit(scale, s):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _y(v, lift, inv, limit):  # type: ignore[no-untyped-def]
+def _y(v, lift, inv, limit):
     y = np.float32(np.float32(v * lift) * inv)
     y = limit if y > limit else y
     y = -limit if y < -limit else y
@@ -153,17 +153,17 @@ def _y(v, lift, inv, limit):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _low(h):  # type: ignore[no-untyped-def]
+def _low(h):
     return np.int32(h & np.uint32(0xFFFF))
 
 
 @jit
-def _high(h):  # type: ignore[no-untyped-def]
+def _high(h):
     return np.int32(h >> np.uint32(16))
 
 
 @jit
-def _code(v, lift, inv, limit, draw, bits):  # type: ignore[no-untyped-def]
+def _code(v, lift, inv, limit, draw, bits):
     y = _y(v, lift, inv, limit)
     if bits == 1:
         return np.uint32(1) if 2 * draw + 1 > y + 65536 else np.uint32(0)
@@ -171,7 +171,7 @@ def _code(v, lift, inv, limit, draw, bits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _encode_segment(x, lift, inv, s, bits, k0, k1, slot, out):  # type: ignore[no-untyped-def]
+def _encode_segment(x, lift, inv, s, bits, k0, k1, slot, out):
     """Codes of one segment into out, which begins at the segment's first byte."""
     limit = np.float32(s * 65536)
     j = np.uint32(slot >> 1)
@@ -219,7 +219,7 @@ def _encode_segment(x, lift, inv, s, bits, k0, k1, slot, out):  # type: ignore[n
 
 
 @jit
-def _add(acc, i, level, unit, drop, weight, assign):  # type: ignore[no-untyped-def]
+def _add(acc, i, level, unit, drop, weight, assign):
     value = np.float32(np.float32(np.float32(level) * unit) * drop)
     if assign:
         acc[i] = value
@@ -228,7 +228,7 @@ def _add(acc, i, level, unit, drop, weight, assign):  # type: ignore[no-untyped-
 
 
 @jit
-def _decode_segment(codes, bits, unit, drop, weight, assign, acc):  # type: ignore[no-untyped-def]
+def _decode_segment(codes, bits, unit, drop, weight, assign, acc):
     """acc += weight · value (assign: acc = value) for one segment; codes begin at its first byte."""
     n = acc.size
     done = 0
@@ -268,7 +268,7 @@ def _decode_segment(codes, bits, unit, drop, weight, assign, acc):  # type: igno
 
 
 @jit
-def scales_range(x, starts, bucket, first, last, kind, scales):  # type: ignore[no-untyped-def]
+def scales_range(x, starts, bucket, first, last, kind, scales):
     """Scales of buckets whose segments are first..last-1. Returns the bad element's segment, or -1."""
     cell = np.empty(1, np.int32)
     total, top, count = 0.0, np.int32(0), 0
@@ -286,7 +286,7 @@ def scales_range(x, starts, bucket, first, last, kind, scales):  # type: ignore[
 
 
 @jit
-def encode_range(x, starts, slots, bucket, first, last, scales, s, bits, k0, k1, codes):  # type: ignore[no-untyped-def]
+def encode_range(x, starts, slots, bucket, first, last, scales, s, bits, k0, k1, codes):
     """Codes of segments first..last-1, given the scales."""
     for g in range(first, last):
         lift, inv = _inverse(scales[bucket[g]], s)
@@ -296,7 +296,7 @@ def encode_range(x, starts, slots, bucket, first, last, scales, s, bits, k0, k1,
 
 
 @jit
-def quantize_range(x, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes):  # type: ignore[no-untyped-def]
+def quantize_range(x, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes):
     """Scale and codes in one pass over the cache, where every bucket is one segment."""
     cell = np.empty(1, np.int32)
     for g in range(first, last):
@@ -312,7 +312,7 @@ def quantize_range(x, starts, slots, bucket, first, last, kind, scales, s, bits,
 
 
 @jit
-def decode_range(codes, starts, slots, bucket, first, last, scales, s, bits, weight, assign, acc):  # type: ignore[no-untyped-def]
+def decode_range(codes, starts, slots, bucket, first, last, scales, s, bits, weight, assign, acc):
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     for g in range(first, last):
         unit, drop = _unit(scales[bucket[g]], s)
@@ -322,9 +322,7 @@ def decode_range(codes, starts, slots, bucket, first, last, scales, s, bits, wei
 
 
 @jit
-def step_range(  # type: ignore[no-untyped-def]
-    x, x_hat, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes, scratch
-):
+def step_range(x, x_hat, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes, scratch):
     """The hidden-state step in one pass: codes of x − x̂, then x̂ += their value. Every bucket one segment."""
     cell = np.empty(1, np.int32)
     for g in range(first, last):
@@ -346,7 +344,7 @@ def step_range(  # type: ignore[no-untyped-def]
 
 
 @jit
-def hash_counters(k0, k1, out):  # type: ignore[no-untyped-def]
+def hash_counters(k0, k1, out):
     """out[i] = hash32 of counter i."""
     for i in range(out.size):
         out[i] = _hash(k0, k1, np.uint32(i))
@@ -380,3 +378,55 @@ def over_segments(
 def split_key(key: int) -> tuple[np.uint32, np.uint32]:
     """(low word, high word) of a 64-bit key."""
     return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
+
+
+@jit
+def affine_encode(x, scale, zero, bits, out):
+    """code = clamp(rint(x/scale) + zero, 0, 2^bits − 1), packed; float64 arithmetic. x: one tensor."""
+    top = np.float64((1 << bits) - 1)
+    word = np.uint64(0)
+    held = 0
+    at = 0
+    for i in range(x.size):
+        q = np.rint(np.float64(x[i]) / scale) + zero
+        q = min(max(q, 0.0), top)
+        word |= np.uint64(q) << np.uint64(held)
+        held += bits
+        while held >= 8:
+            out[at] = np.uint8(word & np.uint64(255))
+            word >>= np.uint64(8)
+            held -= 8
+            at += 1
+    if held:
+        out[at] = np.uint8(word & np.uint64(255))
+
+
+@jit
+def affine_decode(codes, scale, zero, bits, weight, assign, acc):
+    """acc += weight · (code − zero) · scale, the value rounded to float32 first; assign: acc = value."""
+    mask = np.uint64((1 << bits) - 1)
+    word = np.uint64(0)
+    held = 0
+    at = 0
+    for i in range(acc.size):
+        while held < bits:
+            word |= np.uint64(codes[at]) << np.uint64(held)
+            at += 1
+            held += 8
+        value = np.float32((np.float64(word & mask) - zero) * scale)
+        word >>= np.uint64(bits)
+        held -= bits
+        if assign:
+            acc[i] = value
+        else:
+            acc[i] += weight * value
+
+
+@jit
+def pack_signs(x, out):
+    """Bit i = 1 where x[i] < 0, least significant first."""
+    for byte in range(out.size):
+        word = 0
+        for k in range(min(8, x.size - 8 * byte)):
+            word |= int(x[8 * byte + k] < 0) << k
+        out[byte] = np.uint8(word)

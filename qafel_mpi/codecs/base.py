@@ -1,0 +1,140 @@
+"""The codec contract: flat vector <-> payload."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors inside the flat vector, in order."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First element of each tensor, and d at the end."""
+        offsets = [0]
+        for size in self.sizes:
+            offsets.append(offsets[-1] + size)
+        return tuple(offsets)
+
+    @property
+    def elements(self) -> int:
+        """d"""
+        return self.offsets[-1]
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """(tensor's name, index within it) of a flat index."""
+        k = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return self.names[k], index - self.offsets[k]
+
+
+class NonFiniteError(ValueError):
+    """A vector with a NaN or an infinity, which no codec can send: the training has diverged."""
+
+    def __init__(self, layout: Layout, index: int, value: float):
+        name, within = layout.locate(index)
+        super().__init__(
+            f"tensor {name!r}, element {within} is {value}: the training diverged; lower the learning rate"
+        )
+        self.tensor, self.index, self.value = name, within, value
+
+
+class PayloadError(ValueError):
+    """A payload that cannot have been written by this codec."""
+
+
+class Codec(ABC):
+    """Encodes vectors of one layout. Holds scratch of its own, so that a call allocates nothing.
+
+    x and acc: (d,) float32 or float64 tensors, contiguous. out and payload: uint8 arrays. key: the 64-bit key
+    of the message's random numbers (kernels.keys), the same at both ends.
+    """
+
+    name: str
+    id: int  # on the wire, fixed for ever
+    unbiased: bool  # E[Q(x)] = x
+    bits: int  # a code's width, in the header; 32 and 64 for floats
+    flags: int = 0  # header flags of its messages
+
+    def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
+        self.layout = layout
+        self.dtype = dtype
+        self._scratch: Tensor | None = None
+
+    @abstractmethod
+    def payload_bytes(self) -> int:
+        """Bytes of every payload; with entropy coding the most that one can have."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
+        """Quantize and pack x into out. Returns the bytes written. Raises NonFiniteError."""
+
+    @abstractmethod
+    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
+        """out[:] = Q(x)."""
+
+    @abstractmethod
+    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
+        """acc += weight · Q(x), in place; with weight 1 the same bits as decode and add."""
+
+    def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
+        """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.
+
+        Algorithm 1 of arXiv 2308.00263, the hidden-state step.
+        """
+        difference = torch.sub(x, x_hat, out=self.scratch(x))
+        written = self.encode(difference, out, key)
+        self.accumulate(out[:written], x_hat, 1.0, key)
+        return written
+
+    def delta(self) -> float | None:
+        """δ of Definition 2.1, guaranteed: E‖Q(x) − x‖² ≤ (1 − δ)‖x‖². None: not known; ≤ 0: no contraction."""
+        return None
+
+    def validate(self, payload: np.ndarray) -> None:
+        """Raise PayloadError where a payload can't be decoded safely. Here: its length."""
+        if payload.size != self.payload_bytes():
+            raise PayloadError(
+                f"{self.name}: payload of {payload.size} bytes, expected {self.payload_bytes()}"
+            )
+
+    def scratch(self, like: Tensor) -> Tensor:
+        """A vector of this codec's own."""
+        if self._scratch is None or self._scratch.dtype != like.dtype:
+            self._scratch = torch.empty_like(like)
+        return self._scratch
+
+    def require_finite(self, x: Tensor) -> None:
+        """Raise NonFiniteError naming the first element that is not finite."""
+        bad = torch.isfinite(x).logical_not_()
+        if bad.any():
+            index = int(bad.int().argmax())
+            raise NonFiniteError(self.layout, index, float(x[index]))
+
+
+def as_float32(x: Tensor, scratch: np.ndarray) -> np.ndarray:
+    """x as a float32 numpy array: a view where it is one, else rounded into scratch."""
+    if x.dtype == torch.float32:
+        return x.numpy()
+    np.copyto(scratch, x.numpy(), casting="same_kind")
+    return scratch
+
+
+def floats(data: np.ndarray, dtype: str) -> np.ndarray:
+    """A little-endian view of payload bytes; a copy where they are not aligned."""
+    view = data.view(dtype)
+    return view if view.flags.aligned else view.copy()
