@@ -1,0 +1,77 @@
+"""The recorder of one rank: preallocated rows, appended to its shards on a schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from qafel_mpi.trace.shards import ShardWriter, shard_path
+from qafel_mpi.trace_schema import TABLES
+
+
+class Table:
+    """Rows of one table, in memory until they are full or due."""
+
+    def __init__(self, name: str, directory: Path, rank: int, capacity: int, flush_seconds: float):
+        self.rows = np.zeros(capacity, dtype=TABLES[name])
+        self.filled = 0
+        self.total = 0
+        self.flush_seconds = flush_seconds
+        self._due_s = perf_counter() + flush_seconds
+        self._writer = ShardWriter(shard_path(directory, name, rank))
+
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Record one row: its values in the order of the schema's columns."""
+        self.rows[self.filled] = row
+        self.filled += 1
+        if self.filled == self.rows.size:
+            self.flush()
+
+    def flush_if_due(self, now_s: float) -> None:
+        if self.filled and now_s >= self._due_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what is in memory to the shard. Raises TraceError."""
+        if self.filled:
+            self._writer.append(self.rows[: self.filled])
+            self.total += self.filled
+            self.filled = 0
+        self._due_s = perf_counter() + self.flush_seconds
+
+    def close(self) -> None:
+        self.flush()
+        self._writer.close()
+
+
+class Recorder:
+    """All tables of one rank. What was flushed survives a kill -9; call `flush_if_due` from the rank's loop.
+
+    directory: the run's folder of shards, made if need be. capacity: rows in memory per table.
+    """
+
+    def __init__(self, directory: Path, rank: int, *, capacity: int = 4096, flush_seconds: float = 1.0):
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.messages = Table("messages", directory, rank, capacity, flush_seconds)
+        self.updates = Table("updates", directory, rank, capacity, flush_seconds)
+        self.steps = Table("steps", directory, rank, capacity, flush_seconds)
+        self.ranks = Table("ranks", directory, rank, 64, flush_seconds)
+        self.clock = Table("clock", directory, rank, 64, flush_seconds)
+        self._tables = (self.messages, self.updates, self.steps, self.ranks, self.clock)
+
+    def flush_if_due(self) -> None:
+        now_s = perf_counter()
+        for table in self._tables:
+            table.flush_if_due(now_s)
+
+    def flush(self) -> None:
+        for table in self._tables:
+            table.flush()
+
+    def close(self) -> None:
+        for table in self._tables:
+            table.close()
