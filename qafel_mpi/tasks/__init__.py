@@ -1,0 +1,67 @@
+"""Tasks: what is learned. Data sets, partitions, models and local training."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
+from qafel_mpi.tasks.config import ClientConfig, TaskConfig
+from qafel_mpi.tasks.datasets import DATASETS, Dataset
+from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.logistic import LogisticTask
+from qafel_mpi.tasks.models import MODELS, VECTORS
+from qafel_mpi.tasks.neural import NeuralTask
+from qafel_mpi.tasks.partitions import partition
+from qafel_mpi.tasks.vectors import VectorTask
+
+__all__ = ["DataError", "Dataset", "Evaluation", "Task", "TrainResult", "build"]
+
+
+def build(
+    task: TaskConfig,
+    client: ClientConfig,
+    *,
+    seed: int,
+    clients: int | None = None,
+    device: torch.device | None = None,
+    data_dir: Path | None = None,
+) -> Task:
+    """The task that the settings describe.
+
+    clients: in place of task.clients. data_dir: where the data sets' files lie. Raises DataError where data are
+    missing, corrupt or too few, or don't fit the model.
+    """
+    device = device or torch.device("cpu")
+    dtype = getattr(torch, task.dtype)
+    n = clients or task.clients
+    if task.model in VECTORS:
+        if task.dataset != "synthetic":
+            raise DataError(
+                f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
+            )
+        return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
+    load = DATASETS.get(task.dataset) or _own("task.dataset", task.dataset)
+    data: Dataset = load(task, data_dir, n, seed)
+    dealt = partition(task.partition, data.y, n, seed, data.groups)
+    if task.model == "logistic":
+        return LogisticTask(data, dealt, client, dtype, device, l2=task.l2)
+    make = MODELS.get(task.model) or _own("task.model", task.model)
+    return NeuralTask(lambda: make(task, data.shape, data.classes), data, dealt, client, dtype, device)
+
+
+def _own(key: str, name: str) -> Callable[..., Any]:
+    """The user's `module:function`, called like the built-in ones.
+
+    A data set function takes (TaskConfig, data_dir, clients, seed) and returns a Dataset; a model function takes
+    (TaskConfig, shape, classes) and returns a torch.nn.Module.
+    """
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"{key} = {name!r}: {error}; it must be importable as module:function") from error

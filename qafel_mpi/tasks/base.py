@@ -1,0 +1,81 @@
+"""What a driver sees of a task: vectors in, vectors out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qafel_mpi.codecs.base import Layout
+
+Poll = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """loss: mean training loss over the local steps (full-batch logistic regression: at y_0)."""
+
+    loss: float
+    examples: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """accuracy is nan where the task has none."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+class Task(ABC):
+    """Data, model and local training of every client, on one flat vector of `layout.elements` values.
+
+    together: how many clients that start from one version are trained as one batch; a property of the task
+    and its settings alone, so that results don't depend on who trains.
+    """
+
+    layout: Layout
+    dtype: torch.dtype
+    device: torch.device
+    clients: int
+    together: int = 1
+
+    @abstractmethod
+    def initial(self, seed: int) -> Tensor:
+        """x^0, (d,)."""
+
+    @abstractmethod
+    def examples(self, client: int) -> int:
+        """How many training examples the client has."""
+
+    @abstractmethod
+    def train(
+        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
+    ) -> TrainResult:
+        """Algorithm 2: y_0 = start, P local steps, delta[:] = y_P − y_0. start, delta: (d,).
+
+        start is copied before the first step: it may move on while the client trains. poll, if given, is called
+        between steps; what it raises ends the training. seed: the derived key of this client's shuffling.
+        """
+
+    def train_together(
+        self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
+    ) -> list[TrainResult]:
+        """Several clients from one version. deltas: (len(clients), d)."""
+        return [
+            self.train(client, start, deltas[i], seed)
+            for i, (client, seed) in enumerate(zip(clients, seeds, strict=True))
+        ]
+
+    @abstractmethod
+    def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
+        """Loss and accuracy of x on the test set, or on its first `examples`. Draws no random number."""
+
+    @abstractmethod
+    def gradient_norm_squared(self, x: Tensor) -> float:
+        """‖∇f(x)‖² of the full training objective."""

@@ -1,0 +1,156 @@
+"""Data sets: arrays in memory, from files whose formats are in formats.py, or made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.tasks import formats
+from qafel_mpi.tasks.config import TaskConfig
+from qafel_mpi.tasks.formats import DataError
+
+# Where Debian's dataset-fashion-mnist installs its files.
+SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+SPLIT_SEED = 0  # the split is a part of the data set, not of a run
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test examples. x: (n, *shape) float; y: (n,) int64 classes from 0.
+
+    groups: (n,) int64, the natural client of each training example, where the data set has users.
+    test is None where the objective on the training set is what is evaluated (the paper's logistic regression).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    classes: int
+    test_x: np.ndarray | None = None
+    test_y: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y) or len(self.y) == 0:
+            raise DataError(f"data set: {len(self.x)} examples and {len(self.y)} labels")
+        if self.y.min() < 0 or self.y.max() >= self.classes:
+            raise DataError(
+                f"data set: labels from {self.y.min()} to {self.y.max()}, classes = {self.classes}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape[1:]
+
+
+def digits(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """scikit-learn's 1,797 digits of 8×8, pixels to [0, 1]; 80% to train, by a fixed permutation."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(y))
+    x, y = (x[order] / 16).astype(np.float32), y[order].astype(np.int64)
+    cut = len(y) * 4 // 5
+    return Dataset(x[:cut], y[:cut], 10, x[cut:], y[cut:])
+
+
+def mushrooms(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """LIBSVM's mushrooms: 8,124 examples, 112 binary features, and a constant one for the bias.
+
+    All of it trains and all of it is evaluated, as in the paper's logistic regression.
+    """
+    path = formats.locate(
+        "mushrooms", ("mushrooms.libsvm", "mushrooms", "mushrooms/mushrooms.libsvm"), data_dir
+    )
+    features, labels = formats.read_libsvm(path, features=112)
+    x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+    return Dataset(x, (labels == labels.max()).astype(np.int64), 2)
+
+
+def fashion_mnist(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """60,000 and 10,000 images of 28×28 in 10 classes, zero-padded to 1×32×32, pixels to [−1, 1]."""
+    parts = []
+    for split in ("train", "t10k"):
+        images = formats.locate(
+            "fashion-mnist", _idx_names(f"{split}-images-idx3-ubyte"), data_dir, SYSTEM_FASHION_MNIST
+        )
+        labels = formats.locate(
+            "fashion-mnist", _idx_names(f"{split}-labels-idx1-ubyte"), data_dir, SYSTEM_FASHION_MNIST
+        )
+        pixels = formats.read_idx(images, dimensions=3)
+        padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None]
+        parts += [_centred(padded), formats.read_idx(labels, dimensions=1).astype(np.int64)]
+    return Dataset(parts[0], parts[1], 10, parts[2], parts[3])
+
+
+def _idx_names(name: str) -> tuple[str, ...]:
+    return tuple(f"{folder}{name}{end}" for folder in ("", "fashion-mnist/") for end in ("", ".gz"))
+
+
+def celeba(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """CelebA's attribute Smiling at 3×32×32, pixels to [−1, 1]; users are celebrities, 80% of them train.
+
+    From the folder celeba/ with img_align_celeba/*.jpg and either LEAF's split (train/*.json, test/*.json) or the
+    files list_attr_celeba.txt and identity_CelebA.txt (celebrities with fewer than 5 images are left out, as LEAF
+    does).
+    """
+    root = formats.locate("celeba", ("celeba", "img_align_celeba"), data_dir)
+    root = root if root.name == "celeba" else root.parent
+    train, test = formats.read_celeba(root)
+    x, y, groups = train
+    test_x, test_y, _ = test
+    return Dataset(_centred(x), y, 2, _centred(test_x), test_y, groups)
+
+
+def cifar10(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """50,000 and 10,000 images of 3×32×32 in 10 classes, pixels to [−1, 1]; python or binary batches."""
+    root = formats.locate("cifar10", ("cifar-10-batches-py", "cifar-10-batches-bin"), data_dir)
+    (x, y), (test_x, test_y) = formats.read_cifar10(root)
+    return Dataset(_centred(x), y, 10, _centred(test_x), test_y)
+
+
+def _centred(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def synthetic(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """Classes around random means, noise beside them: learnable, of any shape and size.
+
+    Users: every example belongs to one of `clients` at random, each having one at least.
+    """
+    shape, classes = synthetic_shape(config)
+    generator = np.random.Generator(np.random.Philox(key=derive(seed, Stream.DATA)))
+    means = generator.standard_normal((classes, *shape)).astype(np.float32)
+
+    def made(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = generator.integers(0, classes, n)
+        x = generator.standard_normal((n, *shape), dtype=np.float32)
+        x *= np.float32(config.noise)
+        x += means[y]
+        return x, y.astype(np.int64)
+
+    x, y = made(config.examples)
+    test_x, test_y = made(max(2, min(config.examples // 4, 2_000)))
+    groups = generator.integers(0, clients, len(y))
+    groups[: min(clients, len(y))] = np.arange(min(clients, len(y)))
+    return Dataset(x, y, classes, test_x, test_y, groups)
+
+
+def synthetic_shape(config: TaskConfig) -> tuple[tuple[int, ...], int]:
+    """(shape, classes) of made data: as given, else what the model usually sees."""
+    usual = {"cnn": ((3, 32, 32), 10), "logistic": ((112,), 2)}
+    shape, classes = usual.get(config.model, ((64,), 10))
+    return config.shape or shape, config.classes or classes
+
+
+DATASETS: dict[str, Callable[[TaskConfig, Path | None, int, int], Dataset]] = {
+    "digits": digits,
+    "mushrooms": mushrooms,
+    "fashion-mnist": fashion_mnist,
+    "celeba": celeba,
+    "cifar10": cifar10,
+    "synthetic": synthetic,
+}
