@@ -1,0 +1,312 @@
+"""An experiment: one complete, checked value, composed of the small configs of the floors below.
+
+Layers, the higher one wins: the algorithm's preset, the experiment's sections, a variant of a suite, `--set`.
+A variant or `--set` that names *another* algorithm brings that algorithm's preset over the file's sections
+(`--set algorithm=fedbuff` is FedBuff, whatever the file says of codecs).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qafel_mpi import experiments
+from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.presets import PRESETS
+from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.config_text import (
+    ConfigError,
+    Keys,
+    did_you_mean,
+    nested,
+    parse_override,
+    problems_of,
+    toml_document,
+)
+from qafel_mpi.schedule.config import ClockConfig
+from qafel_mpi.tasks.config import ClientConfig, TaskConfig
+from qafel_mpi.transport.config import TransportConfig
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class StopConfig(BaseModel):
+    """When a run ends: at whichever of these is reached first."""
+
+    model_config = _STRICT
+
+    accuracy: float | None = Field(None, gt=0, le=1, description="target: test accuracy, as a share")
+    loss: float | None = Field(None, description="target: loss on the evaluation set")
+    uploads: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, description="server steps")
+    seconds: float | None = Field(None, gt=0, description="wall time")
+    virtual_seconds: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _ends(self) -> StopConfig:
+        if all(getattr(self, name) is None for name in type(self).model_fields):
+            raise ValueError(f"the run would never end; set one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class EvaluationConfig(BaseModel):
+    """How often, and on how much, x^t is evaluated. Never a part of what the run computes."""
+
+    model_config = _STRICT
+
+    every_steps: int = Field(10, ge=1, description="server steps between evaluations")
+    examples: int | None = Field(None, ge=1, description="of the test set; all of it where left out")
+
+
+class TraceConfig(BaseModel):
+    """What the trace records beyond the messages, updates and steps."""
+
+    model_config = _STRICT
+
+    flush_seconds: float = Field(1.0, ge=0, description="a rank's rows are on disk after this time at most")
+    gradient_norm: bool = Field(False, description="of the full training objective, at each evaluation")
+
+
+class Experiment(BaseModel):
+    """Everything a run is a function of, together with the data and the machine."""
+
+    model_config = _STRICT
+
+    description: str = Field("", description="one line for `qafel-mpi list`")
+    algorithm: Literal["qafel", "fedbuff", "naive", "fedasync", "fedavg", "fedpaq"] = "qafel"
+    seed: int = Field(0, ge=0, lt=2**63)
+    task: TaskConfig = TaskConfig()
+    client: ClientConfig = ClientConfig()
+    server: ServerConfig = ServerConfig()
+    uplink: CodecConfig = CodecConfig()
+    downlink: DownlinkConfig = DownlinkConfig()
+    staleness: StalenessConfig = StalenessConfig()
+    clock: ClockConfig = ClockConfig()
+    stop: StopConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    transport: TransportConfig = TransportConfig()
+    trace: TraceConfig = TraceConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Experiment:
+        if problems := list(_contradictions(self)):
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _contradictions(exp: Experiment) -> Iterable[str]:
+    """Settings that are each fine and together cannot run, with the reason."""
+    clients, buffer_size, clock = exp.task.clients, exp.server.buffer_size, exp.clock
+    if exp.server.synchronous and buffer_size > clients:
+        yield (
+            f"server.buffer_size = {buffer_size}: a synchronous round waits for that many different clients, "
+            f"and there are {clients} (task.clients): it would wait for ever"
+        )
+    for key, limit in (("concurrency", clock.concurrency), ("limit", clock.limit)):
+        if limit is not None and exp.server.synchronous and buffer_size > limit:
+            yield (
+                f"server.buffer_size = {buffer_size}: a synchronous round waits for that many clients, and at "
+                f"most {limit} train at the same time (clock.{key}): it would wait for ever"
+            )
+    if clock.concurrency is not None and clock.concurrency > clients:
+        yield (
+            f"clock.concurrency = {clock.concurrency}: more than there are clients (task.clients = {clients})"
+        )
+    mean_s = clock.duration.mean()
+    if clock.rate is not None and mean_s is not None and clock.rate * mean_s > clients:
+        yield (
+            f"clock.rate = {clock.rate}: about {clock.rate * mean_s:.0f} clients would train at the same time, "
+            f"more than there are (task.clients = {clients})"
+        )
+    if clock.kind == "wall" and exp.stop.model_dump(exclude_none=True).keys() == {"virtual_seconds"}:
+        yield (
+            "stop.virtual_seconds: clock.kind = 'wall' has no virtual time; set another of the stop settings"
+        )
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None = None) -> Experiment:
+    """The experiment of that name, or of that TOML file, with `section.key=value` overrides.
+
+    Raises ConfigError with all that is wrong, one line a problem.
+    """
+    label, tables = _read(name_or_path)
+    tables, variants = _without_variants(tables, label)
+    problems: list[str] = []
+    given: dict[str, Any] = {}
+    origins: list[Keys] = []
+    if variant is not None:
+        if variant not in variants:
+            raise ConfigError([f"{label}: variant {variant}: {did_you_mean(variant, variants)}"])
+        tables = _with_preset(tables, variants[variant])
+    for text in overrides:
+        try:
+            keys, value = parse_override(text)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        origins.append(keys)
+        given = _merged(given, nested(keys, value), settle=False)
+    if problems:
+        raise ConfigError(problems)
+    return _validated(_with_preset(tables, given), label, origins)
+
+
+def from_toml(text: str, label: str = "experiment") -> Experiment:
+    """The inverse of to_toml. Raises ConfigError."""
+    tables, _ = _without_variants(_parse(text, label), label)
+    return _validated(_with_preset(tables, {}), label, ())
+
+
+def to_toml(experiment: Experiment) -> str:
+    """The whole experiment as TOML, the preset resolved: from_toml gives an equal one back."""
+    return toml_document(experiment.model_dump(mode="json", exclude_none=True))
+
+
+def variants_of(name_or_path: str) -> dict[str, dict[str, Any]]:
+    """The variants of a suite by name, as nested overrides; empty for an experiment that is no suite."""
+    label, tables = _read(name_or_path)
+    return _without_variants(tables, label)[1]
+
+
+def _read(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    if name_or_path in experiments.names():
+        path, label = experiments.path_of(name_or_path), f"experiment {name_or_path}.toml"
+    else:
+        path, label = Path(name_or_path).expanduser(), f"experiment {name_or_path}"
+    try:
+        return label, _parse(path.read_text(encoding="utf-8"), label)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        known = did_you_mean(name_or_path, experiments.names())
+        raise ConfigError(
+            [f"{label}: {path.absolute()}: {reason}; it names neither a file nor an experiment; {known}"]
+        ) from None
+
+
+def _parse(text: str, label: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{label}: not TOML: {error}"]) from None
+
+
+def _without_variants(
+    tables: Mapping[str, Any], label: str
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    tables = dict(tables)
+    variants = tables.pop("variants", {})
+    if not isinstance(variants, dict) or not all(isinstance(table, dict) for table in variants.values()):
+        raise ConfigError([f"{label}: variants: it takes tables of overrides, [variants.NAME]"])
+    return tables, variants
+
+
+def _validated(tables: Mapping[str, Any], label: str, origins: Sequence[Keys]) -> Experiment:
+    """The experiment that the tables describe. JSON's strict mode: lists are tuples, but 1 is not true."""
+    problems = [(keys, "it must be a finite number") for keys in _not_finite(tables)]
+    if not problems:
+        try:
+            return Experiment.model_validate_json(json.dumps(tables, default=str), strict=True)
+        except ValidationError as error:
+            problems = problems_of(error, Experiment)
+    raise ConfigError(_located(keys, sentence, label, origins) for keys, sentence in problems)
+
+
+def _not_finite(value: Any, keys: Keys = ()) -> Iterable[Keys]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, (*keys, key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield keys
+
+
+def _located(keys: Keys, sentence: str, label: str, origins: Sequence[Keys]) -> str:
+    """The problem with where it was written: in the experiment, by --set, or by both together."""
+    if any(keys[: len(one)] == one for one in origins):
+        return f"--set {'.'.join(keys)}: {sentence}"
+    sections = [".".join(one) for one in origins if one[: len(keys)] == keys]
+    place = f"{label} with --set {', '.join(sections)}" if sections else label
+    return ": ".join(part for part in (place, ".".join(keys), sentence) if part)
+
+
+# --- layers -----------------------------------------------------------------------------------------
+
+_CODEC_OPTIONS = ("bits", "levels", "scale", "bucket", "fraction", "entropy")
+
+# A higher layer that changes the setting on the left voids what lower layers said of those on the right:
+# `--set uplink.codec=topk` does not inherit qsgd's bits, `--set client.local_steps=5` replaces local_epochs.
+_VOIDS: dict[Keys, tuple[str, ...]] = {
+    ("uplink", "codec"): _CODEC_OPTIONS,
+    ("uplink", "bits"): ("levels",),
+    ("uplink", "levels"): ("bits",),
+    ("downlink", "codec"): _CODEC_OPTIONS,
+    ("downlink", "bits"): ("levels",),
+    ("downlink", "levels"): ("bits",),
+    ("client", "local_epochs"): ("local_steps",),
+    ("client", "local_steps"): ("local_epochs",),
+    ("task", "partition", "kind"): ("alpha", "shards_per_client"),
+    ("clock", "rate"): ("concurrency",),
+    ("clock", "concurrency"): ("rate",),
+    ("clock", "start"): ("rate",),
+    ("clock", "duration", "kind"): ("path",),
+}
+
+
+def _with_preset(tables: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """preset < tables < upper; where upper names another algorithm, tables give way to its preset."""
+    below = tables.get("algorithm", "qafel")
+    algorithm = upper.get("algorithm", below)
+    preset = PRESETS.get(algorithm, {}) if isinstance(algorithm, str) else {}
+    if algorithm != below:
+        tables = _giving_way(tables, preset)
+    return _merged(_merged(preset, tables), upper)
+
+
+def _giving_way(tables: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """`tables` without the settings that the preset of another algorithm decides.
+
+    Where both quantize a link, the experiment's quantizer stays: naive in qafel's place differs from it in
+    the downlink's mode alone.
+    """
+    kept = dict(tables)
+    for section in preset.keys() & tables.keys():
+        decided, own = set(preset[section]), tables[section]
+        if not isinstance(own, Mapping):
+            continue
+        if section in ("uplink", "downlink"):
+            exact = preset[section].get("codec") == "identity" or preset[section].get("mode") == "none"
+            quantizer = {"codec", *_CODEC_OPTIONS}
+            decided = decided | quantizer if exact or own.get("codec") == "identity" else decided - quantizer
+        kept[section] = {key: value for key, value in own.items() if key not in decided}
+    return kept
+
+
+def _merged(
+    lower: Mapping[str, Any], upper: Mapping[str, Any], path: Keys = (), settle: bool = True
+) -> dict[str, Any]:
+    """Nested tables, the upper one's values over the lower one's; `settle`: with what these void."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        if settle and merged.get(key) != value:
+            for void in _voided((*path, key), value):
+                merged.pop(void, None)
+    for key, value in upper.items():
+        under = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            value = _merged(under, value, (*path, key), settle)
+        merged[key] = value
+    return merged
+
+
+def _voided(keys: Keys, value: Any) -> tuple[str, ...]:
+    if keys == ("downlink", "mode") and value == "none":
+        return ("codec", *_CODEC_OPTIONS)  # the full model goes out
+    return _VOIDS.get(keys, ())
