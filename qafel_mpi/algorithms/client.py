@@ -22,13 +22,23 @@ class Replica:
         self.assigns = assigns
         self.version = 0
 
-    def apply(self, payload: np.ndarray, key: int) -> None:
-        """Algorithm 3: x̂^{t+1} = x̂^t + decode(q^t), in order."""
+    def apply(self, payload: np.ndarray, key: int, version: int) -> None:
+        """Algorithm 3: x̂^{t+1} = x̂^t + decode(q^t), in order. version: t.
+
+        Raises ValueError where q^t is not the one that x̂ needs next; a payload that carries x itself may skip.
+        """
         if self.assigns:
             self.downlink.decode(payload, self.x_hat, key)
-        else:
+        elif version == self.version:
             self.downlink.accumulate(payload, self.x_hat, 1.0, key)
-        self.version += 1
+        else:
+            raise ValueError(f"q^{version} does not apply to the hidden state of version {self.version}")
+        self.version = version + 1
+
+    def catch_up(self, payload: np.ndarray, full: Codec, version: int) -> None:
+        """Take over x̂^version as another rank holds it. full: the identity codec."""
+        full.decode(payload, self.x_hat, 0)
+        self.version = version
 
 
 class Client:

@@ -108,10 +108,11 @@ class Server:
         self.filled += 1
         return weight
 
-    def step(self, out: np.ndarray, *, measure: bool = True) -> Step:
+    def step(self, out: np.ndarray | None, *, measure: bool = True) -> Step:
         """Algorithm 1: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t) written to out, x̂^{t+1} = x̂^t + decode(q^t).
 
-        out: uint8, at least the downlink's payload_bytes(). measure: also take the norms.
+        out: uint8, at least the downlink's payload_bytes(); None with unicast delivery, where nothing is
+        published and x̂ stands for x itself. measure: also take the norms.
         A partly filled buffer is allowed: that is the flush at the end of an epoch.
         """
         previous = self._keep_x() if measure else None
@@ -146,14 +147,18 @@ class Server:
         n = float(self.clients) if self.config.reduction == "clients" else self._weights
         return self.buffer.mul_(1.0 / n)
 
-    def _publish(self, out: np.ndarray, key: int) -> int:
+    def _publish(self, out: np.ndarray | None, key: int) -> int:
         codec = self.replica.downlink
+        if out is None:
+            self.x_hat.copy_(self.x)
+            self.replica.version += 1
+            return 0
         if not self.replica.assigns:
             payload_bytes = codec.encode_difference(self.x, self.x_hat, out, key)
             self.replica.version += 1
             return payload_bytes
         payload_bytes = codec.encode(self.x, out, key)
-        self.replica.apply(out[:payload_bytes], key)
+        self.replica.apply(out[:payload_bytes], key, self.version)
         return payload_bytes
 
     def _clear(self) -> None:

@@ -1,0 +1,1 @@
+"""Drivers: they carry messages between the algorithms, the transport, the clock and the trace."""

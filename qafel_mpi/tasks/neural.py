@@ -99,7 +99,9 @@ class NeuralTask(Task):
     ) -> TrainResult:
         flat, module = self.flat, self.flat.module
         flat.load(start)
-        delta.copy_(flat.vector)  # y_0, until the end
+        # y_0 stays in delta until the end, or beside the module where that is on another device.
+        y_0 = delta if delta.device == flat.vector.device else torch.empty_like(flat.vector)
+        y_0.copy_(flat.vector)
         indices = torch.from_numpy(self.partition.indices(client))
         steps = self.client.steps(len(indices))
         if self._velocity is not None:
@@ -115,7 +117,9 @@ class NeuralTask(Task):
                 losses += loss.detach()
                 if poll is not None:
                     poll()
-        torch.sub(flat.vector, delta, out=delta)
+        torch.sub(flat.vector, y_0, out=y_0)
+        if y_0 is not delta:
+            delta.copy_(y_0)
         return TrainResult(float(losses) / steps, len(indices), steps)
 
     def _descend(self) -> None:

@@ -1,0 +1,168 @@
+"""Experiment -> task, codecs, server, clients: once for both drivers. And what a run gives back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from qafel_mpi import tasks
+from qafel_mpi.algorithms.client import Client, Replica
+from qafel_mpi.algorithms.server import Server
+from qafel_mpi.codecs import Codec
+from qafel_mpi.codecs import build as build_codec
+from qafel_mpi.codecs.identity import Identity
+from qafel_mpi.codecs.sizes import paper_message_bytes
+from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.tasks.base import Task
+from qafel_mpi.wire import Expected, Kind
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run shows while it goes on."""
+
+    seconds: float  # on the run's clock
+    uploads: int
+    server_steps: int
+    accuracy: float
+    loss: float
+    payload_bytes_up: int
+    payload_bytes_down: int
+
+
+Report = Callable[[Progress], None]
+Interrupted = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The result of a run, the same on every rank. Byte counts: payload, wire (with headers), the paper's formula."""
+
+    outcome: str  # "target reached", "finished", "interrupted: ..."
+    target_reached: bool
+    interrupted: bool
+    trace: str
+    algorithm: str
+    seed: int
+    uploads: int
+    server_steps: int
+    uploads_to_target: int | None
+    accuracy: float
+    loss: float
+    payload_bytes_up: int
+    payload_bytes_down: int
+    wire_bytes_up: int
+    wire_bytes_down: int
+    down_links: int
+    paper_bytes_up: float
+    paper_bytes_down: float
+    dropped_messages: int
+    seconds: float
+    virtual_seconds: float
+    x_digest: str
+
+    def shared(self, comm: MPI.Intracomm) -> RunSummary:
+        """Collective: rank 0's summary on every rank."""
+        return RunSummary(**json.loads(broadcast_bytes(comm, json.dumps(asdict(self)).encode())))
+
+
+@dataclass
+class Setup:
+    """Everything that is a function of the experiment and the data, on one rank."""
+
+    experiment: Experiment
+    task: Task
+    uplink: Codec
+    downlink: Codec
+    full: Identity  # a catch-up's codec
+    clients: int
+    x0: Tensor
+
+    @property
+    def assigns(self) -> bool:
+        """The downlink carries x itself: direct, none, or an identity codec (ALGORITHM: then x̂ = x exactly)."""
+        return self.experiment.downlink.mode != "hidden" or self.downlink.name == "identity"
+
+    @property
+    def unicast(self) -> bool:
+        return self.experiment.downlink.delivery == "unicast"
+
+    def replica(self) -> Replica:
+        return Replica(self.x0, self.downlink, assigns=self.assigns)
+
+    def server(self) -> Server:
+        e = self.experiment
+        return Server(
+            self.x0, self.uplink, self.replica(), e.server, e.staleness, seed=e.seed, clients=self.clients
+        )
+
+    def client(self) -> Client:
+        sends_model = self.experiment.server.update == "model"
+        return Client(self.replica(), self.uplink, seed=self.experiment.seed, sends_model=sends_model)
+
+    def expected(self) -> dict[Kind, Expected]:
+        """What the header of each kind of message must say in this run."""
+        return {
+            Kind.UPDATE: _describe(self.uplink),
+            Kind.BROADCAST: _describe(self.downlink),
+            Kind.MODEL: _describe(self.full),
+            Kind.STOP: Expected(),
+            Kind.BYE: Expected(),
+        }
+
+    def paper_bytes(self) -> tuple[float, float]:
+        """(per upload, per broadcast) by the paper's formula."""
+        e = self.experiment
+        return paper_message_bytes(self.task.layout, e.uplink), paper_message_bytes(
+            self.task.layout, e.downlink
+        )
+
+
+def _describe(codec: Codec) -> Expected:
+    return Expected(codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes())
+
+
+def build(
+    experiment: Experiment, *, clients: int, device: torch.device, threads: int, data_dir: Path | None
+) -> Setup:
+    """Raises DataError or ConfigError where the settings don't fit the data."""
+    torch.set_num_threads(threads)
+    task = tasks.build(
+        experiment.task,
+        experiment.client,
+        seed=experiment.seed,
+        clients=clients,
+        device=device,
+        data_dir=data_dir,
+    )
+    uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
+    downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
+    x0 = task.initial(experiment.seed).to("cpu")
+    if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
+        raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
+    return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0)
+
+
+def compute_device(gpu: int | None) -> torch.device:
+    return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+
+
+def visible_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def broadcast_bytes(comm: MPI.Intracomm, data: bytes) -> bytes:
+    """Collective: rank 0's bytes on every rank."""
+    size = np.array([len(data)], dtype=np.int64)
+    comm.Bcast([size, MPI.INT64_T], 0)
+    buffer = np.frombuffer(data, np.uint8).copy() if comm.rank == 0 else np.empty(int(size[0]), np.uint8)
+    comm.Bcast([buffer, MPI.BYTE], 0)
+    return buffer.tobytes()

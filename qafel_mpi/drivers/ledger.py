@@ -1,0 +1,175 @@
+"""The run's books on rank 0: updates and steps into the trace, evaluation, progress, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from qafel_mpi.algorithms.server import Server, Step
+from qafel_mpi.drivers.build import Progress, Report, Setup
+from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.wire import HEADER_BYTES
+
+NAN = float("nan")
+
+
+class Ledger:
+    """Counts what the protocol moved and decides, from the [stop] section, when the run is over.
+
+    payload_bytes_down counts a broadcast once per server step, as the paper does; the links' own sum is the
+    transport's to know.
+    """
+
+    def __init__(self, setup: Setup, server: Server, recorder: Recorder, report: Report | None):
+        self.setup, self.server, self.recorder, self.report = setup, server, recorder, report
+        self.stop = setup.experiment.stop
+        self.evaluation = setup.experiment.evaluation
+        self.uploads = 0
+        self.payload_bytes_up = 0
+        self.payload_bytes_down = 0
+        self.messages_down = 0
+        self.accuracy, self.loss = NAN, NAN
+        self.evaluated_version = -1
+        self.uploads_to_target: int | None = None
+        self.reason = ""  # why the run ends; empty while it goes on
+        self.seconds = 0.0
+
+    def open(self) -> None:
+        """The row of version 0."""
+        self._write(Step(0, 0, 0), 0.0, evaluate=True)
+
+    def received(
+        self,
+        *,
+        client: int,
+        participation: int,
+        start_version: int,
+        weight: float,
+        loss: float,
+        examples: int,
+        payload_bytes: int,
+        train_seconds: float,
+        start_s: float,
+        finish_s: float,
+    ) -> None:
+        """An update that the server has taken; times in seconds on the run's clock."""
+        self.uploads += 1
+        self.payload_bytes_up += payload_bytes
+        version = self.server.version
+        self.recorder.updates.append(
+            (
+                client,
+                participation,
+                start_version,
+                version,
+                version - start_version,
+                weight,
+                loss,
+                examples,
+                payload_bytes,
+                train_seconds,
+                start_s,
+                finish_s,
+            )
+        )
+        if self.stop.uploads is not None and self.uploads >= self.stop.uploads:
+            self.reason = self.reason or "finished"
+
+    def sent_down(self, payload_bytes: int) -> None:
+        """A broadcast (counted once) or one unicast download."""
+        self.payload_bytes_down += payload_bytes
+        self.messages_down += 1
+
+    def stepped(self, step: Step, time_s: float) -> None:
+        """A server step. Evaluates where it is due, and looks at every way to stop."""
+        due = step.version % self.evaluation.every_steps == 0
+        last = self.stop.steps is not None and step.version >= self.stop.steps
+        self._write(step, time_s, evaluate=due or last)
+        if last:
+            self.reason = self.reason or "finished"
+
+    def tick(self, time_s: float) -> None:
+        """Look at the clock's limit; time_s on the run's clock."""
+        self.seconds = time_s
+        virtual = self.setup.experiment.clock.kind == "virtual"
+        limit = self.stop.virtual_seconds if virtual else self.stop.seconds
+        if limit is not None and time_s >= limit:
+            self.reason = self.reason or "finished"
+
+    def close(self, time_s: float) -> None:
+        """Make sure that accuracy and loss are those of the final model."""
+        self.seconds = time_s
+        if self.evaluated_version != self.server.version:
+            self._evaluate()
+
+    def target_reached(self) -> bool:
+        return self.uploads_to_target is not None
+
+    def totals(self) -> dict[str, Any]:
+        """Counts for the trace's attributes and the summary."""
+        up, down = self.setup.paper_bytes()
+        return {
+            "uploads": self.uploads,
+            "server_steps": self.server.version,
+            "uploads_to_target": -1 if self.uploads_to_target is None else self.uploads_to_target,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "payload_bytes_up": self.payload_bytes_up,
+            "payload_bytes_down": self.payload_bytes_down,
+            "wire_bytes_up": self.payload_bytes_up + HEADER_BYTES * self.uploads,
+            "wire_bytes_down": self.payload_bytes_down + HEADER_BYTES * self.messages_down,
+            "paper_bytes_per_upload": up,
+            "paper_bytes_per_broadcast": down,
+            "paper_bytes_up": up * self.uploads,
+            "paper_bytes_down": down * self.messages_down,
+        }
+
+    def _write(self, step: Step, time_s: float, *, evaluate: bool) -> None:
+        self.seconds = time_s
+        loss = accuracy = gradient = NAN
+        if evaluate:
+            loss, accuracy = self._evaluate()
+            if self.setup.experiment.trace.gradient_norm:
+                gradient = self.setup.task.gradient_norm_squared(self.server.x)
+        self.recorder.steps.append(
+            (
+                step.version,
+                self.uploads,
+                time_s,
+                loss,
+                accuracy,
+                gradient,
+                step.gap,
+                step.step_norm,
+                step.difference_norm,
+                step.gap,  # ‖Q_s(v) − v‖₂ is ‖x − x̂‖₂ in every mode
+                self.payload_bytes_up,
+                self.payload_bytes_down,
+            )
+        )
+        if evaluate and self.report is not None:
+            self.report(self.progress())
+
+    def progress(self) -> Progress:
+        return Progress(
+            self.seconds,
+            self.uploads,
+            self.server.version,
+            self.accuracy,
+            self.loss,
+            self.payload_bytes_up,
+            self.payload_bytes_down,
+        )
+
+    def _evaluate(self) -> tuple[float, float]:
+        result = self.setup.task.evaluate(self.server.x, self.evaluation.examples)
+        self.loss, self.accuracy = result.loss, result.accuracy
+        self.evaluated_version = self.server.version
+        accurate = self.stop.accuracy is not None and result.accuracy >= self.stop.accuracy
+        low = self.stop.loss is not None and result.loss <= self.stop.loss
+        if (accurate or low) and self.uploads_to_target is None:
+            self.uploads_to_target = self.uploads
+            self.reason = self.reason or "target reached"
+        if not math.isfinite(result.loss):
+            self.reason = self.reason or "failed: the model's loss is not finite"
+        return result.loss, result.accuracy
