@@ -22,6 +22,7 @@ A CRC-32C finds every single flipped bit and every burst of up to 32 bits for ce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -157,7 +158,7 @@ def pack(
     return total
 
 
-def check(frame: np.ndarray, received: int, expected: dict[Kind, Expected], *, rank: int) -> Message:
+def check(frame: np.ndarray, received: int, expected: Mapping[Kind, Expected], *, rank: int) -> Message:
     """Read and verify the frame of `received` bytes that came from `rank`.
 
     frame: uint8, the receive buffer. expected: what this end accepts, by kind. Raises WireError naming the

@@ -46,28 +46,28 @@ Interrupted = Callable[[], bool]
 class RunSummary:
     """The result of a run, the same on every rank. Byte counts: payload, wire (with headers), the paper's formula."""
 
-    outcome: str  # "target reached", "finished", "interrupted: ..."
-    target_reached: bool
-    interrupted: bool
-    trace: str
-    algorithm: str
-    seed: int
-    uploads: int
-    server_steps: int
-    uploads_to_target: int | None
-    accuracy: float
-    loss: float
-    payload_bytes_up: int
-    payload_bytes_down: int
-    wire_bytes_up: int
-    wire_bytes_down: int
-    down_links: int
-    paper_bytes_up: float
-    paper_bytes_down: float
-    dropped_messages: int
-    seconds: float
-    virtual_seconds: float
-    x_digest: str
+    outcome: str = ""  # "target reached", "finished", "interrupted", "failed: why"
+    target_reached: bool = False
+    interrupted: bool = False
+    trace: str = ""
+    algorithm: str = ""
+    seed: int = 0
+    uploads: int = 0
+    server_steps: int = 0
+    uploads_to_target: int | None = None
+    accuracy: float = float("nan")
+    loss: float = float("nan")
+    payload_bytes_up: int = 0
+    payload_bytes_down: int = 0
+    wire_bytes_up: int = 0
+    wire_bytes_down: int = 0
+    down_links: int = 0
+    paper_bytes_up: float = 0.0
+    paper_bytes_down: float = 0.0
+    dropped_messages: int = 0
+    seconds: float = 0.0
+    virtual_seconds: float = 0.0
+    x_digest: str = ""
 
     def shared(self, comm: MPI.Intracomm) -> RunSummary:
         """Collective: rank 0's summary on every rank."""

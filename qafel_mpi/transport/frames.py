@@ -45,6 +45,11 @@ class Frame:
         return self
 
 
+def new_frame(payload_bytes: int) -> Frame:
+    """A frame of its own, outside any pool."""
+    return Frame(aligned_bytes(wire.HEADER_BYTES + payload_bytes))
+
+
 _PLAIN = ("client", "version", "sequence", "payload_bytes", "seed", "loss", "train_seconds")
 
 
@@ -64,7 +69,7 @@ class FramePool:
         if self.limit is not None and self.made >= self.limit:
             return None
         self.made += 1
-        return Frame(aligned_bytes(wire.HEADER_BYTES + self.payload_bytes))
+        return new_frame(self.payload_bytes)
 
     def release(self, frame: Frame) -> None:
         frame.message = None

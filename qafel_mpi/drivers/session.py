@@ -1,0 +1,219 @@
+"""What every run does before its first step and after its last: place, agree, synchronise, record, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from torch import Tensor
+
+import qafel_mpi
+from qafel_mpi import wire
+from qafel_mpi.config import Experiment, to_toml
+from qafel_mpi.drivers.build import RunSummary, Setup, compute_device
+from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.provenance import provenance, versions
+from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
+from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.transport import placement
+from qafel_mpi.transport.backoff import Backoff, wait_until
+from qafel_mpi.transport.clocks import synchronise
+from qafel_mpi.transport.handshake import Card, agree
+from qafel_mpi.transport.handshake import digest as short_digest
+
+TAG_DOWN, TAG_UP = 11, 12
+
+
+class HiddenStateError(RuntimeError):
+    """Ranks ended with different hidden states for the same version: a bug, or memory that lies."""
+
+
+@dataclass
+class Session:
+    """One run on one rank."""
+
+    experiment: Experiment
+    comm: MPI.Intracomm
+    placement: placement.Placement
+    out: Path
+    recorder: Recorder
+    backoff: Backoff
+    attributes: dict[str, Any]
+    origin_s: float = 0.0
+    syncs: int = 0
+    dropped: int = 0
+
+    @property
+    def patience_s(self) -> float:
+        return self.experiment.transport.patience_seconds
+
+    def now_s(self) -> float:
+        """Seconds since the run began, on this rank's clock."""
+        return perf_counter() - self.origin_s
+
+    def open(self, setup: Setup) -> None:
+        """Collective: handshake, clocks, the run's attributes. Raises HandshakeError on every rank alike."""
+        card = Card(
+            host=self.placement.host,
+            protocol=wire.MAGIC.decode(),
+            package=versions()["qafel-mpi"] or qafel_mpi.__doc__ or "",
+            experiment=short_digest(to_toml(self.experiment).encode()),
+            layout=f"{setup.task.layout.elements} {short_digest(repr(setup.task.layout).encode())}",
+            uplink=f"{setup.uplink.name} {setup.uplink.bits} bits {setup.uplink.payload_bytes()} bytes",
+            downlink=f"{setup.downlink.name} {setup.downlink.bits} bits {setup.downlink.payload_bytes()} bytes",
+            model=short_digest(setup.x0.numpy().tobytes()),
+        )
+        agree(self.comm, card, patience_s=self.patience_s, backoff=self.backoff)
+        self.synchronise()
+        self.origin_s = perf_counter()
+        if self.comm.rank == 0:
+            up, down = setup.paper_bytes()
+            self.attributes |= {
+                "experiment": to_toml(self.experiment),
+                "algorithm": self.experiment.algorithm,
+                "seed": self.experiment.seed,
+                "driver": self.experiment.clock.kind,
+                "origin_s": self.origin_s,
+                "ranks": self.comm.size,
+                "clients": setup.clients,
+                "parameters": setup.task.layout.elements,
+                "uplink_codec": setup.uplink.name,
+                "uplink_bits": setup.uplink.bits,
+                "downlink_codec": setup.downlink.name,
+                "downlink_bits": setup.downlink.bits,
+                "buffer_size": self.experiment.server.buffer_size,
+                "payload_bytes_per_upload": setup.uplink.payload_bytes(),
+                "payload_bytes_per_broadcast": setup.downlink.payload_bytes(),
+                "paper_bytes_per_upload": up,
+                "paper_bytes_per_broadcast": down,
+            }
+            write_run(self.recorder.directory, self.attributes)
+
+    def synchronise(self) -> None:
+        """Collective: one row of /clock per rank."""
+        for r in synchronise(self.comm, rounds=self.experiment.transport.clock_rounds):
+            self.recorder.clock.append(
+                (r.rank, self.syncs, r.local_s, r.offset_s, float("nan"), r.error_bound_s)
+            )
+        self.syncs += 1
+
+    def close(self, version: int, x_hat: Tensor, sent: int, received: int) -> None:
+        """Collective: the last clock readings, this rank's row, and the check that all hold the same x̂."""
+        self.synchronise()
+        own = digest(x_hat.numpy())
+        self._check_digests(version, own)
+        p = self.placement
+        device = compute_device(p.gpu)
+        self.recorder.ranks.append(
+            (
+                p.rank,
+                p.local_rank,
+                p.pid,
+                p.host.encode(),
+                str(device).encode(),
+                device_name(device).encode()[:64],
+                device_uuid(device).encode()[:64],
+                placement.cpu_ranges(p.cores).encode()[:128],
+                p.threads,
+                placement.mpi_library().encode()[:128],
+                placement.mpi_standard().encode(),
+                placement.thread_level().encode(),
+                version,
+                own.encode(),
+                sent,
+                received,
+                self.dropped,
+                placement.peak_memory_bytes(),
+            )
+        )
+        self.recorder.close()
+        self.wait(self.comm.Ibarrier().Test, lambda: "the other ranks to write their shards")
+
+    def finish(self, ledger: Ledger | None, x: Tensor | None, **totals: Any) -> RunSummary:
+        """Collective: merge on rank 0; its summary on every rank."""
+        if ledger is None or x is None:
+            return RunSummary().shared(self.comm)
+        counts = ledger.totals()
+        outcome = ledger.reason or "finished"
+        x_hat = ledger.server.x_hat.numpy()
+        self.attributes |= counts | totals | {"outcome": outcome, "dropped_messages": self.dropped}
+        write_run(self.recorder.directory, self.attributes)
+        write_final(self.recorder.directory, x=x.numpy(), x_hat=x_hat)
+        merged = merge(self.recorder.directory, self.out, remove=True)
+        totals |= counts | {
+            "uploads_to_target": ledger.uploads_to_target,
+            "outcome": outcome,
+            "target_reached": ledger.target_reached(),
+            "interrupted": outcome.startswith("interrupted"),
+            "trace": str(merged.path),
+            "algorithm": self.experiment.algorithm,
+            "seed": self.experiment.seed,
+            "dropped_messages": self.dropped,
+            "x_digest": digest(x.numpy()),
+        }
+        summary = RunSummary(**{k: v for k, v in totals.items() if k in RunSummary.__dataclass_fields__})
+        return summary.shared(self.comm)
+
+    def wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
+        """Poll until ready; say on stderr who waits for what when it takes long."""
+        wait_until(
+            ready,
+            lambda: f"rank {self.comm.rank} waits for {what()}",
+            patience_s=self.patience_s,
+            backoff=self.backoff,
+        )
+
+    def _check_digests(self, version: int, own: str) -> None:
+        """Collective. The hidden state of one version is the same on every rank: checked in every run."""
+        mine = np.frombuffer(f"{version:020d}{own}".encode(), np.uint8).copy()
+        all_of_them = np.empty((self.comm.size, mine.size), np.uint8) if self.comm.rank == 0 else None
+        self.comm.Gather([mine, MPI.BYTE], None if all_of_them is None else [all_of_them, MPI.BYTE], 0)
+        if all_of_them is not None and (all_of_them != all_of_them[0]).any():
+            rank = int(np.argmax((all_of_them != all_of_them[0]).any(axis=1)))
+            theirs = all_of_them[rank].tobytes().decode()
+            raise HiddenStateError(
+                f"rank {rank} ends with hidden state {theirs[20:36]}… of version {int(theirs[:20])}, "
+                f"rank 0 with {own[:16]}… of version {version}"
+            )
+
+
+def begin(
+    experiment: Experiment,
+    comm: MPI.Intracomm,
+    place: placement.Placement,
+    out: Path,
+    command_line: list[str],
+) -> Session:
+    """The session of one rank; nothing is sent yet. out: the trace file, RUN.h5."""
+    recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
+    return Session(
+        experiment=experiment,
+        comm=comm,
+        placement=place,
+        out=out,
+        recorder=recorder,
+        backoff=Backoff(crowded=place.crowded),
+        attributes=provenance(command_line) if comm.rank == 0 else {},
+        origin_s=perf_counter(),
+    )
+
+
+def device_name(device: Any) -> str:
+    if device.type == "cpu":
+        return placement.cpu_model()
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def device_uuid(device: Any) -> str:
+    if device.type == "cpu":
+        return ""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid)
