@@ -140,7 +140,6 @@ class WallServer:
         self.session.close(server.version, server.x_hat, sent=self.sends.total, received=self.inbox.total)
         return self.session.finish(
             self.ledger,
-            self.setup,
             server.x,
             seconds=seconds,
             virtual_seconds=0.0,
