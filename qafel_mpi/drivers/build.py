@@ -146,9 +146,21 @@ def build(
     uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
     downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
     x0 = task.initial(experiment.seed).to("cpu")
+    for codec in {uplink, downlink}:
+        _warm_up(codec, x0)
     if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
     return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0)
+
+
+def _warm_up(codec: Codec, x0: Tensor) -> None:
+    """Call what the run will call, so that no kernel is compiled or loaded while it is measured."""
+    payload = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    scratch = torch.zeros_like(x0)
+    size = codec.encode_difference(x0, scratch, payload, 0)
+    codec.encode(x0, payload, 0)
+    codec.decode(payload[:size], scratch, 0)
+    codec.accumulate(payload[:size], scratch, 1.0, 0)
 
 
 def compute_device(gpu: int | None) -> torch.device:

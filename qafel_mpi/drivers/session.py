@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,13 @@ def begin(
     out: Path,
     command_line: list[str],
 ) -> Session:
-    """The session of one rank; nothing is sent yet. out: the trace file, RUN.h5."""
+    """The session of one rank; nothing is sent yet. out: the trace file, RUN.h5.
+
+    Shards that an earlier run left under this name are removed: rank 0 does so before the handshake, and no rank
+    writes before it. (The command refuses an existing name unless told to overwrite.)
+    """
+    if comm.rank == 0:
+        shutil.rmtree(shards_of(out), ignore_errors=True)
     recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
     return Session(
         experiment=experiment,

@@ -50,11 +50,11 @@ class Table:
 class Recorder:
     """All tables of one rank. What was flushed survives a kill -9; call `flush_if_due` from the rank's loop.
 
-    directory: the run's folder of shards, made if need be. capacity: rows in memory per table.
+    directory: the run's folder of shards, made with the first rows that are written. capacity: rows in
+    memory per table.
     """
 
     def __init__(self, directory: Path, rank: int, *, capacity: int = 4096, flush_seconds: float = 1.0):
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.messages = Table("messages", directory, rank, capacity, flush_seconds)
         self.updates = Table("updates", directory, rank, capacity, flush_seconds)

@@ -44,6 +44,7 @@ class ShardWriter:
         data = block.getbuffer()
         try:
             if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             written = 0
             while written < len(data):
