@@ -1,0 +1,216 @@
+"""The command as one process of a job: which rank it is, who speaks, and how the job ends on all ranks.
+
+Only here and in cli.py is the environment read. mpi4py is imported where a launcher started this process,
+and only once the command line has been understood.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class ExitCode(IntEnum):
+    """What a job script can rely on."""
+
+    DONE = 0
+    USAGE = 2  # the command line, the experiment or its data
+    FAILED = 3
+    TARGET_NOT_REACHED = 4  # with --require-target
+    INTERRUPTED = 75  # EX_TEMPFAIL: a job script requeues on it
+
+
+# In this order: inside a Slurm job, mpirun's own daemons are Slurm tasks, so Slurm's rank comes last.
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID")
+
+
+def launcher_rank() -> int | None:
+    """This process's rank as its launcher (mpirun, srun) told it; None where nothing launched it."""
+    variables = list(_RANK_VARIABLES)
+    if "SLURM_STEP_ID" in os.environ:  # set by srun alone: a batch script has SLURM_PROCID too
+        variables.append("SLURM_PROCID")
+    for variable in variables:
+        if os.environ.get(variable, "").isdigit():
+            return int(os.environ[variable])
+    return None
+
+
+def world() -> MPI.Intracomm | None:
+    """MPI's world where a launcher started more than one of us; None for a process on its own."""
+    if launcher_rank() is None:
+        return None
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
+
+
+def mute() -> None:
+    """Let this rank print nothing of its own accord: rank 0 says it. Failures still go to sys.__stderr__."""
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process's life
+
+
+def leave_together() -> None:
+    """Wait until every rank has come here, so that rank 0's message is out before a launcher kills anyone.
+
+    A launcher ends the job when the first rank exits with a code other than 0.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    comm = world()
+    if comm is not None:
+        comm.Barrier()
+
+
+def from_rank_0(comm: MPI.Intracomm | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """prepare() on rank 0, its JSON-able result on every rank; SystemExit(2) on all if it raises ConfigError.
+
+    No rank but 0 need see the files that it reads. Without a communicator: prepare(), here.
+    """
+    answer: bytes = b""
+    if comm is None or comm.rank == 0:
+        try:
+            prepared = prepare()
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+        else:
+            answer = json.dumps(prepared).encode()
+    if comm is not None:
+        answer = _broadcast(comm, answer)
+    if not answer:
+        sys.exit(ExitCode.USAGE)
+    result: dict[str, Any] = json.loads(answer)
+    return result
+
+
+def _broadcast(comm: MPI.Intracomm, data: bytes) -> bytes:
+    import numpy as np
+
+    size = np.array([len(data)], dtype=np.int64)
+    comm.Bcast(size, root=0)
+    buffer = np.frombuffer(data, np.uint8).copy() if comm.rank == 0 else np.empty(int(size[0]), np.uint8)
+    comm.Bcast(buffer, root=0)
+    return buffer.tobytes()
+
+
+def to_rank_0(comm: MPI.Intracomm, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Collective: every rank's JSON-able record, in rank order, on rank 0; [] elsewhere."""
+    import numpy as np
+
+    mine = np.frombuffer(json.dumps(record).encode(), np.uint8).copy()
+    sizes = np.zeros(comm.size, dtype=np.int64)
+    comm.Gather(np.array([mine.size], dtype=np.int64), sizes, root=0)
+    everything = np.empty(int(sizes.sum()), np.uint8)
+    comm.Gatherv(mine, [everything, sizes] if comm.rank == 0 else None, root=0)
+    parts = np.split(everything, np.cumsum(sizes)[:-1]) if comm.rank == 0 else []
+    return [json.loads(part.tobytes()) for part in parts]
+
+
+# --- interrupts and failures ---------------------------------------------------------------------------------------
+
+
+class Interrupt:
+    """Ctrl-C, SIGTERM and SIGUSR1 (a batch system's warning) as a question that a driver asks between steps.
+
+    Rank 0's answer counts; the other ranks go on until it ends the run. A second Ctrl-C does not wait.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def __call__(self) -> bool:
+        return self._received
+
+    def __enter__(self) -> Interrupt:
+        self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = True
+
+
+AGREE_SECONDS = 1.5  # a rank that failed waits so long for the others to fail alike
+
+
+@contextmanager
+def all_ranks_end(comm: MPI.Intracomm | None) -> Iterator[None]:
+    """Collective. An exception on any rank ends the job on all of them, said once.
+
+    One that says all there is to say (a data file is missing) is a message and exit code 2; any other is a
+    traceback that names its rank, and 3. A clean end never aborts. Raises SystemExit.
+    """
+    # Its own communicator: the others may be in the middle of any message on the run's.
+    ends = None if comm is None else comm.Dup()
+    try:
+        yield
+    except Exception as error:
+        code = ExitCode.USAGE if _says_it_all(error) else ExitCode.FAILED
+        if ends is None:
+            _say(error, code, "")
+            sys.exit(code)
+        _fail(ends, error, code)
+    if ends is not None:
+        ends.Free()
+
+
+def _fail(ends: MPI.Intracomm, error: Exception, code: ExitCode) -> NoReturn:
+    everyone = ends.Ibarrier()
+    deadline_s = time.monotonic() + AGREE_SECONDS
+    while not (alike := everyone.Test()) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    if not alike:
+        time.sleep(0.2 * min(ends.rank, 10))  # of several the lowest speaks: its Abort silences the rest
+    if ends.rank == 0 or not alike:
+        _say(error, code, f"rank {ends.rank} on {socket.gethostname()}")
+    if alike and code == ExitCode.USAGE:
+        sys.exit(code)  # nothing was under way yet: the ranks end by themselves
+    if alike and ends.rank != 0:
+        time.sleep(AGREE_SECONDS)  # rank 0 aborts, after its message
+    ends.Abort(int(code))
+    sys.exit(code)
+
+
+def _say(error: Exception, code: ExitCode, where: str) -> None:
+    stderr = sys.__stderr__ or sys.stderr
+    if code == ExitCode.USAGE:
+        print(f"{where}: {error}" if where else error, file=stderr)
+    else:
+        print(f"{where}: failed; the job ends on all ranks" if where else "failed", file=stderr)
+        traceback.print_exception(error, file=stderr)
+    stderr.flush()
+
+
+# Errors whose message names file, place and remedy: a traceback would hide that. By name, because importing
+# these modules imports torch and MPI; an error's own module has been imported when it is raised.
+_USERS_ERRORS = (
+    ("qafel_mpi.config_text", "ConfigError"),
+    ("qafel_mpi.tasks.formats", "DataError"),
+    ("qafel_mpi.trace.shards", "TraceError"),
+    ("qafel_mpi.transport.handshake", "HandshakeError"),
+)
+
+
+def _says_it_all(error: Exception) -> bool:
+    return any((kind.__module__, kind.__name__) in _USERS_ERRORS for kind in type(error).__mro__)

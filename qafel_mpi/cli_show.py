@@ -1,0 +1,121 @@
+"""What the command shows: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qafel_mpi.config import StopConfig
+    from qafel_mpi.drivers.build import Progress, RunSummary
+
+PLAIN_SECONDS = 2.0  # between plain lines of progress
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as aligned columns under their keys; what is a number goes to the right."""
+    if not rows:
+        return ""
+    keys = list(rows[0])
+    cells = [keys, *([_cell(row[key]) for key in keys] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
+    right = [isinstance(rows[0][key], int | float) for key in keys]
+    lines = (
+        "  ".join(
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        )
+        for line in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def megabytes(size: float) -> str:
+    """Bytes for people, in units of a thousand.
+
+    >>> megabytes(117_128), megabytes(12)
+    ('117.1 kB', '12 B')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
+def summary(result: RunSummary) -> str:
+    """A run's result, a line each. The three byte counts are never added to each other."""
+    lines: list[tuple[str, str]] = [
+        ("outcome", result.outcome),
+        ("algorithm", f"{result.algorithm}, seed {result.seed}"),
+        ("uploads", f"{result.uploads:,}"),
+        ("server steps", f"{result.server_steps:,}"),
+        ("accuracy", "-" if math.isnan(result.accuracy) else f"{result.accuracy:.4f}"),
+        ("loss", f"{result.loss:.6g}"),
+        ("bytes up", _bytes(result.payload_bytes_up, result.wire_bytes_up, result.paper_bytes_up)),
+        ("bytes down", _bytes(result.payload_bytes_down, result.wire_bytes_down, result.paper_bytes_down)),
+        ("seconds", f"{result.seconds:.2f}"),
+        ("trace", result.trace),
+        ("x digest", result.x_digest),
+    ]
+    if result.virtual_seconds:
+        lines.insert(-2, ("virtual seconds", f"{result.virtual_seconds:.2f}"))
+    if result.dropped_messages:
+        lines.insert(-2, ("dropped messages", f"{result.dropped_messages:,}"))
+    return "\n".join(f"{name:<17}{text}" for name, text in lines)
+
+
+def _bytes(payload: int, wire: int, paper: float) -> str:
+    return f"payload {payload:,}   wire {wire:,}   paper's formula {paper:,.0f}"
+
+
+@contextmanager
+def progress(stop: StopConfig, name: str) -> Iterator[Callable[[Progress], None]]:
+    """A callback that shows how far a run is: a bar on a terminal, plain lines elsewhere (a job's log)."""
+    if sys.stderr.isatty():
+        yield from _bar(stop, name)
+    else:
+        yield _plain_lines(name)
+
+
+def _bar(stop: StopConfig, name: str) -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=1.0, state="starting")
+        yield lambda now: bar.update(task, completed=share_done(now, stop), state=_state(now))
+
+
+def _plain_lines(name: str) -> Callable[[Progress], None]:
+    due_s = 0.0
+
+    def show(now: Progress) -> None:
+        nonlocal due_s
+        if time.monotonic() >= due_s:
+            due_s = time.monotonic() + PLAIN_SECONDS
+            print(f"{name}: {now.seconds:.1f} s  {_state(now)}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _state(now: Progress) -> str:
+    accuracy = "" if math.isnan(now.accuracy) else f"accuracy {now.accuracy:.3f}  "
+    moved = f"up {megabytes(now.payload_bytes_up)}  down {megabytes(now.payload_bytes_down)}"
+    return f"uploads {now.uploads:,}  steps {now.server_steps:,}  {accuracy}loss {now.loss:.4f}  {moved}"
+
+
+def share_done(now: Progress, stop: StopConfig) -> float:
+    """How much of the budget is spent: of uploads, steps or seconds, whichever is nearest to its end."""
+    spent = ((now.uploads, stop.uploads), (now.server_steps, stop.steps), (now.seconds, stop.seconds))
+    return max((done / limit for done, limit in spent if limit), default=0.0)
