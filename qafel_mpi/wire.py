@@ -78,7 +78,7 @@ class WireError(Exception):
 class Expected:
     """What a receiver accepts for one kind of message.
 
-    payload_bytes is exact unless FLAG_ENTROPY is among the flags: then it is a maximum.
+    payload_bytes is exact, or a maximum where the size is variable (entropy coding, lists).
     """
 
     codec: int = 0
@@ -86,6 +86,7 @@ class Expected:
     flags: int = 0
     elements: int = 0
     payload_bytes: int = 0
+    variable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +207,12 @@ def check(frame: np.ndarray, received: int, expected: Mapping[Kind, Expected], *
     ):
         if value != wanted:
             raise fail(field, f"{value}, this run uses {wanted}")
-    variable = bool(accepted.flags & FLAG_ENTROPY)
-    if payload_bytes > accepted.payload_bytes or (payload_bytes != accepted.payload_bytes and not variable):
+    fits = (
+        payload_bytes <= accepted.payload_bytes
+        if accepted.variable
+        else payload_bytes == accepted.payload_bytes
+    )
+    if not fits:
         raise fail("payload_bytes", f"{payload_bytes}, this run uses {accepted.payload_bytes}")
     return Message(
         Kind(kind),

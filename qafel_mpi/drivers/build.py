@@ -114,6 +114,8 @@ class Setup:
             Kind.UPDATE: _describe(self.uplink),
             Kind.BROADCAST: _describe(self.downlink),
             Kind.MODEL: _describe(self.full),
+            # Pairs of int64, (client, participation), of clients that are trained as one batch.
+            Kind.TRAIN: Expected(payload_bytes=16 * self.task.together, variable=True),
             Kind.STOP: Expected(),
             Kind.BYE: Expected(),
         }
@@ -127,7 +129,9 @@ class Setup:
 
 
 def _describe(codec: Codec) -> Expected:
-    return Expected(codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes())
+    return Expected(
+        codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes(), bool(codec.flags)
+    )
 
 
 def build(

@@ -137,7 +137,13 @@ class WallServer:
         seconds = self.ledger.seconds
         self.inbox.close()
         server = self.server
-        self.session.close(server.version, server.x_hat, sent=self.sends.total, received=self.inbox.total)
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.sends.total,
+            received=self.inbox.total,
+            shared_state=not self.setup.unicast,
+        )
         return self.session.finish(
             self.ledger,
             server.x,
@@ -343,6 +349,7 @@ class WallClient:
             self.replica.x_hat,
             sent=self.sends.total,
             received=self.inbox.total,
+            shared_state=not self.setup.unicast,
         )
         return self.session.finish(None, None)
 
