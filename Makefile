@@ -1,0 +1,39 @@
+# make env    the virtual environment .venv with everything installed
+# make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, traces in runs/demo
+# make test   format, lint and types, then all tests: unit, MPI, system
+# make clean  removes .venv and what the tools left behind
+#
+# PYTHON=python3.12   an interpreter other than python3; 3.11 or newer
+# QAFEL_MPI=site      the machine's own MPI, with its mpirun on the PATH, in place of the Open MPI wheel
+
+PYTHON ?= python3
+QAFEL_MPI ?= wheel
+RUN := .venv/bin/python -m
+
+# The stamp says what was installed, and where: a second call installs nothing, a changed or moved project does.
+STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
+
+.PHONY: help env demo test clean
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+env: $(STAMP)
+
+$(STAMP):
+	@PYTHON="$(PYTHON)" QAFEL_MPI="$(QAFEL_MPI)" sh .ci/install
+	@rm -f .venv/installed-* && touch $@
+
+demo: env
+	@sh jobs/demo.sh
+
+test: env
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) pytest --strict-skips -q tests/unit
+	$(RUN) tests.run_mpi
+	$(RUN) pytest --strict-skips -q tests/system
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
