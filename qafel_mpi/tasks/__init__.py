@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from qafel_mpi.tasks import own
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.logistic import LogisticTask
-from qafel_mpi.tasks.models import MODELS, VECTORS
+from qafel_mpi.tasks.models import MODELS, TOGETHER, VECTORS
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import partition
 from qafel_mpi.tasks.vectors import VectorTask
@@ -45,23 +43,20 @@ def build(
                 f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
             )
         return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
-    load = DATASETS.get(task.dataset) or _own("task.dataset", task.dataset)
+    load = DATASETS.get(task.dataset) or own.load("task.dataset", task.dataset)
     data: Dataset = load(task, data_dir, n, seed)
     dealt = partition(task.partition, data.y, n, seed, data.groups)
     if task.model == "logistic":
-        return LogisticTask(data, dealt, client, dtype, device, l2=task.l2)
-    make = MODELS.get(task.model) or _own("task.model", task.model)
-    return NeuralTask(lambda: make(task, data.shape, data.classes), data, dealt, client, dtype, device)
-
-
-def _own(key: str, name: str) -> Callable[..., Any]:
-    """The user's `module:function`, called like the built-in ones.
-
-    A data set function takes (TaskConfig, data_dir, clients, seed) and returns a Dataset; a model function takes
-    (TaskConfig, shape, classes) and returns a torch.nn.Module.
-    """
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"{key} = {name!r}: {error}; it must be importable as module:function") from error
+        return LogisticTask(data, dealt, client, dtype=dtype, l2=task.l2)
+    make = MODELS.get(task.model) or own.load("task.model", task.model)
+    together = TOGETHER.get(task.model, 1) if client.together == "auto" else client.together
+    return NeuralTask(
+        lambda: make(task, data.shape, data.classes),
+        data,
+        dealt,
+        client,
+        dtype=dtype,
+        device=device,
+        seed=seed,
+        together=together,
+    )

@@ -16,7 +16,7 @@ Poll = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """loss: mean training loss over the local steps (full-batch logistic regression: at y_0)."""
+    """loss: mean training loss over the local steps; examples: the client's; steps: P."""
 
     loss: float
     examples: int

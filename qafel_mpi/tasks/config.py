@@ -34,9 +34,12 @@ class PartitionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> PartitionConfig:
-        if (self.kind in ("dirichlet", "powerlaw")) != (self.alpha is not None):
+        if self.kind in ("dirichlet", "powerlaw"):
+            if self.alpha is None:
+                raise ValueError(f"kind = {self.kind!r} needs alpha, e.g. 0.5")
+        elif self.alpha is not None:
             raise ValueError(
-                f"alpha and kind = 'dirichlet' or 'powerlaw' go together (kind is {self.kind!r})"
+                f"alpha has no effect with kind = {self.kind!r}; it is for dirichlet and powerlaw"
             )
         if self.shards_per_client is not None and self.kind != "shards":
             raise ValueError(f"shards_per_client has no effect with kind = {self.kind!r}")
@@ -63,7 +66,9 @@ class TaskConfig(BaseModel):
     )
     shape: tuple[int, ...] | None = Field(None, description="synthetic: of one example, e.g. [3, 32, 32]")
     classes: int | None = Field(None, ge=2, description="synthetic: number of classes")
-    examples: int = Field(10_000, ge=2, description="synthetic: training examples")
+    examples: int | None = Field(
+        None, ge=2, description="synthetic: training examples; 10,000 if not given, or one a client if more"
+    )
     noise: float = Field(1.0, ge=0, description="synthetic: noise beside class means of norm 1 per √feature")
 
     @field_validator("dataset")
@@ -95,6 +100,11 @@ class ClientConfig(BaseModel):
     batch_size: int | Literal["full"] = 32
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    together: int | Literal["auto"] = Field(
+        "auto",
+        description="clients that start from one version and are trained as one batch; 1 = one at a time, "
+        "auto = as many as was measured to be fastest for the model",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> ClientConfig:
@@ -102,11 +112,16 @@ class ClientConfig(BaseModel):
             raise ValueError("give local_epochs or local_steps, not both")
         if isinstance(self.batch_size, int) and self.batch_size < 1:
             raise ValueError(f"batch_size = {self.batch_size}: at least 1, or 'full'")
+        if isinstance(self.together, int) and self.together < 1:
+            raise ValueError(f"together = {self.together}: at least 1, or 'auto'")
         return self
+
+    def batch(self, examples: int) -> int:
+        """Examples of a batch for a client with so many examples; the last one of an epoch may have fewer."""
+        return examples if self.batch_size == "full" else min(self.batch_size, examples)
 
     def steps(self, examples: int) -> int:
         """P for a client with so many examples; one epoch where the settings give neither."""
         if self.local_steps is not None:
             return self.local_steps
-        batch = examples if self.batch_size == "full" else min(self.batch_size, examples)
-        return (self.local_epochs or 1) * -(-examples // batch)
+        return (self.local_epochs or 1) * -(-examples // self.batch(examples))

@@ -10,8 +10,9 @@ import numpy as np
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.tasks import formats
+from qafel_mpi.tasks.celeba import read_celeba
 from qafel_mpi.tasks.config import TaskConfig
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
 
 # Where Debian's dataset-fashion-mnist installs its files.
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -20,10 +21,12 @@ SPLIT_SEED = 0  # the split is a part of the data set, not of a run
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test examples. x: (n, *shape) float; y: (n,) int64 classes from 0.
+    """Training and test examples. x: (n, *shape), floats or uint8 pixels; y: (n,) classes from 0.
 
-    groups: (n,) int64, the natural client of each training example, where the data set has users.
-    test is None where the objective on the training set is what is evaluated (the paper's logistic regression).
+    A model sees x·scale + shift: images stay bytes in memory, and every batch is scaled when it is taken.
+    groups: (n,) integers, the natural client of each training example, where the data set has users.
+    test_x, test_y: None where the objective on the training set is what is evaluated (the paper's logistic
+    regression). Raises DataError where these don't fit together.
     """
 
     x: np.ndarray
@@ -32,18 +35,49 @@ class Dataset:
     test_x: np.ndarray | None = None
     test_y: np.ndarray | None = None
     groups: np.ndarray | None = None
+    scale: float = 1.0
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.x) != len(self.y) or len(self.y) == 0:
-            raise DataError(f"data set: {len(self.x)} examples and {len(self.y)} labels")
-        if self.y.min() < 0 or self.y.max() >= self.classes:
-            raise DataError(
-                f"data set: labels from {self.y.min()} to {self.y.max()}, classes = {self.classes}"
-            )
+        _check("training", self.x, self.y, self.classes)
+        if (self.test_x is None) != (self.test_y is None):
+            raise DataError("data set: test_x and test_y go together")
+        if self.test_x is not None and self.test_y is not None:
+            _check("test", self.test_x, self.test_y, self.classes)
+            if self.test_x.shape[1:] != self.shape:
+                raise DataError(
+                    f"data set: training examples of shape {self.shape}, test examples of {self.test_x.shape[1:]}"
+                )
+        if self.groups is not None and len(self.groups) != len(self.y):
+            raise DataError(f"data set: {len(self.groups)} groups for {len(self.y)} training examples")
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of one example."""
         return self.x.shape[1:]
+
+    @property
+    def evaluated(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test set, or the training set where there is none."""
+        if self.test_x is None or self.test_y is None:
+            return self.x, self.y
+        return self.test_x, self.test_y
+
+
+def _check(part: str, x: np.ndarray, y: np.ndarray, classes: int) -> None:
+    if len(x) != len(y) or len(y) == 0:
+        raise DataError(f"data set, {part} part: {len(x)} examples and {len(y)} labels")
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise DataError(f"data set, {part} part: examples are {x.dtype}; make them floats, or uint8 pixels")
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise DataError(f"data set, {part} part: labels are {y.dtype} {y.shape}; make them integers (n,)")
+    if y.min() < 0 or y.max() >= classes:
+        raise DataError(
+            f"data set, {part} part: labels from {y.min()} to {y.max()}, which is not 0 .. {classes - 1}"
+        )
+
+
+PIXEL_SCALE, PIXEL_SHIFT = 1 / 127.5, -1.0  # bytes to [−1, 1]
 
 
 def digits(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
@@ -81,9 +115,10 @@ def fashion_mnist(config: TaskConfig, data_dir: Path | None, clients: int, seed:
             "fashion-mnist", _idx_names(f"{split}-labels-idx1-ubyte"), data_dir, SYSTEM_FASHION_MNIST
         )
         pixels = formats.read_idx(images, dimensions=3)
-        padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None]
-        parts += [_centred(padded), formats.read_idx(labels, dimensions=1).astype(np.int64)]
-    return Dataset(parts[0], parts[1], 10, parts[2], parts[3])
+        if pixels.shape[1:] != (28, 28):
+            raise DataError(f"{images}: images of {pixels.shape[1:]}, expected (28, 28)")
+        parts += [np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None], formats.read_idx(labels, dimensions=1)]
+    return Dataset(parts[0], parts[1], 10, parts[2], parts[3], scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
 
 
 def _idx_names(name: str) -> tuple[str, ...]:
@@ -93,27 +128,17 @@ def _idx_names(name: str) -> tuple[str, ...]:
 def celeba(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
     """CelebA's attribute Smiling at 3×32×32, pixels to [−1, 1]; users are celebrities, 80% of them train.
 
-    From the folder celeba/ with img_align_celeba/*.jpg and either LEAF's split (train/*.json, test/*.json) or the
-    files list_attr_celeba.txt and identity_CelebA.txt (celebrities with fewer than 5 images are left out, as LEAF
-    does).
+    The files: see celeba.py.
     """
-    root = formats.locate("celeba", ("celeba", "img_align_celeba"), data_dir)
-    root = root if root.name == "celeba" else root.parent
-    train, test = formats.read_celeba(root)
-    x, y, groups = train
-    test_x, test_y, _ = test
-    return Dataset(_centred(x), y, 2, _centred(test_x), test_y, groups)
+    train, test = read_celeba(formats.locate("celeba", ("celeba", "img_align_celeba"), data_dir))
+    return Dataset(train.x, train.y, 2, test.x, test.y, train.user, scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
 
 
 def cifar10(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
     """50,000 and 10,000 images of 3×32×32 in 10 classes, pixels to [−1, 1]; python or binary batches."""
     root = formats.locate("cifar10", ("cifar-10-batches-py", "cifar-10-batches-bin"), data_dir)
     (x, y), (test_x, test_y) = formats.read_cifar10(root)
-    return Dataset(_centred(x), y, 10, _centred(test_x), test_y)
-
-
-def _centred(pixels: np.ndarray) -> np.ndarray:
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return Dataset(x, y, 10, test_x, test_y, scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
 
 
 def synthetic(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
@@ -132,8 +157,9 @@ def synthetic(config: TaskConfig, data_dir: Path | None, clients: int, seed: int
         x += means[y]
         return x, y.astype(np.int64)
 
-    x, y = made(config.examples)
-    test_x, test_y = made(max(2, min(config.examples // 4, 2_000)))
+    examples = config.examples or max(10_000, clients)
+    x, y = made(examples)
+    test_x, test_y = made(max(2, min(examples // 4, 2_000)))
     groups = generator.integers(0, clients, len(y))
     groups[: min(clients, len(y))] = np.arange(min(clients, len(y)))
     return Dataset(x, y, classes, test_x, test_y, groups)

@@ -1,7 +1,7 @@
-"""Binary logistic regression with an L2 term, the paper's convex experiment; full-batch steps in closed algebra.
+"""Binary logistic regression with an L2 term, the paper's convex experiment.
 
 f(x) = (1/n) Σ_i log(1 + exp(−b_i·x)) + (λ/2)‖x‖², with b_i = ±a_i the example times its label.
-A client's objective is the same over its own examples.
+A client's objective is the same over its own examples. Trained on the CPU, in float64 inside.
 """
 
 from __future__ import annotations
@@ -10,125 +10,59 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Layout
+from qafel_mpi.tasks import logistic_kernels as kernels
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
+from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.datasets import Dataset
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.partitions import Partition
 
-GRAM_LIMIT_BYTES = 256 * 2**20
-
-
-@njit(cache=True, nogil=True)
-def _dot(a, b):
-    total = 0.0
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _matvec(m, v, out):
-    """out = m v; the sum may be taken in any order, so that it runs in vector registers."""
-    for i in range(m.shape[0]):
-        total = 0.0
-        row = m[i]
-        for j in range(v.size):
-            total += row[j] * v[j]
-        out[i] = total
-
-
-@njit(cache=True, nogil=True)
-def _full_batch(b, gram, gram_at, offsets, clients, start, rate, l2, steps, deltas, losses):
-    """P full-batch steps of each client in the space of its margins z = B y.
-
-    y_{p+1} = a·y_p + (η/n) Bᵀσ(−z_p), a = 1 − ηλ, so y_P = a^P y_0 + Bᵀc and z_{p+1} = a·z_p + (η/n) Gσ(−z_p)
-    with G = BBᵀ, which is made once: a step costs n² products instead of 2·n·d.
-    """
-    d = start.size
-    decay = 1.0 - rate * l2
-    for k in range(clients.size):
-        first, last = offsets[clients[k]], offsets[clients[k] + 1]
-        n = last - first
-        rows = b[first:last]
-        g = gram[gram_at[clients[k]] : gram_at[clients[k]] + n * n].reshape(n, n)
-        z, c, s, gs = np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
-        _matvec(rows, start, z)
-        loss = 0.0
-        for i in range(n):
-            # log(1 + exp(-z)) without overflow
-            loss += max(-z[i], 0.0) + np.log1p(np.exp(-abs(z[i])))
-        losses[k] = loss / n + 0.5 * l2 * _dot(start, start)
-        pull = rate / n
-        for p in range(steps):
-            for i in range(n):
-                s[i] = pull / (1.0 + np.exp(z[i]))
-                c[i] = decay * c[i] + s[i]
-            if p + 1 < steps:
-                _matvec(g, s, gs)
-                for i in range(n):
-                    z[i] = decay * z[i] + gs[i]
-        shrink = decay**steps - 1.0
-        out = deltas[k]
-        for j in range(d):
-            out[j] = shrink * start[j]
-        for i in range(n):
-            weight = c[i]
-            row = rows[i]
-            for j in range(d):
-                out[j] += weight * row[j]
+TOGETHER = 64  # one call of the kernel for so many clients: enough to hide the call
 
 
 class LogisticTask(Task):
-    """Full-batch local steps; together = 64 clients a call. Every client is computed as if alone."""
+    """Full-batch steps without momentum run in closed algebra on the client's Gram matrix, others step by step.
 
-    together = 64
+    Every client is computed as if alone: `together` changes no bit.
+    """
 
     def __init__(
         self,
         data: Dataset,
         partition: Partition,
         client: ClientConfig,
-        dtype: torch.dtype,
-        device: torch.device,
         *,
+        dtype: torch.dtype,
         l2: float | str,
     ):
         if data.classes != 2:
             raise DataError(
                 f"model logistic separates 2 classes, this data set has {data.classes}; use mlp or cnn"
             )
-        if client.batch_size != "full" or client.momentum or client.weight_decay:
-            raise DataError(
-                "model logistic trains with client.batch_size = 'full', without momentum and weight_decay "
-                "(task.l2 is its regulariser)"
-            )
-        self.dtype, self.device, self.client = dtype, torch.device("cpu"), client
-        x = self._signed = _signed(data.x, data.y)
-        has_test = data.test_x is not None and data.test_y is not None
-        self._test = _signed(data.test_x, data.test_y) if has_test else x  # type: ignore[arg-type]
-        self.layout = Layout(("weight",), ((x.shape[1],),))
-        self.l2 = 1.0 / len(x) if l2 == "1/n" else float(l2)
-        self.partition = partition
+        self.dtype, self.device, self.client, self.partition = dtype, torch.device("cpu"), client, partition
         self.clients = len(partition)
-        self._rows = np.ascontiguousarray(self._signed[partition.order])
-        sizes = partition.sizes().astype(np.int64)
-        if (needed := int((sizes**2).sum()) * 8) > GRAM_LIMIT_BYTES:
-            raise DataError(
-                f"model logistic keeps a Gram matrix a client, {needed >> 20} MiB here; "
-                "give the clients fewer examples each (task.clients)"
-            )
-        self._gram_at = np.concatenate([[0], np.cumsum(sizes**2)])
-        self._gram = np.empty(int(self._gram_at[-1]))
-        for c in range(self.clients):
-            rows = self._rows[partition.offsets[c] : partition.offsets[c + 1]]
-            self._gram[self._gram_at[c] : self._gram_at[c + 1]] = (rows @ rows.T).ravel()
+        x = _signed(data, data.x, data.y)
+        self._test = x if data.test_x is None else _signed(data, *data.evaluated)
+        self.l2 = 1.0 / len(x) if l2 == "1/n" else float(l2)
+        self.layout = Layout(("weight",), ((x.shape[1],),))
+        self._rows = x[partition.order]
         self._offsets = partition.offsets.astype(np.int64)
-        self._losses = np.empty(self.together)
+        self._in_gram_space = client.batch_size == "full" and not client.momentum
+        self.together = TOGETHER if client.together == "auto" else client.together
+        self._make_gram()
+
+    def _make_gram(self) -> None:
+        """Where a client has more than 2·d examples, its Gram matrix would cost more than it saves."""
+        sizes = np.diff(self._offsets)
+        small = (sizes <= 2 * self.layout.elements) & self._in_gram_space
+        elements = np.where(small, sizes * -(-sizes // kernels.LANES) * kernels.LANES, 0)
+        self._gram_at = np.concatenate([[0], np.cumsum(elements)])
+        self._gram = np.zeros(int(self._gram_at[-1]))
+        kernels.gram_matrices(self._rows, self._offsets, self.clients, self._gram, self._gram_at)
 
     def initial(self, seed: int) -> Tensor:
         """x^0 = 0, as in the authors' experiment."""
@@ -140,53 +74,88 @@ class LogisticTask(Task):
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
     ) -> TrainResult:
-        if poll is not None:
-            poll()
-        return self.train_together([client], start, delta[None], [seed])[0]
+        if self._has_gram(client):
+            if poll is not None:
+                poll()
+            return self._train_gram(np.array([client]), start, delta[None])[0]
+        return self._train_steps(client, start, delta, seed, poll)
 
     def train_together(
         self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
     ) -> list[TrainResult]:
-        steps = self.client.steps(1)
-        wide = deltas.dtype == torch.float64
-        out = deltas.numpy() if wide else np.empty(deltas.shape)
-        losses = self._losses if len(clients) <= self.together else np.empty(len(clients))
-        _full_batch(
+        who = np.array(clients, dtype=np.int64)
+        if np.all(self._has_gram(who)):
+            return self._train_gram(who, start, deltas)
+        return super().train_together(clients, start, deltas, seeds)
+
+    def _has_gram(self, client: int | np.ndarray) -> np.ndarray:
+        return self._gram_at[client] < self._gram_at[client + 1]
+
+    def _train_gram(self, clients: np.ndarray, start: Tensor, deltas: Tensor) -> list[TrainResult]:
+        settings, steps = self.client, self.client.steps(1)
+        out = deltas.numpy() if deltas.dtype == torch.float64 else np.empty(deltas.shape)
+        losses = np.empty(len(clients))
+        kernels.train_clients(
             self._rows,
+            self._offsets,
             self._gram,
             self._gram_at,
-            self._offsets,
-            np.asarray(clients, dtype=np.int64),
-            start.numpy().astype(np.float64, copy=False),
-            self.client.learning_rate,
+            clients,
+            _wide(start),
+            settings.learning_rate,
             self.l2,
+            self.l2 + settings.weight_decay,
             steps,
             out,
             losses,
         )
-        if not wide:
+        if deltas.dtype != torch.float64:
             deltas.copy_(torch.from_numpy(out))
-        offsets = self._offsets
-        return [
-            TrainResult(loss, int(offsets[c + 1] - offsets[c]), steps)
-            for c, loss in zip(clients, losses.tolist(), strict=False)
-        ]
+        examples = (self._offsets[clients + 1] - self._offsets[clients]).tolist()
+        return [TrainResult(loss, n, steps) for loss, n in zip(losses.tolist(), examples, strict=True)]
+
+    def _train_steps(
+        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None
+    ) -> TrainResult:
+        """Mini-batches, momentum, or more examples than a Gram matrix is good for."""
+        settings, n = self.client, self.examples(client)
+        first = int(self._offsets[client])
+        size, steps = settings.batch(n), settings.steps(n)
+        y_0 = _wide(start).copy()
+        y, gradient, velocity = y_0.copy(), np.empty_like(y_0), np.zeros_like(y_0)
+        z, e, s = np.empty((3, size))
+        losses = 0.0
+        for batch in batches(torch.arange(first, first + n), size, steps, seed):
+            rows = self._rows[first : first + n] if size == n else self._rows[batch.numpy()]
+            losses += kernels.gradient(rows, y, self.l2, gradient, z, e, s)
+            velocity = settings.momentum * velocity + gradient + settings.weight_decay * y
+            y -= settings.learning_rate * velocity
+            if poll is not None:
+                poll()
+        delta.copy_(torch.from_numpy(y - y_0))
+        return TrainResult(losses / steps, n, steps)
 
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
-        """f(x) with its L2 term, and the share of margins above zero."""
-        w = x.numpy().astype(np.float64, copy=False)
+        """f(x) with its L2 term, over the test set or, where there is none, all training data; accuracy: the
+        share of positive margins."""
+        w = _wide(x)
         margins = self._test[:examples] @ w
         loss = float(np.logaddexp(0.0, -margins).mean() + 0.5 * self.l2 * (w @ w))
         return Evaluation(loss, float((margins > 0).mean()), len(margins))
 
     def gradient_norm_squared(self, x: Tensor) -> float:
-        w = x.numpy().astype(np.float64, copy=False)
-        pull = 1.0 / (1.0 + np.exp(self._signed @ w))
-        gradient = self.l2 * w - self._signed.T @ pull / len(pull)
+        w = _wide(x)
+        gradient, (z, e, s) = np.empty_like(w), np.empty((3, len(self._rows)))
+        kernels.gradient(self._rows, w, self.l2, gradient, z, e, s)
         return float(gradient @ gradient)
 
 
-def _signed(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """±a: each example times its label."""
-    flat = x.reshape(len(x), -1).astype(np.float64)
-    return np.ascontiguousarray(flat * np.where(y == 1, 1.0, -1.0)[:, None])
+def _wide(x: Tensor) -> np.ndarray:
+    """As float64 on the host; a view where it is that already."""
+    return x.detach().to("cpu", torch.float64).numpy()
+
+
+def _signed(data: Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, d): each example times its label as ±1."""
+    seen = x.reshape(len(x), -1) * np.float64(data.scale) + data.shift
+    return np.ascontiguousarray(seen * np.where(y == 1, 1.0, -1.0)[:, None])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qafel_mpi.codecs.base import Layout
 from qafel_mpi.tasks.config import TaskConfig
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
 
 
 class CNN(nn.Module):
@@ -52,6 +52,9 @@ def mlp(config: TaskConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 MODELS: dict[str, Callable[[TaskConfig, tuple[int, ...], int], nn.Module]] = {"cnn": cnn, "mlp": mlp}
+
+# Models that are trained faster as a batch of clients than one at a time, and how many: measured.
+TOGETHER = {"mlp": 32}
 
 
 # --- parameter vectors for communication runs -------------------------------------------------------

@@ -1,65 +1,35 @@
-"""Classification with a torch module whose parameters are views into one flat vector."""
+"""Classification with a torch module: local SGD on the flat vector, evaluation, full gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.dropout import _DropoutNd
 
-from qafel_mpi.codecs.base import Layout
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
+from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.datasets import Dataset
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.flat import FlatModule
 from qafel_mpi.tasks.partitions import Partition
+from qafel_mpi.tasks.together import Together
 
-EVALUATION_BATCH = 1000
-
-
-class FlatModule:
-    """A module bound to one flat vector: its parameters, and their gradients, are views.
-
-    Buffers of normalisation layers (BatchNorm's running mean and variance) take part: they follow the parameters
-    in the vector, so they are sent, averaged and quantized like them, and what a client computes depends on the
-    vector alone. A running variance that quantization made negative is held at zero. Counters of batches stay
-    local; they have no effect with a fixed momentum.
-    """
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device):
-        self.module = module.to(device=device, dtype=dtype)
-        parameters = list(self.module.named_parameters())
-        buffers = [(name, b) for name, b in self.module.named_buffers() if b.is_floating_point()]
-        if not parameters:
-            raise DataError("the model has no parameters")
-        named = [*parameters, *buffers]
-        self.layout = Layout(tuple(name for name, _ in named), tuple(tuple(t.shape) for _, t in named))
-        self.trained = sum(p.numel() for _, p in parameters)
-        self.vector = torch.empty(self.layout.elements, dtype=dtype, device=device)
-        self.gradient = torch.zeros(self.trained, dtype=dtype, device=device)
-        self._variances: list[Tensor] = []
-        for k, (name, tensor) in enumerate(named):
-            a, b = self.layout.offsets[k], self.layout.offsets[k + 1]
-            view = self.vector[a:b].view(tensor.shape)
-            view.copy_(tensor.detach())
-            tensor.data = view
-            if isinstance(tensor, nn.Parameter):
-                tensor.grad = self.gradient[a:b].view(tensor.shape)
-            elif name.endswith("running_var"):
-                self._variances.append(view)
-
-    def load(self, x: Tensor) -> None:
-        self.vector.copy_(x)
-        for variance in self._variances:
-            variance.clamp_(min=0)
+EVALUATION_BATCH = 250
 
 
 class NeuralTask(Task):
-    """Cross-entropy on a data set dealt to clients; local SGD on shuffled batches."""
+    """One training copy of the model, whatever the number of clients.
+
+    train, evaluate and gradient_norm_squared use that copy in turn: none may be called from within a poll.
+    start and delta may lie on any device.
+    """
 
     def __init__(
         self,
@@ -67,29 +37,62 @@ class NeuralTask(Task):
         data: Dataset,
         partition: Partition,
         client: ClientConfig,
+        *,
         dtype: torch.dtype,
         device: torch.device,
+        seed: int,
+        together: int,
     ):
-        self.dtype, self.device, self.client = dtype, device, client
-        self._make = make
-        with _own_random_numbers(0):
-            self.flat = FlatModule(make(), dtype, device)
-        self.layout = self.flat.layout
+        self.dtype, self.device, self.client, self.partition = dtype, device, client, partition
         self.clients = len(partition)
-        self.partition = partition
-        self.x = torch.from_numpy(np.ascontiguousarray(data.x)).to(device=device, dtype=dtype)
-        self.y = torch.from_numpy(data.y).to(device)
-        if data.test_x is None or data.test_y is None:
-            raise DataError("this data set has no test set: use model logistic, or give it one")
-        self.test_x = torch.from_numpy(np.ascontiguousarray(data.test_x)).to(device=device, dtype=dtype)
-        self.test_y = torch.from_numpy(data.test_y).to(device)
-        self._shuffle = torch.Generator()
+        self._make = make
+        self._scale, self._shift = data.scale, data.shift
+        self.x, self.y = self._placed(data.x, data.y)
+        self.test_x, self.test_y = (
+            self._placed(*data.evaluated) if data.test_x is not None else (self.x, self.y)
+        )
+        self.flat = self._fresh(seed)
+        self.layout = self.flat.layout
         self._velocity = torch.zeros_like(self.flat.gradient) if client.momentum else None
+        self._may_draw = _may_draw(self.flat.module)
+        self._check_logits(data)
+        if together > 1 and (reason := self._why_not_together()) is not None:
+            raise DataError(f"client.together = {together}: {reason}; set it to 1 or 'auto'")
+        self.together = together
+        self._batch = Together(self.flat, client) if together > 1 else None
+
+    def _placed(self, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(np.ascontiguousarray(x))
+        dtype = pixels.dtype if pixels.dtype == torch.uint8 else self.dtype
+        return pixels.to(self.device, dtype), torch.from_numpy(y.astype(np.int64)).to(self.device)
+
+    def _fresh(self, seed: int) -> FlatModule:
+        """The module with its own initialisation, from the run's seed."""
+        with _own_random_numbers(derive(seed, Stream.INIT), self.device):
+            return FlatModule(self._make(), self.dtype, self.device)
+
+    def _check_logits(self, data: Dataset) -> None:
+        try:
+            with torch.no_grad(), _own_random_numbers(0, self.device):
+                logits = self.flat.module.eval()(self._seen(self.x[:2]))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise DataError(f"the model can't take examples of shape {data.shape}: {error}") from error
+        if logits.shape != (len(self.x[:2]), data.classes):
+            raise DataError(
+                f"the model gives {tuple(logits.shape)} for {len(self.x[:2])} examples of {data.classes} classes"
+            )
+
+    def _why_not_together(self) -> str | None:
+        if self.flat.trained != self.layout.elements:
+            return (
+                "the model has buffers or frozen parameters, which training in one batch does not keep apart"
+            )
+        if _random_layers(self.flat.module):
+            return "the model's dropout would draw other numbers than one client at a time"
+        return None
 
     def initial(self, seed: int) -> Tensor:
-        """The module's own initialisation, from the run's seed; torch's global generator is left as it was."""
-        with _own_random_numbers(derive(seed, Stream.INIT)):
-            return FlatModule(self._make(), self.dtype, self.device).vector
+        return self._fresh(seed).vector
 
     def examples(self, client: int) -> int:
         return len(self.partition.indices(client))
@@ -102,25 +105,52 @@ class NeuralTask(Task):
         # y_0 stays in delta until the end, or beside the module where that is on another device.
         y_0 = delta if delta.device == flat.vector.device else torch.empty_like(flat.vector)
         y_0.copy_(flat.vector)
-        indices = torch.from_numpy(self.partition.indices(client))
-        steps = self.client.steps(len(indices))
         if self._velocity is not None:
             self._velocity.zero_()
         module.train()
         losses = torch.zeros((), dtype=self.dtype, device=self.device)
-        with _own_random_numbers(seed) if _draws(module) else _nothing():
-            for batch in self._batches(indices, steps, seed):
+        n, steps = self.examples(client), 0
+        with self._drawing(seed):
+            for batch in self._batches(client, seed):
                 flat.gradient.zero_()
-                loss = cross_entropy(module(self.x[batch]), self.y[batch])
+                loss = cross_entropy(module(self._seen(self.x[batch])), self.y[batch])
                 loss.backward()
                 self._descend()
                 losses += loss.detach()
+                steps += 1
                 if poll is not None:
                     poll()
         torch.sub(flat.vector, y_0, out=y_0)
         if y_0 is not delta:
             delta.copy_(y_0)
-        return TrainResult(float(losses) / steps, len(indices), steps)
+        return TrainResult(float(losses) / steps, n, steps)
+
+    def train_together(
+        self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
+    ) -> list[TrainResult]:
+        if self._batch is None:
+            return super().train_together(clients, start, deltas, seeds)
+        plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
+        self.flat.module.train()
+        losses = self._batch.train(plans, start, deltas, lambda i: (self._seen(self.x[i]), self.y[i]))
+        return [
+            TrainResult(loss, self.examples(client), len(plan))
+            for client, loss, plan in zip(clients, losses, plans, strict=True)
+        ]
+
+    def _batches(self, client: int, seed: int) -> Iterator[Tensor]:
+        indices = torch.from_numpy(self.partition.indices(client).astype(np.int64)).to(self.device)
+        n = len(indices)
+        return batches(indices, self.client.batch(n), self.client.steps(n), seed)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the model sees: pixels are kept as bytes."""
+        if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
+            return x
+        return (x.to(self.dtype) * self._scale).add_(self._shift)
+
+    def _drawing(self, seed: int) -> AbstractContextManager[None]:
+        return _own_random_numbers(seed, self.device) if self._may_draw else nullcontext()
 
     def _descend(self) -> None:
         """One SGD step on the flat vector: one operation, not one a tensor."""
@@ -131,58 +161,49 @@ class NeuralTask(Task):
             gradient = self._velocity.mul_(self.client.momentum).add_(gradient)
         weights.add_(gradient, alpha=-self.client.learning_rate)
 
-    def _batches(self, indices: Tensor, steps: int, seed: int) -> Iterator[Tensor]:
-        """Batches without replacement, reshuffled every epoch."""
-        n = len(indices)
-        size = n if self.client.batch_size == "full" else min(self.client.batch_size, n)
-        self._shuffle.manual_seed(seed & (2**63 - 1))
-        done = 0
-        while True:
-            order = indices[torch.randperm(n, generator=self._shuffle)]
-            for begin in range(0, n, size):
-                if done == steps:
-                    return
-                yield order[begin : begin + size]
-                done += 1
-
     @torch.no_grad()
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
         self.flat.load(x)
         self.flat.module.eval()
         n = min(examples or len(self.test_y), len(self.test_y))
         loss, correct = 0.0, 0
-        for begin in range(0, n, EVALUATION_BATCH):
-            where = slice(begin, min(begin + EVALUATION_BATCH, n))
-            logits = self.flat.module(self.test_x[where])
-            loss += float(cross_entropy(logits, self.test_y[where], reduction="sum"))
-            correct += int((logits.argmax(1) == self.test_y[where]).sum())
+        for where in _slices(n):
+            logits, y = self.flat.module(self._seen(self.test_x[where])), self.test_y[where]
+            loss += float(cross_entropy(logits, y, reduction="sum"))
+            correct += int((logits.argmax(1) == y).sum())
         return Evaluation(loss / n, correct / n, n)
 
     def gradient_norm_squared(self, x: Tensor) -> float:
+        """‖∇f(x)‖² of the mean loss over all clients' examples, layers as in evaluation."""
         self.flat.load(x)
         self.flat.module.eval()
         self.flat.gradient.zero_()
         n = len(self.y)
-        for begin in range(0, n, EVALUATION_BATCH):
-            where = slice(begin, begin + EVALUATION_BATCH)
-            loss = cross_entropy(self.flat.module(self.x[where]), self.y[where], reduction="sum") / n
-            loss.backward()
+        for where in _slices(n):
+            logits = self.flat.module(self._seen(self.x[where]))
+            (cross_entropy(logits, self.y[where], reduction="sum") / n).backward()
         return float(self.flat.gradient.double().square().sum())
 
 
-def _draws(module: nn.Module) -> bool:
-    """Whether a forward pass draws random numbers."""
-    return any(isinstance(m, nn.Dropout) and m.p > 0 for m in module.modules())
+def _slices(n: int) -> Iterator[slice]:
+    for begin in range(0, n, EVALUATION_BATCH):
+        yield slice(begin, min(begin + EVALUATION_BATCH, n))
+
+
+def _random_layers(module: nn.Module) -> bool:
+    """Whether torch's own layers in it draw random numbers in training."""
+    return any(isinstance(m, nn.RReLU) or (isinstance(m, _DropoutNd) and m.p > 0) for m in module.modules())
+
+
+def _may_draw(module: nn.Module) -> bool:
+    """Whether its forward pass may draw random numbers; of the user's own layers it can't be known."""
+    known = ("torch.nn.modules.", "qafel_mpi.")
+    return _random_layers(module) or not all(type(m).__module__.startswith(known) for m in module.modules())
 
 
 @contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside, and leave them as they were."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed & (2**63 - 1))
         yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

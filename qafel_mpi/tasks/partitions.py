@@ -8,12 +8,12 @@ import numpy as np
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.tasks.config import PartitionConfig
-from qafel_mpi.tasks.formats import DataError
+from qafel_mpi.tasks.errors import DataError
 
 
 @dataclass(frozen=True)
 class Partition:
-    """order: (n,) example indices, client by client; offsets: (clients + 1,)."""
+    """order: (n,) example indices, client by client; offsets: (clients + 1,). Each of at least one example."""
 
     order: np.ndarray
     offsets: np.ndarray

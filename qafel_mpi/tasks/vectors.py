@@ -1,6 +1,7 @@
 """A parameter vector without a model: messages of a real network's size and shapes at next to no training cost.
 
-Client c's objective is ½‖y − m_c‖², m_c = m + shift_c: one SGD step pulls y towards m_c. f is their mean.
+Client c's objective is ½‖y − m_c‖², m_c = m + shift_c, and the shifts add up to zero: one SGD step pulls y
+towards m_c. f, their mean, is ½‖x − m‖² and a constant, which is left out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ class VectorTask(Task):
         self.layout, self.clients, self.client = layout, clients, client
         self.dtype, self.device = dtype, device
         self._target = self._normal(derive(seed, Stream.DATA))
-        self._shift = np.random.Generator(np.random.Philox(key=derive(seed, Stream.PARTITION)))
-        self._shifts = torch.from_numpy(self._shift.standard_normal(clients) * 0.1)
+        generator = np.random.Generator(np.random.Philox(key=derive(seed, Stream.PARTITION)))
+        shifts = 0.1 * generator.standard_normal(clients)
+        self._shifts = shifts - shifts.mean()
         self._y = torch.empty_like(self._target)
 
     def initial(self, seed: int) -> Tensor:
@@ -43,22 +45,23 @@ class VectorTask(Task):
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
     ) -> TrainResult:
-        y, shift = self._y.copy_(start), float(self._shifts[client])
-        delta.copy_(start)
+        y, rate, shift = self._y.copy_(start), self.client.learning_rate, float(self._shifts[client])
+        y_0 = delta if delta.device == y.device else torch.empty_like(y)
+        y_0.copy_(y)
         steps = self.client.steps(1)
         for _ in range(steps):
-            # y += η (m + shift − y), in place
-            y.lerp_(self._target, self.client.learning_rate).add_(self.client.learning_rate * shift)
+            y.lerp_(self._target, rate).add_(rate * shift)  # y += η (m + shift − y), in place
             if poll is not None:
                 poll()
-        torch.sub(y, delta, out=delta)
-        return TrainResult(self._half_distance(y), 1, steps)
+        loss = self._half_distance(y)
+        delta.copy_(torch.sub(y, y_0, out=y_0))
+        return TrainResult(loss, 1, steps)
 
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
-        return Evaluation(self._half_distance(x), float("nan"), 1)
+        return Evaluation(self._half_distance(x.to(self.device)), float("nan"), 1)
 
     def gradient_norm_squared(self, x: Tensor) -> float:
-        return 2 * self._half_distance(x) * self.layout.elements
+        return 2 * self._half_distance(x.to(self.device)) * self.layout.elements
 
     def _half_distance(self, y: Tensor) -> float:
         """½‖y − m‖² an element."""

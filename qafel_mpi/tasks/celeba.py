@@ -1,0 +1,168 @@
+"""CelebA by celebrity: the attribute Smiling on images of 3×32×32.
+
+Below the folder `celeba` (or its `data`, `raw`, `data/raw`, as LEAF leaves them) lie the folder img_align_celeba
+of JPEGs and either LEAF's split by user, train/*.json and test/*.json, or CelebA's own list_attr_celeba.txt and
+identity_CelebA.txt: then celebrities with fewer than 5 images are left out, as LEAF does, and a fixed 80% of the
+others train (7,474 and 1,869 of the full data set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.formats import read_bytes, read_text
+
+LEAST_IMAGES = 5
+SIDE = 32
+SPLIT_SEED = 0  # the split is a part of the data set, not of a run
+
+User = list[tuple[str, int]]  # one celebrity's (file name, smiling)
+
+
+@dataclass(frozen=True)
+class Part:
+    """x: (n, 3, 32, 32) uint8; y: (n,) 0 or 1; user: (n,), from 0."""
+
+    x: np.ndarray
+    y: np.ndarray
+    user: np.ndarray
+
+
+def read_celeba(root: Path) -> tuple[Part, Part]:
+    """Training and test part. root: the folder `celeba`, or img_align_celeba itself. Raises DataError."""
+    root = root.parent if root.name == "img_align_celeba" else root
+    train, test = sorted(_find(root, "train", "*.json")), sorted(_find(root, "test", "*.json"))
+    users = (_leaf_users(train), _leaf_users(test)) if train and test else _users_of_lists(root)
+    folder = _one(root, "img_align_celeba")
+    return _part(folder, users[0]), _part(folder, users[1])
+
+
+def _find(root: Path, name: str, pattern: str | None = None) -> list[Path]:
+    """root/name, or the files in it, from the first place that has them."""
+    for place in (root, root / "data", root / "raw", root / "data" / "raw"):
+        path = place / name
+        found = list(path.glob(pattern)) if pattern else [path] * path.exists()
+        if found:
+            return found
+    return []
+
+
+def _one(root: Path, name: str) -> Path:
+    found = _find(root, name)
+    if not found:
+        raise DataError(
+            f"{root}: no {name} in it, nor in its folders data, raw, data/raw; CelebA is given out at "
+            "mmlab.ie.cuhk.edu.hk/projects/CelebA.html, for research that accepts its terms"
+        )
+    return found[0]
+
+
+def _leaf_users(files: list[Path]) -> list[User]:
+    """LEAF's JSON: user_data[user] = {"x": file names, "y": labels}."""
+    users = []
+    for path in files:
+        try:
+            content = json.loads(read_bytes(path))
+            for user in content["users"]:
+                entry = content["user_data"][user]
+                users.append([(str(n), int(y)) for n, y in zip(entry["x"], entry["y"], strict=True)])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not LEAF's JSON for CelebA: {error!r}") from error
+    return users
+
+
+def _users_of_lists(root: Path) -> tuple[list[User], list[User]]:
+    attributes, identities = _one(root, "list_attr_celeba.txt"), _one(root, "identity_CelebA.txt")
+    lines = read_text(attributes).splitlines()
+    names = lines[1].split() if len(lines) > 1 else []
+    if "Smiling" not in names:
+        raise DataError(f"{attributes}, line 2: no attribute Smiling")
+    column = 1 + names.index("Smiling")
+    identity = {row[0]: row[1] for row in _rows(identities, 0, fields=2)}
+    by_user: dict[int, User] = {}
+    for row in _rows(attributes, 2, fields=1 + len(names)):
+        if not identity.get(row[0], "").isdecimal():
+            raise DataError(f"{identities}: no celebrity's number for {row[0]}")
+        by_user.setdefault(int(identity[row[0]]), []).append((row[0], int(row[column] == "1")))
+    users = [by_user[u] for u in sorted(by_user) if len(by_user[u]) >= LEAST_IMAGES]
+    if len(users) < 2:
+        raise DataError(f"{identities}: {len(users)} celebrities with {LEAST_IMAGES} images; 2 are needed")
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(users))
+    cut = len(users) * 4 // 5
+    return [users[i] for i in order[:cut]], [users[i] for i in order[cut:]]
+
+
+def _rows(path: Path, header: int, *, fields: int) -> list[list[str]]:
+    rows = [line.split() for line in read_text(path).splitlines()[header:]]
+    for number, row in enumerate(rows, header + 1):
+        if len(row) != fields:
+            raise DataError(f"{path}, line {number}: {len(row)} fields, expected {fields}: cut short?")
+    return rows
+
+
+def _part(folder: Path, users: list[User]) -> Part:
+    if not users:
+        raise DataError(f"{folder.parent}: LEAF's split has no users")
+    names = [name for user in users for name, _ in user]
+    return Part(
+        _images(folder, names),
+        np.array([label for user in users for _, label in user]),
+        np.repeat(np.arange(len(users)), [len(user) for user in users]),
+    )
+
+
+def _images(folder: Path, names: list[str]) -> np.ndarray:
+    """The images, small. 200,000 JPEGs take minutes, so the result is kept beside them and mapped by all ranks."""
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    kept = folder.parent / f"images-{SIDE}x{SIDE}-{digest}.npy"
+    if kept.exists():
+        try:
+            return np.load(kept, mmap_mode="c", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{kept}: {error}; delete it, it is made again from the JPEGs") from error
+    images = np.empty((len(names), 3, SIDE, SIDE), np.uint8)
+    for i, name in enumerate(names):
+        images[i] = _image(folder / name)
+    _keep(kept, images)
+    return images
+
+
+def _image(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return _square(image.convert("RGB")).transpose(2, 0, 1)
+    except OSError as error:
+        raise DataError(f"{path}: not a readable image: {error}") from error
+
+
+def _square(image: Any) -> np.ndarray:
+    """The shorter side to 32 pixels, bilinear, then the middle 32×32: torchvision's Resize and CenterCrop."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    short = min(width, height)
+    width, height = SIDE * width // short, SIDE * height // short
+    left, top = round((width - SIDE) / 2), round((height - SIDE) / 2)
+    small = image.resize((width, height), Resampling.BILINEAR)
+    return np.asarray(small.crop((left, top, left + SIDE, top + SIDE)))
+
+
+def _keep(path: Path, images: np.ndarray) -> None:
+    """Write path in one rename; where the folder can't be written, it is done without."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            np.save(file, images, allow_pickle=False)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)

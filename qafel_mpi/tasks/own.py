@@ -1,0 +1,65 @@
+'''The user's own data set and model, named `module:function` in the TOML.
+
+A file `mine.py` beside the TOML, or anywhere that Python imports from:
+
+```python
+import numpy as np
+from torch import nn
+
+from qafel_mpi.tasks import Dataset
+
+
+def rings(config, data_dir, clients, seed):
+    """Two noisy rings. config: the experiment's [task]; data_dir: where data sets lie; seed: the run's."""
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, 2, 1200)
+    angle, radius = generator.uniform(0, 2 * np.pi, 1200), 1 + y + generator.normal(0, 0.1, 1200)
+    x = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+    return Dataset(x[:1000], y[:1000], classes=2, test_x=x[1000:], test_y=y[1000:])
+
+
+def network(config, shape, classes):
+    """shape: of one example, here (2,)."""
+    return nn.Sequential(nn.Linear(*shape, config.hidden), nn.BatchNorm1d(config.hidden), nn.ReLU(),
+                         nn.Linear(config.hidden, classes))
+```
+
+```toml
+[task]
+dataset = "mine:rings"
+model = "mine:network"
+clients = 10
+hidden = 32
+
+[client]
+learning_rate = 0.1
+local_steps = 5
+```
+
+The model maps a batch (n, *shape) to logits (n, classes) and is trained with cross-entropy. Its parameters, and
+the floating-point buffers of its normalisation layers, become views into one flat vector (flat.py), so keep
+them as they are made: no lazy layers, no parameters exchanged later. Random numbers that it draws from torch's
+global generator (dropout) are seeded for each client's training.
+'''
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from qafel_mpi.tasks.errors import DataError
+
+
+def load(key: str, name: str) -> Callable[..., Any]:
+    """The function that `module:function` names; key, the setting, is for the error alone."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{key} = {name!r}: {error}; write 'module:function', with the module's folder in PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise DataError(f"{key} = {name!r}: a {type(found).__name__} and no function")
+    return found
