@@ -1,11 +1,11 @@
 """Run the tests of tests/mpi under mpirun at several numbers of ranks, and believe nothing that did not run.
 
-    python -m tests.run_mpi [--sizes 1,2,3,5] [--limit SECONDS] [PYTEST ARGUMENT ...]
+    python -m tests.run_mpi [--sizes 1,2,3,5] [--limit SECONDS] [--grace SECONDS] [PYTEST ARGUMENT ...]
 
 Every rank runs pytest on the same tests and writes down what it saw. A test has passed at a size when no rank failed
 it. The whole has passed when nothing failed, no job crashed or ran out of time, and every test passed at one size at
 least: pytest alone calls a run of nothing but skips a success, and so is a test that needs more ranks than it ever
-gets. A rank that fails a test while the others still wait in it ends the job after GRACE_SECONDS.
+gets. A rank that fails a test while the others still wait in it ends the job after the time of grace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SIZES = (1, 2, 3, 5)
 LIMIT_SECONDS = 240  # for one size
 GRACE_SECONDS = 20  # how long a rank that failed a test waits for the others to end it
-DUMP_BEFORE_END_SECONDS = 10  # every rank shows its stacks so long before the limit
+DUMP_AT = 0.8  # of the limit: then every rank shows its stacks
 TAIL_LINES = 60
 
 
@@ -46,8 +46,9 @@ TAIL_LINES = 60
 class Witness:
     """The pytest plugin of a rank: writes one JSON line an event, and keeps the ranks together test by test."""
 
-    def __init__(self, comm: MPI.Intracomm, path: Path) -> None:
+    def __init__(self, comm: MPI.Intracomm, path: Path, grace_s: float) -> None:
         self.comm = comm
+        self.grace_s = grace_s
         self.file = path.open("w")
         self.failed = False
 
@@ -68,7 +69,7 @@ class Witness:
         """Wait until every rank is through this test; a rank that failed it does not wait for ever."""
         self.write(finished=nodeid)
         request = self.comm.Ibarrier()
-        give_up_s = time.monotonic() + GRACE_SECONDS
+        give_up_s = time.monotonic() + self.grace_s
         while not request.Test():
             if self.failed and time.monotonic() > give_up_s:
                 self.write(stuck=nodeid)
@@ -76,7 +77,7 @@ class Witness:
             time.sleep(0.001)
 
 
-def run_rank(folder: Path, limit_s: float, pytest_arguments: list[str]) -> None:
+def run_rank(folder: Path, limit_s: float, grace_s: float, pytest_arguments: list[str]) -> None:
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD.Dup()
@@ -85,8 +86,8 @@ def run_rank(folder: Path, limit_s: float, pytest_arguments: list[str]) -> None:
     with (own / "stacks").open("w") as stacks, (own / "output").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        faulthandler.dump_traceback_later(limit_s - DUMP_BEFORE_END_SECONDS, file=stacks)
-        witness = Witness(comm, own / "events")
+        faulthandler.dump_traceback_later(DUMP_AT * limit_s, file=stacks)
+        witness = Witness(comm, own / "events", grace_s)
         # A cache and temporary folders of its own: the ranks would remove each other's.
         fixed = ["--with-mpi", "-p", "no:cacheprovider", f"--basetemp={own / 'tmp'}", "--color=no"]
         code = pytest.main([*fixed, *pytest_arguments], plugins=[witness])
@@ -120,7 +121,7 @@ class Outcome:
         )
 
 
-def launch(size: int, limit_s: int, pytest_arguments: list[str]) -> Outcome:
+def launch(size: int, limit_s: int, grace_s: float, pytest_arguments: list[str]) -> Outcome:
     """One mpirun of all the tests. The folder of its files is short: paths of sockets have at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="qafel-", dir="/tmp") as name:
         folder = Path(name)
@@ -131,7 +132,17 @@ def launch(size: int, limit_s: int, pytest_arguments: list[str]) -> Outcome:
             "OMP_NUM_THREADS": "1",
             "TMPDIR": name,
         }
-        rank = [sys.executable, "-m", "tests.run_mpi", "--rank", name, "--limit", str(limit_s)]
+        rank = [
+            sys.executable,
+            "-m",
+            "tests.run_mpi",
+            "--rank",
+            name,
+            "--limit",
+            str(limit_s),
+            "--grace",
+            str(grace_s),
+        ]
         command = [mpirun(), "-n", str(size), *rank, *pytest_arguments]
         began_s = time.monotonic()
         with (folder / "mpirun").open("w") as output:
@@ -228,15 +239,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run tests/mpi under mpirun.", allow_abbrev=False)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of ranks")
     parser.add_argument("--limit", type=int, default=LIMIT_SECONDS, help="seconds for one size")
+    parser.add_argument(
+        "--grace", type=float, default=GRACE_SECONDS, help="seconds for ranks that are left alone"
+    )
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)  # set on the ranks, by this program
     options, pytest_arguments = parser.parse_known_args()
     if options.rank:
-        run_rank(options.rank, options.limit, pytest_arguments)
+        run_rank(options.rank, options.limit, options.grace, pytest_arguments)
         return
 
     outcomes = []
     for size in map(int, options.sizes.split(",")):
-        outcomes.append(launch(size, options.limit, pytest_arguments or ["tests/mpi"]))
+        outcomes.append(launch(size, options.limit, options.grace, pytest_arguments or ["tests/mpi"]))
         report(outcomes[-1])
         if not outcomes[-1].complete:
             print("the other sizes are left out")
