@@ -83,7 +83,8 @@ class Trainer:
         for row, ((client, participation), result) in enumerate(zip(jobs, results, strict=True)):
             out = buffer()
             size, key = self.client.encode(deltas[row], out, client=client, participation=participation)
-            made.append(((client, participation), out, size, key, result.loss))
+            # The header carries a float32: what is recorded must not depend on who trained.
+            made.append(((client, participation), out, size, key, float(np.float32(result.loss))))
         return made
 
 

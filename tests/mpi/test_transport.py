@@ -1,0 +1,185 @@
+"""The transport on real ranks: order, bounds, clocks, the handshake."""
+
+from itertools import pairwise
+from time import perf_counter
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from qafel_mpi.transport.backoff import Backoff, wait_until
+from qafel_mpi.transport.clocks import synchronise
+from qafel_mpi.transport.fanout import FanOut
+from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
+from qafel_mpi.transport.handshake import Card, HandshakeError, agree
+from qafel_mpi.transport.placement import place
+from qafel_mpi.wire import Expected, Kind, check
+
+PAYLOAD = 1000
+BROADCAST = Expected(elements=PAYLOAD, payload_bytes=PAYLOAD)
+MODEL = Expected(elements=PAYLOAD, payload_bytes=PAYLOAD * 3)
+EXPECTED = {Kind.BROADCAST: BROADCAST, Kind.MODEL: MODEL, Kind.STOP: Expected()}
+
+
+def until(ready) -> None:
+    wait_until(ready, lambda: "the test", patience_s=10.0, backoff=Backoff(crowded=True))
+
+
+def broadcast(comm, versions, *, reader_pause=0, log_length=3, queue_limit=2):
+    """Rank 0 publishes `versions` frames as fast as it can; returns (FanOut, None) or (None, versions seen)."""
+    if comm.rank == 0:
+        sends = Sends(comm, 7)
+
+        def catch_up():
+            model = new_frame(3 * PAYLOAD)
+            model.payload[:] = fanout.version % 256
+            return model.seal(Kind.MODEL, payload_bytes=3 * PAYLOAD, expected=MODEL, version=fanout.version)
+
+        fanout = FanOut(
+            sends,
+            FramePool(PAYLOAD),
+            range(1, comm.size),
+            queue_limit=queue_limit,
+            log_length=log_length,
+            catch_up=catch_up,
+        )
+        for version in range(versions):
+            frame = fanout.frame()
+            frame.payload[:] = version % 256
+            fanout.publish(
+                frame.seal(Kind.BROADCAST, payload_bytes=PAYLOAD, expected=BROADCAST, version=version)
+            )
+            fanout.poll()
+        until(lambda: not fanout.poll() and fanout.idle)
+        stop = new_frame(0).seal(Kind.STOP)
+        for rank in range(1, comm.size):
+            sends.post(stop, rank)
+        until(lambda: not fanout.poll() and not len(sends))
+        return fanout, None
+    inbox = Inbox(comm, 7, payload_bytes=3 * PAYLOAD, slots=2, source=0)
+    seen: list[tuple[Kind, int]] = []
+
+    def stopped() -> bool:
+        for received in inbox.poll():
+            message = check(received.buffer, received.wire_bytes, EXPECTED, rank=0)
+            body = received.buffer[64 : received.wire_bytes]
+            assert (body == message.version % 256).all(), "a frame was reused while MPI still read it"
+            inbox.release(received.slot)
+            if message.kind == Kind.STOP:
+                return True
+            seen.append((message.kind, message.version))
+            begun = perf_counter()
+            while perf_counter() < begun + reader_pause:
+                pass
+        return False
+
+    until(stopped)
+    inbox.close()
+    return None, seen
+
+
+@pytest.mark.mpi(min_size=2)
+def test_broadcasts_arrive_in_order_on_every_rank(comm):
+    _, seen = broadcast(comm, 200, log_length=1000)
+    ok = seen is None or seen == [(Kind.BROADCAST, v) for v in range(200)]
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_slow_rank_catches_up_and_rank_0_holds_few_frames(comm):
+    """The reader takes 2 ms a message, the writer microseconds: the log is outrun, memory stays flat."""
+    fanout, seen = broadcast(comm, 400, reader_pause=0.002)
+    ok = True
+    if fanout is not None:
+        ok = fanout.pool.made <= 3 + 1 + 2 * (comm.size - 1) and fanout.skipped > 0
+    else:
+        versions = [v for _, v in seen]
+        kinds = {kind for kind, _ in seen}
+        # A difference follows the version it applies to: its own predecessor, or a full state of that version.
+        chained = all(
+            kind == Kind.MODEL or version == (before + 1 if known == Kind.BROADCAST else before)
+            for (known, before), (kind, version) in pairwise(seen)
+        )
+        last = versions[-1] == (399 if seen[-1][0] == Kind.BROADCAST else 400)
+        ok = chained and last and Kind.MODEL in kinds and len(seen) < 400
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_skewed_clocks_are_recovered_within_the_bound(comm):
+    skew = 1000.0 * comm.rank + 0.25
+    readings = synchronise(comm, rounds=20, clock=lambda: perf_counter() + skew)
+    ok = all(abs(r.offset_s + 1000.0 * r.rank) <= r.error_bound_s + 1e-6 for r in readings)
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
+    assert len(readings) == (comm.size if comm.rank == 0 else 0)
+
+
+def card(**changes: str) -> Card:
+    fields = dict.fromkeys(
+        ("protocol", "package", "experiment", "layout", "uplink", "downlink", "model"), "same"
+    )
+    return Card(host="here", **fields | changes)
+
+
+@pytest.mark.mpi
+def test_ranks_that_agree_pass_the_handshake(comm):
+    agree(comm, card(), patience_s=10, backoff=Backoff(crowded=True))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_differs_is_named_with_the_field_on_every_rank(comm):
+    changes = {"uplink": "qsgd 8 bits"} if comm.rank == comm.size - 1 else {}
+    with pytest.raises(HandshakeError) as error:
+        agree(comm, card(**changes), patience_s=10, backoff=Backoff(crowded=True))
+    text = str(error.value)
+    assert f"rank {comm.size - 1} on here" in text
+    assert "uplink is 'qsgd 8 bits' there, 'same' on rank 0" in text
+
+
+@pytest.mark.mpi
+def test_placement_shares_gpus_round_robin_and_cores_fairly(comm):
+    spot = place(comm, gpus=2, bind=False)
+    assert spot.gpu == spot.local_rank % 2
+    assert spot.cores
+    assert spot.threads >= 1
+    assert spot.local_ranks == comm.size
+
+
+@pytest.mark.mpi(min_size=2)
+def test_whoever_waits_long_says_for_what(comm, capfd):
+    begun = perf_counter()
+    wait_until(
+        lambda: perf_counter() > begun + 0.25,
+        lambda: "rank 1 waits for rank 0",
+        patience_s=0.1,
+        backoff=Backoff(crowded=True),
+    )
+    assert "rank 1 waits for rank 0" in capfd.readouterr().err
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm):
+    sizes = [3_000_000, 10, 10, 3_000_000, 10]
+    if comm.rank == 0:
+        sends = Sends(comm, 9)
+        for k, size in enumerate(sizes):
+            frame = new_frame(size)
+            frame.payload[:] = 1
+            frame.seal(Kind.BROADCAST, payload_bytes=size, sequence=k)
+            for rank in range(1, comm.size):
+                sends.post(frame, rank)
+        until(lambda: not sends.poll() and not len(sends))
+        order = list(range(5))
+    else:
+        inbox = Inbox(comm, 9, payload_bytes=max(sizes), slots=3, source=0)
+        order = []
+
+        def done() -> bool:
+            for received in inbox.poll():
+                order.append(int(received.buffer[24:32].view(np.uint64)[0]))
+                inbox.release(received.slot)
+            return len(order) == 5
+
+        until(done)
+        inbox.close()
+    assert comm.allreduce(int(order == list(range(5))), MPI.MIN) == 1

@@ -1,0 +1,145 @@
+"""Wall runs on real ranks: the hidden state, the books, and what goes wrong."""
+
+from collections import Counter
+
+import h5py
+import numpy as np
+import pytest
+
+from qafel_mpi.config import ConfigError
+from qafel_mpi.drivers import wall
+from qafel_mpi.trace_schema import UPDATES
+from qafel_mpi.wire import Kind
+from tests.mpi.conftest import same_everywhere
+
+DOWNLINKS = {
+    "hidden qsgd": ["algorithm=qafel"],
+    "hidden 2 bits": ["algorithm=qafel", "downlink.bits=2"],
+    "hidden topk": ["algorithm=qafel", "downlink.codec=topk", "downlink.fraction=0.1"],
+    "hidden zstd": ["algorithm=qafel", "downlink.entropy=zstd", "uplink.entropy=zstd"],
+    "none": ["algorithm=fedbuff"],
+    "direct": ["algorithm=naive"],
+    "thread": ["algorithm=qafel", "transport.progress=thread"],
+}
+
+
+def run(comm, folder, experiment, **options):
+    return wall.run(experiment, comm, folder / "a.h5", **options)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("name", DOWNLINKS)
+def test_hidden_state_is_identical_on_every_rank_after_a_wall_run(comm, folder, digits, name):
+    summary = run(comm, folder, digits(*DOWNLINKS[name]))
+    with h5py.File(folder / "a.h5") as file:
+        ranks = file["ranks"][:]
+        final = file["final"].attrs["x_hat_digest"]
+    assert len(ranks) == comm.size
+    assert {row.decode() for row in ranks["x_hat_digest"]} == {final}
+    assert set(ranks["version"]) == {summary.server_steps}
+    assert len(same_everywhere(comm, summary.x_digest)) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_every_message_is_accounted_for(comm, folder, digits):
+    """Sent = received, message by message and byte by byte; the books agree with the messages."""
+    summary = run(comm, folder, digits())
+    with h5py.File(folder / "a.h5") as file:
+        messages, updates, steps = file["messages"][:], file["updates"][:], file["steps"][:]
+        ranks, attributes = file["ranks"][:], dict(file.attrs)
+    columns = ["kind", "src", "dst", "client", "version", "sequence", "payload_bytes", "wire_bytes"]
+    sent, received = (messages[messages["end"] == end][columns] for end in (0, 1))
+    assert Counter(sent.tolist()) == Counter(received.tolist())
+    assert ranks["sent"].sum() == len(sent)
+    assert ranks["received"].sum() == len(received)
+    up = received[received["kind"] == Kind.UPDATE]
+    assert len(up) == len(updates) == summary.uploads
+    assert up["payload_bytes"].sum() == summary.payload_bytes_up == updates["payload_bytes"].sum()
+    assert up["wire_bytes"].sum() == summary.wire_bytes_up
+    down = sent[np.isin(sent["kind"], (Kind.BROADCAST, Kind.MODEL))]
+    assert down["payload_bytes"].sum() == summary.down_links
+    assert steps["version"].tolist() == list(range(summary.server_steps + 1))
+    assert attributes["outcome"] == summary.outcome == "finished"
+    assert summary.uploads >= 40
+    assert summary.dropped_messages == 0
+
+
+@pytest.mark.mpi(min_size=2)
+def test_times_are_in_order_and_staleness_counts_from_the_start_version(comm, folder, digits):
+    run(comm, folder, digits())
+    with h5py.File(folder / "a.h5") as file:
+        messages, updates = file["messages"][:], file["updates"][:]
+    encoded = messages[~np.isnan(messages["t_encode_begin"])]
+    assert (encoded["t_encode_begin"] <= encoded["t_encode_end"]).all()
+    assert (encoded["t_encode_end"] <= encoded["t_post"]).all()
+    assert (messages["t_post"] <= messages["t_complete"]).all()
+    decoded = messages[~np.isnan(messages["t_decode_begin"])]
+    assert (decoded["t_complete"] <= decoded["t_decode_begin"]).all()
+    assert (updates["staleness"] == updates["version"] - updates["start_version"]).all()
+    assert (updates["staleness"] >= 0).all()
+    assert updates.dtype == UPDATES
+
+
+@pytest.mark.mpi(min_size=3)
+def test_synchronous_rounds_are_fedavg(comm, folder, digits):
+    """Every client of a round starts from one version, and nothing is stale."""
+    clients = comm.size - 1
+    summary = run(comm, folder, digits("algorithm=fedavg", f"server.buffer_size={clients}"))
+    with h5py.File(folder / "a.h5") as file:
+        updates = file["updates"][:]
+    used = updates[updates["weight"] > 0]
+    assert (used["staleness"] == 0).all()
+    for version in range(summary.server_steps):
+        assert sorted(used["client"][used["version"] == version]) == list(range(clients))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_unicast_downloads_are_counted_one_by_one(comm, folder, digits):
+    summary = run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast"))
+    with h5py.File(folder / "a.h5") as file:
+        messages = file["messages"][:]
+    down = messages[(messages["end"] == 0) & (messages["kind"] == Kind.BROADCAST)]
+    assert down["payload_bytes"].sum() == summary.payload_bytes_down == summary.down_links
+    assert len(down) > summary.server_steps
+
+
+@pytest.mark.mpi(min_size=2)
+def test_fedasync_and_large_vectors_run(comm, folder, digits):
+    summary = run(comm, folder, digits("algorithm=fedasync"))
+    assert summary.server_steps == 40
+    vectors = (
+        "task.dataset=synthetic",
+        "task.model=resnet18",
+        "stop.accuracy=1.0",
+        "task.partition.kind=iid",
+    )
+    with pytest.raises(ConfigError, match="no accuracy"):
+        run(comm, folder, digits(*vectors[:3], "stop.uploads=4"))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_an_interrupt_ends_the_run_with_its_trace(comm, folder, digits):
+    calls = []
+
+    def interrupted() -> bool:
+        calls.append(1)
+        return len(calls) > 5
+
+    summary = run(comm, folder, digits("stop.uploads=1000000"), interrupted=interrupted)
+    assert summary.outcome == "interrupted"
+    assert summary.interrupted
+    with h5py.File(folder / "a.h5") as file:
+        assert file.attrs["outcome"] == "interrupted"
+
+
+@pytest.mark.mpi(min_size=2)
+def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
+    experiment = digits("algorithm=fedavg", f"server.buffer_size={comm.size}")
+    with pytest.raises(ConfigError, match="would wait for ever"):
+        run(comm, folder, experiment)
+
+
+@pytest.mark.mpi(max_size=1)
+def test_one_rank_says_what_to_do_instead(comm, folder, digits):
+    with pytest.raises(ConfigError, match="mpirun -n 4 qafel-mpi run"):
+        run(comm, folder, digits())

@@ -1,0 +1,248 @@
+"""The algorithms' invariants (ALGORITHM.md), on the pure state machines: no MPI, no clock."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from qafel_mpi.algorithms.client import Client, Replica
+from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.server import Server, Update
+from qafel_mpi.algorithms.weights import staleness_weight
+from qafel_mpi.codecs import CodecConfig, Layout, build
+
+LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((20, 30), (20,), (7, 11)))
+D = LAYOUT.elements
+CONSTANT = StalenessConfig(weight="constant")
+CODECS = {
+    "identity": CodecConfig(codec="identity"),
+    "qsgd": CodecConfig(bits=4),
+    "qsgd 1 bit": CodecConfig(bits=1),
+    "qsgd l2 tensor": CodecConfig(levels=8, scale="l2", bucket="tensor"),
+    "affine": CodecConfig(codec="affine", bits=4),
+    "topk": CodecConfig(codec="topk", fraction=0.05),
+    "randk": CodecConfig(codec="randk", fraction=0.5),
+    "sign": CodecConfig(codec="sign"),
+    "zstd": CodecConfig(bits=4, entropy="zstd"),
+}
+
+
+def start(seed: int = 0) -> torch.Tensor:
+    return torch.randn(D, generator=torch.Generator().manual_seed(seed))
+
+
+def make(
+    uplink=CODECS["identity"], downlink=CODECS["identity"], *, assigns=None, staleness=CONSTANT, **server
+):
+    """(server, uplink codec, downlink codec) with K = 1 unless told otherwise."""
+    up, down = build(uplink, LAYOUT), build(downlink, LAYOUT)
+    replica = Replica(start(), down, assigns=down.name == "identity" if assigns is None else assigns)
+    config = ServerConfig(**{"buffer_size": 1} | server)
+    return Server(start(), up, replica, config, staleness, seed=0, clients=8), up, down
+
+
+def upload(server, up, vector, *, client=0, version=None, examples=1, key=1):
+    payload = np.zeros(up.payload_bytes(), np.uint8)
+    size = up.encode(vector, payload, key)
+    version = server.version if version is None else version
+    return server.receive(Update(client, version, payload[:size], key, examples))
+
+
+def step(server, down):
+    """(Step, q^t's bytes)."""
+    out = np.zeros(down.payload_bytes(), np.uint8)
+    made = server.step(out)
+    return made, out[: made.payload_bytes]
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("assigns", [False, True])
+def test_clients_hold_the_servers_hidden_state_bit_for_bit(name, assigns):
+    server, up, down = make(CODECS["qsgd"], CODECS[name], assigns=assigns, buffer_size=2, momentum=0.3)
+    replica = Replica(start(), build(CODECS[name], LAYOUT), assigns=assigns)
+    for t in range(6):
+        for k in range(2):
+            upload(server, up, start(10 * t + k) * 0.1, key=10 * t + k)
+        made, q = step(server, down)
+        replica.apply(q.copy(), made.key, made.version - 1)
+        assert torch.equal(replica.x_hat, server.x_hat), f"version {t + 1}"
+        assert replica.version == server.version == t + 1
+
+
+def test_without_quantization_the_hidden_state_is_the_model_and_the_run_is_fedbuff():
+    """An identity downlink assigns: then x̂ = x after every step, and x follows FedBuff bit for bit."""
+    server, up, down = make(buffer_size=3, learning_rate=0.7, momentum=0.3)
+    x, m = start(), torch.zeros(D)
+    for t in range(20):
+        buffer = torch.zeros(D)
+        for k in range(3):
+            delta = start(100 + 3 * t + k) * 0.1
+            upload(server, up, delta)
+            buffer += delta
+        made, _ = step(server, down)
+        m = m * 0.3 + buffer * (1 / 3)
+        x = x + 0.7 * m
+        assert torch.equal(server.x, x)
+        assert torch.equal(server.x_hat, server.x)
+        assert made.gap == 0
+
+
+def test_an_identity_difference_stays_within_one_rounding_of_the_model():
+    server, up, down = make(assigns=False)
+    for t in range(20):
+        upload(server, up, start(t) * 0.1)
+        step(server, down)
+        spacing = torch.from_numpy(np.spacing(np.maximum(server.x.abs().numpy(), server.x_hat.abs().numpy())))
+        assert ((server.x - server.x_hat).abs() <= spacing).all()
+
+
+def test_the_buffer_of_k_uploads_makes_one_step_and_is_emptied():
+    server, up, down = make(buffer_size=3)
+    for k in range(3):
+        assert not server.full
+        upload(server, up, torch.ones(D) * (k + 1))
+    assert server.full
+    step(server, down)
+    assert torch.allclose(server.x, start() + 2)
+    assert (server.filled, server.version, server.uploads) == (0, 1, 3)
+    assert not server.buffer.any()
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1 / 2), ("sum", 1), ("clients", 1 / 8)])
+def test_reductions_are_those_of_the_document(reduction, factor):
+    server, up, down = make(buffer_size=2, reduction=reduction, learning_rate=0.5)
+    upload(server, up, torch.ones(D))
+    upload(server, up, torch.ones(D) * 3)
+    step(server, down)
+    assert torch.allclose(server.x - start(), torch.full((D,), 0.5 * 4 * factor), atol=1e-6)
+
+
+def test_staleness_counts_from_the_version_a_client_started_from_and_weighs_its_update():
+    staleness = StalenessConfig(weight="polynomial", exponent=0.5)
+    server, up, down = make(staleness=staleness)
+    for _ in range(3):
+        upload(server, up, torch.zeros(D))
+        step(server, down)
+    before = server.x.clone()
+    assert upload(server, up, torch.ones(D), version=0) == 0.5  # τ = 3
+    step(server, down)
+    assert torch.allclose(server.x - before, torch.full((D,), 0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "tau", "weight"),
+    [
+        (StalenessConfig(weight="constant"), 9, 1.0),
+        (StalenessConfig(weight="polynomial", exponent=0.5), 3, 0.5),
+        (StalenessConfig(weight="flsim", exponent=0.5), 0, math.sqrt(2)),
+        (StalenessConfig(weight="flsim", exponent=0.5), 7, 0.5),
+        (StalenessConfig(weight="nvflare"), 4, 1 / 3),
+    ],
+)
+def test_staleness_weights_are_those_of_the_field(config, tau, weight):
+    assert staleness_weight(config)(tau) == pytest.approx(weight)
+
+
+def test_fedasync_mixes_the_clients_model_into_the_current_one():
+    """x ← (1 − α_τ) x + α_τ y_P, α_τ = α s(τ) (Xie et al. 2019)."""
+    staleness = StalenessConfig(weight="polynomial", exponent=1.0)
+    server, up, down = make(staleness=staleness, update="model", learning_rate=0.6)
+    client = Client(
+        Replica(start(), build(CODECS["identity"], LAYOUT), assigns=True), up, seed=0, sends_model=True
+    )
+    x = start()
+    for t in range(4):
+        assert client.begin() == 0  # it never hears of a step: ever staler
+        payload = np.zeros(up.payload_bytes(), np.uint8)
+        delta = start(50 + t) * 0.1
+        y_p = start() + delta
+        size, key = client.encode(delta.clone(), payload, client=0, participation=t)
+        server.receive(Update(0, 0, payload[:size], key))
+        step(server, down)
+        alpha = 0.6 / (1 + t)
+        x = (1 - alpha) * x + alpha * y_p
+        assert torch.allclose(server.x, x, atol=1e-5)
+
+
+def test_synchronous_rounds_average_by_examples_and_use_nothing_of_earlier_rounds():
+    server, up, down = make(buffer_size=2, synchronous=True, weighting="examples")
+    upload(server, up, torch.ones(D), examples=1)
+    upload(server, up, torch.ones(D) * 5, examples=3)
+    step(server, down)
+    assert torch.allclose(server.x - start(), torch.full((D,), 4.0), atol=1e-5)
+    assert upload(server, up, torch.ones(D), version=0) == 0.0
+    assert server.filled == 0
+
+
+def test_adam_is_reddis():
+    server, up, down = make(optimizer="adam", learning_rate=0.1, beta1=0.9, beta2=0.99, epsilon=1e-3)
+    x, m, v = start().double(), torch.zeros(D).double(), torch.zeros(D).double()
+    for t in range(5):
+        delta = start(t + 1)
+        upload(server, up, delta)
+        step(server, down)
+        g = delta.double()
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+        x += 0.1 * m / (v.sqrt() + 1e-3)
+        assert torch.allclose(server.x.double(), x, atol=1e-5)
+
+
+def test_the_gap_vanishes_with_the_steps_with_the_hidden_state_and_not_without():
+    """‖x − x̂‖: QAFeL's error is of the size of the last step, naive's of the size of the model."""
+    gaps = {}
+    for mode, assigns in (("hidden", False), ("direct", True)):
+        server, up, down = make(downlink=CODECS["qsgd"], assigns=assigns)
+        for t in range(60):
+            upload(server, up, start(t) * 0.5**t)
+            made, _ = step(server, down)
+        gaps[mode] = made.gap
+    assert gaps["hidden"] < 1e-6 * gaps["direct"]
+    assert gaps["direct"] > 0.1
+
+
+def test_the_norms_of_a_step_are_what_they_say():
+    server, up, down = make(CODECS["identity"], CODECS["qsgd"], assigns=False)
+    before, hidden_before = server.x.clone(), server.x_hat.clone()
+    upload(server, up, start(3))
+    made, _ = step(server, down)
+    assert made.step_norm == pytest.approx(float((server.x - before).norm()), rel=1e-5)
+    assert made.difference_norm == pytest.approx(float((server.x - hidden_before).norm()), rel=1e-5)
+    assert made.gap == pytest.approx(float((server.x - server.x_hat).norm()), rel=1e-5)
+
+
+def test_an_update_from_the_future_is_refused():
+    server, up, _ = make()
+    with pytest.raises(ValueError, match="client 4 starts from version 1, the server is at 0"):
+        upload(server, up, torch.ones(D), client=4, version=1)
+    assert server.uploads == 0
+
+
+def test_a_difference_out_of_order_is_refused():
+    server, up, down = make(downlink=CODECS["qsgd"], assigns=False)
+    replica = Replica(start(), build(CODECS["qsgd"], LAYOUT), assigns=False)
+    for _ in range(2):
+        upload(server, up, torch.ones(D))
+        made, q = step(server, down)
+    with pytest.raises(ValueError, match="does not apply to the hidden state of version 0"):
+        replica.apply(q, made.key, made.version - 1)
+    assert torch.equal(replica.x_hat, start())
+
+
+def test_payloads_depend_on_the_key_alone():
+    _, up, _ = make(CODECS["qsgd"])
+    client = Client(Replica(start(), up, assigns=False), up, seed=5)
+    one, two, other = (np.zeros(up.payload_bytes(), np.uint8) for _ in range(3))
+    client.encode(start(1), one, client=3, participation=7)
+    client.encode(start(1), two, client=3, participation=7)
+    client.encode(start(1), other, client=4, participation=7)
+    assert (one == two).all()
+    assert (one != other).any()
+
+
+def test_modes_that_contradict_each_other_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match="no effect with mode = 'none'"):
+        DownlinkConfig(mode="none", codec="qsgd")
+    with pytest.raises(ValueError, match="unicast"):
+        DownlinkConfig(mode="hidden", delivery="unicast")
+    assert DownlinkConfig(mode="none").codec == "identity"

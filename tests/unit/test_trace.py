@@ -1,0 +1,163 @@
+"""The trace: what was flushed survives, what was recorded comes back, what is broken is named."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from qafel_mpi.trace.clock import corrected, with_drift
+from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
+from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.trace.shards import TraceError, read_blocks, shard_path, torn_bytes
+from qafel_mpi.trace_schema import CLOCK, MESSAGES, SCHEMA_VERSION, TABLES
+
+NAN = float("nan")
+
+
+def message(sequence: int, t: float = 1.0) -> tuple:
+    values = dict.fromkeys(MESSAGES.names, 0) | {"sequence": sequence, "t_post": t, "t_complete": t + 1}
+    return tuple(values[name] for name in MESSAGES.names)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of two ranks: 10 messages on rank 0, 7 on rank 1, whose clock is 5 s behind."""
+    out = tmp_path / "a.h5"
+    directory = shards_of(out)
+    for rank, n in ((0, 10), (1, 7)):
+        recorder = Recorder(directory, rank, capacity=4)
+        for k in range(n):
+            recorder.messages.append(message(k, t=100.0 + k - 5.0 * rank))
+        if rank == 0:
+            for r, offset in ((0, 0.0), (1, 5.0)):
+                for sync in range(2):
+                    recorder.clock.append((r, sync, 95.0 + 20 * sync, offset, NAN, 1e-6))
+        recorder.close()
+    write_run(directory, {"outcome": "finished", "origin_s": 100.0, "versions": {"python": "3"}})
+    write_final(directory, x=np.arange(3.0), x_hat=np.arange(3.0) + 1)
+    return out
+
+
+def test_every_row_comes_back_after_the_merge(run):
+    merged = merge(shards_of(run))
+    assert merged.path == run
+    assert merged.rows["messages"] == 17
+    with open_trace(run) as trace:
+        assert trace.rows("messages") == 17
+        assert sorted(trace.table("messages")["sequence"].tolist()) == sorted([*range(10), *range(7)])
+        assert np.concatenate(list(trace.blocks("messages", rows=5))).size == 17
+        assert trace.attributes["outcome"] == "finished"
+        assert trace.digest("x") == digest(np.arange(3.0))
+        assert (trace.final("x_hat") == np.arange(3.0) + 1).all()
+
+
+def test_plain_h5py_reads_the_file(run):
+    merge(shards_of(run))
+    with h5py.File(run) as file:
+        assert set(TABLES) <= set(file)
+        assert file["messages"].dtype == MESSAGES
+        assert file.attrs["schema_version"] == SCHEMA_VERSION
+
+
+def test_times_are_corrected_to_rank_0s_clock_and_raw_ones_are_kept(run):
+    merge(shards_of(run))
+    with h5py.File(run) as file:
+        posted, raw = file["messages"]["t_post"], file["raw/messages"]["t_post"]
+    assert posted[10:].tolist() == pytest.approx(list(range(7)))  # rank 1, 5 s behind, from origin 100
+    assert raw[10:].tolist() == [95.0 + k for k in range(7)]
+
+
+def test_a_torn_block_is_cut_off_and_the_rest_is_kept(run):
+    path = shard_path(shards_of(run), "messages", 0)
+    whole = path.read_bytes()
+    for cut in (1, 40, 200):
+        path.write_bytes(whole[:-cut])
+        assert torn_bytes(path) > 0
+        assert sum(len(block) for block in read_blocks(path)) == 8  # the last block held 2 rows
+    merged = merge(shards_of(run))
+    assert merged.rows["messages"] == 15
+    assert merged.lost == {path.name: torn_bytes(path)}
+    with open_trace(run) as trace:
+        assert json.loads(trace.attributes["lost_bytes"]) == merged.lost
+
+
+def test_a_run_that_was_killed_is_merged_and_says_that_it_failed(run):
+    directory = shards_of(run)
+    (directory / "run.json").unlink()
+    (directory / "final.npz").unlink()
+    assert merge(directory).outcome.startswith("failed")
+    with open_trace(run) as trace:
+        assert trace.final("x") is None
+        assert trace.digest("x") == ""
+
+
+def test_the_shards_go_only_after_the_file_is_whole(run):
+    directory = shards_of(run)
+    merge(directory, remove=True)
+    assert run.exists()
+    assert not directory.exists()
+    assert not run.with_name("a.h5.part").exists()
+
+
+def test_merge_names_what_it_cannot_use(tmp_path):
+    with pytest.raises(TraceError, match=r"nowhere\.shards: no such folder"):
+        merge(tmp_path / "nowhere.shards")
+    (tmp_path / "empty.shards").mkdir()
+    with pytest.raises(TraceError, match=r"neither run\.json nor shards"):
+        merge(tmp_path / "empty.shards")
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    recorder = Recorder(tmp_path / "a.shards", 0)
+    recorder.messages.append(message(1))
+    recorder.messages._writer.path = tmp_path / "no" / "such" / "\0folder"
+    with pytest.raises((TraceError, ValueError)):
+        recorder.flush()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "empty file"), (b"not hdf5 at all" * 100, "not an HDF5 file"), (None, "no such file")],
+)
+def test_files_that_are_no_traces_are_refused_by_name(tmp_path, content, says):
+    path = tmp_path / "bad.h5"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TraceError, match=rf"bad\.h5: {says}"):
+        open_trace(path)
+
+
+def test_foreign_newer_and_truncated_files_are_told_apart(run):
+    merge(shards_of(run))
+    with h5py.File(run, "r+") as file:
+        file.attrs["schema_version"] = SCHEMA_VERSION + 1
+    with pytest.raises(TraceError, match="update qafel_mpi"):
+        open_trace(run)
+    with h5py.File(run, "r+") as file:
+        del file.attrs["schema_version"]
+    with pytest.raises(TraceError, match="not a trace of qafel_mpi"):
+        open_trace(run)
+    run.write_bytes(run.read_bytes()[:2000])
+    with pytest.raises(TraceError, match="cut short"):
+        open_trace(run)
+
+
+def test_a_missing_table_leaves_the_others_readable(run):
+    merge(shards_of(run))
+    with h5py.File(run, "r+") as file:
+        del file["steps"]
+    with open_trace(run) as trace, pytest.raises(TraceError, match=r"no table /steps; .*messages"):
+        trace.table("steps")
+
+
+def test_a_skewed_and_drifting_clock_is_recovered():
+    """A clock 3 s off that gains 50 µs a second: the correction is exact at and between synchronisations."""
+    true = np.linspace(0, 100, 11)
+    own = (true - 3) * (1 + 50e-6)
+    readings = np.zeros(3, dtype=CLOCK)
+    for k, at in enumerate((0, 5, 10)):
+        readings[k] = (1, k, own[at], true[at] - own[at], NAN, 1e-6)
+    assert np.allclose(corrected(own, readings, 0.0), true, atol=1e-9)
+    assert np.allclose(with_drift(readings)["drift"][1:], -50e-6, atol=1e-8)

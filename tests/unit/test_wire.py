@@ -1,0 +1,106 @@
+"""The wire format: what is packed is read back, and nothing damaged gets through."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qafel_mpi import wire
+from qafel_mpi.wire import Expected, Kind, WireError
+
+UPDATE = Expected(codec=2, bits=4, elements=100, payload_bytes=54)
+EXPECTED = {Kind.UPDATE: UPDATE, Kind.BYE: Expected()}
+
+
+def frame(**fields) -> np.ndarray:
+    buffer = np.arange(64 + 54, dtype=np.uint8)
+    wire.pack(buffer, Kind.UPDATE, payload_bytes=54, expected=UPDATE, **fields)
+    return buffer
+
+
+def test_header_has_64_bytes_without_gaps():
+    assert wire.HEADER.itemsize == 64
+    assert sum(wire.HEADER[name].itemsize for name in wire.HEADER.names) == 64
+
+
+def test_header_bytes_are_those_of_the_document():
+    """Offsets and byte order, written by hand: another program may rely on them."""
+    data = frame(client=0x01020304, version=5, sequence=6, seed=7, loss=1.0, train_seconds=2.0).tobytes()
+    assert data[:8] == b"QFL1" + bytes([Kind.UPDATE, 2, 4, 0])
+    assert data[8:12] == bytes([4, 3, 2, 1])
+    assert data[16:56] == b"".join(n.to_bytes(8, "little") for n in (5, 6, 54, 100, 7))
+    assert data[56:64] == b"\x00\x00\x80\x3f\x00\x00\x00\x40"
+
+
+def test_crc_is_crc32c():
+    """The check value of CRC-32C over "123456789"; the header's own field counts as zero."""
+    buffer = np.zeros(64, dtype=np.uint8)
+    assert wire._crc32c.crc32c(b"123456789") == 0xE3069283
+    buffer[12:16] = 255
+    assert wire.checksum(buffer) == wire._crc32c.crc32c(bytes(64))
+
+
+@given(
+    client=st.integers(0, 2**32 - 1),
+    version=st.integers(0, 2**64 - 1),
+    sequence=st.integers(0, 2**64 - 1),
+    seed=st.integers(0, 2**64 - 1),
+    loss=st.floats(width=32, allow_nan=False),
+)
+def test_check_gives_back_what_pack_was_given(client, version, sequence, seed, loss):
+    buffer = frame(client=client, version=version, sequence=sequence, seed=seed, loss=loss)
+    message = wire.check(buffer, buffer.size, EXPECTED, rank=1)
+    assert (message.client, message.version, message.sequence) == (client, version, sequence)
+    assert (message.seed, message.loss, message.kind) == (seed, loss, Kind.UPDATE)
+    assert message.wire_bytes == buffer.size
+
+
+@given(bit=st.integers(0, 8 * (64 + 54) - 1))
+def test_any_flipped_bit_is_caught(bit):
+    buffer = frame(client=3, version=9, sequence=4)
+    buffer[bit // 8] ^= 1 << (bit % 8)
+    with pytest.raises(WireError):
+        wire.check(buffer, buffer.size, EXPECTED, rank=1)
+
+
+@given(data=st.binary(max_size=200))
+def test_foreign_bytes_are_refused_and_do_not_crash(data):
+    buffer = np.zeros(200, dtype=np.uint8)
+    buffer[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    with pytest.raises(WireError):
+        wire.check(buffer, len(data), EXPECTED, rank=2)
+
+
+@pytest.mark.parametrize("length", [0, 63, 64, 117])
+def test_a_truncated_message_is_refused(length):
+    with pytest.raises(WireError):
+        wire.check(frame(), length, EXPECTED, rank=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("codec", Expected(3, 4, 0, 100, 54)),
+        ("bits", Expected(2, 8, 0, 100, 54)),
+        ("flags", Expected(2, 4, 1, 100, 54)),
+        ("elements", Expected(2, 4, 0, 101, 54)),
+        ("payload_bytes", Expected(2, 4, 0, 100, 55)),
+        ("payload_bytes", Expected(2, 4, 0, 100, 53, variable=True)),
+    ],
+)
+def test_a_message_of_another_configuration_is_refused_by_its_field(field, expected):
+    with pytest.raises(WireError, match=field) as error:
+        wire.check(frame(sequence=77), 118, {Kind.UPDATE: expected}, rank=5)
+    assert (error.value.field, error.value.rank, error.value.sequence) == (field, 5, 77)
+    assert "rank 5" in str(error.value)
+    assert "77" in str(error.value)
+
+
+def test_a_kind_that_is_not_expected_here_is_refused():
+    with pytest.raises(WireError, match="kind"):
+        wire.check(frame(), 118, {Kind.BYE: Expected()}, rank=1)
+
+
+def test_a_variable_payload_may_be_shorter():
+    expected = Expected(2, 4, 0, 100, 200, variable=True)
+    assert wire.check(frame(), 118, {Kind.UPDATE: expected}, rank=1).payload_bytes == 54
