@@ -61,9 +61,10 @@ class Kind(IntEnum):
     BROADCAST = 1  # q^t: the downlink payload of one server step
     TRAIN = 2  # start a client from the version the receiver now holds (virtual clock)
     UPDATE = 3  # a client's encoded update
-    MODEL = 4  # the full hidden state or model: a catch-up, or a unicast download
+    MODEL = 4  # the full hidden state of version t, for a receiver that missed too much
     STOP = 5  # the last message rank 0 sends to a rank
     BYE = 6  # the last message a rank sends to rank 0; sequence = updates it sent
+    DOWNLOAD = 7  # unicast: Q_s(x^t) for one client that starts
 
 
 class WireError(Exception):

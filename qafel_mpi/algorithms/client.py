@@ -35,6 +35,11 @@ class Replica:
             raise ValueError(f"q^{version} does not apply to the hidden state of version {self.version}")
         self.version = version + 1
 
+    def download(self, payload: np.ndarray, key: int, version: int) -> None:
+        """Unicast: x̂ = decode(Q_s(x^version)), for this holder alone."""
+        self.downlink.decode(payload, self.x_hat, key)
+        self.version = version
+
     def catch_up(self, payload: np.ndarray, full: Codec, version: int) -> None:
         """Take over x̂^version as another rank holds it. full: the identity codec."""
         full.decode(payload, self.x_hat, 0)

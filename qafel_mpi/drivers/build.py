@@ -113,6 +113,7 @@ class Setup:
         return {
             Kind.UPDATE: _describe(self.uplink),
             Kind.BROADCAST: _describe(self.downlink),
+            Kind.DOWNLOAD: _describe(self.downlink),
             Kind.MODEL: _describe(self.full),
             # Pairs of int64, (client, participation), of clients that are trained as one batch.
             Kind.TRAIN: Expected(payload_bytes=16 * self.task.together, variable=True),

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from qafel_mpi.algorithms.client import Client
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import (
     Interrupted,
     Report,
@@ -49,7 +49,6 @@ def run(
     comm: None for one process without a launcher. Raises ConfigError and DataError where it can't run.
     """
     comm = comm or MPI.COMM_SELF
-    refuse_impossible(experiment)
     spot = place(comm, gpus=visible_gpus())
     device = compute_device(spot.gpu if comm.size == 1 or comm.rank > 0 else None)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
@@ -69,31 +68,6 @@ def run(
         )
         return session.finish(None, None)
     return Simulation(session, setup, interrupted, report).run()
-
-
-def refuse_impossible(experiment: Experiment) -> None:
-    """Raise ConfigError for what can only hang or make no sense, with the reason."""
-    clock, server, clients = experiment.clock, experiment.server, experiment.task.clients
-    problems = []
-    concurrency = clock.concurrency or server.buffer_size
-    if server.synchronous and server.buffer_size > concurrency:
-        problems.append(
-            f"server.buffer_size = {server.buffer_size}: a synchronous round starts clock.concurrency = "
-            f"{concurrency} clients and would wait for ever for more; lower buffer_size or raise concurrency"
-        )
-    if server.synchronous and concurrency > clients:
-        problems.append(
-            f"clock.concurrency = {concurrency}: a round's clients are different ones, and task.clients = {clients}"
-        )
-    if not clock.replacement and clock.concurrency is not None and clock.concurrency > clients:
-        problems.append(
-            f"clock.concurrency = {clock.concurrency} is more than task.clients = {clients}, and "
-            "clock.replacement = false lets none train twice at a time"
-        )
-    if clock.start == "always" and (clock.concurrency or clients) > clients:
-        problems.append(f"clock.concurrency = {clock.concurrency} is more than task.clients = {clients}")
-    if problems:
-        raise ConfigError(problems)
 
 
 class Simulation:
@@ -179,7 +153,7 @@ class Simulation:
             size, key = self.server.download(
                 self.payload, client=event.client, participation=event.participation
             )
-            self.workers.download(self.payload[:size], self.server.version - 1, key)
+            self.workers.download(self.payload[:size], self.server.version, key)
             self.ledger.sent_down(size)
             self.down_links += size
         self.pending.append(job)

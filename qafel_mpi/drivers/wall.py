@@ -257,11 +257,11 @@ class WallServer:
         )
         frame.t_encode_end = perf_counter()
         frame.seal(
-            Kind.BROADCAST,
+            Kind.DOWNLOAD,
             payload_bytes=size,
-            expected=self.described[Kind.BROADCAST],
+            expected=self.described[Kind.DOWNLOAD],
             client=message.client,
-            version=self.server.version - 1,
+            version=self.server.version,
             sequence=message.sequence + 1,
             seed=key,
         )
@@ -319,7 +319,9 @@ class WallClient:
         self.client = setup.client()
         self.replica = self.client.replica
         self.described = setup.expected()
-        self.expected = {kind: self.described[kind] for kind in (Kind.BROADCAST, Kind.MODEL, Kind.STOP)}
+        self.expected = {
+            kind: self.described[kind] for kind in (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL, Kind.STOP)
+        }
         transport = session.experiment.transport
         largest = max(setup.downlink.payload_bytes(), 0 if setup.assigns else setup.full.payload_bytes())
         self.inbox = Inbox(self.comm, TAG_DOWN, payload_bytes=largest, slots=DOWN_SLOTS, source=0)
@@ -445,6 +447,9 @@ class WallClient:
             case Kind.BROADCAST:
                 self.setup.downlink.validate(payload)
                 self.replica.apply(payload, message.seed, message.version)
+            case Kind.DOWNLOAD:
+                self.setup.downlink.validate(payload)
+                self.replica.download(payload, message.seed, message.version)
                 self.downloads += 1
             case Kind.MODEL:
                 self.replica.catch_up(payload, self.setup.full, message.version)

@@ -171,14 +171,14 @@ class RemoteWorkers:
         self.poll()
 
     def publish(self, payload: np.ndarray, version: int, key: int) -> None:
-        frame = self._frame(payload, version, key)
+        frame = self._frame(Kind.BROADCAST, payload, version, key)
         for rank in self.ranks:
             self.sends.post(frame, rank)
         self.version = version + 1
         self.poll()
 
     def download(self, payload: np.ndarray, version: int, key: int) -> None:
-        self._download = self._frame(payload, version, key)
+        self._download = self._frame(Kind.DOWNLOAD, payload, version, key)
 
     def take(self, job: Job) -> Result:
         if job not in self._results:
@@ -229,10 +229,10 @@ class RemoteWorkers:
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))
 
-    def _frame(self, payload: np.ndarray, version: int, key: int) -> Frame:
+    def _frame(self, kind: Kind, payload: np.ndarray, version: int, key: int) -> Frame:
         frame = self._acquire(self.broadcasts)
         frame.payload[: payload.size] = payload
-        return self._seal(frame, Kind.BROADCAST, payload_bytes=payload.size, version=version, seed=key)
+        return self._seal(frame, kind, payload_bytes=payload.size, version=version, seed=key)
 
     def _seal(self, frame: Frame, kind: Kind, **fields: int) -> Frame:
         self._sequence += 1
@@ -261,7 +261,7 @@ class Worker:
         client = setup.client()
         self.trainer, self.replica = Trainer(setup, client), client.replica
         self.described = setup.expected()
-        self.expected = {k: self.described[k] for k in (Kind.BROADCAST, Kind.TRAIN, Kind.STOP)}
+        self.expected = {k: self.described[k] for k in (Kind.BROADCAST, Kind.DOWNLOAD, Kind.TRAIN, Kind.STOP)}
         largest = max(self.expected[kind].payload_bytes for kind in self.expected)
         self.inbox = Inbox(self.comm, TAG_DOWN, payload_bytes=largest, slots=self.DOWN_SLOTS, source=0)
         self.sends = Sends(self.comm, TAG_UP)
@@ -292,6 +292,8 @@ class Worker:
         match message.kind:
             case Kind.BROADCAST:
                 self.replica.apply(payload, message.seed, message.version)
+            case Kind.DOWNLOAD:
+                self.replica.download(payload, message.seed, message.version)
             case Kind.TRAIN:
                 jobs = [(c, p) for c, p in payload.view(PAIRS).reshape(-1, 2).tolist()]
             case _:

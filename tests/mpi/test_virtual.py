@@ -4,7 +4,6 @@ import h5py
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.config import ConfigError
 from qafel_mpi.drivers import virtual
 from qafel_mpi.wire import Kind
 
@@ -63,14 +62,3 @@ def test_messages_between_ranks_add_up(comm, folder, digits):
     assert ranks["sent"].sum() == len(sent) == len(received) == ranks["received"].sum()
     assert (received["kind"] == Kind.UPDATE).sum() >= 40
     assert len({d.decode() for d in ranks["x_hat_digest"]}) == 1
-
-
-@pytest.mark.mpi
-def test_impossible_simulations_are_refused_with_the_reason(comm, folder, digits):
-    for settings, reason in (
-        (["algorithm=fedavg", "server.buffer_size=15", "clock.concurrency=10"], "wait for ever"),
-        (["clock.start=always", "clock.concurrency=30"], "more than task.clients"),
-        (["clock.replacement=false", "clock.concurrency=30"], "more than task.clients"),
-    ):
-        with pytest.raises(ConfigError, match=reason):
-            virtual.run(digits("clock.kind=virtual", *settings), comm, folder / "a.h5")

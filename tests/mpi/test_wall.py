@@ -98,7 +98,7 @@ def test_unicast_downloads_are_counted_one_by_one(comm, folder, digits):
     summary = run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast"))
     with h5py.File(folder / "a.h5") as file:
         messages = file["messages"][:]
-    down = messages[(messages["end"] == 0) & (messages["kind"] == Kind.BROADCAST)]
+    down = messages[(messages["end"] == 0) & (messages["kind"] == Kind.DOWNLOAD)]
     assert down["payload_bytes"].sum() == summary.payload_bytes_down == summary.down_links
     assert len(down) > summary.server_steps
 
