@@ -96,9 +96,7 @@ def mushrooms(config: TaskConfig, data_dir: Path | None, clients: int, seed: int
 
     All of it trains and all of it is evaluated, as in the paper's logistic regression.
     """
-    path = formats.locate(
-        "mushrooms", ("mushrooms.libsvm", "mushrooms", "mushrooms/mushrooms.libsvm"), data_dir
-    )
+    path = formats.locate("mushrooms", ("mushrooms.libsvm", "mushrooms.txt"), data_dir)
     features, labels = formats.read_libsvm(path, features=112)
     x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     return Dataset(x, (labels == labels.max()).astype(np.int64), 2)
@@ -108,21 +106,24 @@ def fashion_mnist(config: TaskConfig, data_dir: Path | None, clients: int, seed:
     """60,000 and 10,000 images of 28×28 in 10 classes, zero-padded to 1×32×32, pixels to [−1, 1]."""
     parts = []
     for split in ("train", "t10k"):
-        images = formats.locate(
-            "fashion-mnist", _idx_names(f"{split}-images-idx3-ubyte"), data_dir, SYSTEM_FASHION_MNIST
-        )
-        labels = formats.locate(
-            "fashion-mnist", _idx_names(f"{split}-labels-idx1-ubyte"), data_dir, SYSTEM_FASHION_MNIST
+        images, labels = (
+            formats.locate(
+                "fashion-mnist",
+                (f"{split}-{part}-ubyte", f"{split}-{part}-ubyte.gz"),
+                data_dir,
+                SYSTEM_FASHION_MNIST,
+                how="`apt-get install dataset-fashion-mnist`, or `qafel-mpi data fetch fashion-mnist`",
+            )
+            for part in ("images-idx3", "labels-idx1")
         )
         pixels = formats.read_idx(images, dimensions=3)
         if pixels.shape[1:] != (28, 28):
             raise DataError(f"{images}: images of {pixels.shape[1:]}, expected (28, 28)")
-        parts += [np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None], formats.read_idx(labels, dimensions=1)]
+        y = formats.read_idx(labels, dimensions=1)
+        if len(y) != len(pixels):
+            raise DataError(f"{labels}: {len(y)} labels for the {len(pixels)} images of {images}")
+        parts += [np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None], y]
     return Dataset(parts[0], parts[1], 10, parts[2], parts[3], scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
-
-
-def _idx_names(name: str) -> tuple[str, ...]:
-    return tuple(f"{folder}{name}{end}" for folder in ("", "fashion-mnist/") for end in ("", ".gz"))
 
 
 def celeba(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
@@ -130,7 +131,13 @@ def celeba(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -
 
     The files: see celeba.py.
     """
-    train, test = read_celeba(formats.locate("celeba", ("celeba", "img_align_celeba"), data_dir))
+    root = formats.locate(
+        "celeba",
+        ("celeba", "img_align_celeba"),
+        data_dir,
+        how="get it from its authors, mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    )
+    train, test = read_celeba(root)
     return Dataset(train.x, train.y, 2, test.x, test.y, train.user, scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
 import zlib
 from collections.abc import Sequence
@@ -17,18 +18,24 @@ from qafel_mpi.tasks.errors import DataError
 Images = tuple[np.ndarray, np.ndarray]
 
 
-def locate(name: str, candidates: Sequence[str], data_dir: Path | None, *also: Path) -> Path:
-    """The first of the candidates that exists, below data_dir, data_dir/name or a folder of `also`."""
+def locate(
+    name: str, candidates: Sequence[str], data_dir: Path | None, *also: Path, how: str | None = None
+) -> Path:
+    """The first of the candidates that exists, below data_dir, data_dir/name or a folder of `also`.
+
+    how: to get the data set; by default, to download it. Raises DataError, which says it and where it looked.
+    """
     folders = ([data_dir, data_dir / name] if data_dir is not None else []) + list(also)
     for folder in folders:
         for candidate in candidates:
             path = folder / candidate
             if path.exists():
                 return path
-    looked = ", ".join(str(folder) for folder in folders) or "nowhere: no data folder is set"
+    looked = ", ".join(str(folder) for folder in folders) or "no folder: none is set"
     raise DataError(
-        f"data set {name}: {candidates[0]} not found (looked in {looked}); get it with "
-        f"`qafel-mpi data fetch {name}`, or set QAFEL_DATA_DIR or --data-dir to the folder that holds it"
+        f"data set {name}: {candidates[0]} not found (looked in {looked}); "
+        f"{how or f'download it with `qafel-mpi data fetch {name}`'}, "
+        "or set QAFEL_DATA_DIR or --data-dir to the folder that holds it"
     )
 
 
@@ -69,7 +76,7 @@ def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     if len(data) < 4 + 4 * dimensions or data[:3] != b"\0\0\x08" or data[3] != dimensions:
         raise DataError(f"{path}: not an IDX file of unsigned bytes in {dimensions} dimensions")
     shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist())
-    expected = 4 + 4 * dimensions + int(np.prod(shape))
+    expected = 4 + 4 * dimensions + math.prod(shape)
     if len(data) != expected:
         raise DataError(f"{path}: {len(data)} bytes, its header {shape} asks for {expected}: cut short?")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
@@ -93,11 +100,14 @@ def _cifar_binary(path: Path) -> Images:
     if data.size == 0 or data.size % 3073:
         raise DataError(f"{path}: {data.size} bytes are no whole records of 3073: cut short?")
     records = data.reshape(-1, 3073)
-    if records[:, 0].max() > 9:
-        raise DataError(
-            f"{path}, record {int(records[:, 0].argmax())}: label {records[:, 0].max()} is not 0 .. 9"
-        )
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+    return records[:, 1:].reshape(-1, 3, 32, 32), _cifar_labels(path, records[:, 0])
+
+
+def _cifar_labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    wrong = np.flatnonzero((labels < 0) | (labels > 9))
+    if wrong.size:
+        raise DataError(f"{path}, record {wrong[0]}: label {labels[wrong[0]]} is not 0 .. 9")
+    return labels
 
 
 class _Unpickler(pickle.Unpickler):
@@ -120,14 +130,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _cifar_pickled(path: Path) -> Images:
+    data = read_bytes(path)
     try:
-        batch = _Unpickler(io.BytesIO(read_bytes(path)), encoding="bytes").load()
-        pixels, labels = np.asarray(batch[b"data"], np.uint8), np.asarray(batch[b"labels"], np.int64)
-        return pixels.reshape(len(labels), 3, 32, 32), labels
-    except DataError:
-        raise
+        batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+        labels = np.asarray(batch[b"labels"], np.int64)
+        pixels = np.asarray(batch[b"data"], np.uint8).reshape(len(labels), 3, 32, 32)
     except Exception as error:  # a corrupt pickle may fail in any way
-        raise DataError(f"{path}: not a CIFAR-10 python batch: {error}") from error
+        raise DataError(f"{path}: not a CIFAR-10 python batch, or cut short: {error}") from error
+    return pixels, _cifar_labels(path, labels)
 
 
 def read_bytes(path: Path) -> bytes:
