@@ -6,24 +6,21 @@ mpi4py, h5py and torch are imported inside the commands that need them: help and
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qafel_mpi import cli_job as job
+from qafel_mpi import cli_run as launch
 from qafel_mpi import cli_show as show
 from qafel_mpi import experiments
 from qafel_mpi.cli_job import ExitCode
-from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
-    from qafel_mpi.drivers.build import RunSummary
+    pass
 
 app = typer.Typer(
     name="qafel-mpi",
@@ -117,114 +114,15 @@ def run(
     settings += [f"seed={seed}"] if seed is not None else []
     settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
     comm = job.world()
-    plan = job.from_rank_0(comm, lambda: _plan(name, settings, out, data_dir, overwrite, alone=comm is None))
-    here = data_dir or _own_data_dir()
+    plan = job.from_rank_0(
+        comm, lambda: launch.plan(name, settings, out, data_dir, overwrite, alone=comm is None)
+    )
+    here = data_dir or launch.own_data_dir()
     with job.all_ranks_end(comm):
-        result = _drive(plan, comm, here or Path(plan["data_dir"]))
+        result = launch.drive(plan, comm, here or Path(plan["data_dir"]))
         if comm is None or comm.rank == 0:
-            print(json.dumps(asdict(result), indent=1) if as_json else show.summary(result))
-    sys.exit(_exit_code(result, require_target))
-
-
-def _plan(
-    name: str, settings: list[str], out: Path | None, data_dir: Path | None, overwrite: bool, alone: bool
-) -> dict[str, Any]:
-    """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
-    from qafel_mpi.config import load, to_toml
-
-    experiment = load(name, settings)
-    if alone and experiment.clock.kind == "wall":
-        if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
-            raise ConfigError(
-                [
-                    "clock.kind = 'wall' needs a server and at least one client, each a process: start it as "
-                    f"`mpirun -n 4 qafel-mpi run {name} ...`, or leave clock.kind out to run it in this one process "
-                    "on the virtual clock"
-                ]
-            )
-        experiment = load(name, [*settings, "clock.kind=virtual"])
-        print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
-    if out is None:
-        out = _free_name(Path("runs"), f"{Path(name).stem}-{experiment.algorithm}-seed{experiment.seed}")
-    _make_room(out, overwrite)
-    return {
-        "name": Path(name).stem,
-        "experiment": to_toml(experiment),
-        "out": str(out.absolute()),
-        "data_dir": str((data_dir or _own_data_dir() or _cache()).absolute()),
-    }
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.h5", 1
-    while path.exists() or path.with_suffix(".shards").exists():
-        number += 1
-        path = folder / f"{stem}-{number}.h5"
-    return path
-
-
-def _make_room(out: Path, overwrite: bool) -> None:
-    """See that the trace can be written before any time is spent. Raises ConfigError."""
-    shards = out.with_suffix(".shards")
-    if out.suffix != ".h5":
-        raise ConfigError([f"--out {out}: a trace is an HDF5 file: {out.stem or 'a'}.h5"])
-    if shards.exists() and not overwrite:
-        raise ConfigError(
-            [
-                f"--out {out}: {shards} holds a run that was cut short; `qafel-mpi merge {shards}`, or --overwrite"
-            ]
-        )
-    if out.exists() and not overwrite:
-        raise ConfigError([f"--out {out}: exists already; --overwrite replaces it"])
-    try:
-        shutil.rmtree(shards, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError([f"--out {out}: {error.strerror}: {out.parent}"]) from None
-    if not os.access(out.parent, os.W_OK):
-        raise ConfigError([f"--out {out}: {out.parent} can't be written to"])
-
-
-def _own_data_dir() -> Path | None:
-    """Each host may keep its data elsewhere; where it does not say, rank 0's folder is looked in."""
-    given = os.environ.get("QAFEL_DATA_DIR")
-    return Path(given).expanduser() if given else None
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qafel_mpi"
-
-
-def _drive(plan: dict[str, Any], comm: Any, data_dir: Path) -> RunSummary:
-    import importlib
-
-    from mpi4py import MPI
-
-    from qafel_mpi.config import from_toml
-
-    experiment = from_toml(plan["experiment"])
-    driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}")  # wall or virtual
-    with job.Interrupt() as interrupted, show.progress(experiment.stop, plan["name"]) as report:
-        result: RunSummary = driver.run(
-            experiment,
-            comm or MPI.COMM_SELF,
-            Path(plan["out"]),
-            data_dir=data_dir,
-            command_line=sys.argv,
-            interrupted=interrupted,
-            report=report,
-        )
-    return result
-
-
-def _exit_code(result: RunSummary, require_target: bool) -> ExitCode:
-    if result.interrupted:
-        return ExitCode.INTERRUPTED
-    if result.outcome.startswith("failed"):
-        return ExitCode.FAILED
-    if require_target and not result.target_reached:
-        return ExitCode.TARGET_NOT_REACHED
-    return ExitCode.DONE
+            print(show.summary_json(result) if as_json else show.summary(result))
+    sys.exit(launch.exit_code(result, require_target))
 
 
 # --- list, info, data, merge ------------------------------------------------------------------------
@@ -246,10 +144,59 @@ def list_() -> None:
 
 
 @app.command(
+    epilog="Examples:\n\n  qafel-mpi info\n\n"
+    "  mpirun -n 4 qafel-mpi info           [dim]what each rank of a job would get[/dim]\n\n"
+    "  srun -N 2 -n 8 qafel-mpi info --json",
+)
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Show each rank's host, cores and GPU, and what the MPI library offers."""
+    from mpi4py import MPI
+
+    from qafel_mpi.drivers.facts import rank_facts
+    from qafel_mpi.drivers.provenance import provenance
+
+    comm = job.world() or MPI.COMM_SELF
+    with job.all_ranks_end(comm):
+        ranks = job.to_rank_0(comm, rank_facts(comm))
+        if comm.rank == 0:
+            about = {"ranks": ranks, **provenance(sys.argv)}
+            print(json.dumps(about, indent=1) if as_json else show.table(ranks))
+
+
+@data.command(
+    epilog="Examples:\n\n  qafel-mpi data fetch mushrooms\n\n"
+    "  qafel-mpi data fetch cifar10 --to /scratch/data --mirror http://mirror.example/cifar10"
+)
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="mushrooms, fashion-mnist or cifar10.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(metavar="URL", help="Take the same files from here; they are checked.")
+    ] = None,
+) -> None:
+    """Download a data set: resumed where it stopped, and checked."""
+    from qafel_mpi.tasks.fetch import fetch as fetch_files
+
+    with show.download() as progress:
+        folder = fetch_files(
+            name, to or launch.own_data_dir() or launch.cache(), base_url=mirror, progress=progress
+        )
+    print(folder)
+
+
+@app.command(
     epilog="Examples:\n\n  qafel-mpi merge runs/a.shards\n\n  qafel-mpi merge runs/a.shards --out rescued.h5"
 )
 def merge(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of shards, NAME.shards.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder of shards, NAME.shards.", exists=True, file_okay=False
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The trace. Default: NAME.h5 beside the folder.")
     ] = None,

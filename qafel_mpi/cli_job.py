@@ -156,26 +156,25 @@ AGREE_SECONDS = 1.5  # a rank that failed waits so long for the others to fail a
 
 @contextmanager
 def all_ranks_end(comm: MPI.Intracomm | None) -> Iterator[None]:
-    """Collective. An exception on any rank ends the job on all of them, said once.
+    """Collective. An exception on any rank ends the job on all of them, said once; a clean end never aborts.
 
-    One that says all there is to say (a data file is missing) is a message and exit code 2; any other is a
-    traceback that names its rank, and 3. A clean end never aborts. Raises SystemExit.
+    What the user can mend (an experiment, a data file) is a message and exit code 2; anything else is 3, with
+    a traceback unless the message says it all. Raises SystemExit.
     """
     # Its own communicator: the others may be in the middle of any message on the run's.
     ends = None if comm is None else comm.Dup()
     try:
         yield
     except Exception as error:
-        code = ExitCode.USAGE if _says_it_all(error) else ExitCode.FAILED
-        if ends is None:
-            _say(error, code, "")
-            sys.exit(code)
-        _fail(ends, error, code)
+        if ends is not None:
+            _end_job(ends, error)
+        _say(error, "")
+        sys.exit(_code(error))
     if ends is not None:
         ends.Free()
 
 
-def _fail(ends: MPI.Intracomm, error: Exception, code: ExitCode) -> NoReturn:
+def _end_job(ends: MPI.Intracomm, error: Exception) -> NoReturn:
     everyone = ends.Ibarrier()
     deadline_s = time.monotonic() + AGREE_SECONDS
     while not (alike := everyone.Test()) and time.monotonic() < deadline_s:
@@ -183,34 +182,41 @@ def _fail(ends: MPI.Intracomm, error: Exception, code: ExitCode) -> NoReturn:
     if not alike:
         time.sleep(0.2 * min(ends.rank, 10))  # of several the lowest speaks: its Abort silences the rest
     if ends.rank == 0 or not alike:
-        _say(error, code, f"rank {ends.rank} on {socket.gethostname()}")
-    if alike and code == ExitCode.USAGE:
-        sys.exit(code)  # nothing was under way yet: the ranks end by themselves
+        _say(error, f"rank {ends.rank} on {socket.gethostname()}: ")
+    if alike and _code(error) == ExitCode.USAGE:
+        sys.exit(ExitCode.USAGE)  # nothing was under way yet: the ranks end by themselves
     if alike and ends.rank != 0:
         time.sleep(AGREE_SECONDS)  # rank 0 aborts, after its message
-    ends.Abort(int(code))
-    sys.exit(code)
+    ends.Abort(int(_code(error)))
+    sys.exit(_code(error))
 
 
-def _say(error: Exception, code: ExitCode, where: str) -> None:
+def _say(error: Exception, where: str) -> None:
     stderr = sys.__stderr__ or sys.stderr
-    if code == ExitCode.USAGE:
-        print(f"{where}: {error}" if where else error, file=stderr)
+    if _kind(error) is not None:
+        print(f"{where}{error}", file=stderr)
     else:
-        print(f"{where}: failed; the job ends on all ranks" if where else "failed", file=stderr)
+        print(f"{where}failed{'; the job ends on all ranks' if where else ''}", file=stderr)
         traceback.print_exception(error, file=stderr)
     stderr.flush()
 
 
 # Errors whose message names file, place and remedy: a traceback would hide that. By name, because importing
 # these modules imports torch and MPI; an error's own module has been imported when it is raised.
-_USERS_ERRORS = (
-    ("qafel_mpi.config_text", "ConfigError"),
-    ("qafel_mpi.tasks.formats", "DataError"),
-    ("qafel_mpi.trace.shards", "TraceError"),
-    ("qafel_mpi.transport.handshake", "HandshakeError"),
-)
+_SAYS_IT_ALL = {
+    "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
+    "qafel_mpi.tasks.errors.DataError": ExitCode.USAGE,
+    "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
+    "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,
+    "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,
+}
 
 
-def _says_it_all(error: Exception) -> bool:
-    return any((kind.__module__, kind.__name__) in _USERS_ERRORS for kind in type(error).__mro__)
+def _kind(error: Exception) -> str | None:
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    return next((name for name in names if name in _SAYS_IT_ALL), None)
+
+
+def _code(error: Exception) -> ExitCode:
+    kind = _kind(error)
+    return ExitCode.FAILED if kind is None else _SAYS_IT_ALL[kind]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,6 +80,12 @@ def _bytes(payload: int, wire: int, paper: float) -> str:
     return f"payload {payload:,}   wire {wire:,}   paper's formula {paper:,.0f}"
 
 
+def summary_json(result: RunSummary) -> str:
+    """The same, every field by its name; null where there is no number."""
+    fields = asdict(result)
+    return json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()})
+
+
 @contextmanager
 def progress(stop: StopConfig, name: str) -> Iterator[Callable[[Progress], None]]:
     """A callback that shows how far a run is: a bar on a terminal, plain lines elsewhere (a job's log)."""
@@ -119,3 +127,36 @@ def share_done(now: Progress, stop: StopConfig) -> float:
     """How much of the budget is spent: of uploads, steps or seconds, whichever is nearest to its end."""
     spent = ((now.uploads, stop.uploads), (now.server_steps, stop.steps), (now.seconds, stop.seconds))
     return max((done / limit for done, limit in spent if limit), default=0.0)
+
+
+@contextmanager
+def download() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A callback (file, bytes so far, bytes in all) that shows a download: bars, or a line a file."""
+    if not sys.stderr.isatty():
+        yield _download_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def show(name: str, have: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name)
+            bars.update(tasks[name], completed=have, total=total)
+
+        yield show
+
+
+def _download_lines() -> Callable[[str, int, int | None], None]:
+    said: set[str] = set()
+
+    def show(name: str, have: int, total: int | None) -> None:
+        if name not in said:
+            said.add(name)
+            size = "" if total is None else f", {megabytes(total)}"
+            print(f"downloading {name}{size}", file=sys.stderr, flush=True)
+
+    return show

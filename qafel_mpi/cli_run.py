@@ -1,0 +1,119 @@
+"""The command `run`, behind its options: plan on rank 0, drive on all ranks, an exit code for the result."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qafel_mpi import cli_job as job
+from qafel_mpi import cli_show as show
+from qafel_mpi.cli_job import ExitCode
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from qafel_mpi.drivers.build import RunSummary
+
+
+def plan(
+    name: str, settings: list[str], out: Path | None, data_dir: Path | None, overwrite: bool, alone: bool
+) -> dict[str, Any]:
+    """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
+    from qafel_mpi.config import load, to_toml
+
+    experiment = load(name, settings)
+    if alone and experiment.clock.kind == "wall":
+        if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
+            raise ConfigError(
+                [
+                    "clock.kind = 'wall' needs a server and at least one client, each a process: start it as "
+                    f"`mpirun -n 4 qafel-mpi run {name} ...`, or leave clock.kind out to run it in this one process "
+                    "on the virtual clock"
+                ]
+            )
+        experiment = load(name, [*settings, "clock.kind=virtual"])
+        print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
+    if out is None:
+        out = _free_name(Path("runs"), f"{Path(name).stem}-{experiment.algorithm}-seed{experiment.seed}")
+    _make_room(out, overwrite)
+    return {
+        "name": Path(name).stem,
+        "experiment": to_toml(experiment),
+        "out": str(out.absolute()),
+        "data_dir": str((data_dir or own_data_dir() or cache()).absolute()),
+    }
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.h5", 1
+    while path.exists() or path.with_suffix(".shards").exists():
+        number += 1
+        path = folder / f"{stem}-{number}.h5"
+    return path
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    """See that the trace can be written before any time is spent. Raises ConfigError."""
+    shards = out.with_suffix(".shards")
+    if out.suffix != ".h5":
+        raise ConfigError([f"--out {out}: a trace is an HDF5 file: {out.stem or 'a'}.h5"])
+    if shards.exists() and not overwrite:
+        raise ConfigError(
+            [
+                f"--out {out}: {shards} holds a run that was cut short; `qafel-mpi merge {shards}`, or --overwrite"
+            ]
+        )
+    if out.exists() and not overwrite:
+        raise ConfigError([f"--out {out}: exists already; --overwrite replaces it"])
+    try:
+        shutil.rmtree(shards, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"--out {out}: {error.strerror}: {out.parent}"]) from None
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError([f"--out {out}: {out.parent} can't be written to"])
+
+
+def own_data_dir() -> Path | None:
+    """Each host may keep its data elsewhere; where it does not say, rank 0's folder is looked in."""
+    given = os.environ.get("QAFEL_DATA_DIR")
+    return Path(given).expanduser() if given else None
+
+
+def cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qafel_mpi"
+
+
+def drive(plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path) -> RunSummary:
+    from mpi4py import MPI
+
+    from qafel_mpi.config import from_toml
+
+    experiment = from_toml(plan["experiment"])
+    driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}")  # wall or virtual
+    with job.Interrupt() as interrupted, show.progress(experiment.stop, plan["name"]) as report:
+        result: RunSummary = driver.run(
+            experiment,
+            comm or MPI.COMM_SELF,
+            Path(plan["out"]),
+            data_dir=data_dir,
+            command_line=sys.argv,
+            interrupted=interrupted,
+            report=report,
+        )
+    return result
+
+
+def exit_code(result: RunSummary, require_target: bool) -> ExitCode:
+    if result.interrupted:
+        return ExitCode.INTERRUPTED
+    if result.outcome.startswith("failed"):
+        return ExitCode.FAILED
+    if require_target and not result.target_reached:
+        return ExitCode.TARGET_NOT_REACHED
+    return ExitCode.DONE
