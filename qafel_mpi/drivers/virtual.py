@@ -164,7 +164,7 @@ class Simulation:
     def _hand_out(self) -> None:
         """The batch as it stands: when it is full, when the version moves on, when a member's result is due."""
         if self.pending:
-            self.workers.train(self.pending)
+            self.workers.train(self.pending, self.server.version)
             self.pending = []
             self.waiting.clear()
 

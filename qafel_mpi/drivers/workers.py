@@ -46,8 +46,8 @@ class Workers(Protocol):
     def received(self) -> int:
         """Messages so far."""
 
-    def train(self, jobs: Sequence[Job]) -> None:
-        """Train these clients as one batch, from the version last published (or the download just sent)."""
+    def train(self, jobs: Sequence[Job], version: int) -> None:
+        """Train these clients as one batch, from version t = `version`: the last published, or downloaded."""
 
     def publish(self, payload: np.ndarray, version: int, key: int) -> None:
         """q^t, for every worker's replica; its bytes are the caller's again when this returns."""
@@ -101,7 +101,7 @@ class LocalWorkers:
         self._results: dict[Job, Result] = {}
         self._free: list[np.ndarray] = []
 
-    def train(self, jobs: Sequence[Job]) -> None:
+    def train(self, jobs: Sequence[Job], version: int) -> None:
         for job, buffer, size, key, loss in self.trainer.train(jobs, self.start, self._buffer):
             self._results[job] = Result(buffer[:size], key, loss)
 
@@ -156,7 +156,7 @@ class RemoteWorkers:
     def received(self) -> int:
         return self.inbox.total
 
-    def train(self, jobs: Sequence[Job]) -> None:
+    def train(self, jobs: Sequence[Job], version: int) -> None:
         """To the worker with the least to do; which one has no effect on the result."""
         rank = min(self.ranks, key=self.outstanding.__getitem__)
         if self._download is not None:
@@ -165,7 +165,7 @@ class RemoteWorkers:
         frame = self._acquire(self.orders)
         pairs = np.array(jobs, dtype=PAIRS).reshape(-1)
         frame.payload[: pairs.nbytes] = pairs.view(np.uint8)
-        self._seal(frame, Kind.TRAIN, payload_bytes=pairs.nbytes, version=self.version)
+        self._seal(frame, Kind.TRAIN, payload_bytes=pairs.nbytes, version=version)
         self.sends.post(frame, rank)
         self.outstanding[rank] += len(jobs)
         self.poll()
@@ -196,7 +196,7 @@ class RemoteWorkers:
         done = self.sends.poll()
         for sent in done:
             self.session.recorder.messages.append(sent_row(sent, 0))
-            if sent.frame.references == 0:
+            if sent.last:
                 self._recycle(sent.frame)
         self.session.recorder.flush_if_due()
         if arrived or done:
@@ -295,6 +295,10 @@ class Worker:
             case Kind.DOWNLOAD:
                 self.replica.download(payload, message.seed, message.version)
             case Kind.TRAIN:
+                if message.version != self.replica.version:
+                    raise RuntimeError(
+                        f"told to train from version {message.version}, holds version {self.replica.version}"
+                    )
                 jobs = [(c, p) for c, p in payload.view(PAIRS).reshape(-1, 2).tolist()]
             case _:
                 self.stopped = True

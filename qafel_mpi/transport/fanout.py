@@ -60,7 +60,7 @@ class FanOut:
         """Progress: returns the sends that completed, and posts what waited for them."""
         done = self.sends.poll()
         for sent in done:
-            if sent.frame.references == 0:
+            if sent.last:
                 self._recycle(sent.frame)
         if done and self.behind:
             self.pump()

@@ -78,13 +78,17 @@ class FramePool:
 
 @dataclass(slots=True)
 class Sent:
-    """A send that has completed. Synchronous mode: complete means the receiver has matched it."""
+    """A send that has completed. Synchronous mode: complete means the receiver has matched it.
+
+    last: no other send reads the frame any more. Of several that complete together one alone says so.
+    """
 
     frame: Frame
     message: wire.Message
     rank: int
     t_post: float
     t_complete: float
+    last: bool = False
 
 
 class Sends:
@@ -124,6 +128,7 @@ class Sends:
         for sent in done:
             sent.t_complete = now
             sent.frame.references -= 1
+            sent.last = sent.frame.references == 0
             self.under_way[sent.rank] -= 1
         finished = set(indices)
         self._requests = [r for i, r in enumerate(self._requests) if i not in finished]

@@ -183,3 +183,23 @@ def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm):
         until(done)
         inbox.close()
     assert comm.allreduce(int(order == list(range(5))), MPI.MIN) == 1
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_frame_sent_to_several_ranks_is_free_once(comm):
+    """Sends of one frame that complete in the same poll must not hand it back twice."""
+    if comm.rank == 0:
+        sends = Sends(comm, 8)
+        frame = new_frame(10).seal(Kind.BROADCAST, payload_bytes=10)
+        for rank in range(1, comm.size):
+            sends.post(frame, rank)
+        comm.Barrier()  # every receive is posted: all complete at once
+        done = []
+        until(lambda: done.extend(sends.poll()) or len(done) == comm.size - 1)
+        freed = sum(sent.last for sent in done)
+    else:
+        request = comm.Irecv([np.empty(74, np.uint8), MPI.BYTE], 0, 8)
+        comm.Barrier()
+        until(request.Test)
+        freed = 1
+    assert comm.allreduce(int(freed == 1), MPI.MIN) == 1

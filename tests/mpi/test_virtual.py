@@ -11,7 +11,7 @@ SETTINGS = {
     "qafel": [],
     "fedbuff unicast": ["algorithm=fedbuff", "downlink.delivery=unicast"],
     "naive unicast": ["algorithm=naive", "downlink.delivery=unicast"],
-    "fedasync": ["algorithm=fedasync"],
+    "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
     "fedpaq": ["algorithm=fedpaq"],
     "dropout, poisson": ["clock.dropout=0.2", "clock.start=poisson"],
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],

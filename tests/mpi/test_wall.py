@@ -105,7 +105,7 @@ def test_unicast_downloads_are_counted_one_by_one(comm, folder, digits):
 
 @pytest.mark.mpi(min_size=2)
 def test_fedasync_and_large_vectors_run(comm, folder, digits):
-    summary = run(comm, folder, digits("algorithm=fedasync"))
+    summary = run(comm, folder, digits("algorithm=fedasync", "server.buffer_size=1"))
     assert summary.server_steps == 40
     vectors = (
         "task.dataset=synthetic",
