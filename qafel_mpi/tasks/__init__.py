@@ -12,7 +12,7 @@ from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.logistic import LogisticTask
-from qafel_mpi.tasks.models import MODELS, TOGETHER, VECTORS
+from qafel_mpi.tasks.models import MODELS, VECTORS
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import partition
 from qafel_mpi.tasks.vectors import VectorTask
@@ -49,7 +49,6 @@ def build(
     if task.model == "logistic":
         return LogisticTask(data, dealt, client, dtype=dtype, l2=task.l2)
     make = MODELS.get(task.model) or own.load("task.model", task.model)
-    together = TOGETHER.get(task.model, 1) if client.together == "auto" else client.together
     return NeuralTask(
         lambda: make(task, data.shape, data.classes),
         data,
@@ -58,5 +57,5 @@ def build(
         dtype=dtype,
         device=device,
         seed=seed,
-        together=together,
+        small_layers=task.model == "mlp",
     )

@@ -53,9 +53,6 @@ def mlp(config: TaskConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
 
 MODELS: dict[str, Callable[[TaskConfig, tuple[int, ...], int], nn.Module]] = {"cnn": cnn, "mlp": mlp}
 
-# Models that are trained faster as a batch of clients than one at a time, and how many: measured.
-TOGETHER = {"mlp": 32}
-
 
 # --- parameter vectors for communication runs -------------------------------------------------------
 

@@ -1,6 +1,6 @@
 '''The user's own data set and model, named `module:function` in the TOML.
 
-A file `mine.py` beside the TOML, or anywhere that Python imports from:
+A file `mine.py` in the folder where the run is started, or anywhere that Python imports from:
 
 ```python
 import numpy as np
@@ -45,20 +45,28 @@ global generator (dropout) are seeded for each client's training.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qafel_mpi.tasks.errors import DataError
 
 
 def load(key: str, name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; key, the setting, is for the error alone."""
+    """The function that `module:function` names; key, the setting, is for the error alone.
+
+    Python looks in the working folder too, last: a command's own path doesn't have it.
+    """
     module, _, function = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(
-            f"{key} = {name!r}: {error}; write 'module:function', with the module's folder in PYTHONPATH"
+            f"{key} = {name!r}: {error}; write 'module:function', and have the module in the working folder "
+            "or on PYTHONPATH"
         ) from error
     if not callable(found):
         raise DataError(f"{key} = {name!r}: a {type(found).__name__} and no function")

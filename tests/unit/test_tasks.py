@@ -264,7 +264,8 @@ def test_the_documented_example_of_ones_own_data_and_model_runs(
 ) -> None:
     code, settings = re.findall(r"```(?:python|toml)\n(.*?)```", own.__doc__ or "", flags=re.DOTALL)
     (tmp_path / "mine.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
     tables = tomllib.loads(settings)
     task = build(
         TaskConfig.model_validate(tables["task"]), ClientConfig.model_validate(tables["client"]), seed=0
