@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError, as_float32, floats
-from qafel_mpi.kernels import cpu
+from qafel_mpi.codecs.base import Codec, Layout, PayloadError
+from qafel_mpi.kernels.affine import AffineKernels
 
 
 class Affine(Codec):
@@ -25,77 +25,40 @@ class Affine(Codec):
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, bits: int = 8):
         super().__init__(layout, dtype)
         self.bits = bits
-        spans = list(zip(layout.offsets, layout.offsets[1:], strict=False))
-        wide = [len(shape) >= 2 for shape in layout.shapes]
-        self._quantized = [slice(a, b) for (a, b), q in zip(spans, wide, strict=True) if q and b > a]
-        self._plain = [slice(a, b) for (a, b), q in zip(spans, wide, strict=True) if not q and b > a]
-        tensors = len(self._quantized)
-        self._zeros_at = 8 * tensors
-        self._plain_at = 12 * tensors
-        at = self._plain_at + 4 * sum(s.stop - s.start for s in self._plain)
-        self._codes: list[slice] = []
-        for s in self._quantized:
-            size = -(-(s.stop - s.start) * bits // 8)
-            self._codes.append(slice(at, at + size))
-            at += size
+        tensors = zip(layout.shapes, layout.offsets, layout.offsets[1:], strict=False)
+        extents = [(len(shape) >= 2, a, b) for shape, a, b in tensors if b > a]
+        at = 12 * sum(quantized for quantized, _, _ in extents)
+        plain, wide = [], []
+        for quantized, a, b in extents:
+            if not quantized:
+                plain.append((a, b, at))
+                at += 4 * (b - a)
+        for quantized, a, b in extents:
+            if quantized:
+                wide.append((a, b, at))
+                at += -(-(b - a) * bits // 8)
         self._bytes = at
-        self._rounded = np.empty(layout.elements if dtype != torch.float32 else 0, dtype=np.float32)
+        self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits)
 
     def payload_bytes(self) -> int:
         return self._bytes
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        self.require_finite(x)
-        v = as_float32(x, self._rounded)
-        top = (1 << self.bits) - 1
-        scales, zeros = np.empty(len(self._quantized), "<f8"), np.empty(len(self._quantized), "<i4")
-        for k, (where, codes) in enumerate(zip(self._quantized, self._codes, strict=True)):
-            least, greatest = min(float(v[where].min()), 0.0), max(float(v[where].max()), 0.0)
-            scales[k] = (greatest - least) / top or 1.0
-            zeros[k] = min(max(round(-least / scales[k]), 0), top)
-            cpu.affine_encode(v[where], scales[k], float(zeros[k]), self.bits, out[codes])
-        out[: self._zeros_at] = scales.view(np.uint8)
-        out[self._zeros_at : self._plain_at] = zeros.view(np.uint8)
-        at = self._plain_at
-        for where in self._plain:
-            plain = v[where].view(np.uint8)
-            out[at : at + plain.size] = plain
-            at += plain.size
+        if self._cpu.encode(x.numpy(), out) >= 0:
+            self.refuse(x)
         return self._bytes
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self._decode(payload, out, 1.0, assign=True)
+        self._cpu.decode(payload, out.numpy(), 1.0, assign=True)
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self._decode(payload, acc, weight, assign=False)
+        self._cpu.decode(payload, acc.numpy(), weight, assign=False)
 
     def validate(self, payload: np.ndarray) -> None:
         super().validate(payload)
-        scales, zeros = self._table(payload)
-        if not (np.isfinite(scales) & (scales > 0)).all():
-            raise PayloadError(f"{self.name}: a scale is not a positive number")
-        if not ((zeros >= 0) & (zeros < 1 << self.bits)).all():
-            raise PayloadError(f"{self.name}: a zero point is not a code of {self.bits} bits")
+        if not self._cpu.valid(payload):
+            raise PayloadError(f"{self.name}: a scale, zero point or 1-D element that no encoder writes")
 
-    def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
-        target = acc.numpy()
-        factor = target.dtype.type(weight)
-        scales, zeros = self._table(payload)
-        for k, (where, codes) in enumerate(zip(self._quantized, self._codes, strict=True)):
-            cpu.affine_decode(
-                payload[codes], scales[k], float(zeros[k]), self.bits, factor, assign, target[where]
-            )
-        at = self._plain_at
-        for where in self._plain:
-            size = 4 * (where.stop - where.start)
-            plain = floats(payload[at : at + size], "<f4")
-            if assign:
-                target[where] = plain
-            else:
-                target[where] += factor * plain
-            at += size
 
-    def _table(self, payload: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return floats(payload[: self._zeros_at], "<f8"), floats(
-            payload[self._zeros_at : self._plain_at], "<i4"
-        )
+def _table(rows: list[tuple[int, int, int]]) -> np.ndarray:
+    return np.array(rows, dtype=np.int64).reshape(len(rows), 3)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -119,11 +120,14 @@ class Codec(ABC):
         return self._scratch
 
     def require_finite(self, x: Tensor) -> None:
-        """Raise NonFiniteError naming the first element that is not finite."""
-        bad = torch.isfinite(x).logical_not_()
-        if bad.any():
-            index = int(bad.int().argmax())
-            raise NonFiniteError(self.layout, index, float(x[index]))
+        """Raise NonFiniteError where an element of x is not finite."""
+        if not torch.isfinite(x).all():
+            self.refuse(x)
+
+    def refuse(self, x: Tensor) -> NoReturn:
+        """Raise NonFiniteError naming the first element of x that is no finite float32."""
+        index = int(torch.isfinite(x.float()).logical_not_().int().argmax())
+        raise NonFiniteError(self.layout, index, float(x[index]))
 
 
 def as_float32(x: Tensor, scratch: np.ndarray) -> np.ndarray:

@@ -100,5 +100,5 @@ class RandK(_Sparse):
         return 4 * self.k
 
     def _coordinates(self, payload: np.ndarray, key: int) -> np.ndarray:
-        cpu.hash_counters(*cpu.split_key(key), self._hashes)
+        cpu.hash_counters(key & 0xFFFFFFFF, key >> 32, self._hashes)
         return np.sort(np.argpartition(self._hashes, self.k - 1)[: self.k])

@@ -1,432 +1,287 @@
-"""The CPU kernels, in numba: no compiler is needed, and the bytes are those of reference.py.
+"""The CPU kernels for buckets (qsgd, sign), in numba: no compiler is needed, and the bytes are reference.py's.
 
-A vector is cut into segments: a bucket of up to SEGMENT elements is one, a longer one is several. A segment
-lies in the cache while its scale is found and its codes are written. Segments are independent given their
-bucket's scale, so any number of threads gives the same bytes. All functions work in place.
-
-What makes numba's loops fast here: the maximum runs over the float's bit pattern as int32 (a float maximum
-does not vectorise), buckets are slices indexed from zero, 2, 4 and 8 bits have loops of their own, and clamp
-and round work on values that the compiler knows to be independent.
+A segment (plan.py) lies in the first-level cache while its scale is found, its levels are drawn and its codes
+are packed. What makes these loops fast, each found by measuring: loops over contiguous slices from index 0 that
+do one simple thing; the maximum taken over the floats' bit patterns as integers (a float maximum does not
+vectorise); levels as bytes; the hidden-state step subtracting and taking the maximum in one loop, close to
+memory's pace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-from qafel_mpi.kernels.reference import DROP, LIFT, MIX1, MIX2, SEGMENT, TINY, WEYL, slot_starts
+from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, store
+from qafel_mpi.kernels.packing import add_levels, pack, unpack
+from qafel_mpi.kernels.plan import BUCKET, SLOT, START, Plan, shares, spread
+from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
+from qafel_mpi.kernels.rounding import draw, round_levels, round_pack4, sign_levels
 
-_W, _M1, _M2 = np.uint32(WEYL), np.uint32(MIX1), np.uint32(MIX2)
-_MAX_BITS = np.int32(0x7FFFFFFF)
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 _INF_BITS = np.int32(0x7F800000)
-_FLOAT_MAX = float(np.finfo(np.float32).max)
 _ONE = np.float32(1)
-LINF, L2, MEAN = 0, 1, 2  # what the scale of a bucket is: maximum, 2-norm, mean magnitude
-GROUP = 64  # segments a thread takes at least; fewer are not worth a thread
+_ZERO = np.int32(0)
+# Scratch of one thread, in bytes: a segment's hashes, its float32 values, half as many float64 sums.
+_VALUES_AT = 2 * SEGMENT
+_SUMS_AT = _VALUES_AT + 4 * SEGMENT
+_SCRATCH_BYTES = _SUMS_AT + 4 * SEGMENT
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    return njit(cache=True, nogil=True, boundscheck=False)(function)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """How a vector is cut. The last entry of the three segment tables closes the last segment."""
-
-    elements: int
-    buckets: int
-    starts: np.ndarray  # int64, segments + 1: first element
-    slots: np.ndarray  # int64, segments: first slot, a multiple of 8
-    bucket: np.ndarray  # int64, segments + 1: which bucket
-    single: bool  # every bucket is one segment
-    code_bytes: Callable[[int], int]  # bits -> bytes of the code region
-
-    @property
-    def segments(self) -> int:
-        return len(self.slots)
-
-
-def plan(bucket_starts: np.ndarray) -> Plan:
-    """bucket_starts: (buckets + 1,) int64, ascending, from 0 to d."""
-    first_slot = slot_starts(bucket_starts)
-    lengths = np.diff(bucket_starts)
-    pieces = -(-lengths // SEGMENT)
-    bucket = np.repeat(np.arange(len(lengths)), pieces)
-    within = np.arange(len(bucket)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    starts = np.append(bucket_starts[bucket] + within * SEGMENT, bucket_starts[-1])
-    last = int(first_slot[-2] + lengths[-1])
-    return Plan(
-        elements=int(bucket_starts[-1]),
-        buckets=len(lengths),
-        starts=starts.astype(np.int64),
-        slots=(first_slot[bucket] + within * SEGMENT).astype(np.int64),
-        bucket=np.append(bucket, len(lengths)).astype(np.int64),
-        single=bool((pieces == 1).all()),
-        code_bytes=lambda bits: -(-last * bits // 8),
-    )
-
-
-@jit
-def _hash(k0, k1, j):
-    h = np.uint32(k0 + np.uint32(j) * _W)
-    h = np.uint32(h ^ (h >> np.uint32(16)))
-    h = np.uint32(h * _M1)
-    h = np.uint32(h ^ k1)
-    h = np.uint32(h ^ (h >> np.uint32(15)))
-    h = np.uint32(h * _M2)
-    return np.uint32(h ^ (h >> np.uint32(16)))
-
-
-@jit
-def _magnitude(x, kind):
-    """(partial scale as float64, largest bit pattern) of one segment."""
-    pattern = x.view(np.int32)
+@helper
+def _top(x):
+    """The largest magnitude's bit pattern, of x rounded to float32; >= _INF_BITS: not finite."""
     top = np.int32(0)
     for i in range(x.size):
-        top = max(top, pattern[i] & _MAX_BITS)
-    if kind == LINF:
-        return 0.0, top
-    total = 0.0
-    if kind == MEAN:
-        for i in range(x.size):
-            total += abs(np.float64(x[i]))
-        return total, top
-    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
-    n = x.size // 8 * 8
-    for i in range(0, n, 8):
-        a0 += np.float64(x[i]) * np.float64(x[i])
-        a1 += np.float64(x[i + 1]) * np.float64(x[i + 1])
-        a2 += np.float64(x[i + 2]) * np.float64(x[i + 2])
-        a3 += np.float64(x[i + 3]) * np.float64(x[i + 3])
-        a4 += np.float64(x[i + 4]) * np.float64(x[i + 4])
-        a5 += np.float64(x[i + 5]) * np.float64(x[i + 5])
-        a6 += np.float64(x[i + 6]) * np.float64(x[i + 6])
-        a7 += np.float64(x[i + 7]) * np.float64(x[i + 7])
-    lanes = (a0, a1, a2, a3, a4, a5, a6, a7)
-    for lane in range(8):
-        part = lanes[lane]
-        if n + lane < x.size:
-            part += np.float64(x[n + lane]) * np.float64(x[n + lane])
-        total += part
-    return total, top
+        top = max(top, bits_of(np.float32(x[i])) & _MAGNITUDE)
+    return top
 
 
-@jit
-def _finish_scale(total, top, count, kind, cell):
+@helper
+def _take(x, out):
+    """out = x rounded to float32. Returns its _top."""
+    top = np.int32(0)
+    for i in range(out.size):
+        v = np.float32(x[i])
+        out[i] = v
+        top = max(top, bits_of(v) & _MAGNITUDE)
+    return top
+
+
+@helper
+def _take_difference(x, x_hat, out):
+    """out = x − x̂ rounded to float32. Returns its _top."""
+    top = np.int32(0)
+    for i in range(out.size):
+        v = np.float32(x[i] - x_hat[i])
+        out[i] = v
+        top = max(top, bits_of(v) & _MAGNITUDE)
+    return top
+
+
+@helper
+def _tree_sum(v, kind, sums):
+    """reference.tree_sum of v² (L2) or |v|. sums: float64, at least half as many as v has elements."""
+    if v.size == 1:
+        return np.float64(v[0]) * np.float64(v[0]) if kind == L2 else abs(np.float64(v[0]))
+    half = 1
+    while 2 * half < v.size:
+        half *= 2
+    upper = v[half:]
+    if kind == L2:
+        for i in range(upper.size):
+            a, b = np.float64(v[i]), np.float64(upper[i])
+            sums[i] = a * a + b * b
+        for i in range(upper.size, half):
+            sums[i] = np.float64(v[i]) * np.float64(v[i])
+    else:
+        for i in range(upper.size):
+            sums[i] = abs(np.float64(v[i])) + abs(np.float64(upper[i]))
+        for i in range(upper.size, half):
+            sums[i] = abs(np.float64(v[i]))
+    while half > 8:
+        half //= 2
+        right = sums[half : 2 * half]
+        for i in range(half):
+            sums[i] += right[i]
+    if half == 8:  # one expression is faster than three short loops
+        even = (sums[0] + sums[4]) + (sums[2] + sums[6])
+        return even + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+    while half > 1:
+        half //= 2
+        for i in range(half):
+            sums[i] += sums[half + i]
+    return sums[0]
+
+
+@helper
+def _scale(total, top, count, kind):
     if kind == LINF:
-        cell[0] = top
-        return cell.view(np.float32)[0]
+        return float_of(top)
     value = np.sqrt(total) if kind == L2 else total / count
-    return np.float32(min(value, _FLOAT_MAX))
+    return np.float32(min(value, np.float64(FLOAT_MAX)))
 
 
-@jit
-def _inverse(scale, s):
-    """(lift, inv): s·65536/scale, with the lift that keeps it finite; (0, 0) for a bucket of zeros."""
-    if scale == 0:
-        return np.float32(0), np.float32(0)
-    lift = LIFT if scale < TINY else _ONE
-    return lift, np.float32(np.float32(s * 65536) / np.float32(scale * lift))
-
-
-@jit
+@helper
 def _unit(scale, s):
     """(unit, drop): a level's value is level · unit · drop."""
     if scale < TINY:
         return np.float32(np.float32(scale * LIFT) / np.float32(s)), DROP
-    return np.float32(scale / np.float32(s)), _ONE
+    unit = np.float32(scale / np.float32(s))
+    if np.float32(np.float32(s) * unit) > FLOAT_MAX:
+        unit = np.float32(unit * SHRINK)
+    return unit, _ONE
 
 
 @jit
-def _y(v, lift, inv, limit):
-    y = np.float32(np.float32(v * lift) * inv)
-    y = limit if y > limit else y
-    y = -limit if y < -limit else y
-    return np.int32(np.rint(y))
-
-
-@jit
-def _low(h):
-    return np.int32(h & np.uint32(0xFFFF))
-
-
-@jit
-def _high(h):
-    return np.int32(h >> np.uint32(16))
-
-
-@jit
-def _code(v, lift, inv, limit, draw, bits):
-    y = _y(v, lift, inv, limit)
-    if bits == 1:
-        return np.uint32(1) if 2 * draw + 1 > y + 65536 else np.uint32(0)
-    return np.uint32(np.int32(y + draw) >> 16) & np.uint32((1 << bits) - 1)
-
-
-@jit
-def _encode_segment(x, lift, inv, s, bits, k0, k1, slot, out):
-    """Codes of one segment into out, which begins at the segment's first byte."""
-    limit = np.float32(s * 65536)
-    j = np.uint32(slot >> 1)
-    n = x.size
-    done = 0
-    if bits == 4:
-        for p in range(n // 2):
-            h = _hash(k0, k1, np.uint32(j + np.uint32(p)))
-            a = (_y(x[2 * p], lift, inv, limit) + _low(h)) >> 16
-            b = (_y(x[2 * p + 1], lift, inv, limit) + _high(h)) >> 16
-            out[p] = np.uint8((a & 15) | ((b & 15) << 4))
-        done = n // 2 * 2
-    elif bits == 8:
-        for p in range(n // 2):
-            h = _hash(k0, k1, np.uint32(j + np.uint32(p)))
-            out[2 * p] = np.uint8((_y(x[2 * p], lift, inv, limit) + _low(h)) >> 16)
-            out[2 * p + 1] = np.uint8((_y(x[2 * p + 1], lift, inv, limit) + _high(h)) >> 16)
-        done = n // 2 * 2
-    elif bits == 2:
-        for p in range(n // 4):
-            h = _hash(k0, k1, np.uint32(j + np.uint32(2 * p)))
-            g = _hash(k0, k1, np.uint32(j + np.uint32(2 * p + 1)))
-            a = (_y(x[4 * p], lift, inv, limit) + _low(h)) >> 16
-            b = (_y(x[4 * p + 1], lift, inv, limit) + _high(h)) >> 16
-            c = (_y(x[4 * p + 2], lift, inv, limit) + _low(g)) >> 16
-            d = (_y(x[4 * p + 3], lift, inv, limit) + _high(g)) >> 16
-            out[p] = np.uint8((a & 3) | ((b & 3) << 2) | ((c & 3) << 4) | ((d & 3) << 6))
-        done = n // 4 * 4
-    word = np.uint64(0)
-    held = 0
-    at = done * bits // 8
-    for i in range(done, n):
-        h = _hash(k0, k1, np.uint32(j + np.uint32(i >> 1)))
-        draw = _high(h) if i & 1 else _low(h)
-        code = _code(x[i], lift, inv, limit, draw, bits)
-        word |= np.uint64(code) << np.uint64(held)
-        held += bits
-        while held >= 8:
-            out[at] = np.uint8(word & np.uint64(255))
-            word >>= np.uint64(8)
-            held -= 8
-            at += 1
-    if held:
-        out[at] = np.uint8(word & np.uint64(255))
-
-
-@jit
-def _add(acc, i, level, unit, drop, weight, assign):
-    value = np.float32(np.float32(np.float32(level) * unit) * drop)
-    if assign:
-        acc[i] = value
-    else:
-        acc[i] += weight * value
-
-
-@jit
-def _decode_segment(codes, bits, unit, drop, weight, assign, acc):
-    """acc += weight · value (assign: acc = value) for one segment; codes begin at its first byte."""
-    n = acc.size
-    done = 0
-    if bits == 4:
-        for p in range(n // 2):
-            c = np.int32(codes[p])
-            _add(acc, 2 * p, ((c & 15) ^ 8) - 8, unit, drop, weight, assign)
-            _add(acc, 2 * p + 1, ((c >> 4) ^ 8) - 8, unit, drop, weight, assign)
-        done = n // 2 * 2
-    elif bits == 8:
-        for i in range(n):
-            _add(acc, i, (np.int32(codes[i]) ^ 128) - 128, unit, drop, weight, assign)
-        done = n
-    elif bits == 2:
-        for p in range(n // 4):
-            c = np.int32(codes[p])
-            _add(acc, 4 * p, ((c & 3) ^ 2) - 2, unit, drop, weight, assign)
-            _add(acc, 4 * p + 1, (((c >> 2) & 3) ^ 2) - 2, unit, drop, weight, assign)
-            _add(acc, 4 * p + 2, (((c >> 4) & 3) ^ 2) - 2, unit, drop, weight, assign)
-            _add(acc, 4 * p + 3, ((c >> 6) ^ 2) - 2, unit, drop, weight, assign)
-        done = n // 4 * 4
-    half = np.int32(1 << (bits - 1))
-    mask = np.uint64((1 << bits) - 1)
-    word = np.uint64(0)
-    held = 0
-    at = done * bits // 8
-    for i in range(done, n):
-        while held < bits:
-            word |= np.uint64(codes[at]) << np.uint64(held)
-            at += 1
-            held += 8
-        code = np.int32(word & mask)
-        word >>= np.uint64(bits)
-        held -= bits
-        level = 1 - 2 * code if bits == 1 else (code ^ half) - half
-        _add(acc, i, level, unit, drop, weight, assign)
-
-
-@jit
-def scales_range(x, starts, bucket, first, last, kind, scales):
-    """Scales of buckets whose segments are first..last-1. Returns the bad element's segment, or -1."""
-    cell = np.empty(1, np.int32)
-    total, top, count = 0.0, np.int32(0), 0
+def _measure_range(x, table, first, last, kind, scratch, partial, tops):
+    """Where a bucket has several segments: each one's part of the scale. A non-finite segment, or -1."""
+    values = scratch[_VALUES_AT:_SUMS_AT].view(np.float32)
+    sums = scratch[_SUMS_AT:].view(np.float64)
     for g in range(first, last):
-        part, high = _magnitude(x[starts[g] : starts[g + 1]], kind)
-        if high >= _INF_BITS:
+        v = values[: table[g + 1, START] - table[g, START]]
+        tops[g] = _take(x[table[g, START] : table[g + 1, START]], v)
+        if tops[g] >= _INF_BITS:
             return g
-        total += part
-        top = max(top, high)
-        count += starts[g + 1] - starts[g]
-        if bucket[g + 1] != bucket[g]:
-            scales[bucket[g]] = _finish_scale(total, top, count, kind, cell)
-            total, top, count = 0.0, np.int32(0), 0
+        if kind != LINF:
+            partial[g] = _tree_sum(v, kind, sums)
     return -1
 
 
 @jit
-def encode_range(x, starts, slots, bucket, first, last, scales, s, bits, k0, k1, codes):
-    """Codes of segments first..last-1, given the scales."""
-    for g in range(first, last):
-        lift, inv = _inverse(scales[bucket[g]], s)
-        _encode_segment(
-            x[starts[g] : starts[g + 1]], lift, inv, s, bits, k0, k1, slots[g], codes[slots[g] * bits // 8 :]
-        )
+def _finish_scales(table, kind, partial, tops, payload):
+    """Scales of all buckets from the parts of their segments. Overwrites the parts."""
+    first = 0
+    for g in range(1, len(table)):
+        if table[g, BUCKET] != table[first, BUCKET]:
+            part = partial[first:g]
+            # MEAN: the parts are sums of squares already, and positive. In place.
+            total = 0.0 if kind == LINF else _tree_sum(part, MEAN, part)
+            count = table[g, START] - table[first, START]
+            store(payload, 4 * table[first, BUCKET], _scale(total, tops[first:g].max(), count, kind))
+            first = g
 
 
 @jit
-def quantize_range(x, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes):
-    """Scale and codes in one pass over the cache, where every bucket is one segment."""
-    cell = np.empty(1, np.int32)
+def _encode_range(
+    x, x_hat, step, known, table, first, last, kind, s, bits, k0, k1, scratch, levels, payload, codes_at
+):
+    """Scales (unless they are known) and codes of segments first..last-1. A non-finite segment, or -1.
+
+    step: of x − x̂, and x̂ += their value. Otherwise x̂ is not looked at.
+    """
+    hashes, draws = scratch[:_VALUES_AT].view(np.uint32), scratch[:_VALUES_AT].view(np.uint16)
+    values = scratch[_VALUES_AT:_SUMS_AT].view(np.float32)
+    sums = scratch[_SUMS_AT:].view(np.float64)
+    one = x_hat.dtype.type(1)
+    fast = bits == 4 and kind == LINF and not step
     for g in range(first, last):
-        segment = x[starts[g] : starts[g + 1]]
-        total, top = _magnitude(segment, kind)
+        begin, end, slot = table[g, START], table[g + 1, START], table[g, SLOT]
+        here, v = x[begin:end], values[: end - begin]
+        slots, codes_begin, scale_at = (
+            table[g + 1, SLOT] - slot,
+            codes_at + slot * bits // 8,
+            4 * table[g, BUCKET],
+        )
+        if fast:
+            top = _top(here)
+        elif step:
+            top = _take_difference(here, x_hat[begin:end], v)
+        else:
+            top = _take(here, v)
         if top >= _INF_BITS:
             return g
-        scale = _finish_scale(total, top, segment.size, kind, cell)
-        scales[bucket[g]] = scale
-        lift, inv = _inverse(scale, s)
-        _encode_segment(segment, lift, inv, s, bits, k0, k1, slots[g], codes[slots[g] * bits // 8 :])
+        if known:
+            scale = float_of(load32(payload, scale_at))
+        else:
+            total = 0.0 if kind == LINF else _tree_sum(v, kind, sums)
+            scale = _scale(total, top, v.size, kind)
+            store(payload, scale_at, scale)
+        if fast and scale >= TINY:
+            round_pack4(here, scale, s, k0, k1, slot, payload[codes_begin : codes_begin + ((slots + 1) >> 1)])
+            continue
+        if fast:
+            _take(here, v)
+        if kind == MEAN:
+            sign_levels(v, levels)
+        else:
+            draw(k0, k1, slot, v.size, hashes)
+            round_levels(v, scale, s, bits, draws, levels)
+        if step:
+            unit, drop = _unit(scale, s)
+            add_levels(levels, _ZERO, one * unit, drop, False, x_hat[begin:end])
+        levels[v.size : v.size + 8] = 0  # up to the next segment's slot
+        pack(levels, slots, bits, True, payload, codes_begin)
     return -1
 
 
 @jit
-def decode_range(codes, starts, slots, bucket, first, last, scales, s, bits, weight, assign, acc):
+def _decode_range(payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc):
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
+    kind = acc.dtype.type
     for g in range(first, last):
-        unit, drop = _unit(scales[bucket[g]], s)
-        _decode_segment(
-            codes[slots[g] * bits // 8 :], bits, unit, drop, weight, assign, acc[starts[g] : starts[g + 1]]
-        )
+        target = acc[table[g, START] : table[g + 1, START]]
+        unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
+        unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
+        add_levels(levels, _ZERO, kind(weight) * kind(unit), drop, assign, target)
+    return -1
 
 
 @jit
-def step_range(x, x_hat, starts, slots, bucket, first, last, kind, scales, s, bits, k0, k1, codes, scratch):
-    """The hidden-state step in one pass: codes of x − x̂, then x̂ += their value. Every bucket one segment."""
-    cell = np.empty(1, np.int32)
-    for g in range(first, last):
-        n = starts[g + 1] - starts[g]
-        here, state, v = x[starts[g] : starts[g + 1]], x_hat[starts[g] : starts[g + 1]], scratch[:n]
-        for i in range(n):
-            v[i] = np.float32(here[i] - state[i])
-        total, top = _magnitude(v, kind)
-        if top >= _INF_BITS:
-            return g
-        scale = _finish_scale(total, top, n, kind, cell)
-        scales[bucket[g]] = scale
-        lift, inv = _inverse(scale, s)
-        out = codes[slots[g] * bits // 8 :]
-        _encode_segment(v, lift, inv, s, bits, k0, k1, slots[g], out)
-        unit, drop = _unit(scale, s)
-        _decode_segment(out, bits, unit, drop, np.float32(1), False, state)
-    return -1
+def scales_valid(payload, buckets):
+    """Whether the payload's leading float32 scales are all finite and not negative."""
+    ok = True
+    for k in range(buckets):
+        pattern = load32(payload, 4 * k)
+        ok &= (pattern >= 0) & (pattern < _INF_BITS)
+    return ok
 
 
 @jit
 def hash_counters(k0, k1, out):
-    """out[i] = hash32 of counter i."""
-    for i in range(out.size):
-        out[i] = _hash(k0, k1, np.uint32(i))
+    """out[i] = reference.hash32(k0 + 2^32·k1, i)."""
+    draw(k0, k1, 0, 2 * out.size, out)
 
 
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="qafel-codec")
+class BucketKernels:
+    """Encode, decode and the hidden-state step for one plan. Owns its scratch: a call allocates nothing.
 
-
-def over_segments(
-    call: Callable[[int, int], Any], plan: Plan, threads: int, *, whole_buckets: bool = False
-) -> list[Any]:
-    """call(first, last) over all segments: at once, or in contiguous shares where threads help.
-
-    whole_buckets: a share ends where a bucket ends, because the call finds scales.
+    x, x_hat, acc: (d,) numpy arrays, float32 or float64. payload: uint8. kind: LINF, L2 or MEAN (plain signs).
+    s: levels a sign. Methods that encode return the number of a segment with an element that is not finite
+    (in float32), or -1.
     """
-    n = plan.segments
-    shares = min(threads, n // GROUP)
-    if shares < 2:
-        return [call(0, n)]
-    cuts = [n * t // shares for t in range(shares + 1)]
-    if whole_buckets and not plan.single:
-        # Segment g opens a bucket where its bucket differs from the one before.
-        opens = np.flatnonzero(np.diff(plan.bucket, prepend=-1))
-        cuts = [int(opens[np.searchsorted(opens, c)]) for c in cuts]
-    pairs = [(a, b) for a, b in pairwise(cuts) if b > a]
-    return list(_pool(threads).map(lambda pair: call(*pair), pairs))
 
+    def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, threads: int = 1):
+        self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
+        self.codes_at = 4 * plan.buckets
+        self._shares = shares(plan, threads)
+        self._scratch = [np.empty(_SCRATCH_BYTES, dtype=np.uint8) for _ in self._shares]
+        level = np.int8 if bits <= 8 else np.int16
+        self._levels = [np.empty(SEGMENT + 8, dtype=level) for _ in self._shares]
+        many = 0 if plan.single else plan.segments
+        self._partial, self._tops = np.empty(many), np.empty(many, dtype=np.int32)
 
-def split_key(key: int) -> tuple[np.uint32, np.uint32]:
-    """(low word, high word) of a 64-bit key."""
-    return np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32)
+    def encode(self, x: np.ndarray, payload: np.ndarray, key: int) -> int:
+        """Scales and codes of x into payload."""
+        if self.plan.single:
+            return self._encode(x, x, payload, key, step=False, known=False)
+        bad = self._measure(x, payload)
+        return bad if bad >= 0 else self._encode(x, x, payload, key, step=False, known=True)
 
+    def step(self, x: np.ndarray, x_hat: np.ndarray, payload: np.ndarray, key: int) -> int:
+        """payload = Q(x − x̂); x̂ += decode(payload). For single plans. Where it refuses, x̂ has moved in part."""
+        return self._encode(x, x_hat, payload, key, step=True, known=False)
 
-@jit
-def affine_encode(x, scale, zero, bits, out):
-    """code = clamp(rint(x/scale) + zero, 0, 2^bits − 1), packed; float64 arithmetic. x: one tensor."""
-    top = np.float64((1 << bits) - 1)
-    word = np.uint64(0)
-    held = 0
-    at = 0
-    for i in range(x.size):
-        q = np.rint(np.float64(x[i]) / scale) + zero
-        q = min(max(q, 0.0), top)
-        word |= np.uint64(q) << np.uint64(held)
-        held += bits
-        while held >= 8:
-            out[at] = np.uint8(word & np.uint64(255))
-            word >>= np.uint64(8)
-            held -= 8
-            at += 1
-    if held:
-        out[at] = np.uint8(word & np.uint64(255))
+    def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool) -> None:
+        """acc += weight · Q(x), or acc = Q(x)."""
 
+        def call(i: int, first: int, last: int) -> int:
+            return _decode_range(
+                payload, self.plan.table, first, last, self.s, self.bits, weight, assign,
+                self._levels[i], self.codes_at, acc,
+            )  # fmt: skip
 
-@jit
-def affine_decode(codes, scale, zero, bits, weight, assign, acc):
-    """acc += weight · (code − zero) · scale, the value rounded to float32 first; assign: acc = value."""
-    mask = np.uint64((1 << bits) - 1)
-    word = np.uint64(0)
-    held = 0
-    at = 0
-    for i in range(acc.size):
-        while held < bits:
-            word |= np.uint64(codes[at]) << np.uint64(held)
-            at += 1
-            held += 8
-        value = np.float32((np.float64(word & mask) - zero) * scale)
-        word >>= np.uint64(bits)
-        held -= bits
-        if assign:
-            acc[i] = value
-        else:
-            acc[i] += weight * value
+        spread(call, self._shares)
 
+    def _encode(
+        self, x: np.ndarray, x_hat: np.ndarray, payload: np.ndarray, key: int, *, step: bool, known: bool
+    ) -> int:
+        k0, k1 = key & 0xFFFFFFFF, key >> 32
 
-@jit
-def pack_signs(x, out):
-    """Bit i = 1 where x[i] < 0, least significant first."""
-    for byte in range(out.size):
-        word = 0
-        for k in range(min(8, x.size - 8 * byte)):
-            word |= int(x[8 * byte + k] < 0) << k
-        out[byte] = np.uint8(word)
+        def call(i: int, first: int, last: int) -> int:
+            return _encode_range(
+                x, x_hat, step, known, self.plan.table, first, last, self.kind, self.s, self.bits, k0, k1,
+                self._scratch[i], self._levels[i], payload, self.codes_at,
+            )  # fmt: skip
+
+        return spread(call, self._shares)
+
+    def _measure(self, x: np.ndarray, payload: np.ndarray) -> int:
+        def call(i: int, first: int, last: int) -> int:
+            return _measure_range(
+                x, self.plan.table, first, last, self.kind, self._scratch[i], self._partial, self._tops
+            )
+
+        bad = spread(call, self._shares)
+        if bad < 0:
+            _finish_scales(self.plan.table, self.kind, self._partial, self._tops, payload)
+        return bad

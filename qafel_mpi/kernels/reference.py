@@ -5,6 +5,9 @@ Buckets and slots. A vector is cut into buckets, each with one float32 scale. Bu
 begins on a whole byte: slots[k+1] = slots[k] + (bucket length rounded up to 8). Slot p's code takes the bits
 [p·b, (p+1)·b) of the code region, least significant bit first; slots between buckets hold zero, and the last
 bucket ends at its last byte.
+
+All arithmetic is IEEE 754 with one rounding an operation (no fused multiply-add), in float32 where nothing
+else is said; rint rounds to nearest, ties to even.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ MIX1, MIX2 = 0x7FEB352D, 0x846CA68B
 LIFT = np.float32(2.0**100)  # brings a bucket of tiny values into range, exactly
 DROP = np.float32(2.0**-100)
 TINY = np.float32(2.0**-90)
+SHRINK = np.float32(1 - 2.0**-24)  # times a positive float: the next smaller float
+FLOAT_MAX = np.finfo(np.float32).max
 SEGMENT = 4096  # elements that a kernel takes at a time
+LINF, L2, MEAN = 0, 1, 2  # what a bucket's scale is: ‖v‖_∞, ‖v‖₂, ‖v‖₁/m
 
 
 def hash32(key: int, counters: np.ndarray) -> np.ndarray:
@@ -40,59 +46,68 @@ def uniform16(key: int, slots: np.ndarray) -> np.ndarray:
     return ((h >> (16 * (slots & 1)).astype(np.uint32)) & np.uint32(0xFFFF)).astype(np.int32)
 
 
-def scale_of(bucket: np.ndarray, l2: bool) -> np.float32:
-    """‖v‖_∞, or ‖v‖₂ summed in float64 and capped at the largest float32.
+def tree_sum(values: np.ndarray) -> float:
+    """Sum of float64 values in a fixed order that vector units can follow.
 
-    The order of the sum is part of the definition: segments of SEGMENT elements one after the other; within
-    one, element i goes to lane i mod 8, and the lanes are added in order.
+    Padded with zeros to a power of two; then the upper half is added to the lower until one value is left.
     """
-    if not l2:
+    sums = np.zeros(1 << int(values.size - 1).bit_length())
+    sums[: values.size] = values
+    while sums.size > 1:
+        sums = sums[: sums.size // 2] + sums[sums.size // 2 :]
+    return float(sums[0])
+
+
+def scale_of(bucket: np.ndarray, kind: int) -> np.float32:
+    """The bucket's scale. Sums are in float64: a tree_sum for each SEGMENT elements, then a tree_sum of those."""
+    if kind == LINF:
         return np.max(np.abs(bucket))
-    total = 0.0
-    for begin in range(0, bucket.size, SEGMENT):
-        part = bucket[begin : begin + SEGMENT].astype(np.float64)
-        squares = np.zeros((-(-part.size // 8), 8))
-        squares.ravel()[: part.size] = part**2
-        segment = 0.0
-        for lane in np.add.reduce(squares, axis=0):
-            segment += lane
-        total += segment
-    return np.float32(min(np.sqrt(total), np.finfo(np.float32).max))
+    segments = [bucket[i : i + SEGMENT].astype(np.float64) for i in range(0, bucket.size, SEGMENT)]
+    total = tree_sum(np.array([tree_sum(v * v if kind == L2 else np.abs(v)) for v in segments]))
+    value = np.sqrt(total) if kind == L2 else total / bucket.size
+    return np.float32(min(value, FLOAT_MAX))
+
+
+def scaled(bucket: np.ndarray, scale: np.float32, s: int) -> np.ndarray:
+    """Y = rint(v · s·65536/scale) held to ±s·65536 (int32): the level in 16 bits of fraction."""
+    lift = LIFT if scale < TINY else np.float32(1)
+    limit = np.float32(s * 65536)
+    inverse = limit / (scale * lift)
+    return np.rint(np.clip(bucket * lift * inverse, -limit, limit)).astype(np.int32)
 
 
 def levels_of(bucket: np.ndarray, scale: np.float32, s: int, draws: np.ndarray) -> np.ndarray:
-    """Stochastic rounding of s·v/scale to integers in [-s, s] (int32). E[level] = s·v/scale within 2^-17.
-
-    inv = s·65536/scale; Y = rint(v·inv) held to ±s·65536; level = (Y + draw) >> 16.
-    """
+    """Stochastic rounding of s·v/scale to integers in [-s, s]: (Y + draw) >> 16. Its bias is at most 2^-17."""
     if scale == 0:
         return np.zeros(bucket.size, dtype=np.int32)
-    lift = LIFT if scale < TINY else np.float32(1)
-    inv = np.float32(s * 65536) / (scale * lift)
-    limit = np.float32(s * 65536)
-    y = np.rint(np.clip(bucket * lift * inv, -limit, limit)).astype(np.int32)
-    return (y + draws) >> 16
+    return (scaled(bucket, scale, s) + draws) >> 16
 
 
 def signs_of(bucket: np.ndarray, scale: np.float32, draws: np.ndarray) -> np.ndarray:
-    """One bit: 1 (minus) with probability (1 − v/scale)/2, so that E[±scale] = v. Y as above with s = 1."""
+    """One bit, 1 for minus, with probability (1 − v/scale)/2, so that E[±scale] = v."""
     if scale == 0:
         return np.zeros(bucket.size, dtype=np.int32)
-    lift = LIFT if scale < TINY else np.float32(1)
-    inv = np.float32(65536) / (scale * lift)
-    y = np.rint(np.clip(bucket * lift * inv, np.float32(-65536), np.float32(65536))).astype(np.int32)
-    return (2 * draws + 1 > y + 65536).astype(np.int32)
+    return (2 * draws + 1 > scaled(bucket, scale, 1) + 65536).astype(np.int32)
 
 
-def values_of(levels: np.ndarray, scale: np.float32, s: int) -> np.ndarray:
-    """level · (scale/s), float32."""
+def unit_of(scale: np.float32, s: int) -> tuple[np.float32, np.float32]:
+    """(unit, drop): level l stands for l · unit · drop. s · unit is finite whatever the scale."""
     if scale < TINY:
-        return levels.astype(np.float32) * (scale * LIFT / np.float32(s)) * DROP
-    return levels.astype(np.float32) * (scale / np.float32(s))
+        return scale * LIFT / np.float32(s), DROP
+    unit = scale / np.float32(s)
+    with np.errstate(over="ignore"):
+        return (unit if np.float32(s) * unit <= FLOAT_MAX else unit * SHRINK), np.float32(1)
+
+
+def contribution(
+    levels: np.ndarray, unit: np.float32, drop: np.float32, weight: float, dtype: type
+) -> np.ndarray:
+    """What accumulate adds: level · (weight · unit) · drop in the accumulator's type. Decoding has weight 1."""
+    return levels.astype(dtype) * (dtype(weight) * dtype(unit)) * dtype(drop)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes (uint, `bits` each) as a little-endian bit stream, uint8."""
+    """Codes (the low `bits` bits of each) as a little-endian bit stream, uint8."""
     planes = (codes[:, None].astype(np.uint32) >> np.arange(bits, dtype=np.uint32)) & np.uint32(1)
     return np.packbits(planes.astype(np.uint8).ravel(), bitorder="little")
 
@@ -103,43 +118,51 @@ def unpack(data: np.ndarray, count: int, bits: int) -> np.ndarray:
     return (planes.astype(np.uint32) << np.arange(bits, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
 
 
-def encode_qsgd(x: np.ndarray, starts: np.ndarray, bits: int, s: int, l2: bool, key: int) -> np.ndarray:
-    """The whole payload of a vector: scales, then codes. x: (d,) float32, finite."""
-    buckets = len(starts) - 1
-    slots = slot_starts(starts)
-    codes = np.zeros(slots[-1], dtype=np.int64)
-    scales = np.zeros(buckets, dtype=np.float32)
-    for k in range(buckets):
-        bucket = x[starts[k] : starts[k + 1]]
-        where = np.arange(slots[k], slots[k] + bucket.size)
-        scales[k] = scale_of(bucket, l2)
-        draws = uniform16(key, where)
-        if bits == 1:
-            codes[where] = signs_of(bucket, scales[k], draws)
-        else:
-            codes[where] = levels_of(bucket, scales[k], s, draws)
-    length = starts[-1] - starts[-2]
-    stream = pack((codes & ((1 << bits) - 1))[: slots[-2] + length], bits)
-    return np.concatenate([scales.view(np.uint8), stream])
-
-
-def decode_qsgd(payload: np.ndarray, starts: np.ndarray, bits: int, s: int) -> np.ndarray:
-    """Q(x), (d,) float32."""
-    buckets = len(starts) - 1
-    slots = slot_starts(starts)
-    scales = payload[: 4 * buckets].copy().view("<f4")
-    length = starts[-1] - starts[-2]
-    codes = unpack(payload[4 * buckets :], slots[-2] + length, bits).astype(np.int64)
-    out = np.empty(starts[-1], dtype=np.float32)
-    for k in range(buckets):
-        n = starts[k + 1] - starts[k]
-        code = codes[slots[k] : slots[k] + n]
-        levels = 1 - 2 * code if bits == 1 else np.where(code >> (bits - 1), code - (1 << bits), code)
-        out[starts[k] : starts[k + 1]] = values_of(levels, scales[k], s)
-    return out
-
-
 def slot_starts(starts: np.ndarray) -> np.ndarray:
     """Where each bucket's codes begin, in slots; one entry more than buckets."""
     lengths = -(-np.diff(starts) // 8) * 8
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def encode_qsgd(x: np.ndarray, starts: np.ndarray, bits: int, s: int, kind: int, key: int) -> np.ndarray:
+    """The payload of a vector, qsgd or sign: scales, then codes. x: (d,) float32, finite.
+
+    kind MEAN sends the plain sign (1: negative) and draws nothing.
+    """
+    slots = slot_starts(starts)
+    codes = np.zeros(slots[-1], dtype=np.int64)
+    scales = np.zeros(len(starts) - 1, dtype="<f4")
+    for k in range(len(scales)):
+        bucket = x[starts[k] : starts[k + 1]]
+        where = np.arange(slots[k], slots[k] + bucket.size)
+        scales[k] = scale_of(bucket, kind)
+        if kind == MEAN:
+            codes[where] = bucket < 0
+        elif bits == 1:
+            codes[where] = signs_of(bucket, scales[k], uniform16(key, where))
+        else:
+            codes[where] = levels_of(bucket, scales[k], s, uniform16(key, where))
+    last = slots[-2] + starts[-1] - starts[-2]
+    return np.concatenate([scales.view(np.uint8), pack(codes[:last], bits)])
+
+
+def decode_qsgd(
+    payload: np.ndarray,
+    starts: np.ndarray,
+    bits: int,
+    s: int,
+    *,
+    weight: float = 1.0,
+    dtype: type = np.float32,
+) -> np.ndarray:
+    """weight · Q(x), (d,) of dtype: out for decoding, and what accumulate adds."""
+    slots = slot_starts(starts)
+    buckets = len(starts) - 1
+    scales = np.frombuffer(payload[: 4 * buckets].tobytes(), dtype="<f4")
+    codes = unpack(payload[4 * buckets :], slots[-2] + starts[-1] - starts[-2], bits).astype(np.int64)
+    out = np.empty(starts[-1], dtype=dtype)
+    for k in range(buckets):
+        code = codes[slots[k] : slots[k] + starts[k + 1] - starts[k]]
+        levels = 1 - 2 * code if bits == 1 else np.where(code >> (bits - 1), code - (1 << bits), code)
+        out[starts[k] : starts[k + 1]] = contribution(levels, *unit_of(scales[k], s), weight, dtype)
+    return out

@@ -1,0 +1,142 @@
+"""The CPU kernels of the affine codec, in numba. codecs/affine.py has the payload's layout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qafel_mpi.kernels.jit import bits_of, double_of, float_of, helper, jit, load32, load64, nearest, store
+from qafel_mpi.kernels.packing import add_levels, pack, unpack
+from qafel_mpi.kernels.reference import DROP, LIFT, SEGMENT, TINY
+
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+_INF_BITS = np.int32(0x7F800000)
+_TINY, _LIFT, _FLOAT_MAX = np.float64(TINY), np.float64(LIFT), float(np.finfo(np.float32).max)
+# (top code − zero) · scale stays below the largest float32 by this much, rounding included.
+_LARGEST = _FLOAT_MAX * (1 - 2.0**-20)
+START, STOP, AT = 0, 1, 2  # columns of the tables: first element, end, first byte in the payload
+
+
+@helper
+def _ordered(value):
+    """float32 to int32 in the same order, -0 just below 0: integers vectorise where float minima do not."""
+    pattern = bits_of(value)
+    return np.int32(pattern ^ ((pattern >> np.int32(31)) & _MAGNITUDE))
+
+
+@helper
+def _float_from(order):
+    return np.float64(float_of(np.int32(order ^ ((order >> np.int32(31)) & _MAGNITUDE))))
+
+
+@helper
+def _range(x):
+    """(least, greatest) of x and 0, _ordered."""
+    least, greatest = np.int32(0), np.int32(0)
+    for i in range(x.size):
+        order = _ordered(np.float32(x[i]))
+        least, greatest = min(least, order), max(greatest, order)
+    return least, greatest
+
+
+@helper
+def _grid(least, greatest, top):
+    """(scale, zero) such that codes 0..top reach from least to greatest, and 0 is a grid point."""
+    scale = (greatest - least) / top
+    if scale == 0:
+        return 1.0, 0.0
+    zero = min(max(np.rint(-least / scale), 0.0), np.float64(top))
+    return min(scale, _LARGEST / max(zero, top - zero)), zero
+
+
+@helper
+def _copy_plain(x, payload, at):
+    """x as float32 to payload[at:]. Returns the largest magnitude's bit pattern."""
+    top = np.int32(0)
+    for i in range(x.size):
+        pattern = bits_of(np.float32(x[i]))
+        store(payload, at + 4 * i, pattern)
+        top = max(top, np.int32(pattern & _MAGNITUDE))
+    return top
+
+
+@jit
+def encode(x, wide, plain, bits, levels, payload):
+    """The payload of x. Returns the first element of a tensor that is not finite in float32, or -1."""
+    top = np.int32((1 << bits) - 1)
+    for k in range(len(plain)):
+        if _copy_plain(x[plain[k, START] : plain[k, STOP]], payload, plain[k, AT]) >= _INF_BITS:
+            return plain[k, START]
+    for k in range(len(wide)):
+        begin, end = wide[k, START], wide[k, STOP]
+        least, greatest = _range(x[begin:end])
+        if greatest >= _INF_BITS or least <= ~_INF_BITS:
+            return begin
+        scale, zero = _grid(_float_from(least), _float_from(greatest), top)
+        origin = np.int32(zero)
+        store(payload, 8 * k, scale)
+        store(payload, 8 * len(wide) + 4 * k, origin)
+        lift = LIFT if scale < _TINY else np.float32(1)
+        inverse = np.float32(1.0 / (scale * np.float64(lift)))
+        for first in range(begin, end, SEGMENT):
+            v = x[first : min(first + SEGMENT, end)]
+            for i in range(v.size):
+                y = nearest(np.float32(np.float32(np.float32(v[i]) * lift) * inverse))
+                levels[i] = min(max(np.int32(y + origin), np.int32(0)), top)
+            levels[v.size : v.size + 8] = 0
+            pack(levels, v.size, bits, False, payload, wide[k, AT] + (first - begin) * bits // 8)
+    return -1
+
+
+@jit
+def decode(payload, wide, plain, bits, weight, assign, levels, acc):
+    """acc += weight · Q(x), or acc = Q(x)."""
+    kind = acc.dtype.type
+    for k in range(len(plain)):
+        target, at = acc[plain[k, START] : plain[k, STOP]], plain[k, AT]
+        for i in range(target.size):
+            value = kind(weight) * kind(float_of(load32(payload, at + 4 * i)))
+            target[i] = value if assign else target[i] + value
+    for k in range(len(wide)):
+        scale, zero = double_of(load64(payload, 8 * k)), load32(payload, 8 * len(wide) + 4 * k)
+        lift, drop = (_LIFT, DROP) if scale < _TINY else (1.0, np.float32(1))
+        factor = kind(weight) * kind(scale * lift)
+        for first in range(wide[k, START], wide[k, STOP], SEGMENT):
+            target = acc[first : min(first + SEGMENT, wide[k, STOP])]
+            at = wide[k, AT] + (first - wide[k, START]) * bits // 8
+            unpack(payload, at, target.size, bits, False, levels)
+            add_levels(levels, zero, factor, drop, assign, target)
+
+
+@jit
+def valid(payload, wide, plain, bits):
+    """Whether every scale, zero point and 1-D element is one that encode could have written."""
+    top = np.int32((1 << bits) - 1)
+    for k in range(len(wide)):
+        scale, zero = double_of(load64(payload, 8 * k)), load32(payload, 8 * len(wide) + 4 * k)
+        if not (0 < scale <= _FLOAT_MAX and 0 <= zero <= top and scale * max(zero, top - zero) <= _FLOAT_MAX):
+            return False
+    for k in range(len(plain)):
+        for i in range(plain[k, STOP] - plain[k, START]):
+            if load32(payload, plain[k, AT] + 4 * i) & _MAGNITUDE >= _INF_BITS:
+                return False
+    return True
+
+
+class AffineKernels:
+    """One encoder and decoder for a layout. wide, plain: (tensors, 3) int64 tables of quantized and float tensors.
+
+    Arrays as for cpu.BucketKernels.
+    """
+
+    def __init__(self, wide: np.ndarray, plain: np.ndarray, *, bits: int):
+        self.wide, self.plain, self.bits = wide, plain, bits
+        self._levels = np.empty(SEGMENT + 8, dtype=np.uint8)
+
+    def encode(self, x: np.ndarray, payload: np.ndarray) -> int:
+        return encode(x, self.wide, self.plain, self.bits, self._levels, payload)
+
+    def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool) -> None:
+        decode(payload, self.wide, self.plain, self.bits, weight, assign, self._levels, acc)
+
+    def valid(self, payload: np.ndarray) -> bool:
+        return valid(payload, self.wide, self.plain, self.bits)

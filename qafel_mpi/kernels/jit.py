@@ -1,0 +1,105 @@
+"""numba with the few things that it lacks: bit casts, 32-bit arithmetic, loads and stores at any byte.
+
+Developers: numba keeps compiled functions on disk and looks for changes in the file of the function that Python
+calls, not in the files of the helpers that are compiled into it. After a change in jit.py, packing.py or
+rounding.py, `touch cpu.py affine.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.extending import intrinsic as _typed_intrinsic
+
+njit: Any = (
+    numba.njit
+)  # its stubs know neither no_cpython_wrapper nor that an intrinsic loses its first argument
+intrinsic: Any = _typed_intrinsic
+_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+_BYTE, _WORD = ir.IntType(8), ir.IntType(32)
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions that Python calls: compiled once, and kept on disk where there is a folder for it."""
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(**_OPTIONS)(function)
+
+
+def helper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions that jitted functions alone call, into which they are compiled."""
+    return njit(no_cpython_wrapper=True, **_OPTIONS)(function)
+
+
+def _operation(emit: Callable[..., Any], result: Any, *arguments: Any) -> Any:
+    """A function of scalars, of the given types, that is one LLVM instruction."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit(builder, *args)
+
+    if len(arguments) == 1:
+
+        @intrinsic
+        def unary(typingctx, a):
+            return result(*arguments), codegen
+
+        return unary
+
+    @intrinsic
+    def binary(typingctx, a, b):
+        return result(*arguments), codegen
+
+    return binary
+
+
+def _lrint(builder: Any, value: Any) -> Any:
+    kind = ir.FunctionType(_WORD, [ir.FloatType()])
+    return builder.call(
+        builder.module.declare_intrinsic("llvm.lrint", [_WORD, ir.FloatType()], kind), [value]
+    )
+
+
+bits_of = _operation(lambda b, v: b.bitcast(v, _WORD), types.int32, types.float32)
+float_of = _operation(lambda b, v: b.bitcast(v, ir.FloatType()), types.float32, types.int32)
+double_of = _operation(lambda b, v: b.bitcast(v, ir.DoubleType()), types.float64, types.uint64)
+nearest = _operation(_lrint, types.int32, types.float32)  # rint to int32: ties to even, one instruction
+# numba's own sum and product of two uint32 are uint64, which makes vectors half as wide.
+add32 = _operation(lambda b, x, y: b.add(x, y), types.uint32, types.uint32, types.uint32)
+mul32 = _operation(lambda b, x, y: b.mul(x, y), types.uint32, types.uint32, types.uint32)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, args: Any, kind: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    byte = builder.gep(builder.bitcast(array.data, _BYTE.as_pointer()), [args[1]])
+    return builder.bitcast(byte, kind.as_pointer())
+
+
+def _loader(bits: int, result: Any) -> Any:
+    @intrinsic
+    def load(typingctx, array, at):
+        def codegen(context, builder, signature, args):
+            return builder.load(_pointer(context, builder, signature, args, ir.IntType(bits)), align=1)
+
+        return result(array, types.intp), codegen
+
+    return load
+
+
+# load(array, at): the value whose bytes begin at byte `at` of the array, aligned or not.
+load16, load32, load64 = _loader(16, types.uint16), _loader(32, types.int32), _loader(64, types.uint64)
+
+
+@intrinsic
+def store(typingctx, array, at, value):
+    """The bytes of value to byte `at` of the array, aligned or not."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[2], _pointer(context, builder, signature, args, args[2].type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen

@@ -1,0 +1,88 @@
+"""How the kernels cut a vector: buckets that share a scale, segments that lie in the cache, shares for threads.
+
+A bucket of up to SEGMENT elements is one segment, a longer one is several. Segments are independent of each
+other once their bucket's scale is known, so the bytes depend neither on threads nor on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+
+from qafel_mpi.kernels.reference import SEGMENT, slot_starts
+
+# Below this many elements a thread costs more than it brings (it is woken in some 50 microseconds).
+ELEMENTS_PER_THREAD = 1 << 18
+START, SLOT, BUCKET = 0, 1, 2  # columns of Plan.table
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The segments of a vector.
+
+    table: (segments + 1, 3) int64: first element, first slot (a multiple of 8), bucket. Its last row closes the
+    last segment. single: every bucket is one segment, so that one pass does all.
+    """
+
+    elements: int
+    buckets: int
+    slots: int  # of the code region, without what would pad the last bucket
+    largest_bucket: int
+    table: np.ndarray
+    single: bool
+
+    @property
+    def segments(self) -> int:
+        return len(self.table) - 1
+
+    def code_bytes(self, bits: int) -> int:
+        """Bytes of the code region."""
+        return -(-self.slots * bits // 8)
+
+
+def plan(bucket_starts: np.ndarray) -> Plan:
+    """bucket_starts: (buckets + 1,) int64, ascending without repetition, from 0 to d."""
+    lengths = np.diff(bucket_starts)
+    first_slot = slot_starts(bucket_starts)
+    pieces = -(-lengths // SEGMENT)
+    bucket = np.repeat(np.arange(len(lengths)), pieces)
+    offset = SEGMENT * (np.arange(len(bucket)) - np.repeat(np.cumsum(pieces) - pieces, pieces))
+    table = np.empty((len(bucket) + 1, 3), dtype=np.int64)
+    table[:-1, START] = bucket_starts[bucket] + offset
+    table[:-1, SLOT] = first_slot[bucket] + offset
+    table[:-1, BUCKET] = bucket
+    slots = int(first_slot[-2] + lengths[-1])
+    table[-1] = bucket_starts[-1], slots, len(lengths)
+    return Plan(
+        elements=int(bucket_starts[-1]),
+        buckets=len(lengths),
+        slots=slots,
+        largest_bucket=int(lengths.max()),
+        table=table,
+        single=bool((pieces == 1).all()),
+    )
+
+
+def shares(plan: Plan, threads: int) -> list[tuple[int, int]]:
+    """[first, last) segments for each of up to `threads` threads; one share where more would not pay."""
+    count = max(1, min(threads, plan.elements // ELEMENTS_PER_THREAD, plan.segments))
+    return list(pairwise(plan.segments * i // count for i in range(count + 1)))
+
+
+def spread(call: Callable[[int, int, int], int], shares: list[tuple[int, int]]) -> int:
+    """call(share, first, last) for each share, the first one on this thread. Returns the largest result."""
+    if len(shares) == 1:
+        return call(0, *shares[0])
+    others = [_pool(len(shares) - 1).submit(call, i, *share) for i, share in enumerate(shares) if i]
+    result = call(0, *shares[0])
+    return max([result, *(other.result() for other in others)])
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="qafel-codec")
