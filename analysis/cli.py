@@ -14,7 +14,7 @@ from qafel_analysis import table as tables
 from rich.console import Console
 from rich.table import Table
 
-from qafel_mpi.trace.shards import TraceError
+from qafel_mpi.trace.reader import TraceError
 
 app = typer.Typer(
     name="qafel-analysis",

@@ -14,6 +14,8 @@ import numpy as np
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
 
+__all__ = ["Trace", "TraceError", "open_trace"]
+
 
 class Trace:
     """An open trace file. Tables are read when asked for; use as a context manager or call close."""
