@@ -12,7 +12,7 @@ from numba import njit
 
 # Sums in vector registers: in any order, but the same one in every call.
 _SUMS = {"reassoc", "contract", "nsz"}
-LANES = 8  # Gram rows are padded to whole vectors
+LANES = 8  # rows are padded to whole vectors
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # their sum is ln 2 (fdlibm)
@@ -51,13 +51,30 @@ def exp_minus_abs(z, out, scratch):
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
-def margins(rows, y, z):
-    """z = rows · y. rows: (n, d); y: (d,); z: at least (n,)."""
-    for i in range(rows.shape[0]):
-        row, total = rows[i], 0.0
-        for j in range(y.size):
-            total += row[j] * y[j]
-        z[i] = total
+def dot(a, b):
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_SUMS)
+def dot_rows(rows, x, out):
+    """out_i = rows_i · x, four rows a pass, so that their sums don't wait for each other. out: at least (n,)."""
+    n, i = rows.shape[0], 0
+    while i + 4 <= n:
+        r0, r1, r2, r3 = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        t0, t1, t2, t3 = 0.0, 0.0, 0.0, 0.0
+        for j in range(x.size):
+            t0 += r0[j] * x[j]
+            t1 += r1[j] * x[j]
+            t2 += r2[j] * x[j]
+            t3 += r3[j] * x[j]
+        out[i], out[i + 1], out[i + 2], out[i + 3] = t0, t1, t2, t3
+        i += 4
+    while i < n:
+        out[i] = dot(rows[i], x)
+        i += 1
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
@@ -93,87 +110,124 @@ def pulls(z, e, pull, s, n):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
-def dot(a, b):
-    total = 0.0
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
 @njit(cache=True, nogil=True)
 def padded(n):
-    return (n + LANES - 1) // LANES * LANES
+    """Length of a row of n, filled up to whole vectors; a short one stays as it is."""
+    return n if n < LANES else (n + LANES - 1) // LANES * LANES
 
 
 @njit(cache=True, nogil=True)
-def gram_matrices(b, offsets, clients, gram, gram_at):
-    """Fill every client's G = B Bᵀ, (n, padded(n)); one with gram_at[c] = gram_at[c + 1] gets none."""
-    for c in range(clients):
-        if gram_at[c] == gram_at[c + 1]:
-            continue
-        rows = b[offsets[c] : offsets[c + 1]]
-        n = rows.shape[0]
-        g = gram[gram_at[c] : gram_at[c + 1]].reshape(n, padded(n))
-        for i in range(n):
-            margins(rows, rows[i], g[i])
+def find_span(rows, basis, columns):
+    """An orthonormal basis of what the rows span: rows = columnsᵀ · basis. Returns the rank r.
+
+    rows: (n, d). Filled: basis (at least r, d), columns (at least r, padded(n)), which come as zeros. Gram and
+    Schmidt, each projection done twice; what is left of a row below 1e-12 of it is rounding.
+    """
+    r, rest = 0, np.empty(rows.shape[1])
+    for i in range(rows.shape[0]):
+        rest[:] = rows[i]
+        length = np.sqrt(dot(rest, rest))
+        for _ in range(2):
+            for k in range(r):
+                c = dot(basis[k], rest)
+                columns[k, i] += c
+                for j in range(rest.size):
+                    rest[j] -= c * basis[k, j]
+        left = np.sqrt(dot(rest, rest))
+        if left > 1e-12 * length:
+            columns[r, i] = left
+            basis[r] = rest / left
+            r += 1
+    return r
+
+
+@njit(cache=True, nogil=True)
+def find_spans(b, offsets, wanted, bases, basis_at, columns, columns_at):
+    """find_span of every wanted client, one after the other in `bases` and `columns`; both as zeros.
+
+    basis_at, columns_at: (clients + 1,), filled with the offsets; a client that isn't wanted takes no room.
+    """
+    d = b.shape[1]
+    for c in range(wanted.size):
+        r, n = 0, offsets[c + 1] - offsets[c]
+        if wanted[c]:
+            most, width = min(n, d), padded(n)
+            basis = bases[basis_at[c] : basis_at[c] + most * d].reshape(most, d)
+            column = columns[columns_at[c] : columns_at[c] + most * width].reshape(most, width)
+            r = find_span(b[offsets[c] : offsets[c + 1]], basis, column)
+        basis_at[c + 1] = basis_at[c] + r * d
+        columns_at[c + 1] = columns_at[c] + r * padded(n)
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
-def train_on_gram(rows, gram, start, start_squared, rate, l2, decay, steps, delta, work):
-    """P full-batch steps in the space of the margins z = B y; returns the mean of f(y_0), ..., f(y_{P−1}).
+def train_in_span(columns, basis, n, start, start_squared, rate, l2, decay, steps, delta, work):
+    """P full-batch steps in the r dimensions that the n examples span; returns the mean of f(y_0), ..., f(y_{P−1}).
 
-    y_{p+1} = a·y_p + (η/n) Bᵀσ(−z_p), a = 1 − η·decay, so y_p = a^p·y_0 + Bᵀc_p and z_{p+1} = a·z_p + (η/n) Gσ(−z_p):
-    a step costs n² products in place of 2·n·d, and ‖y_p‖² = a^2p·‖y_0‖² + c·(z_p + a^p·z_0).
-    work: (6, at least padded(n)), zero from n on.
+    With B = Uᵀ R, R of orthonormal rows, and w = R y: z = B y = Uᵀ w, and y ← a·y + (η/n) Bᵀσ(−z), a = 1 − η·decay,
+    is w ← a·w + (η/n) U σ(−z) within the span and y ← a·y outside. So a step costs 2·n·r products, not 2·n·d, and
+    ‖y_p‖² = a^2p·(‖y_0‖² − ‖w_0‖²) + ‖w_p‖². columns: U, (r, padded(n)); basis: R, (r, d);
+    work: (7, at least padded(n)), zero from n on.
     """
-    n, width = gram.shape
-    z_0, z, c = work[0, :width], work[1, :width], work[2, :width]
-    s, e, scratch = work[3, :width], work[4, :width], work[5, :width]
-    margins(rows, start, z_0)
-    z[:] = z_0
-    c[:] = 0.0
+    r, width = columns.shape
+    z, s, e, scratch = work[0, :width], work[1, :width], work[2, :width], work[3, :width]
+    w_0, w, pull = work[4, :r], work[5, :r], work[6, :r]
+    dot_rows(basis, start, w_0)
+    w[:] = w_0
+    outside = start_squared - dot(w_0, w_0)
     a, power, total = 1.0 - rate * decay, 1.0, 0.0
-    for p in range(steps):
+    for _ in range(steps):
+        z[:] = 0.0
+        add_rows(columns, w, z)
         exp_minus_abs(z, e, scratch)
         total += pulls(z, e, rate / n, s, n) / n
-        inner = 0.0
-        for i in range(n):
-            inner += c[i] * (z[i] + power * z_0[i])
-            c[i] = a * c[i] + s[i]
-            z[i] *= a
-        total += 0.5 * l2 * (power * power * start_squared + inner)
+        total += 0.5 * l2 * (power * power * outside + dot(w, w))
+        dot_rows(columns, s, pull)
         power *= a
-        if p + 1 < steps:
-            add_rows(gram, s, z)
+        for k in range(r):
+            w[k] = a * w[k] + pull[k]
+    for k in range(r):
+        w[k] -= power * w_0[k]
     for j in range(start.size):
         delta[j] = (power - 1.0) * start[j]
-    add_rows(rows, c, delta)
+    add_rows(basis, w, delta)
     return total / steps
 
 
 @njit(cache=True, nogil=True)
-def train_clients(b, offsets, gram, gram_at, clients, start, rate, l2, decay, steps, deltas, losses):
-    """train_on_gram of each of the clients. deltas: (len(clients), d); losses: (len(clients),)."""
-    widest = 0
+def train_clients(
+    offsets, bases, basis_at, columns, columns_at, clients, start, rate, l2, decay, steps, deltas, losses
+):
+    """train_in_span of each of the clients. deltas: (len(clients), d); losses: (len(clients),)."""
+    widest, d = 0, start.size
     for c in clients:
         widest = max(widest, offsets[c + 1] - offsets[c])
-    work = np.zeros((6, padded(widest)))
+    work = np.zeros((7, padded(widest)))
     start_squared = dot(start, start)
-    for k in range(clients.size):
-        c = clients[k]
-        rows = b[offsets[c] : offsets[c + 1]]
-        n = rows.shape[0]
-        work[:, n : padded(n)] = 0.0
-        g = gram[gram_at[c] : gram_at[c + 1]].reshape(n, padded(n))
-        losses[k] = train_on_gram(rows, g, start, start_squared, rate, l2, decay, steps, deltas[k], work)
+    for i in range(clients.size):
+        c = clients[i]
+        n = offsets[c + 1] - offsets[c]
+        r, width = (basis_at[c + 1] - basis_at[c]) // d, padded(n)
+        work[:, n:width] = 0.0
+        losses[i] = train_in_span(
+            columns[columns_at[c] : columns_at[c + 1]].reshape(r, width),
+            bases[basis_at[c] : basis_at[c + 1]].reshape(r, d),
+            n,
+            start,
+            start_squared,
+            rate,
+            l2,
+            decay,
+            steps,
+            deltas[i],
+            work,
+        )
 
 
 @njit(cache=True, nogil=True)
 def gradient(rows, y, l2, out, z, e, s):
     """out = ∇f(y); returns f(y). z, e, s: at least (n,)."""
     n = rows.shape[0]
-    margins(rows, y, z)
+    dot_rows(rows, y, z)
     exp_minus_abs(z[:n], e[:n], s[:n])
     loss = pulls(z, e, -1.0 / n, s, n) / n
     for j in range(y.size):
