@@ -55,3 +55,13 @@ def _judge_skip(report: pytest.TestReport | pytest.CollectReport, config: pytest
     if not skip_is_expected(reason):
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: unexpected skip: {reason}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """pytest-mpi knows @pytest.mark.mpi(min_size=N); max_size is ours."""
+    largest = [mark.kwargs["max_size"] for mark in item.iter_markers("mpi") if "max_size" in mark.kwargs]
+    if largest and item.config.getoption("--with-mpi"):
+        from mpi4py import MPI
+
+        if min(largest) < MPI.COMM_WORLD.size:
+            pytest.skip(f"Test is for {min(largest)} MPI processes at most, {MPI.COMM_WORLD.size} specified")

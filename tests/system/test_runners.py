@@ -36,11 +36,12 @@ def test_mpi_runner_passes_what_ran_at_one_size_at_least(write) -> None:
     path = write(
         "@pytest.mark.mpi\ndef test_any(): assert WORLD.allreduce(1) == WORLD.size\n"
         "@pytest.mark.mpi(min_size=2)\ndef test_two(mpi_tmp_path): assert WORLD.size == 2 and mpi_tmp_path.exists()\n"
+        "@pytest.mark.mpi(max_size=1)\ndef test_one(): assert WORLD.size == 1\n"
         "def test_excused(): pytest.skip('needs a GPU')\n"
     )
     done = run("tests.run_mpi", "--sizes", "1,2", path)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[-1] == "3 passed, 0 failed"
+    assert done.stdout.splitlines()[-1] == "4 passed, 0 failed"
 
 
 def test_mpi_runner_fails_where_nothing_was_collected(write) -> None:
