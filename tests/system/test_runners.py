@@ -39,7 +39,7 @@ def test_mpi_runner_passes_what_ran_at_one_size_at_least(write) -> None:
         "@pytest.mark.mpi(max_size=1)\ndef test_one(): assert WORLD.size == 1\n"
         "def test_excused(): pytest.skip('needs a GPU')\n"
     )
-    done = run("tests.run_mpi", "--sizes", "1,2", path)
+    done = run("tests.run_mpi", "--sizes", "1,2", "-p", "tests.conftest", path)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1] == "4 passed, 0 failed"
 
