@@ -113,15 +113,16 @@ def run(
     settings = list(overrides or [])
     settings += [f"seed={seed}"] if seed is not None else []
     settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
-    comm = job.world()
-    plan = job.from_rank_0(
-        comm, lambda: launch.plan(name, settings, out, data_dir, overwrite, alone=comm is None)
-    )
-    here = data_dir or launch.own_data_dir()
-    with job.all_ranks_end(comm):
-        result = launch.drive(plan, comm, here or Path(plan["data_dir"]))
-        if comm is None or comm.rank == 0:
-            print(show.summary_json(result) if as_json else show.summary(result))
+    with job.Interrupt() as interrupted:  # from here on: torch and MPI take seconds to load
+        comm = job.world()
+        plan = job.from_rank_0(
+            comm, lambda: launch.plan(name, settings, out, data_dir, overwrite, alone=comm is None)
+        )
+        here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
+        with job.all_ranks_end(comm):
+            result = launch.drive(plan, comm, here, interrupted)
+            if comm is None or comm.rank == 0:
+                print(show.summary_json(result) if as_json else show.summary(result))
     sys.exit(launch.exit_code(result, require_target))
 
 

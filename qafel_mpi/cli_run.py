@@ -6,10 +6,10 @@ import importlib
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qafel_mpi import cli_job as job
 from qafel_mpi import cli_show as show
 from qafel_mpi.cli_job import ExitCode
 from qafel_mpi.config_text import ConfigError
@@ -89,14 +89,17 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qafel_mpi"
 
 
-def drive(plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path) -> RunSummary:
+def drive(
+    plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path, interrupted: Callable[[], bool]
+) -> RunSummary:
+    """Collective: run what rank 0 has planned."""
     from mpi4py import MPI
 
     from qafel_mpi.config import from_toml
 
     experiment = from_toml(plan["experiment"])
     driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}")  # wall or virtual
-    with job.Interrupt() as interrupted, show.progress(experiment.stop, plan["name"]) as report:
+    with show.progress(experiment.stop, plan["name"]) as report:
         result: RunSummary = driver.run(
             experiment,
             comm or MPI.COMM_SELF,

@@ -1,0 +1,345 @@
+"""The commands as a user types them: what is said, where, how often, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+from qafel_mpi import experiments
+from tests.support import mpirun
+
+COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
+SHORT = ("--set", "stop.uploads=30")
+ENDLESS = ("--set", "stop.accuracy=1.0", "--set", "stop.uploads=100000000")
+RANK = 'int(__import__("os").environ["OMPI_COMM_WORLD_RANK"])'
+
+
+def qafel(
+    *arguments: str, ranks: int = 0, cwd: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run qafel-mpi; ranks: 0 without mpirun."""
+    launcher = [mpirun(), "-n", str(ranks)] if ranks else []
+    environment = os.environ | {"MPIEXEC_TIMEOUT": "110", "COLUMNS": "200"} | (env or {})
+    return subprocess.run(
+        [*launcher, COMMAND, *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def own_words(stderr: str) -> str:
+    """What the command said, without the launcher's own banner between lines of dashes."""
+    return re.sub(r"^-{60,}\n.*?^-{60,}\n", "", stderr, flags=re.DOTALL | re.MULTILINE).strip()
+
+
+# --- help, version, list ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", "run", "list", "info", "merge", "data", "data fetch"])
+def test_every_command_has_help_with_examples(command, tmp_path):
+    done = qafel(*command.split(), "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage: qafel-mpi" in done.stdout
+    assert "Example" in done.stdout or command == "data"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["run"], ["--version"]])
+def test_what_needs_no_numbers_loads_no_numbers(arguments):
+    script = (
+        "import sys; sys.argv = ['qafel-mpi', *sys.argv[1:]]\n"
+        "from qafel_mpi.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_the_packages(tmp_path):
+    from importlib.metadata import version
+
+    assert qafel("--version", cwd=tmp_path).stdout == f"qafel-mpi {version('qafel-mpi')}\n"
+
+
+def test_list_has_a_line_for_every_experiment_and_says_what_needs_data(tmp_path):
+    lines = qafel("list", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == experiments.names()
+    assert all(len(line.split()) > 3 for line in lines)
+    by_name = {line.split()[0]: line for line in lines}
+    assert "needs data: mushrooms" in by_name["mushrooms"]
+    assert "needs data" not in by_name["digits"]
+
+
+# --- usage errors -----------------------------------------------------------------------------------
+
+WRONG = [
+    (["run", "digits", "--sett", "x=1"], "No such option"),
+    (["rum", "digits"], "No such command"),
+    (["run", "digits", "--seed", "one"], "--seed"),
+    (["run", "digts"], "did you mean digits?"),
+    (["run", "no/such.toml"], "no/such.toml: No such file or directory"),
+    (["run", "digits", "--set", "server.buffer_sise=3"],
+     "--set server.buffer_sise: unknown key; did you mean buffer_size?"),
+    (["run", "digits", "--set", "uplink.bits=99"], "it takes a whole number >= 1 and <= 32"),
+    (["run", "digits", "--out", "trace.csv"], "a trace is an HDF5 file: trace.h5"),
+    (["merge", "no-such-folder"], "no-such-folder"),
+    (["data", "fetch", "imagenet"], "data set imagenet: unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG)
+def test_a_usage_error_is_one_message_and_exit_code_2(arguments, says, tmp_path):
+    done = qafel(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count(says) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not any(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize(("arguments", "says"), [WRONG[i] for i in (0, 4, 5, 7)])
+def test_under_mpirun_a_usage_error_is_still_one_message(arguments, says, tmp_path):
+    done = qafel(*arguments, ranks=3, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count(says) == 1
+    assert "MPI_ABORT" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_under_mpirun_lists_and_help_come_once(tmp_path):
+    assert qafel("list", ranks=3, cwd=tmp_path).stdout.splitlines()[0].startswith(experiments.names()[0])
+    assert len(qafel("list", ranks=3, cwd=tmp_path).stdout.splitlines()) == len(experiments.names())
+    assert qafel("run", "--help", ranks=3, cwd=tmp_path).stdout.count("Usage:") == 1
+
+
+def test_a_mistake_in_a_file_is_named_with_the_file(tmp_path):
+    (tmp_path / "mine.toml").write_text("[server]\nbuffer_sise = 3\n[stop]\nuploads = 1\n")
+    done = qafel("run", "mine.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "experiment mine.toml: server.buffer_sise: unknown key; did you mean buffer_size?\n"
+
+
+def test_the_wall_clock_in_one_process_says_what_to_do_instead(tmp_path):
+    done = qafel("run", "digits", "--set", "clock.kind=wall", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "mpirun -n 4 qafel-mpi run digits" in done.stderr
+    assert "virtual clock" in done.stderr
+
+
+def test_a_round_of_more_clients_than_ranks_is_refused_once(tmp_path):
+    done = qafel("run", "digits", "--set", "algorithm=fedavg", ranks=3, cwd=tmp_path)
+    assert done.returncode == 2
+    assert own_words(done.stderr).count("it would wait for ever") == 1
+    assert "Traceback" not in done.stderr
+
+
+# --- runs -------------------------------------------------------------------------------------------
+
+
+def test_one_process_runs_on_the_virtual_clock_and_writes_the_trace(tmp_path):
+    done = qafel("run", "digits", *SHORT, "--seed", "3", "--out", "runs/a.h5", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["outcome"] == "finished"
+    assert result["uploads"] == 30
+    assert result["virtual_seconds"] > 0
+    with h5py.File(tmp_path / "runs/a.h5") as trace:
+        assert trace.attrs["driver"] == "virtual"
+        assert trace.attrs["seed"] == 3
+        assert 'kind = "virtual"' in trace.attrs["experiment"]
+    assert not (tmp_path / "runs/a.shards").exists()
+    again = qafel("run", "digits", *SHORT, "--out", "runs/a.h5", cwd=tmp_path)
+    assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
+    more = qafel("run", "digits", *SHORT, "--out", "runs/a.h5", "--overwrite", cwd=tmp_path)
+    assert more.returncode == 0
+    assert "uploads          30" in more.stdout
+
+
+def test_mpirun_runs_on_the_wall_clock_with_results_on_stdout_and_progress_on_stderr(tmp_path):
+    done = qafel("run", "digits", *SHORT, ranks=3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("outcome") == 1
+    assert "finished" in done.stdout
+    assert "digits: 0.0 s  uploads 0" in done.stderr
+    assert "MPI_ABORT" not in done.stderr
+    with h5py.File(tmp_path / "runs/digits-qafel-seed0.h5") as trace:
+        assert trace.attrs["driver"] == "wall"
+        assert trace.attrs["ranks"] == 3
+
+
+def test_the_algorithm_can_be_named_on_the_command_line(tmp_path):
+    done = qafel(
+        "run", "digits", *SHORT, "--set", "algorithm=fedbuff", "--out", "f.h5", ranks=2, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "f.h5") as trace:
+        assert (trace.attrs["algorithm"], trace.attrs["uplink_codec"]) == ("fedbuff", "identity")
+
+
+def test_any_experiment_runs_on_made_data(tmp_path):
+    made = (
+        "--set",
+        "task.dataset=synthetic",
+        "--set",
+        "stop.uploads=3",
+        "--set",
+        "evaluation.every_steps=1000",
+    )
+    done = qafel("run", "celeba", *made, "--set", "evaluation.examples=100", "--out", "c.h5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "c.h5") as trace:
+        assert trace.attrs["parameters"] == 29_282
+        assert trace.attrs["payload_bytes_per_upload"] == 15_380
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_target_out_of_reach_is_exit_code_4_where_it_is_required(required, tmp_path):
+    options = ["--require-target"] if required else []
+    done = qafel("run", "digits", *SHORT, "--target-accuracy", "0.99", *options, cwd=tmp_path)
+    assert done.returncode == (4 if required else 0)
+    assert "outcome          finished" in done.stdout
+
+
+# --- ends -------------------------------------------------------------------------------------------
+
+
+def write_dataset(folder: Path, body: str) -> dict[str, str]:
+    """A data set of the user's own that runs `body` first; returns the environment that finds it."""
+    (folder / "mine.py").write_text(
+        "from qafel_mpi.tasks import datasets\n"
+        "from qafel_mpi.tasks.errors import DataError\n\n"
+        f"def load(config, data_dir, clients, seed):\n    {body}\n"
+        "    return datasets.digits(config, data_dir, clients, seed)\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
+OWN = ("--set", "task.dataset=mine:load")
+
+
+def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
+    env = write_dataset(tmp_path, f"if {RANK} == 2: raise RuntimeError('boom')")
+    begun = time.monotonic()
+    done = qafel("run", "digits", *OWN, *ENDLESS, ranks=4, cwd=tmp_path, env=env)
+    assert done.returncode == 3
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "RuntimeError: boom" in done.stderr
+    assert f"rank 2 on {socket.gethostname()}: failed" in done.stderr
+    assert time.monotonic() - begun < 60, "it ended by itself"
+
+
+def test_the_same_exception_on_all_ranks_is_said_once(tmp_path):
+    env = write_dataset(tmp_path, "raise RuntimeError('boom')")
+    done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
+    assert done.returncode == 3
+    assert done.stderr.count("RuntimeError: boom") == 1
+
+
+def test_data_missing_on_one_host_is_one_message_with_rank_and_host(tmp_path):
+    env = write_dataset(tmp_path, f"if {RANK} == 1: raise DataError('/data/x.bin: not here')")
+    done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert f"rank 1 on {socket.gethostname()}: /data/x.bin: not here" in done.stderr
+    assert done.stderr.count("not here") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_data_missing_everywhere_is_one_message(tmp_path):
+    nowhere = ("--data-dir", str(tmp_path / "nowhere"))
+    done = qafel("run", "mushrooms", *nowhere, ranks=3, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("data fetch mushrooms") == 1
+    assert "Traceback" not in done.stderr
+    assert "MPI_ABORT" not in done.stderr
+
+
+def begin(*arguments: str, ranks: int, cwd: Path) -> subprocess.Popen[str]:
+    """Start a run that has no end of its own, and return when it shows that it goes on."""
+    launcher = [mpirun(), "-n", str(ranks)] if ranks else []
+    process = subprocess.Popen(
+        [*launcher, COMMAND, "run", "digits", *ENDLESS, *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"MPIEXEC_TIMEOUT": "110"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "uploads" in line:
+            return process
+    raise AssertionError(f"it ended: {process.wait()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_an_interrupted_run_keeps_its_trace_and_exits_with_75(number, tmp_path):
+    process = begin("--out", "a.h5", ranks=0, cwd=tmp_path)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "outcome          interrupted" in stdout
+    with h5py.File(tmp_path / "a.h5") as trace:
+        assert str(trace.attrs["outcome"]).startswith("interrupted")
+
+
+def test_a_batch_systems_warning_reaches_the_ranks_through_mpirun(tmp_path):
+    process = begin("--out", "a.h5", ranks=3, cwd=tmp_path)
+    process.send_signal(signal.SIGUSR1)  # as sbatch --signal=B:USR1 with a trap
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "outcome          interrupted" in stdout
+
+
+def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
+    process = begin("--out", "a.h5", "--set", "trace.flush_seconds=0", ranks=0, cwd=tmp_path)
+    time.sleep(1)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (tmp_path / "a.h5").exists()
+    again = qafel("run", "digits", *SHORT, "--out", "a.h5", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "qafel-mpi merge" in again.stderr
+    done = qafel("merge", "a.shards", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "a.h5") as trace:
+        assert len(trace["updates"]) > 0
+        assert str(trace.attrs["outcome"]).startswith("failed")
+
+
+# --- info, data -------------------------------------------------------------------------------------
+
+
+def test_info_shows_every_rank(tmp_path):
+    done = qafel("info", ranks=3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, *rows = done.stdout.splitlines()
+    assert "host" in header
+    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+
+
+def test_info_as_json_without_mpirun(tmp_path):
+    about = json.loads(qafel("info", "--json", cwd=tmp_path).stdout)
+    (rank,) = about["ranks"]
+    assert rank["host"] == socket.gethostname()
+    assert about["versions"]["mpi4py"]
+
+
+def test_a_download_without_internet_says_what_to_do(tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        mirror = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        done = qafel("data", "fetch", "mushrooms", "--to", "d", "--mirror", mirror, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Is there internet here?" in done.stderr
+    assert "Traceback" not in done.stderr
