@@ -76,12 +76,17 @@ def test_the_version_is_the_packages(tmp_path):
 
 
 def test_list_has_a_line_for_every_experiment_and_says_what_needs_data(tmp_path):
-    lines = qafel("list", cwd=tmp_path).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == experiments.names()
-    assert all(len(line.split()) > 3 for line in lines)
-    by_name = {line.split()[0]: line for line in lines}
-    assert "needs data: mushrooms" in by_name["mushrooms"]
-    assert "needs data" not in by_name["digits"]
+    def lines() -> dict[str, str]:
+        done = qafel("list", cwd=tmp_path, env={"QAFEL_DATA_DIR": str(tmp_path)})
+        return {line.split()[0]: line for line in done.stdout.splitlines()}
+
+    before = lines()
+    assert list(before) == experiments.names()
+    assert all(len(line.split()) > 3 for line in before.values())
+    assert "[needs data: mushrooms]" in before["mushrooms"]
+    assert "needs data" not in before["digits"]
+    (tmp_path / "mushrooms.libsvm").touch()
+    assert "needs data" not in lines()["mushrooms"]
 
 
 # --- usage errors -----------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ import signal
 import pytest
 
 from qafel_mpi import cli_show as show
+from qafel_mpi.cli import DATA_FILES
 from qafel_mpi.cli_job import Interrupt, from_rank_0, launcher_rank
 from qafel_mpi.cli_run import exit_code
 from qafel_mpi.config import StopConfig
 from qafel_mpi.config_text import ConfigError
 from qafel_mpi.drivers.build import Progress, RunSummary
+from qafel_mpi.tasks.config import TaskConfig
+from qafel_mpi.tasks.datasets import DATASETS
+from qafel_mpi.tasks.errors import DataError
 
 RANK_VARIABLES = (
     "OMPI_COMM_WORLD_RANK",
@@ -81,6 +85,16 @@ def test_exit_codes(result, code):
 def test_a_required_target_that_is_not_reached_is_4():
     assert exit_code(RunSummary(outcome="finished"), require_target=True) == 4
     assert exit_code(RunSummary(outcome="target reached", target_reached=True), require_target=True) == 0
+
+
+@pytest.mark.parametrize("dataset", DATA_FILES)
+def test_the_list_looks_for_the_files_that_the_loaders_read(dataset, tmp_path):
+    for file in DATA_FILES[dataset]:
+        folder = tmp_path / file.replace(".", "-")
+        (folder / file).mkdir(parents=True)
+        with pytest.raises((DataError, OSError)) as caught:
+            DATASETS[dataset](TaskConfig(dataset=dataset), folder, 1, 0)
+        assert f"{DATA_FILES[dataset][0]} not found" not in str(caught.value)
 
 
 def test_the_nearest_end_counts_as_progress():
