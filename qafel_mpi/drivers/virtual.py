@@ -116,6 +116,8 @@ class Simulation:
             events += 1
             if events % TICK_EVENTS == 0:
                 self._tick(now_s)
+        if self.step_due:
+            self._step(now_s)
         self.workers.stop()
         self.ledger.close(now_s)
         server = self.server

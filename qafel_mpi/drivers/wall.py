@@ -214,7 +214,7 @@ class WallServer:
             start_s=finish_s - message.train_seconds,
             finish_s=finish_s,
         )
-        if self.server.full and not self.ledger.reason:
+        if self.server.full:  # also where this upload is the last one: what it completes is used
             self._step()
         if self.setup.unicast and not self.ledger.reason:
             self._download(received.source, message)
