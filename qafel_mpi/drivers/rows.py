@@ -33,7 +33,7 @@ def received_row(received: Received, m: Message, dst: int, begin_s: float, end_s
 def dropped_row(received: Received, sequence: int, dst: int) -> tuple[Any, ...]:
     """A message that failed wire.check: nothing of it was used."""
     return (
-        RECEIVER, 0, 0, 0, 1, received.source, dst, 0, 0, sequence,
+        RECEIVER, 0, 0, 0, 1, received.source, dst, 0, 0, sequence & (2**63 - 1),
         max(0, received.wire_bytes - 64), received.wire_bytes, NAN, NAN,
         received.t_post, received.t_complete, NAN, NAN, NAN,
     )  # fmt: skip

@@ -1,13 +1,16 @@
 """Wall runs on real ranks: the hidden state, the books, and what goes wrong."""
 
+import re
 from collections import Counter
 
 import h5py
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError
 from qafel_mpi.drivers import wall
+from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.trace_schema import UPDATES
 from qafel_mpi.wire import Kind
 from tests.mpi.conftest import same_everywhere
@@ -117,6 +120,22 @@ def test_fedasync_steps_at_every_update_and_a_task_without_accuracy_has_no_such_
     )
     with pytest.raises(ConfigError, match="no accuracy"):
         run(comm, folder, digits(*vectors[:3], "stop.uploads=4"))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_damaged_message_is_dropped_and_counted_and_the_run_goes_on(comm, folder, digits, capfd):
+    """Rank 1 sends rank 0 bytes that are no message, before its first update."""
+    stray = np.arange(100, dtype=np.uint8)
+    request = comm.Isend([stray, MPI.BYTE], 0, TAG_UP) if comm.rank == 1 else None
+    summary = run(comm, folder, digits())
+    if request is not None:
+        request.Wait()
+    with h5py.File(folder / "a.h5") as file:
+        messages, ranks = file["messages"][:], file["ranks"][:]
+    assert summary.dropped_messages == 1 == messages["dropped"].sum() == ranks["dropped"].sum()
+    assert summary.uploads >= 40
+    if comm.rank == 0:
+        assert re.search("dropped a message: message .* from rank 1: magic", capfd.readouterr().err)
 
 
 @pytest.mark.mpi(min_size=2)
