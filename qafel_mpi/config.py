@@ -147,6 +147,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None =
         if variant not in variants:
             raise ConfigError([f"{label}: variant {variant}: {did_you_mean(variant, variants)}"])
         tables = _with_preset(tables, variants[variant])
+        label = f"{label}, variant {variant}"
     for text in overrides:
         try:
             keys, value = parse_override(text)
@@ -255,7 +256,7 @@ _VOIDS: dict[Keys, tuple[str, ...]] = {
     ("task", "partition", "kind"): ("alpha", "shards_per_client"),
     ("clock", "rate"): ("concurrency",),
     ("clock", "concurrency"): ("rate",),
-    ("clock", "start"): ("rate",),
+    ("clock", "start"): ("rate", "limit"),
     ("clock", "duration", "kind"): ("path",),
 }
 

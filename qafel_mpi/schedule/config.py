@@ -12,11 +12,11 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class DurationConfig(BaseModel):
-    """How long a client's training takes, in virtual seconds; `mean` scales the distribution to that mean.
+    """How long a client's training takes, in virtual seconds: `scale` times the distribution.
 
-    half-normal: |N(0, 1)| · scale; exponential; log-normal: exp(N(0, sigma)); constant; file: one positive number a
-    line, drawn uniformly. speed_sigma: each client is slower or faster by a factor exp(N(0, speed_sigma)) of
-    its own, for ever.
+    half-normal: |N(0, 1)|; exponential, mean 1; log-normal: exp(N(0, sigma)); constant: 1; file: one positive number
+    a line, drawn uniformly. speed_sigma: each client is slower or faster by a factor of its own, for ever: log-normal
+    with this sigma, of mean 1 over the clients.
     """
 
     model_config = _STRICT
@@ -60,9 +60,10 @@ class StalenessControl(BaseModel):
 class ClockConfig(BaseModel):
     """wall: real time over MPI, every client rank trains without pause. virtual: an event-driven simulation.
 
-    start: constant (one start every 1/rate), poisson (exponential gaps), or always (a fixed population of
-    `concurrency` clients, each of which restarts at once). rate: starts per virtual second; left out, it is the rate
-    that gives `concurrency` clients on average. concurrency with start = always, or limit, is exact.
+    start: constant (one start every 1/rate), poisson (exponential gaps), or always (exactly `concurrency` clients
+    train at any time: after a finish one that does not train starts at once; with as many as there are, each client
+    restarts itself). rate: starts per virtual second; left out, it is the rate that gives `concurrency` clients on
+    average, by Little's law. limit: a bound on those that train at the same time; starts wait for a finish.
     """
 
     model_config = _STRICT
@@ -88,16 +89,12 @@ class ClockConfig(BaseModel):
     def _consistent(self) -> ClockConfig:
         if self.start == "always" and self.rate is not None:
             raise ValueError("rate has no effect with start = 'always'; give concurrency")
+        if self.start == "always" and self.limit is not None:
+            raise ValueError("limit has no effect with start = 'always'; give concurrency")
         if self.rate is not None and self.concurrency is not None:
             raise ValueError("give rate or concurrency, not both: the one follows from the other")
-        if self.rate is None and self.duration.mean() is None and self.start != "always":
-            raise ValueError("durations from a file: give rate, it can't be computed from concurrency")
         return self
 
-    def starts_per_second(self, default_concurrency: int) -> float:
-        """The start rate λ; by Little's law concurrency = λ · E[duration]."""
-        if self.rate is not None:
-            return self.rate
-        mean = self.duration.mean()
-        assert mean is not None, "checked when the settings were read"
-        return (self.concurrency or default_concurrency) / mean
+    def starts_per_second(self, default_concurrency: int, mean_s: float) -> float:
+        """The start rate λ; by Little's law concurrency = λ · E[duration]. mean_s: E[duration]."""
+        return self.rate or (self.concurrency or default_concurrency) / mean_s

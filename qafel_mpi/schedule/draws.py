@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,9 +14,9 @@ from qafel_mpi.schedule.config import DurationConfig
 BLOCK = 4096
 
 
-def generator(seed: int, stream: Stream) -> np.random.Generator:
+def generator(seed: int, stream: Stream, owner: int = 0, counter: int = 0) -> np.random.Generator:
     """The generator of one stream: what it gives depends on the run's seed alone."""
-    return np.random.Generator(np.random.Philox(key=derive(seed, stream)))
+    return np.random.Generator(np.random.Philox(key=derive(seed, stream, owner, counter)))
 
 
 def blocks(draw: Callable[[int], np.ndarray]) -> Iterator[float]:
@@ -33,24 +34,45 @@ def durations(config: DurationConfig, seed: int) -> Iterator[float]:
         "log-normal": lambda n: np.exp(g.standard_normal(n) * config.sigma) * config.scale,
         "constant": lambda n: np.full(n, config.scale),
     }
-    if config.path is not None:
-        measured = np.loadtxt(config.path, dtype=float, ndmin=1)
-        if not len(measured) or not (np.isfinite(measured) & (measured > 0)).all():
-            raise ValueError(f"{config.path}: durations are positive numbers, one a line")
-        draws["file"] = lambda n: g.choice(measured, n) * config.scale
+    if config.kind == "file":
+        recorded = _recorded(config)
+        draws["file"] = lambda n: g.choice(recorded, n)
     return blocks(draws[config.kind])
 
 
-def speeds(config: DurationConfig, clients: int, seed: int) -> np.ndarray | None:
-    """Each client's own factor on its durations, (clients,) float32; None where all are alike."""
+def mean_duration(config: DurationConfig) -> float:
+    """E[duration] in virtual seconds. Raises OSError or ValueError for a bad file."""
+    mean = config.mean()
+    return float(_recorded(config).mean()) if mean is None else mean
+
+
+def _recorded(config: DurationConfig) -> np.ndarray:
+    """The durations of a file, scaled."""
+    assert config.path is not None, "checked when the settings were read"
+    try:
+        values = np.array(config.path.read_text().split(), dtype=float)
+    except ValueError as error:
+        raise ValueError(f"{config.path}: durations are positive numbers, one a line: {error}") from None
+    if not values.size or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{config.path}: durations are positive numbers, one a line")
+    return values * config.scale
+
+
+def speeds(config: DurationConfig, clients: int, seed: int) -> array[float] | None:
+    """Each client's own factor on its durations, float32, with mean 1 over the clients; None where all are alike.
+
+    Mean 1: however far the speeds are spread, the same rate gives the same mean concurrency.
+    """
     if not config.speed_sigma:
         return None
-    g = np.random.Generator(np.random.Philox(key=derive(seed, Stream.DURATION, 1)))
-    return np.exp(g.standard_normal(clients, dtype=np.float32) * np.float32(config.speed_sigma))
+    g = generator(seed, Stream.DURATION, owner=1)
+    factors = np.exp(g.standard_normal(clients, dtype=np.float32) * np.float32(config.speed_sigma))
+    factors /= factors.mean(dtype=np.float64)
+    return array("f", factors.tobytes())
 
 
 def gaps(rate: float, poisson: bool, seed: int) -> Iterator[float]:
-    """Times between starts, mean 1/rate."""
+    """Times between starts, mean 1/rate. rate: starts per virtual second, positive."""
     if not math.isfinite(rate) or rate <= 0:
         raise ValueError(f"a start rate of {rate}: it must be positive")
     g = generator(seed, Stream.SCHEDULE)

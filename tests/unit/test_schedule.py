@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qafel_mpi.schedule.config import ClockConfig, DurationConfig, StalenessControl
+from qafel_mpi.schedule.draws import speeds
 from qafel_mpi.schedule.events import FINISH, START, schedule
+from qafel_mpi.schedule.population import Population
 
 
 def events(clock: ClockConfig, n: int, *, clients=50, seed=0, buffer_size=10, synchronous=False):
@@ -86,6 +88,7 @@ def test_the_rate_for_a_mean_concurrency_is_littles_law(kind):
 def test_the_authors_rates_give_the_concurrencies_of_the_paper():
     for rate, concurrency in ((100, 80), (125, 100), (627, 500), (1253, 1000)):
         mean = ClockConfig(kind="virtual", rate=rate).duration.mean()
+        assert mean is not None
         assert rate * mean == pytest.approx(concurrency, rel=0.01)
 
 
@@ -105,12 +108,43 @@ def test_the_limit_is_never_passed_and_busy_clients_do_not_start_twice():
         assert largest == most
 
 
-def test_a_population_that_always_trains_restarts_at_once():
-    found = events(CLOCKS["always"], 2000, clients=30)
-    assert [e.kind for e, _ in found[:30]] == [START] * 30
-    for (finish, _), (restart, _) in zip(found[30::2], found[31::2], strict=True):
-        assert (finish.kind, restart.kind) == (FINISH, START)
-        assert (finish.client, finish.t_s) == (restart.client, restart.t_s)
+@pytest.mark.parametrize("clients", [30, 50])
+def test_always_training_means_that_a_finish_is_a_start_and_nobody_trains_twice(clients):
+    found = [event for event, _ in events(CLOCKS["always"], 2000, clients=clients)]
+    assert [e.kind for e in found[:30]] == [START] * 30
+    training = {e.client for e in found[:30]}
+    assert len(training) == 30
+    for finish, start in zip(found[30::2], found[31::2], strict=True):
+        assert (finish.kind, start.kind, finish.t_s) == (FINISH, START, start.t_s)
+        training.remove(finish.client)
+        assert start.client not in training
+        training.add(start.client)
+        assert clients > 30 or finish.client == start.client
+    assert clients == 30 or len({e.client for e in found}) == 50  # nobody's data is left out
+
+
+def test_clients_are_drawn_uniformly_with_and_without_replacement():
+    """Chi-square over 20 clients and 20,000 starts, seed 1: a false alarm at 60 (19 degrees) has a chance of 4e-6."""
+    for replacement in (True, False):
+        people = Population(20, seed=1, replacement=replacement, dropout=0.0)
+        training, counts = [], np.zeros(20)
+        for n in range(20_000):
+            begun = people.begin()
+            counts[begun.client] += 1
+            training.append(begun.client)
+            if len(training) > 15:
+                people.finish(training.pop(n % 15))
+        assert ((counts - 1000) ** 2 / 1000).sum() < 60
+
+
+def test_without_replacement_all_but_the_last_client_can_train_at_no_extra_cost():
+    people = Population(1_000_000, seed=0, replacement=False, dropout=0.0)
+    drawn = [people.begin().client for _ in range(1_000_000)]
+    assert len(set(drawn)) == 1_000_000
+    with pytest.raises(IndexError, match="every client is training"):
+        people.begin()
+    people.finish(7)
+    assert people.begin() == (7, 1, True)
 
 
 def test_dropouts_have_the_share_that_was_asked_for():
@@ -123,7 +157,7 @@ def test_dropouts_have_the_share_that_was_asked_for():
 @pytest.mark.parametrize("kind", ["constant", "uniform"])
 def test_staleness_by_decree(kind):
     clock = ClockConfig(kind="virtual", staleness=StalenessControl(kind=kind, max=4))
-    started, seen = {}, Counter()
+    started, seen = {}, Counter[int]()
     for event, version in events(clock, 6000):
         job = (event.client, event.participation)
         if event.kind == START:
@@ -152,12 +186,46 @@ def test_rounds_start_a_cohort_of_different_clients_from_each_version():
 def test_durations_from_a_file(tmp_path):
     path = tmp_path / "durations.txt"
     path.write_text("1.5\n2.5\n")
-    clock = ClockConfig(kind="virtual", rate=5, duration=DurationConfig(kind="file", path=path))
-    took = {e.t_s - e.start_s for e, _ in events(clock, 200) if e.kind == FINISH}
-    assert {round(t, 9) for t in took} == {1.5, 2.5}
-    path.write_text("1.5\n-1\n")
-    with pytest.raises(ValueError, match=r"durations\.txt: durations are positive"):
-        events(clock, 1)
+    clock = ClockConfig(
+        kind="virtual", concurrency=20, duration=DurationConfig(kind="file", path=path, scale=2)
+    )
+    found = [event for event, _ in events(clock, 200)]
+    assert {round(e.t_s - e.start_s, 9) for e in found if e.kind == FINISH} == {3.0, 5.0}
+    starts = [e.t_s for e in found if e.kind == START]
+    assert np.allclose(np.diff(starts), 4.0 / 20)  # the rate that gives 20, from the file's mean
+    for text in ("1.5\n-1\n", "fast\n", ""):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"durations\.txt: durations are positive"):
+            events(clock, 1)
+
+
+def test_clients_keep_their_speed_and_its_mean_is_one():
+    """So the rate that was computed for a concurrency holds for heterogeneous clients too."""
+    config = DurationConfig(kind="constant", speed_sigma=1.0)
+    factors = np.array(speeds(config, 1000, seed=5))
+    assert np.mean(factors) == pytest.approx(1.0, rel=1e-6)
+    assert np.std(np.log(factors)) == pytest.approx(1.0, rel=0.1)
+    clock = ClockConfig(kind="virtual", concurrency=100, duration=config)
+    for event, _ in events(clock, 3000, clients=1000, seed=5):
+        if event.kind == FINISH:
+            assert event.t_s - event.start_s == pytest.approx(factors[event.client])
+
+
+def test_at_equal_times_a_finish_comes_before_a_start():
+    clock = ClockConfig(kind="virtual", rate=1.0, duration=DurationConfig(kind="constant"))
+    kinds = [event.kind for event, _ in events(clock, 9)]
+    assert kinds == [START, *[FINISH, START] * 4]
+
+
+@given(n=st.integers(1, 9), buffer_size=st.integers(1, 5), most=st.integers(0, 6), seed=st.integers(0, 99))
+def test_staleness_by_decree_uses_k_updates_a_step(n, buffer_size, most, seed):
+    clock = ClockConfig(kind="virtual", staleness=StalenessControl(kind="uniform", max=most))
+    found = events(clock, 40 * n, buffer_size=buffer_size, seed=seed)
+    finishes = [(e, version) for e, version in found if e.kind == FINISH]
+    assert [e.sequence for e, _ in finishes] == list(range(len(finishes)))
+    for e, version in finishes:
+        assert version == e.sequence // buffer_size
+        assert 0 <= version - e.start_s <= most
 
 
 @pytest.mark.parametrize(
@@ -167,9 +235,9 @@ def test_durations_from_a_file(tmp_path):
         {"rate": 10, "concurrency": 10},
         {"start": "always", "rate": 5},
         {"dropout": 1.0},
-        {"duration": DurationConfig(kind="file", path="x")},
+        {"start": "always", "limit": 5},
     ],
 )
 def test_impossible_clocks_are_refused(settings):
-    with pytest.raises(ValueError, match=r"rate|dropout"):
+    with pytest.raises(ValueError, match=r"rate|dropout|limit"):
         ClockConfig(kind="virtual", **settings)
