@@ -16,6 +16,7 @@ import typer
 from qafel_mpi import cli_job as job
 from qafel_mpi import cli_run as launch
 from qafel_mpi import cli_show as show
+from qafel_mpi import cli_suite as suites
 from qafel_mpi import experiments
 from qafel_mpi.cli_job import ExitCode
 
@@ -37,6 +38,18 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Data sets: fetch them.", no_args_is_help=True)
 app.add_typer(data, name="data")
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where the data sets lie. Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."
+    ),
+]
 
 
 def main() -> None:
@@ -80,11 +93,11 @@ def run(
     name: Annotated[
         str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list`, or a TOML file.")
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
-    ] = None,
+    overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The run is a function of it.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the experiment's variants.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The trace. Default: runs/EXPERIMENT-ALGORITHM-seedN.h5."),
@@ -95,13 +108,7 @@ def run(
     require_target: Annotated[
         bool, typer.Option("--require-target", help="Exit with 4 if the target is not reached.")
     ] = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where the data sets lie. Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi.",
-        ),
-    ] = None,
+    data_dir: DataDir = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older trace.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -116,7 +123,7 @@ def run(
     with job.Interrupt() as interrupted:  # from here on: torch and MPI take seconds to load
         comm = job.world()
         plan = job.from_rank_0(
-            comm, lambda: launch.plan(name, settings, out, data_dir, overwrite, alone=comm is None)
+            comm, lambda: launch.plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
         )
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
         with job.all_ranks_end(comm):
@@ -124,6 +131,50 @@ def run(
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
     sys.exit(launch.exit_code(result, require_target))
+
+
+@app.command(
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out runs/mushrooms\n\n"
+    "  qafel-mpi suite celeba-grid --seeds 0,1,2 --out runs/grid --show     [dim]what is left[/dim]\n\n"
+    "  qafel-mpi suite celeba-grid --seeds 3 --variant fedbuff --out runs/grid",
+)
+def suite(
+    name: Annotated[
+        str, typer.Argument(metavar="SUITE", help="An experiment with variants, or a TOML file of one.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="One trace a run: DIR/VARIANT-seedN.h5.")],
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="0-4, or 0,3,7.")] = "0",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME", help="Only this variant; may be repeated."),
+    ] = None,
+    overrides: Overrides = None,
+    data_dir: DataDir = None,
+    show_only: Annotated[
+        bool, typer.Option("--show", help="Show what is done and what is left, and run nothing.")
+    ] = False,
+) -> None:
+    """Run an experiment with all its variants and seeds; go on where an earlier call stopped.
+
+    A run whose trace is there and complete, with the same settings, is done.
+    """
+    with job.Interrupt() as interrupted:
+        comm = job.world()
+        plan = job.from_rank_0(
+            comm,
+            lambda: {
+                "runs": suites.plan(name, seeds, only or [], list(overrides or []), out, alone=comm is None),
+                "data_dir": launch.data_folder(data_dir),
+            },
+        )
+        here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
+        code = ExitCode.DONE
+        if not show_only:
+            with job.all_ranks_end(comm):
+                code = suites.run_all(plan["runs"], comm, here, interrupted)
+    if comm is None or comm.rank == 0:
+        print(suites.overview(plan["runs"]))
+    sys.exit(code)
 
 
 # --- list, info, data, merge ------------------------------------------------------------------------

@@ -17,36 +17,56 @@ from qafel_mpi.config_text import ConfigError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from qafel_mpi.config import Experiment
     from qafel_mpi.drivers.build import RunSummary
 
 
 def plan(
-    name: str, settings: list[str], out: Path | None, data_dir: Path | None, overwrite: bool, alone: bool
+    name: str,
+    settings: list[str],
+    variant: str | None,
+    out: Path | None,
+    data_dir: Path | None,
+    overwrite: bool,
+    alone: bool,
 ) -> dict[str, Any]:
     """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
-    from qafel_mpi.config import load, to_toml
+    from qafel_mpi.config import to_toml
 
-    experiment = load(name, settings)
-    if alone and experiment.clock.kind == "wall":
-        if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
-            raise ConfigError(
-                [
-                    "clock.kind = 'wall' needs a server and at least one client, each a process: start it as "
-                    f"`mpirun -n 4 qafel-mpi run {name} ...`, or leave clock.kind out to run it in this one process "
-                    "on the virtual clock"
-                ]
-            )
-        experiment = load(name, [*settings, "clock.kind=virtual"])
+    experiment = resolve(name, settings, variant, alone)
+    if alone:
         print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
+    parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
     if out is None:
-        out = _free_name(Path("runs"), f"{Path(name).stem}-{experiment.algorithm}-seed{experiment.seed}")
-    _make_room(out, overwrite)
+        out = _free_name(Path("runs"), "-".join(parts))
+    make_room(out, overwrite)
     return {
         "name": Path(name).stem,
         "experiment": to_toml(experiment),
         "out": str(out.absolute()),
-        "data_dir": str((data_dir or own_data_dir() or cache()).absolute()),
+        "data_dir": data_folder(data_dir),
     }
+
+
+def resolve(name: str, settings: list[str], variant: str | None, alone: bool) -> Experiment:
+    """The experiment; in a process on its own the wall clock gives way to the virtual one.
+
+    Raises ConfigError, also where the wall clock was asked for by name.
+    """
+    from qafel_mpi.config import load
+
+    experiment = load(name, settings, variant)
+    if not alone or experiment.clock.kind == "virtual":
+        return experiment
+    if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
+        raise ConfigError(
+            [
+                "clock.kind = 'wall' needs a server and at least one client, each a process: start it as "
+                f"`mpirun -n 4 qafel-mpi run {name} ...`, or leave clock.kind out to run it in this one process "
+                "on the virtual clock"
+            ]
+        )
+    return load(name, [*settings, "clock.kind=virtual"], variant)
 
 
 def _free_name(folder: Path, stem: str) -> Path:
@@ -57,7 +77,7 @@ def _free_name(folder: Path, stem: str) -> Path:
     return path
 
 
-def _make_room(out: Path, overwrite: bool) -> None:
+def make_room(out: Path, overwrite: bool) -> None:
     """See that the trace can be written before any time is spent. Raises ConfigError."""
     shards = out.with_suffix(".shards")
     if out.suffix != ".h5":
@@ -83,6 +103,11 @@ def own_data_dir() -> Path | None:
     """Each host may keep its data elsewhere; where it does not say, rank 0's folder is looked in."""
     given = os.environ.get("QAFEL_DATA_DIR")
     return Path(given).expanduser() if given else None
+
+
+def data_folder(option: Path | None) -> str:
+    """Where this rank looks for data, as an absolute path."""
+    return str((option or own_data_dir() or cache()).absolute())
 
 
 def cache() -> Path:

@@ -45,7 +45,7 @@ def own_words(stderr: str) -> str:
 # --- help, version, list ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "run", "list", "info", "merge", "data", "data fetch"])
+@pytest.mark.parametrize("command", ["", "run", "suite", "list", "info", "merge", "data", "data fetch"])
 def test_every_command_has_help_with_examples(command, tmp_path):
     done = qafel(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
@@ -217,6 +217,50 @@ def test_a_target_out_of_reach_is_exit_code_4_where_it_is_required(required, tmp
     done = qafel("run", "digits", *SHORT, "--target-accuracy", "0.99", *options, cwd=tmp_path)
     assert done.returncode == (4 if required else 0)
     assert "outcome          finished" in done.stdout
+
+
+SUITE = """
+[task]
+clients = 20
+[stop]
+uploads = 30
+[variants.coarse.uplink]
+bits = 2
+[variants.plain]
+algorithm = "fedbuff"
+"""
+
+
+def test_a_suite_runs_all_variants_and_goes_on_where_it_stopped(tmp_path):
+    (tmp_path / "s.toml").write_text(SUITE)
+    arguments = ("suite", "s.toml", "--seeds", "0-1", "--out", "traces")
+    assert qafel(*arguments, "--show", cwd=tmp_path).stdout.splitlines()[-1] == "0 done, 4 left"
+    assert not (tmp_path / "traces").exists()
+    done = qafel(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "4 done, 0 left"
+    traces = sorted(path.name for path in (tmp_path / "traces").iterdir())
+    assert traces == ["coarse-seed0.h5", "coarse-seed1.h5", "plain-seed0.h5", "plain-seed1.h5"]
+    (tmp_path / "traces/plain-seed1.h5").unlink()
+    again = qafel(*arguments, cwd=tmp_path)
+    assert again.stdout == done.stdout
+    assert "[4/4] plain, seed 1: finished" in again.stderr
+    assert "coarse" not in again.stderr
+    other = qafel(*arguments, "--set", "task.clients=30", cwd=tmp_path)
+    assert other.returncode == 2
+    assert other.stderr.count("was run with other settings") == 4
+
+
+def test_a_suites_mistakes_are_found_before_the_first_run(tmp_path):
+    (tmp_path / "s.toml").write_text(SUITE + "[variants.bad.uplink]\nbitz = 2\n")
+    done = qafel("suite", "s.toml", "--seeds", "0-4", "--out", "traces", cwd=tmp_path)
+    assert done.returncode == 2
+    wrong = "experiment s.toml, variant bad: uplink.bitz: unknown key; did you mean bits?\n"
+    assert done.stderr == wrong
+    assert "has no variants" in qafel("suite", "digits", "--out", "traces", cwd=tmp_path).stderr
+    assert (
+        "not a list like 0-4" in qafel("suite", "s.toml", "--seeds", "x", "--out", "t", cwd=tmp_path).stderr
+    )
 
 
 # --- ends -------------------------------------------------------------------------------------------
