@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def make(client: dict[str, object] | None = None, *, seed: int = 0, **task: object) -> Task:
+def make(client: dict[str, Any] | None = None, *, seed: int = 0, **task: Any) -> Task:
     settings = {
         "dataset": "synthetic",
         "examples": 300,
@@ -170,8 +171,8 @@ def test_initial_is_the_models_own_initialisation_from_the_seed() -> None:
     ],
     ids=["digits", "mlp", "cnn", "logistic"],
 )
-def test_averaging_what_clients_learn_raises_the_accuracy(settings: dict[str, object]) -> None:
-    client = {"learning_rate": 0.1, "local_epochs": 1, "batch_size": 8}
+def test_averaging_what_clients_learn_raises_the_accuracy(settings: dict[str, Any]) -> None:
+    client: dict[str, Any] = {"learning_rate": 0.1, "local_epochs": 1, "batch_size": 8}
     task = make(client, partition={"kind": "iid"}, **settings)
     x = task.initial(0)
     before = task.evaluate(x)
@@ -196,7 +197,7 @@ def test_averaging_what_clients_learn_raises_the_accuracy(settings: dict[str, ob
 )
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_clients_of_different_sizes_trained_together_learn_what_each_learns_alone(
-    client: dict[str, object], model: str
+    client: dict[str, Any], model: str
 ) -> None:
     shape = [6] if model == "mlp" else [1, 32, 32]
     task = make({**client, "together": 16}, model=model, shape=shape, examples=120)
@@ -236,7 +237,7 @@ def test_models_that_can_not_be_batched_say_why() -> None:
 
 
 def with_batch_norm(config: TaskConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(*shape, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
+    return nn.Sequential(nn.Linear(shape[0], 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
 
 
 def test_running_statistics_are_part_of_the_vector_and_are_learnt() -> None:
@@ -290,13 +291,13 @@ def test_the_documented_example_of_ones_own_data_and_model_runs(
         ({"clients": 301}, "301 clients and 300 training examples"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(settings: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_refused_with_the_reason(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         make(**settings)
 
 
 def too_few_logits(config: TaskConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Linear(*shape, classes - 1)
+    return nn.Linear(shape[0], classes - 1)
 
 
 def of_other_shape(config: TaskConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -366,7 +367,7 @@ def test_a_parameter_vector_pulls_towards_its_mean() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(
-    config: type[TaskConfig] | type[ClientConfig], settings: dict[str, object], message: str
+    config: type[TaskConfig] | type[ClientConfig], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         config.model_validate(settings)
@@ -382,5 +383,5 @@ def test_settings_out_of_range_are_refused(
         ({"batch_size": 5}, 25, 5),
     ],
 )
-def test_the_number_of_local_steps(settings: dict[str, object], examples: int, steps: int) -> None:
+def test_the_number_of_local_steps(settings: dict[str, Any], examples: int, steps: int) -> None:
     assert ClientConfig.model_validate(settings).steps(examples) == steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,7 @@ from qafel_mpi.tasks.logistic import LogisticTask
 F_STAR = 0.014484174216922262  # of the authors' objective on mushrooms
 
 
-def make(
-    data_dir: Path | None = None, task: dict[str, object] | None = None, **client: object
-) -> LogisticTask:
+def make(data_dir: Path | None = None, task: dict[str, Any] | None = None, **client: Any) -> LogisticTask:
     settings = {"dataset": "synthetic", "model": "logistic", "shape": [30], "classes": 2, "examples": 200}
     settings |= {"clients": 10, "dtype": "float64", "l2": 0.01, **(task or {})}
     work = {"learning_rate": 0.5, "local_steps": 10, "batch_size": "full", **client}
@@ -68,7 +67,7 @@ def plainly(
     ],
     ids=["in-span", "one-step", "many-examples", "one-example", "uneven", "momentum", "float32"],
 )
-def test_training_is_gradient_descent(task: dict[str, object], client: dict[str, object]) -> None:
+def test_training_is_gradient_descent(task: dict[str, Any], client: dict[str, Any]) -> None:
     made = make(task=task, **client)
     start = start_of(made).to(made.dtype)
     delta = torch.empty_like(start)

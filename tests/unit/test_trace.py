@@ -16,7 +16,7 @@ from qafel_mpi.trace_schema import CLOCK, MESSAGES, SCHEMA_VERSION, TABLES
 NAN = float("nan")
 
 
-def message(sequence: int, t: float = 1.0) -> tuple:
+def message(sequence, t=1.0):
     values = dict.fromkeys(MESSAGES.names, 0) | {"sequence": sequence, "t_post": t, "t_complete": t + 1}
     return tuple(values[name] for name in MESSAGES.names)
 
