@@ -31,6 +31,18 @@ class Evaluation:
     accuracy: float
     examples: int
 
+    @staticmethod
+    def combined(parts: Sequence[Evaluation]) -> Evaluation:
+        """Of all examples, from the evaluations of some each; the same bits whoever made the parts."""
+        if len(parts) == 1:
+            return parts[0]
+        n = sum(part.examples for part in parts)
+        loss = sum(part.loss * part.examples for part in parts) / n
+        right = sum(
+            round(part.accuracy * part.examples) for part in parts
+        )  # exact: a target is compared with it
+        return Evaluation(loss, right / n, n)
+
 
 class Task(ABC):
     """Data, model and local training of every client, on one flat vector of `layout.elements` values.
@@ -75,6 +87,14 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
         """Loss and accuracy of x on the test set, or on its first `examples`. Draws no random number."""
+
+    def parts(self, examples: int | None = None) -> int:
+        """How many parts evaluate() consists of, for ranks that share the work."""
+        return 1
+
+    def evaluate_part(self, x: Tensor, part: int, examples: int | None = None) -> Evaluation:
+        """One of the parts, counted from 0; evaluate() is Evaluation.combined of all, in order."""
+        return self.evaluate(x, examples)
 
     @abstractmethod
     def gradient_norm_squared(self, x: Tensor) -> float:

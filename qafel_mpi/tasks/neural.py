@@ -176,22 +176,26 @@ class NeuralTask(Task):
             gradient = self._velocity.mul_(self.client.momentum).add_(gradient)
         weights.add_(gradient, alpha=-self.client.learning_rate)
 
-    @torch.no_grad()
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
+        return Evaluation.combined(
+            [self.evaluate_part(x, part, examples) for part in range(self.parts(examples))]
+        )
+
+    def parts(self, examples: int | None = None) -> int:
+        return len(self._slices(min(examples or len(self.test_y), len(self.test_y))))
+
+    @torch.no_grad()
+    def evaluate_part(self, x: Tensor, part: int, examples: int | None = None) -> Evaluation:
         self.flat.load(x)
         self.flat.module.eval()
-        n = min(examples or len(self.test_y), len(self.test_y))
-        loss, correct = 0.0, 0
-        for where in self._slices(n):
-            logits, y = self.flat.module(self._seen(self.test_x[where])), self.test_y[where]
-            loss += float(cross_entropy(logits, y, reduction="sum"))
-            correct += int((logits.argmax(1) == y).sum())
-        return Evaluation(loss / n, correct / n, n)
+        where = self._slices(min(examples or len(self.test_y), len(self.test_y)))[part]
+        logits, y = self.flat.module(self._seen(self.test_x[where])), self.test_y[where]
+        right = int((logits.argmax(1) == y).sum())
+        return Evaluation(float(cross_entropy(logits, y)), right / len(y), len(y))
 
-    def _slices(self, n: int) -> Iterator[slice]:
+    def _slices(self, n: int) -> list[slice]:
         size = EVALUATION_BATCH.get(self.device.type, 100)
-        for begin in range(0, n, size):
-            yield slice(begin, min(begin + size, n))
+        return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
     def gradient_norm_squared(self, x: Tensor) -> float:
         """‖∇f(x)‖² of the mean loss over all clients' examples, layers as in evaluation."""

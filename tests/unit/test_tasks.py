@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from qafel_mpi.tasks import DataError, Task, build, own
+from qafel_mpi.tasks import DataError, Evaluation, Task, build, own
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.neural import NeuralTask
 
@@ -385,3 +385,15 @@ def test_settings_out_of_range_are_refused(
 )
 def test_the_number_of_local_steps(settings: dict[str, Any], examples: int, steps: int) -> None:
     assert ClientConfig.model_validate(settings).steps(examples) == steps
+
+
+def test_an_evaluation_in_parts_is_the_evaluation():
+    """Ranks that share the work get the bits of one that does it all; the count of right answers is exact."""
+    made = make(examples=3000)
+    x = made.initial(0)
+    assert made.parts(250) == 3
+    parts = [made.evaluate_part(x, part, 250) for part in range(3)]
+    assert [part.examples for part in parts] == [100, 100, 50]
+    assert made.evaluate(x, 250) == Evaluation.combined(parts)
+    parts = [Evaluation(0.5, k / 99, 99) for k in (33, 66, 71)]
+    assert Evaluation.combined(parts).accuracy == 170 / 297
