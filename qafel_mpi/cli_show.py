@@ -99,10 +99,10 @@ def _bar(stop: StopConfig, name: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[state]}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=1.0, state="starting")
-        yield lambda now: bar.update(task, completed=share_done(now, stop), state=_state(now))
+        yield lambda now: bar.update(task, completed=share_done(now, stop), state=_short(now))
 
 
 def _plain_lines(name: str) -> Callable[[Progress], None]:
@@ -115,6 +115,12 @@ def _plain_lines(name: str) -> Callable[[Progress], None]:
             print(f"{name}: {now.seconds:.1f} s  {_state(now)}", file=sys.stderr, flush=True)
 
     return show
+
+
+def _short(now: Progress) -> str:
+    """What fits beside a bar on 80 columns."""
+    quality = f"loss {now.loss:.4f}" if math.isnan(now.accuracy) else f"accuracy {now.accuracy:.3f}"
+    return f"{now.uploads:,} uploads  {quality}  up {megabytes(now.payload_bytes_up)}"
 
 
 def _state(now: Progress) -> str:
