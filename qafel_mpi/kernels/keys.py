@@ -7,6 +7,7 @@ random number of the project comes from such a key.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 
 MASK64 = 2**64 - 1
 _GOLDEN64 = 0x9E3779B97F4A7C15
@@ -42,7 +43,10 @@ def derive(run_seed: int, stream: int, owner: int = 0, counter: int = 0) -> int:
     >>> hex(derive(0, Stream.UPLINK, 0, 0)) != hex(derive(0, Stream.UPLINK, 0, 1))
     True
     """
-    key = splitmix64(run_seed & MASK64)
-    for word in (stream, owner, counter):
-        key = splitmix64(key ^ (word & MASK64))
-    return key
+    return splitmix64(splitmix64(_of_stream(run_seed, stream) ^ (owner & MASK64)) ^ (counter & MASK64))
+
+
+@lru_cache(maxsize=64)
+def _of_stream(run_seed: int, stream: int) -> int:
+    """The chain's first two words, the same for all keys that a run derives for one stream."""
+    return splitmix64(splitmix64(run_seed & MASK64) ^ (stream & MASK64))
