@@ -22,6 +22,21 @@ SCHEMA_VERSION = 1
 
 NO_RANK = -1
 
+# What readers need of wire.py, which they do not import; a test keeps the two in agreement.
+HEADER_BYTES = 64
+KIND_NAMES = {
+    1: "broadcast",
+    2: "train",
+    3: "update",
+    4: "model",
+    5: "stop",
+    6: "bye",
+    7: "download",
+    8: "evaluate",
+    9: "score",
+    10: "diverged",
+}
+
 # One row per MPI message at each end (`end`: 0 the sender's row, 1 the receiver's).
 MESSAGES = np.dtype(
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qafel_mpi.trace_schema import MESSAGE_TIMES
+
 
 def with_drift(clock: np.ndarray) -> np.ndarray:
     """The rows of /clock, sorted by (rank, sync), with drift filled in from one synchronisation to the next."""
@@ -26,3 +28,9 @@ def corrected(times: np.ndarray, readings: np.ndarray, origin_s: float) -> np.nd
     if readings.size == 0:
         return times - origin_s
     return times + np.interp(times, readings["local_s"], readings["offset_s"]) - origin_s
+
+
+def correct_messages(block: np.ndarray, readings: np.ndarray, origin_s: float) -> None:
+    """Bring every time of a block of one rank's /messages to rank 0's clock, in place."""
+    for name in MESSAGE_TIMES:
+        block[name] = corrected(block[name], readings, origin_s)

@@ -13,13 +13,18 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qafel_mpi.trace.clock import corrected, with_drift
-from qafel_mpi.trace.shards import TraceError, read_blocks, shard_path, shard_ranks, torn_bytes
+from qafel_mpi.trace.clock import correct_messages, with_drift
+from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks
 from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
 FINAL_FILE = "final.npz"
 SUFFIX = ".shards"
+UNFINISHED = "failed: the run ended without a result; merged from its shards"
+
+# The long table comes last: what a file that was cut short still holds is then nearly everything.
+_ORDER = ("ranks", "clock", "steps", "updates", "messages")
+_RAW_TIMES = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Merged:
     rows: dict[str, int]
     outcome: str
     lost: dict[str, int] = field(default_factory=dict)  # shard -> torn bytes
+    missing_ranks: tuple[int, ...] = ()  # ranks that left no shard at all
 
 
 def shards_of(out: Path) -> Path:
@@ -62,86 +68,95 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         if directory.suffix != SUFFIX:
             raise TraceError(f"{directory}: not a folder of shards (NAME{SUFFIX})")
         out = directory.with_suffix(".h5")
-    attributes = _attributes(directory)
-    temporary = out.with_name(out.name + ".part")
+    attributes = read_run(directory)
+    attributes.setdefault("outcome", UNFINISHED)
+    missing = _missing_ranks(directory, int(attributes.get("ranks", 0)))
     rows: dict[str, int] = {}
     lost: dict[str, int] = {}
+    temporary = out.with_name(out.name + ".part")
     try:
         with h5py.File(temporary, "w") as file:
-            clock = _clock(directory)
-            origin_s = float(attributes.get("origin_s", 0.0))
-            for table in TABLES:
-                rows[table] = _merge_table(file, directory, table, clock, origin_s, lost)
-            _final(file, directory)
             for name, value in attributes.items():
                 file.attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
             file.attrs["schema_version"] = SCHEMA_VERSION
+            clock = read_clock(directory)
+            _final(file, directory)
+            for table in _ORDER:
+                origin_s = float(attributes.get("origin_s", 0.0))
+                rows[table] = _merge_table(file, directory, table, clock, origin_s, lost)
             file.attrs["rows"] = json.dumps(rows)
             if lost:
                 file.attrs["lost_bytes"] = json.dumps(lost)
+            if missing:
+                file.attrs["missing_ranks"] = json.dumps(missing)
         os.replace(temporary, out)
     except OSError as error:
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     if remove:
         shutil.rmtree(directory)
-    return Merged(out, rows, str(attributes["outcome"]), lost)
+    return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing))
 
 
-def _attributes(directory: Path) -> dict[str, Any]:
+def read_run(directory: Path) -> dict[str, Any]:
+    """The run's attributes as they were last written; {} where a run was killed before it wrote them.
+
+    Raises TraceError where the folder is no run's.
+    """
     path = directory / RUN_FILE
     try:
         attributes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not any(directory.glob("*.npys")):
             raise TraceError(f"{directory}: neither {RUN_FILE} nor shards: not a run's folder") from None
-        attributes = {}
-    except ValueError as error:
-        raise TraceError(f"{path}: not JSON ({error})") from error
-    attributes.setdefault("outcome", "failed: the run ended without a result; merged from its shards")
+        return {}
+    except ValueError as error:  # a damaged disk: the rows are worth more than their description
+        return {"outcome": f"failed: {RUN_FILE} could not be read ({error}); merged from the shards"}
     return attributes
 
 
-def _clock(directory: Path) -> np.ndarray:
-    rows = [
-        b for r in shard_ranks(directory, "clock") for b in read_blocks(shard_path(directory, "clock", r))
-    ]
+def read_clock(directory: Path) -> np.ndarray:
+    """All rows of /clock, with drift."""
+    ranks = shard_ranks(directory, "clock")
+    rows = [block for rank in ranks for block in read_blocks(shard_path(directory, "clock", rank))]
     return with_drift(np.concatenate(rows) if rows else np.zeros(0, dtype=CLOCK))
+
+
+def _missing_ranks(directory: Path, ranks: int) -> list[int]:
+    seen = {rank for table in TABLES for rank in shard_ranks(directory, table)}
+    return sorted(set(range(ranks)) - seen)
 
 
 def _merge_table(
     file: h5py.File, directory: Path, table: str, clock: np.ndarray, origin_s: float, lost: dict[str, int]
 ) -> int:
-    """Append every rank's blocks. Messages' times are corrected; the raw ones are kept in /raw."""
-    dtype = TABLES[table]
-    data = file.create_dataset(table, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(4096,))
-    raw = None
-    if table == "messages":
-        times = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
-        raw = file.create_dataset("raw/messages", shape=(0,), maxshape=(None,), dtype=times, chunks=(4096,))
+    """Every rank's blocks, one rank after the other. Messages' times are corrected; the raw ones go to /raw."""
     if table == "clock":
-        data.resize((clock.size,))
-        data[:] = clock
+        file.create_dataset(table, data=clock)
         return int(clock.size)
-    for rank in shard_ranks(directory, table):
-        path = shard_path(directory, table, rank)
-        if missing := torn_bytes(path):
-            lost[path.name] = missing
+    paths = {rank: shard_path(directory, table, rank) for rank in shard_ranks(directory, table)}
+    scans = {rank: scan(path) for rank, path in paths.items()}
+    lost |= {paths[rank].name: found.torn_bytes for rank, found in scans.items() if found.torn_bytes}
+    rows = sum(found.rows for found in scans.values())
+    data = file.create_dataset(table, shape=(rows,), dtype=TABLES[table])
+    raw = file.create_dataset("raw/messages", (rows,), _RAW_TIMES) if table == "messages" else None
+    begin = 0
+    for rank, path in paths.items():
         readings = clock[clock["rank"] == rank]
         for block in read_blocks(path):
-            if block.dtype != dtype:
+            if block.dtype != TABLES[table]:
                 raise TraceError(f"{path}: rows of another version of the program; merge it with that one")
+            end = begin + block.size
             if raw is not None:
-                _append(raw, block[list(MESSAGE_TIMES)].astype(raw.dtype))
-                for name in MESSAGE_TIMES:
-                    block[name] = corrected(block[name], readings, origin_s)
-            _append(data, block)
-    return int(data.shape[0])
-
-
-def _append(data: h5py.Dataset, rows: np.ndarray) -> None:
-    begin = data.shape[0]
-    data.resize((begin + rows.size,))
-    data[begin:] = rows
+                own_times = block[list(MESSAGE_TIMES)].astype(_RAW_TIMES)
+                correct_messages(block, readings, origin_s)
+                data[begin:end] = block  # before the raw times: so it lies before them in the file
+                raw[begin:end] = own_times
+            else:
+                data[begin:end] = block
+            begin = end
+    return rows
 
 
 def _final(file: h5py.File, directory: Path) -> None:

@@ -1,4 +1,12 @@
-"""Reading a trace file back: nothing but h5py and numpy, lazily, in blocks."""
+"""Reading a trace back: nothing but h5py and numpy, lazily, in blocks.
+
+    with open_trace("runs/a.h5") as trace:
+        for block in trace.blocks("messages"):
+            total += block["payload_bytes"].sum()
+
+A run that is still going on, or was killed before its merge, is read from its folder of shards the same way:
+`open_trace("runs/a.shards")`.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +19,24 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qafel_mpi.trace.salvage import CutFile, readable_rows
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
 
-__all__ = ["Trace", "TraceError", "open_trace"]
+__all__ = ["BLOCK_ROWS", "Trace", "TraceError", "open_trace"]
+
+BLOCK_ROWS = 262_144  # 30 MB of /messages
 
 
 class Trace:
-    """An open trace file. Tables are read when asked for; use as a context manager or call close."""
+    """An open trace file. Tables are read when asked for; use as a context manager or call close.
 
-    def __init__(self, path: Path, file: h5py.File):
+    notes: what is wrong with the file and was worked around, one sentence each; empty where nothing is.
+    """
+
+    def __init__(self, path: Path, file: h5py.File | None, notes: tuple[str, ...] = ()):
         self.path = path
+        self.notes = notes
         self._file = file
 
     def __enter__(self) -> Trace:
@@ -31,79 +46,150 @@ class Trace:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """The root attributes as Python values."""
+        assert self._file is not None
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
-        """The run's experiment, as the nested dictionary of its TOML."""
-        return tomllib.loads(str(self.attributes.get("experiment", "")))
+        """The run's experiment, as the nested dictionary of its TOML; {} where the trace does not say."""
+        try:
+            return tomllib.loads(str(self.attributes.get("experiment", "")))
+        except tomllib.TOMLDecodeError as error:
+            raise TraceError(f"{self.path}: attribute experiment is not TOML: {error}") from error
 
     def rows(self, table: str) -> int:
+        """Rows that can be read."""
         return int(self._dataset(table).shape[0])
 
     def table(self, name: str, columns: list[str] | None = None) -> np.ndarray:
         """A whole table, or some of its columns, as a structured array."""
-        data = self._dataset(name)
-        try:
-            return data[:] if columns is None else data.fields(columns)[:]
-        except (OSError, KeyError, ValueError) as error:
-            raise TraceError(f"{self.path}: /{name} can't be read: {error}") from error
+        blocks = [np.array(block) for block in self.blocks(name, columns)]
+        return np.concatenate(blocks) if blocks else np.zeros(0, dtype=_columns(TABLES[name], columns))
 
     def blocks(
-        self, name: str, columns: list[str] | None = None, *, rows: int = 262_144
+        self, name: str, columns: list[str] | None = None, *, rows: int = BLOCK_ROWS
     ) -> Iterator[np.ndarray]:
         """A table in blocks of `rows`: memory does not grow with its length."""
         data = self._dataset(name)
-        source = data if columns is None else data.fields(columns)
-        for begin in range(0, data.shape[0], rows):
-            yield source[begin : begin + rows]
+        for begin in range(0, self.rows(name), rows):
+            end = min(begin + rows, self.rows(name))
+            try:
+                block = conform(data[begin:end], TABLES[name])
+            except (OSError, KeyError, ValueError, TypeError) as error:
+                raise TraceError(f"{self.path}: /{name}, rows {begin} to {end}: {error}") from error
+            yield block if columns is None else block[columns]
 
     def final(self, name: str) -> np.ndarray | None:
         """The final vector x or x_hat, where the run wrote it."""
-        data = self._file.get(f"final/{name}")
+        data = None if self._file is None else self._file.get(f"final/{name}")
         return None if data is None else data[:]
 
     def digest(self, name: str) -> str:
         """SHA-256 of the final x or x_hat; empty where there is none."""
-        group = self._file.get("final")
+        group = None if self._file is None else self._file.get("final")
         return "" if group is None else str(group.attrs.get(f"{name}_digest", ""))
 
     def _dataset(self, name: str) -> h5py.Dataset:
+        assert self._file is not None
         data = self._file.get(name)
-        if data is None:
+        if not isinstance(data, h5py.Dataset):
             present = ", ".join(t for t in TABLES if t in self._file) or "none"
             raise TraceError(f"{self.path}: has no table /{name}; tables that can be read: {present}")
         return data
 
 
-def open_trace(path: str | Path) -> Trace:
-    """Open a trace file for reading. Raises TraceError that names the file and what is wrong with it."""
+class CutTrace(Trace):
+    """A file that was cut short: the rows before the cut."""
+
+    def __init__(self, path: Path, cut: CutFile, file: h5py.File):
+        super().__init__(path, file)
+        self._readable = {t: readable_rows(file[t], cut.present_bytes) for t in TABLES if t in file}
+        counts = (f"{rows:,} of {file[t].shape[0]:,} {t}" for t, rows in self._readable.items())
+        self.notes = (
+            f"{path}: cut short, {cut.present_bytes:,} of {cut.whole_bytes:,} bytes are there; "
+            f"readable: {', '.join(counts)}",
+        )
+
+    def rows(self, table: str) -> int:
+        self._dataset(table)
+        return self._readable[table]
+
+    def final(self, name: str) -> np.ndarray | None:
+        return None  # a vector is only worth something whole
+
+    def digest(self, name: str) -> str:
+        return ""
+
+
+def conform(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rows in today's columns: those of another schema version that are unknown are left out, those that are
+    missing are nan, -1 or empty. Raises TypeError where the rows are no rows at all."""
+    if block.dtype == dtype:
+        return block
+    if block.dtype.names is None:
+        raise TypeError("no rows with named columns")
+    out = np.zeros(block.shape, dtype=dtype)
+    for name in dtype.names or ():
+        kind = dtype[name].kind
+        if name in block.dtype.names:
+            out[name] = block[name]
+        elif kind in "if":
+            out[name] = np.nan if kind == "f" else -1
+    return out
+
+
+def _columns(dtype: np.dtype, columns: list[str] | None) -> np.dtype:
+    return dtype if columns is None else np.dtype([(name, dtype[name]) for name in columns])
+
+
+def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
+    """Open a trace file, or the folder of shards of a run that has none yet.
+
+    salvage: also read what can be read of a file that was cut short or is of a newer schema version; the
+    trace's notes say what is missing. Raises TraceError that names the file and what is wrong with it.
+    """
     path = Path(path)
     if not path.exists():
         raise TraceError(f"{path}: no such file")
+    if path.is_dir():
+        from qafel_mpi.trace.live import ShardTrace
+
+        return ShardTrace(path)
     if path.stat().st_size == 0:
         raise TraceError(
             f"{path}: empty file; the run may have been killed: try qafel-mpi merge on its shards"
         )
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise TraceError(
-            f"{path}: not an HDF5 file, or cut short ({str(error).splitlines()[0]}); "
-            "if the run's shards are still there, qafel-mpi merge makes it again"
-        ) from error
-    version = file.attrs.get("schema_version")
+    trace = _open(path, salvage)
+    version = trace.attributes.get("schema_version")
     if version is None:
-        file.close()
+        trace.close()
         raise TraceError(f"{path}: an HDF5 file, but not a trace of qafel_mpi (no schema_version)")
     if int(version) > SCHEMA_VERSION:
-        file.close()
+        newer = f"{path}: schema version {int(version)}, this program reads up to {SCHEMA_VERSION}: update qafel_mpi"
+        if not salvage:
+            trace.close()
+            raise TraceError(newer)
+        trace.notes += (f"{newer}; read as far as it is known",)
+    return trace
+
+
+def _open(path: Path, salvage: bool) -> Trace:
+    try:
+        return Trace(path, h5py.File(path, "r"))
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        if salvage and (cut := CutFile.of(path)):
+            try:
+                return CutTrace(path, cut, h5py.File(cut, "r"))
+            except (OSError, RuntimeError, KeyError) as hopeless:
+                reason = f"{reason}; nothing of it can be read: {hopeless}"
         raise TraceError(
-            f"{path}: schema version {int(version)}, this program reads up to {SCHEMA_VERSION}: update qafel_mpi"
-        )
-    return Trace(path, file)
+            f"{path}: not an HDF5 file, or cut short ({reason}); "
+            "if the run's shards are still there, qafel-mpi merge makes it again"
+        ) from error

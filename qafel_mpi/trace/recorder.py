@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,35 +12,55 @@ import numpy as np
 from qafel_mpi.trace.shards import ShardWriter, shard_path
 from qafel_mpi.trace_schema import TABLES
 
+_FORMATS = {"u1": "B", "i4": "i", "i8": "q", "f8": "d"}
+
+
+def row_format(dtype: np.dtype) -> struct.Struct:
+    """The packed layout of a row for `struct`, which fills one in less time than numpy assigns a tuple."""
+    fields = (dtype[name] for name in dtype.names or ())
+    codes = (f"{f.itemsize}s" if f.kind == "S" else _FORMATS[f.str[1:]] for f in fields)
+    return struct.Struct("<" + "".join(codes))
+
 
 class Table:
     """Rows of one table, in memory until they are full or due."""
 
     def __init__(self, name: str, directory: Path, rank: int, capacity: int, flush_seconds: float):
-        self.rows = np.zeros(capacity, dtype=TABLES[name])
-        self.filled = 0
-        self.total = 0
+        dtype = TABLES[name]
+        self.rows = np.zeros(capacity, dtype=dtype)
+        self.total = 0  # rows that are on disk
         self.flush_seconds = flush_seconds
         self._due_s = perf_counter() + flush_seconds
         self._writer = ShardWriter(shard_path(directory, name, rank))
+        self._pack = row_format(dtype).pack_into
+        self._bytes = self.rows.view(np.uint8).data
+        self._row_bytes = dtype.itemsize
+        self._end = self.rows.nbytes
+        self._at = 0  # where the next row goes, in bytes
+
+    @property
+    def filled(self) -> int:
+        """Rows in memory."""
+        return self._at // self._row_bytes
 
     def append(self, row: tuple[Any, ...]) -> None:
-        """Record one row: its values in the order of the schema's columns."""
-        self.rows[self.filled] = row
-        self.filled += 1
-        if self.filled == self.rows.size:
+        """Record one row: its values in the order of the schema's columns. Raises TraceError where a full table
+        can't be written; then its rows stay in memory, and this one is not taken."""
+        if self._at == self._end:
             self.flush()
+        self._pack(self._bytes, self._at, *row)
+        self._at += self._row_bytes
 
     def flush_if_due(self, now_s: float) -> None:
-        if self.filled and now_s >= self._due_s:
+        if self._at and now_s >= self._due_s:
             self.flush()
 
     def flush(self) -> None:
         """Append what is in memory to the shard. Raises TraceError."""
-        if self.filled:
-            self._writer.append(self.rows[: self.filled])
-            self.total += self.filled
-            self.filled = 0
+        if filled := self.filled:
+            self._writer.append(self.rows[:filled])
+            self.total += filled
+            self._at = 0
         self._due_s = perf_counter() + self.flush_seconds
 
     def close(self) -> None:

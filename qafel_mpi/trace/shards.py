@@ -9,9 +9,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import BinaryIO
 
 import numpy as np
+
+# What numpy's reader raises on bytes that are no whole block, whatever they are.
+_NO_BLOCK = (ValueError, EOFError, OSError, SyntaxError, TokenError, KeyError, TypeError)
 
 
 class TraceError(Exception):
@@ -37,19 +43,22 @@ class ShardWriter:
     def append(self, rows: np.ndarray) -> None:
         """Write the rows as one block, in one system call where the file system allows.
 
-        Raises TraceError naming the file where the disk is full or the folder not writable.
+        Raises TraceError naming the file where the disk is full or the folder not writable. What was written of
+        this block is cut off again, so that a later block, when there is room, is not hidden behind a torn one.
         """
         block = io.BytesIO()
         np.lib.format.write_array(block, np.ascontiguousarray(rows), allow_pickle=False)
         data = block.getbuffer()
+        written = 0
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            written = 0
             while written < len(data):
                 written += os.write(self._file, data[written:])
         except OSError as error:
+            if self._file is not None and written:
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise TraceError(f"{self.path}: {error.strerror}; rows flushed before are kept") from error
 
     def close(self) -> None:
@@ -59,25 +68,51 @@ class ShardWriter:
 
 
 def read_blocks(path: Path) -> Iterator[np.ndarray]:
-    """The whole blocks of a shard, in order; stops silently at a torn last one (see `torn_bytes`)."""
+    """The whole blocks of a shard, in order; stops silently at a torn last one (see `scan`)."""
+    return (block for _, block in blocks_from(path, 0))
+
+
+def blocks_from(path: Path, begin: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The whole blocks from byte `begin` on, each with the position of its end: there a later call goes on."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        file.seek(begin)
         while file.tell() < size:
             try:
-                yield np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError):
+                block = np.lib.format.read_array(file, allow_pickle=False)
+            except _NO_BLOCK:
                 return
+            yield file.tell(), block
 
 
-def torn_bytes(path: Path) -> int:
-    """Bytes at the end of a shard that belong to no whole block."""
-    whole = 0
+@dataclass(frozen=True)
+class Scan:
+    """What a shard holds: rows in whole blocks, and bytes after them that belong to none."""
+
+    rows: int
+    torn_bytes: int
+
+
+def scan(path: Path) -> Scan:
+    """Count a shard's rows from the blocks' headers alone."""
+    rows = end = 0
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        while file.tell() < size:
+        while end < size:
             try:
-                np.lib.format.read_array(file, allow_pickle=False)
-            except (ValueError, EOFError, OSError):
+                count, block_bytes = _block_header(file)
+            except _NO_BLOCK:
                 break
-            whole = file.tell()
-    return size - whole
+            if file.tell() + block_bytes > size:
+                break
+            rows += count
+            end = file.seek(block_bytes, os.SEEK_CUR)
+    return Scan(rows, size - end)
+
+
+def _block_header(file: BinaryIO) -> tuple[int, int]:
+    """(rows, bytes of them) of the block that begins here; the file is left at its first row."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    (rows,), _, dtype = read(file)
+    return rows, rows * dtype.itemsize

@@ -10,7 +10,7 @@ from qafel_mpi.trace.clock import corrected, with_drift
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace.shards import TraceError, read_blocks, shard_path, torn_bytes
+from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path
 from qafel_mpi.trace_schema import CLOCK, MESSAGES, SCHEMA_VERSION, TABLES
 
 NAN = float("nan")
@@ -74,11 +74,11 @@ def test_a_torn_block_is_cut_off_and_the_rest_is_kept(run):
     whole = path.read_bytes()
     for cut in (1, 40, 200):
         path.write_bytes(whole[:-cut])
-        assert torn_bytes(path) > 0
+        assert scan(path).torn_bytes > 0
         assert sum(len(block) for block in read_blocks(path)) == 8  # the last block held 2 rows
     merged = merge(shards_of(run))
     assert merged.rows["messages"] == 15
-    assert merged.lost == {path.name: torn_bytes(path)}
+    assert merged.lost == {path.name: scan(path).torn_bytes}
     with open_trace(run) as trace:
         assert json.loads(trace.attributes["lost_bytes"]) == merged.lost
 
