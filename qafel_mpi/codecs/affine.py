@@ -6,12 +6,18 @@ included) and sends 1-D tensors (biases, norms) as float32. Deterministic and bi
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Codec, Layout, PayloadError
 from qafel_mpi.kernels.affine import AffineKernels
+
+if TYPE_CHECKING:
+    from qafel_mpi.kernels import gpu
 
 
 class Affine(Codec):
@@ -44,20 +50,36 @@ class Affine(Codec):
         return self._bytes
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        if self._cpu.encode(x.numpy(), out) >= 0:
+        if (self._gpu.encode(x, out) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
             self.refuse(x)
         return self._bytes
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self._cpu.decode(payload, out.numpy(), 1.0, assign=True)
+        self._decode(payload, out, 1.0, assign=True)
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self._cpu.decode(payload, acc.numpy(), weight, assign=False)
+        self._decode(payload, acc, weight, assign=False)
 
     def validate(self, payload: np.ndarray) -> None:
         super().validate(payload)
         if not self._cpu.valid(payload):
             raise PayloadError(f"{self.name}: a scale, zero point or 1-D element that no encoder writes")
+
+    def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
+        if acc.is_cuda:
+            self._gpu.decode(payload, acc, weight, assign=assign)
+        else:
+            self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
+
+    @cached_property
+    def _gpu(self) -> gpu.AffineKernels:
+        """For the current CUDA device, made at its first tensor."""
+        from qafel_mpi.kernels import gpu
+
+        device = torch.device("cuda", torch.cuda.current_device())
+        return gpu.AffineKernels(
+            self._cpu.wide, self._cpu.plain, bits=self.bits, payload_bytes=self._bytes, device=device
+        )
 
 
 def _table(rows: list[tuple[int, int, int]]) -> np.ndarray:

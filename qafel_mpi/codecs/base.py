@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -84,6 +85,14 @@ class Codec(ABC):
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         """Quantize and pack x into out. Returns the bytes written. Raises NonFiniteError."""
 
+    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
+        """Start encoding x, which must not change until the function returned has been called.
+
+        That function is `encode` without x: it takes `out` and returns the bytes written. For a tensor on a GPU
+        the quantizing and the copy to the host go on meanwhile, beside what the caller's stream does.
+        """
+        return lambda out: self.encode(x, out, key)
+
     @abstractmethod
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
         """out[:] = Q(x)."""
@@ -95,7 +104,8 @@ class Codec(ABC):
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.
 
-        Algorithm 1 of arXiv 2308.00263, the hidden-state step.
+        Algorithm 1 of arXiv 2308.00263, the hidden-state step. Where it raises NonFiniteError x̂ may have moved in
+        part: the run has ended.
         """
         difference = torch.sub(x, x_hat, out=self.scratch(x))
         written = self.encode(difference, out, key)
@@ -128,14 +138,6 @@ class Codec(ABC):
         """Raise NonFiniteError naming the first element of x that is no finite float32."""
         index = int(torch.isfinite(x.float()).logical_not_().int().argmax())
         raise NonFiniteError(self.layout, index, float(x[index]))
-
-
-def as_float32(x: Tensor, scratch: np.ndarray) -> np.ndarray:
-    """x as a float32 numpy array: a view where it is one, else rounded into scratch."""
-    if x.dtype == torch.float32:
-        return x.numpy()
-    np.copyto(scratch, x.numpy(), casting="same_kind")
-    return scratch
 
 
 def floats(data: np.ndarray, dtype: str) -> np.ndarray:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +13,9 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Codec, Layout, PayloadError
 from qafel_mpi.kernels import cpu
 from qafel_mpi.kernels.plan import plan
+
+if TYPE_CHECKING:
+    from qafel_mpi.kernels import gpu
 
 
 class Bucketed(Codec):
@@ -30,7 +37,7 @@ class Bucketed(Codec):
         threads: int,
     ):
         super().__init__(layout, dtype)
-        self.bits, self.s = bits, s
+        self.bits, self.s, self.kind = bits, s, kind
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
@@ -39,20 +46,39 @@ class Bucketed(Codec):
         return self._bytes
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        if self._cpu.encode(x.numpy(), out, key) >= 0:
+        bad = self._gpu.encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
+        if bad >= 0:
             self.refuse(x)
         return self._bytes
 
+    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
+        if not x.is_cuda:
+            return super().begin(x, key)
+        self._gpu.begin(x, key)
+
+        def finish(out: np.ndarray) -> int:
+            if self._gpu.finish(out) >= 0:
+                self.refuse(x)
+            return self._bytes
+
+        return finish
+
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self._cpu.decode(payload, out.numpy(), 1.0, assign=True)
+        self._decode(payload, out, 1.0, assign=True)
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self._cpu.decode(payload, acc.numpy(), weight, assign=False)
+        self._decode(payload, acc, weight, assign=False)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         if not self.plan.single:
             return super().encode_difference(x, x_hat, out, key)
-        if self._cpu.step(x.numpy(), x_hat.numpy(), out, key) >= 0:
+        on_gpu = x.is_cuda
+        bad = (
+            self._gpu.step(x, x_hat, out, key)
+            if on_gpu
+            else self._cpu.step(x.numpy(), x_hat.numpy(), out, key)
+        )
+        if bad >= 0:
             self.refuse(x - x_hat)
         return self._bytes
 
@@ -60,6 +86,20 @@ class Bucketed(Codec):
         super().validate(payload)
         if not cpu.scales_valid(payload, self.plan.buckets):
             raise PayloadError(f"{self.name}: a scale is negative or not finite")
+
+    def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
+        if acc.is_cuda:
+            self._gpu.decode(payload, acc, weight, assign=assign)
+        else:
+            self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
+
+    @cached_property
+    def _gpu(self) -> gpu.BucketKernels:
+        """For the current CUDA device, made at its first tensor."""
+        from qafel_mpi.kernels import gpu
+
+        device = torch.device("cuda", torch.cuda.current_device())
+        return gpu.BucketKernels(self.plan, bits=self.bits, s=self.s, kind=self.kind, device=device)
 
 
 def _bucket_starts(layout: Layout, bucket: int | str) -> np.ndarray:

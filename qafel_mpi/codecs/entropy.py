@@ -1,10 +1,12 @@
-"""entropy = "zstd": another codec's payload through Zstandard at level 1.
+"""entropy = "zstd": another codec's payload through Zstandard at level 1 (RFC 8878).
 
 Quantized codes are far from uniform (3.2 of 4 bits on Gaussian data with linf buckets, less on heavy tails);
 coding them pays on slow links only. The payload's size varies; the header's FLAG_ENTROPY says so.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import zstandard
@@ -15,7 +17,7 @@ from qafel_mpi.wire import FLAG_ENTROPY
 
 
 class Entropy(Codec):
-    """Payload: one zstd frame that holds the inner codec's payload."""
+    """Payload: one zstd frame, with its content size, that holds the inner codec's payload."""
 
     flags = FLAG_ENTROPY
 
@@ -28,15 +30,19 @@ class Entropy(Codec):
         self._decompressor = zstandard.ZstdDecompressor()
 
     def payload_bytes(self) -> int:
-        """The most a frame can have: zstd's own bound for data that do not compress."""
+        """The most a frame can have: ZSTD_COMPRESSBOUND of the inner payload."""
         n = self.inner.payload_bytes()
-        return n + (n >> 8) + ((128 * 1024 - n) >> 11 if n < 128 * 1024 else 0) + 64
+        return n + (n >> 8) + ((128 * 1024 - n) >> 11 if n < 128 * 1024 else 0)
 
     def delta(self) -> float | None:
         return self.inner.delta()
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         return self._compress(self.inner.encode(x, self._raw, key), out)
+
+    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
+        finish = self.inner.begin(x, key)
+        return lambda out: self._compress(finish(self._raw), out)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         return self._compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
@@ -56,13 +62,16 @@ class Entropy(Codec):
         return len(coded)
 
     def _decompress(self, payload: np.ndarray) -> np.ndarray:
-        """The inner payload. Its size is known before a byte is allocated: nothing else is let through."""
-        expected = self.inner.payload_bytes()
+        """The inner payload, in this codec's own buffer. A frame of another size is refused before it is decoded."""
+        expected = self._raw.size
+        if payload.size > self.payload_bytes():
+            raise PayloadError(f"{self.name}: {payload.size} bytes, at most {self.payload_bytes()} expected")
         try:
-            declared = zstandard.frame_content_size(payload.tobytes()[:32])
+            declared = zstandard.frame_content_size(payload[:32].tobytes())
             if declared != expected:
-                raise PayloadError(f"{self.name}: zstd frame of {declared} bytes, expected {expected}")
-            raw = self._decompressor.decompress(payload.data, max_output_size=expected)
+                raise PayloadError(f"{self.name}: zstd frame of {declared} bytes, {expected} expected")
+            raw = self._decompressor.decompress(payload.data, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise PayloadError(f"{self.name}: not a zstd frame: {error}") from error
-        return np.frombuffer(raw, dtype=np.uint8)
+        self._raw[:] = np.frombuffer(raw, dtype=np.uint8)
+        return self._raw

@@ -10,7 +10,7 @@ from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
 
 
 class Identity(Codec):
-    """Payload: d floats of the vector's own type."""
+    """Payload: d floats of the codec's type."""
 
     name, id, unbiased = "identity", 1, True
 
@@ -28,16 +28,19 @@ class Identity(Codec):
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         self.require_finite(x)
         size = self.payload_bytes()
-        out[:size] = x.numpy().view(np.uint8)
+        torch.from_numpy(out[:size]).copy_(x.to(self.dtype).view(torch.uint8))
         return size
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        np.copyto(out.numpy(), floats(payload, self._numpy))
+        out.copy_(self._vector(payload))
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        acc.add_(torch.from_numpy(floats(payload, self._numpy)), alpha=weight)
+        acc.add_(self._vector(payload).to(acc.device), alpha=weight)
 
     def validate(self, payload: np.ndarray) -> None:
         super().validate(payload)
         if not np.isfinite(floats(payload, self._numpy)).all():
             raise PayloadError(f"{self.name}: the vector has an element that is not finite")
+
+    def _vector(self, payload: np.ndarray) -> Tensor:
+        return torch.from_numpy(floats(payload, self._numpy))

@@ -26,3 +26,23 @@ def measure_delta(codec: Codec, vectors: Iterable[Tensor], *, seed: int = 0) -> 
     """1 − the mean of ‖Q(x) − x‖²/‖x‖² over the vectors, each encoded once with a key of its own."""
     errors = [relative_error(codec, x, derive(seed, Stream.EVALUATION, 0, i)) for i, x in enumerate(vectors)]
     return 1.0 - float(np.mean(errors))
+
+
+def contraction_warning(codec: Codec, *, seed: int = 0) -> str | None:
+    """What to tell the user where the codec guarantees no contraction and shows none on a Gaussian vector.
+
+    Definition 2.1, on which the method's convergence rests, asks for 0 < δ. None where all is well.
+    """
+    guaranteed = codec.delta()
+    if guaranteed is None or guaranteed > 0:
+        return None
+    generator = torch.Generator().manual_seed(derive(seed, Stream.EVALUATION) & (2**63 - 1))
+    x = torch.randn(codec.layout.elements, generator=generator, dtype=codec.dtype)
+    measured = measure_delta(codec, [x], seed=seed)
+    if measured > 0:
+        return None
+    return (
+        f"codec {codec.name} at {codec.bits} bits is no contraction: δ = {measured:.3g} measured on a Gaussian "
+        f"vector of {codec.layout.elements} elements, and Definition 2.1 asks for δ > 0. Use more bits, smaller "
+        "buckets, or scale = linf"
+    )

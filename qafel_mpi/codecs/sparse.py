@@ -6,12 +6,16 @@ k at random, scaled by d/k: unbiased; both ends draw the same coordinates from t
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError, as_float32, floats
-from qafel_mpi.kernels import cpu
+from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
+from qafel_mpi.kernels.cpu import hash_counters
+
+_HUGE = float(np.finfo(np.float32).max)
 
 
 class _Sparse(Codec):
@@ -20,26 +24,29 @@ class _Sparse(Codec):
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, fraction: float):
         super().__init__(layout, dtype)
         self.k = max(1, int(fraction * layout.elements))
-        self._rounded = np.empty(layout.elements if dtype != torch.float32 else 0, dtype=np.float32)
 
-    def _values(self, payload: np.ndarray) -> np.ndarray:
-        return floats(payload[: 4 * self.k], "<f4")
-
-    def _coordinates(self, payload: np.ndarray, key: int) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
+        """(k,) int64, ascending."""
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
         out.zero_()
-        out.numpy()[self._coordinates(payload, key)] = self._values(payload)
+        out[self._coordinates(payload, key).to(out.device)] = self._values(payload).to(out)
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        target = acc.numpy()
-        target[self._coordinates(payload, key)] += target.dtype.type(weight) * self._values(payload)
+        where = self._coordinates(payload, key).to(acc.device)
+        acc.index_add_(0, where, self._values(payload).to(acc), alpha=weight)
 
     def validate(self, payload: np.ndarray) -> None:
         super().validate(payload)
-        if not np.isfinite(self._values(payload)).all():
+        if not self._values(payload).isfinite().all():
             raise PayloadError(f"{self.name}: a value is not finite")
+
+    def _values(self, payload: np.ndarray) -> Tensor:
+        return torch.from_numpy(floats(payload[: 4 * self.k], "<f4"))
+
+    def _write_values(self, values: Tensor, out: np.ndarray) -> None:
+        out[: 4 * self.k] = values.cpu().numpy().view(np.uint8)
 
 
 class TopK(_Sparse):
@@ -54,21 +61,21 @@ class TopK(_Sparse):
         return self.k / self.layout.elements
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        self.require_finite(x)
-        v = as_float32(x, self._rounded)
-        kept = torch.topk(torch.from_numpy(v).abs(), self.k, sorted=False).indices.sort().values.numpy()
-        out[: 4 * self.k] = v[kept].view(np.uint8)
-        out[4 * self.k : 8 * self.k] = kept.astype("<u4").view(np.uint8)
+        self.require_finite(x.float())
+        kept = torch.topk(x.abs(), self.k, sorted=False).indices.sort().values
+        self._write_values(x[kept].float(), out)
+        out[4 * self.k : 8 * self.k] = kept.cpu().numpy().astype("<u4").view(np.uint8)
         return 8 * self.k
 
     def validate(self, payload: np.ndarray) -> None:
         super().validate(payload)
-        where = self._coordinates(payload, 0).astype(np.int64)
-        if not (np.diff(where) > 0).all() or where[-1] >= self.layout.elements:
+        where = self._coordinates(payload, 0)
+        if not (where.diff() > 0).all() or where[-1] >= self.layout.elements:
             raise PayloadError(f"topk: coordinates are not ascending below {self.layout.elements}")
 
-    def _coordinates(self, payload: np.ndarray, key: int) -> np.ndarray:
-        return floats(payload[4 * self.k : 8 * self.k], "<u4")
+    def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
+        where = floats(payload[4 * self.k : 8 * self.k], "<u4")
+        return torch.from_numpy(where.astype(np.int64))
 
 
 class RandK(_Sparse):
@@ -91,14 +98,12 @@ class RandK(_Sparse):
         return 2.0 - self.layout.elements / self.k
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        self.require_finite(x)
-        v = as_float32(x, self._rounded)
-        scaled = v[self._coordinates(out, key)] * np.float32(self.layout.elements / self.k)
+        self.require_finite(x.float())
+        kept = x[self._coordinates(out, key).to(x.device)].float()
         # A value near the float's limit must not become an infinity that nobody can decode.
-        np.clip(scaled, -np.finfo(np.float32).max, np.finfo(np.float32).max, out=scaled)
-        out[: 4 * self.k] = scaled.view(np.uint8)
+        self._write_values((kept * (self.layout.elements / self.k)).clamp_(-_HUGE, _HUGE), out)
         return 4 * self.k
 
-    def _coordinates(self, payload: np.ndarray, key: int) -> np.ndarray:
-        cpu.hash_counters(key & 0xFFFFFFFF, key >> 32, self._hashes)
-        return np.sort(np.argpartition(self._hashes, self.k - 1)[: self.k])
+    def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
+        hash_counters(key & 0xFFFFFFFF, key >> 32, self._hashes)
+        return torch.from_numpy(np.sort(np.argpartition(self._hashes, self.k - 1)[: self.k]))

@@ -25,14 +25,16 @@ START, SLOT, BUCKET = 0, 1, 2  # columns of Plan.table
 class Plan:
     """The segments of a vector.
 
-    table: (segments + 1, 3) int64: first element, first slot (a multiple of 8), bucket. Its last row closes the
-    last segment. single: every bucket is one segment, so that one pass does all.
+    starts: (buckets + 1,) int64, where buckets begin, and d. table: (segments + 1, 3) int64: first element, first
+    slot (a multiple of 8), bucket; its last row closes the last segment. single: every bucket is one segment, so
+    that one pass does all.
     """
 
     elements: int
     buckets: int
     slots: int  # of the code region, without what would pad the last bucket
     largest_bucket: int
+    starts: np.ndarray
     table: np.ndarray
     single: bool
 
@@ -63,6 +65,7 @@ def plan(bucket_starts: np.ndarray) -> Plan:
         buckets=len(lengths),
         slots=slots,
         largest_bucket=int(lengths.max()),
+        starts=bucket_starts,
         table=table,
         single=bool((pieces == 1).all()),
     )
