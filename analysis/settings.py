@@ -1,0 +1,72 @@
+"""What a run is a function of: its experiment as flat settings, and in what two experiments differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Runs that differ in these alone are repetitions of one setting.
+_NOT_A_SETTING = ("seed", "description", "trace.", "transport.patience_seconds")
+# The wall clock has no concurrency of its own: what is written there has no effect.
+_WALL_IGNORES = ("clock.", "task.clients")
+
+Settings = Mapping[str, Any]
+
+
+def flat(experiment: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys.
+
+    >>> flat({"algorithm": "qafel", "server": {"buffer_size": 10}})
+    {'algorithm': 'qafel', 'server.buffer_size': 10}
+    """
+    found: dict[str, Any] = {}
+    for key, value in experiment.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def settings(experiment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that tell runs apart: the experiment but for its seed, and what its command line adds.
+
+    run: the run's row; its ranks count on the wall clock, where they are the clients.
+    """
+    wall = run.get("driver") == "wall"
+    left_out = _NOT_A_SETTING + (_WALL_IGNORES if wall else ())
+    found = {k: v for k, v in flat(experiment).items() if not k.startswith(left_out)}
+    for key in ("algorithm", "uplink_codec", "uplink_bits", "downlink_codec", "downlink_bits", "buffer_size"):
+        found.setdefault(key, run.get(key))
+    found |= {"driver": run.get("driver"), "parameters": run.get("parameters")}
+    if wall:
+        found["ranks"] = run.get("ranks")
+    return found
+
+
+def differences(members: Sequence[Settings]) -> list[dict[str, Any]]:
+    """For each of them, the settings in which not all agree.
+
+    >>> differences([{"a": 1, "b": 2}, {"a": 1, "b": 3}])
+    [{'b': 2}, {'b': 3}]
+    """
+    keys = sorted({key for one in members for key in one})
+    varied = [key for key in keys if len({repr(one.get(key)) for one in members}) > 1]
+    return [{key: one.get(key) for key in varied} for one in members]
+
+
+def distance(one: Settings, other: Settings) -> int:
+    """The number of settings in which the two differ."""
+    return sum(one.get(key) != other.get(key) for key in {*one, *other})
+
+
+# What an algorithm brings along: two algorithms may differ in these and still be compared.
+_OF_THE_ALGORITHM = ("algorithm", "uplink", "downlink", "staleness", "server.", "buffer_size")
+
+
+def comparable(one: Settings, other: Settings) -> bool:
+    """Whether two settings are algorithms on one task to one target, on one clock."""
+    keys = (k for k in {*one, *other} if not k.startswith(_OF_THE_ALGORITHM))
+    return all(
+        one.get(k) == other.get(k) for k in keys if k.startswith(("task.", "stop.", "driver", "ranks"))
+    )
