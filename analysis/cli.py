@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from qafel_analysis import compare as comparison
-from qafel_analysis import grid, views
+from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
 
 from qafel_mpi.trace.reader import TraceError
@@ -98,11 +98,20 @@ def compare(
     as_markdown: AsMarkdown = False,
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
+    with_paper: Annotated[
+        bool, typer.Option("--paper", help="Beside the numbers that the paper's authors published.")
+    ] = False,
 ) -> None:
     """Settings side by side over their seeds, with the saving against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
-    if chosen is Format.JSON:
+    if with_paper:
+        beside = paper.against(groups)
+        if chosen is Format.JSON:
+            print(json.dumps([paper.as_json(row) for row in beside], indent=1))
+        else:
+            _emit([paper.paper_grid(beside)], chosen)
+    elif chosen is Format.JSON:
         print(json.dumps([comparison.summary(g, groups) for g in groups], indent=1))
     else:
         _emit([views.side_by_side(groups)], chosen)
