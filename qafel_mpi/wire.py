@@ -65,6 +65,9 @@ class Kind(IntEnum):
     STOP = 5  # the last message rank 0 sends to a rank
     BYE = 6  # the last message a rank sends to rank 0; sequence = updates it sent
     DOWNLOAD = 7  # unicast: Q_s(x^t) for one client that starts
+    EVALUATE = 8  # x^t in full, for a worker to evaluate its share of the test set (virtual clock)
+    SCORE = 9  # what it found
+    DIVERGED = 10  # in an UPDATE's place: the training gave no finite update; the reason as UTF-8 text
 
 
 class WireError(Exception):

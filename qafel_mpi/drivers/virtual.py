@@ -3,19 +3,24 @@
 Rank 0 keeps the schedule and the server and takes results in virtual order, never in order of arrival. The
 result is a function of the experiment and its seed: bit-identical for any number of ranks, given one torch
 thread a rank (or reductions that don't depend on threads) and processors of one type. /final's digests show it.
+
+A training is handed out when its client starts and awaited when it finishes in virtual time. Clients that start
+from one version are handed out together: which ones is decided by the schedule alone.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi.algorithms.client import Client
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.config import Experiment
+from qafel_mpi.codecs import NonFiniteError
+from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.drivers.build import (
     Interrupted,
     Report,
@@ -26,12 +31,13 @@ from qafel_mpi.drivers.build import (
     visible_gpus,
 )
 from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.session import Session, begin
-from qafel_mpi.drivers.workers import Job, LocalWorkers, RemoteWorkers, Worker, Workers
-from qafel_mpi.schedule.events import START, Event, schedule
+from qafel_mpi.drivers.workers import Job, LocalWorkers, Workers
+from qafel_mpi.schedule.events import START, Event, Schedule, schedule
 from qafel_mpi.transport.placement import place
 
-TICK_EVENTS = 256  # events between looks at interrupts and the trace's flush
+LOOK_SECONDS = 0.2  # between looks at the trace's flush and the limit of wall time
 
 
 def run(
@@ -49,100 +55,145 @@ def run(
     comm: None for one process without a launcher. Raises ConfigError and DataError where it can't run.
     """
     comm = comm or MPI.COMM_SELF
+    plan = planned(experiment) if comm.rank == 0 else None
     spot = place(comm, gpus=visible_gpus())
     device = compute_device(spot.gpu if comm.size == 1 or comm.rank > 0 else None)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     setup = build(experiment, clients=experiment.task.clients, device=device, threads=1, data_dir=data_dir)
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)
-    if comm.rank > 0:
-        worker = Worker(session, setup)
-        worker.run()
-        replica = worker.replica
-        session.close(
-            replica.version,
-            replica.x_hat,
-            sent=worker.sends.total,
-            received=worker.inbox.total,
-            shared_state=not setup.unicast,
+    if plan is None:
+        return work(session, setup)
+    server = setup.server()
+    workers: Workers
+    if comm.size == 1:
+        sends_model = experiment.server.update == "model"
+        client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
+        workers = LocalWorkers(setup, client)
+    else:
+        workers = RemoteWorkers(session, setup, gpus=spot.gpu is not None)
+    ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
+    return Simulation(session, setup, plan, workers, ledger, interrupted).run()
+
+
+def planned(experiment: Experiment) -> Schedule:
+    """The experiment's schedule. Raises ConfigError where its file of durations can't be used."""
+    try:
+        return schedule(
+            experiment.clock,
+            clients=experiment.task.clients,
+            seed=experiment.seed,
+            buffer_size=experiment.server.buffer_size,
+            synchronous=experiment.server.synchronous,
         )
-        return session.finish(None, None)
-    return Simulation(session, setup, interrupted, report).run()
+    except OSError as error:
+        path = experiment.clock.duration.path
+        raise ConfigError([f"clock.duration.path: {path}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigError([f"clock.duration.path: {error}"]) from None
+
+
+def work(session: Session, setup: Setup) -> RunSummary:
+    """A worker rank's part of the run."""
+    worker = Worker(session, setup)
+    worker.run()
+    session.close(
+        worker.replica.version,
+        worker.replica.x_hat,
+        sent=worker.sends.total,
+        received=worker.received,
+        shared_state=not setup.unicast,
+    )
+    return session.finish(None, None)
 
 
 class Simulation:
     """Rank 0's loop over events."""
 
-    def __init__(self, session: Session, setup: Setup, interrupted: Interrupted, report: Report | None):
-        self.session, self.setup, self.interrupted = session, setup, interrupted
-        e = session.experiment
-        self.server = setup.server()
-        self.ledger = Ledger(setup, self.server, session.recorder, report)
-        self.schedule = schedule(
-            e.clock,
-            clients=setup.clients,
-            seed=e.seed,
-            buffer_size=e.server.buffer_size,
-            synchronous=e.server.synchronous,
-        )
-        client = Client(
-            self.server.replica, setup.uplink, seed=e.seed, sends_model=e.server.update == "model"
-        )
-        alone = session.comm.size == 1
-        self.workers: Workers = LocalWorkers(setup, client) if alone else RemoteWorkers(session, setup)
-        self.pending: list[Job] = []  # a batch that is not handed out yet, all from the newest version
-        self.waiting: set[Job] = set()  # the same, for looking up
-        self.start_version: dict[Job, int] = {}
+    def __init__(
+        self,
+        session: Session,
+        setup: Setup,
+        plan: Schedule,
+        workers: Workers,
+        ledger: Ledger,
+        interrupted: Interrupted,
+    ):
+        self.session, self.setup, self.schedule, self.workers = session, setup, plan, workers
+        self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
+        self.unicast, self.examples = setup.unicast, setup.task.examples
         self.together = 1 if setup.unicast else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
+        self.start_version: dict[Job, int] = {}  # of all that train
+        self.pending: dict[
+            Job, None
+        ] = {}  # in order: those that start from the newest version, not handed out yet
+        clock = session.experiment.clock
         # "always": the client of a finish restarts before or after the step that its update completes.
-        self.step_waits = e.clock.start == "always" and e.clock.restart_before_step
+        self.step_waits = clock.start == "always" and clock.restart_before_step
         self.step_due = False
+        self.epoch = setup.clients if clock.flush_epoch else 0
         self.finishes = 0
         self.down_links = 0
+        self.now_s = 0.0
 
     def run(self) -> RunSummary:
         self.ledger.open()
-        now_s, events = 0.0, 0
-        while not self.ledger.reason:
-            event = self.schedule.next(self.server.version)
-            now_s = event.t_s
-            if event.kind == START:
-                self._start(event)
-                if self.step_due:
-                    self._step(now_s)
-            else:
-                self._finish(event)
-            events += 1
-            if events % TICK_EVENTS == 0:
-                self._tick(now_s)
-        if self.step_due:
-            self._step(now_s)
+        try:
+            self._simulate()
+        except NonFiniteError as error:  # of the server's step
+            self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
+        self.workers.halt()
+        self.ledger.close(self.now_s)
         self.workers.stop()
-        self.ledger.close(now_s)
         server = self.server
         self.session.close(
             server.version,
             server.x_hat,
             sent=self.workers.sent,
             received=self.workers.received,
-            shared_state=not self.setup.unicast,
+            # A step that failed has moved the server's hidden state in part.
+            shared_state=not self.unicast and not self.ledger.reason.startswith("failed: server step"),
         )
         return self.session.finish(
             self.ledger,
             server.x,
             seconds=self.session.now_s(),
-            virtual_seconds=now_s,
+            virtual_seconds=self.now_s,
             down_links=self.down_links,
         )
 
-    def _tick(self, now_s: float) -> None:
-        self.ledger.tick(now_s)
+    def _simulate(self) -> None:
+        ledger, server, next_event, interrupted = (
+            self.ledger,
+            self.server,
+            self.schedule.next,
+            self.interrupted,
+        )
+        limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
+        look_s = perf_counter()
+        while not ledger.reason:
+            event = next_event(server.version)
+            if event.t_s >= limit_s:
+                self.now_s, ledger.reason = limit_s, "finished"
+                return
+            self.now_s = event.t_s
+            if event.kind == START:
+                self._start(event)
+                if self.step_due:
+                    self._step()
+                continue
+            self._finish(event)
+            if interrupted():
+                ledger.reason = ledger.reason or "interrupted"
+            if perf_counter() >= look_s:
+                self._look()
+                look_s = perf_counter() + LOOK_SECONDS
+
+    def _look(self) -> None:
         self.session.recorder.flush_if_due()
-        seconds = self.session.experiment.stop.seconds
-        if self.interrupted():
-            self.ledger.reason = self.ledger.reason or "interrupted"
-        elif seconds is not None and self.session.now_s() >= seconds:
+        limit_s = self.session.experiment.stop.seconds
+        if limit_s is not None and self.session.now_s() >= limit_s:
             self.ledger.reason = self.ledger.reason or "finished"
 
     def _start(self, event: Event) -> None:
@@ -151,69 +202,69 @@ class Simulation:
             return  # nobody will ever see what it computes
         job = (event.client, event.participation)
         self.start_version[job] = self.server.version
-        if self.setup.unicast:
-            size, key = self.server.download(
-                self.payload, client=event.client, participation=event.participation
-            )
-            self.workers.download(self.payload[:size], self.server.version, key)
-            self.ledger.sent_down(size)
-            self.down_links += size
-        self.pending.append(job)
-        self.waiting.add(job)
+        if self.unicast:
+            self._download(job)
+        self.pending[job] = None
         if len(self.pending) >= self.together:
             self._hand_out()
+
+    def _download(self, job: Job) -> None:
+        size, key = self.server.download(self.payload, client=job[0], participation=job[1])
+        self.workers.download(self.payload[:size], self.server.version, key)
+        self.ledger.sent_down(size)
+        self.down_links += size
 
     def _hand_out(self) -> None:
         """The batch as it stands: when it is full, when the version moves on, when a member's result is due."""
         if self.pending:
             self.workers.train(self.pending, self.server.version)
-            self.pending = []
-            self.waiting.clear()
+            self.pending = {}
 
     def _finish(self, event: Event) -> None:
-        self.finishes += 1
         if event.reports:
             self._receive(event)
-        epoch = self.session.experiment.clock.flush_epoch and self.finishes % self.setup.clients == 0
-        if self.server.full or (epoch and self.server.filled):
+        self.finishes += 1
+        server = self.server
+        if server.full or (self.epoch and server.filled and self.finishes % self.epoch == 0):
             if self.step_waits:
                 self.step_due = True
             else:
-                self._step(event.t_s)
+                self._step()
 
     def _receive(self, event: Event) -> None:
-        job = (event.client, event.participation)
-        if job in self.waiting:
+        client, participation, start_s = event.client, event.participation, event.start_s
+        job = (client, participation)
+        if job in self.pending:
             self._hand_out()
         result = self.workers.take(job)
         start_version = self.start_version.pop(job)
-        examples = self.setup.task.examples(event.client)
-        weight = self.server.receive(
-            Update(event.client, start_version, result.payload, result.key, examples)
-        )
+        if result.error:
+            self.ledger.reason = f"failed: {result.error}"
+            return
+        examples = self.examples(client)
+        weight = self.server.receive(Update(client, start_version, result.payload, result.key, examples))
         self.ledger.received(
-            client=event.client,
-            participation=event.participation,
+            client=client,
+            participation=participation,
             start_version=start_version,
             weight=weight,
             loss=result.loss,
             examples=examples,
             payload_bytes=result.payload.size,
-            train_seconds=event.t_s - event.start_s,
-            start_s=event.start_s,
+            train_seconds=event.t_s - start_s,
+            start_s=start_s,
             finish_s=event.t_s,
         )
 
-    def _step(self, now_s: float) -> None:
+    def _step(self) -> None:
         self.step_due = False
         self._hand_out()
         version = self.server.version
-        if self.setup.unicast:
+        if self.unicast:
             step = self.server.step(None)
         else:
             step = self.server.step(self.payload)
             self.workers.publish(self.payload[: step.payload_bytes], version, step.key)
             self.ledger.sent_down(step.payload_bytes)
             self.down_links += step.payload_bytes * self.setup.clients
-        self.ledger.stepped(step, now_s)
-        self.ledger.tick(now_s)
+        self.ledger.stepped(step, self.now_s)
