@@ -1,0 +1,65 @@
+"""The Triton kernels under Triton's interpreter, against the CPU's. test_kernels_gpu.py runs this file in a process
+of its own, because TRITON_INTERPRET=1 must be set before triton is imported."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from qafel_mpi.kernels import cpu, plan
+from qafel_mpi.kernels.fused import FusedKernels
+from qafel_mpi.kernels.reference import L2, LINF, MEAN
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run test_kernels_gpu.py"
+
+CPU = torch.device("cpu")
+KEY = 0xFEDCBA9876543210
+# Length, bucket: d = 1; odd lengths in buckets of odd and of usual length; many small ones; a bucket of two segments.
+CUTS = [(1, 512), (601, 512), (103, 50), (29, 8), (4601, 4500)]
+KINDS = [*((bits, kind) for bits in range(1, 9) for kind in (LINF, L2)), (1, MEAN)]
+
+
+def vector(d: int, exponent: int) -> np.ndarray:
+    x = np.random.default_rng(d).standard_normal(d).clip(-3, 3) * 10.0**exponent
+    x[3::7] = 0
+    x[d // 2 : d // 2 + 20] = 0
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize(("d", "bucket"), CUTS)
+@pytest.mark.parametrize(("bits", "kind"), KINDS)
+def test_triton_gives_the_bytes_of_the_cpu(d, bucket, bits, kind):
+    exponent = {0: 0, 1: -41, 2: 37}[(d + bits) % 3]  # ordinary, denormal, huge
+    cut, s = plan.plan(np.append(np.arange(0, d, bucket), d)), max(1, 2 ** (bits - 1) - 1)
+    ours = cpu.BucketKernels(cut, bits=bits, s=s, kind=kind)
+    theirs = FusedKernels(cut, bits=bits, s=s, kind=kind, device=CPU)
+    x = vector(d, exponent)
+    out = np.zeros(4 * cut.buckets + cut.code_bytes(bits), dtype=np.uint8)
+    ours.encode(x, out, KEY)
+    payload = torch.full((out.size,), 0xA5, dtype=torch.uint8)
+    assert int(theirs.encode(torch.from_numpy(x), payload, KEY)) == 1
+    assert payload.numpy().tobytes() == out.tobytes()
+
+    dtype = (np.float32, np.float64)[bits % 2]
+    state = vector(d, exponent).astype(dtype)[::-1].copy()
+    moved = torch.from_numpy(state.copy())
+    ours.decode(out, state, 0.3, assign=False)
+    theirs.decode(payload, moved, 0.3, assign=False)
+    assert moved.numpy().tobytes() == state.tobytes()
+    if cut.single:
+        assert ours.step(x.astype(dtype), state, out, KEY) == -1
+        theirs.step(torch.from_numpy(x.astype(dtype)), moved, payload, KEY)
+        assert payload.numpy().tobytes() == out.tobytes()
+        assert moved.numpy().tobytes() == state.tobytes()
+    ours.decode(out, state, 1.0, assign=True)
+    theirs.decode(payload, moved, 1.0, assign=True)
+    assert moved.numpy().tobytes() == state.tobytes()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_reported(bad):
+    kernels = FusedKernels(plan.plan(np.array([0, 16, 40])), bits=4, s=7, kind=LINF, device=CPU)
+    x = torch.ones(40)
+    x[33] = bad
+    assert int(kernels.encode(x, torch.zeros(8 + 20, dtype=torch.uint8), KEY)) == 0

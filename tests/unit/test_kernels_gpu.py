@@ -1,0 +1,128 @@
+"""The GPU's kernels: interpreted on the CPU, compiled for an H100/H200, and run where there is a GPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qafel_mpi.codecs import CodecConfig, Layout, build
+
+triton = pytest.importorskip("triton", reason="needs Triton")
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def test_interpreted_kernels_give_the_bytes_of_the_cpu():
+    """All widths, several buckets, odd lengths, ordinary, denormal and huge values: interpreted_kernels.py."""
+    file = Path(__file__).with_name("interpreted_kernels.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"\d{2,} passed", done.stdout)
+
+
+def assembly(kernel, types: dict[str, str], constants: dict[str, object]) -> str:
+    """PTX for compute capability 9.0; Triton brings the assembler, so that no GPU is needed."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = types | dict.fromkeys(constants, "constexpr")
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs=constants,
+        attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
+    )
+    options = {"enable_fp_fusion": False, "num_warps": 1}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "cubin" in compiled.asm
+    return compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize(("bits", "kind", "step"), [(4, 0, True), (8, 1, False), (3, 2, False)])
+def test_compiled_kernels_round_every_operation_as_the_cpu_does(bits, kind, step):
+    """No fused multiply-add, no flushed denormal, no approximate division or root; wide loads of the vector."""
+    from qafel_mpi.kernels import fused
+
+    constants = {"S": 7, "BITS": bits, "BLOCK": 512, "ALIGN": 16}
+    encode = assembly(
+        fused.encode_kernel,
+        {
+            "x": "*fp32",
+            "x_hat": "*fp32",
+            "payload": "*u8",
+            "table": "*i64",
+            "finite": "*i32",
+            "codes_at": "i32",
+        }
+        | {"k0": "u32", "k1": "u32"},
+        {"STEP": step, "KNOWN": False, "KIND": kind} | constants,
+    )
+    decode = assembly(
+        fused.decode_kernel,
+        {"payload": "*u8", "acc": "*fp32", "table": "*i64", "codes_at": "i32", "weight": "fp64"},
+        {"ASSIGN": False} | constants,
+    )
+    for ptx in (encode, decode):
+        assert re.search(r"\.v4\.b32", ptx)
+        assert not re.search(r"\b(fma|mad)\.\w*\.?f(32|64)|\.ftz|\.approx|div\.full", ptx)
+    assert "div.rn.f32" in encode + decode
+
+
+@needs_a_gpu
+@pytest.mark.parametrize(
+    "settings", [{}, {"bucket": 100}, {"scale": "l2"}, {"bucket": "tensor", "scale": "l2"}]
+)
+def test_a_gpu_gives_the_bytes_of_the_cpu(settings):
+    for d in (1, 29_282, 1_000_003):
+        for bits in range(1, 17):
+            codec = build(CodecConfig(bits=bits, **settings), Layout(("v",), ((d,),)))
+            agree_on_both_devices(codec, torch.randn(d, generator=torch.Generator().manual_seed(bits)))
+
+
+@needs_a_gpu
+def test_every_codec_works_on_a_gpu():
+    layout = Layout(("w", "b"), ((30, 50), (70,)))
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(layout.elements, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        for settings in (
+            {"codec": "identity"},
+            {"codec": "sign"},
+            *({"codec": "affine", "bits": b} for b in range(1, 9)),
+            {"codec": "topk", "fraction": 0.1},
+            {"codec": "randk", "fraction": 0.1},
+            {"bits": 4, "entropy": "zstd"},
+        ):
+            agree_on_both_devices(build(CodecConfig(**settings), layout, dtype), x)
+
+
+def agree_on_both_devices(codec, x: torch.Tensor) -> None:
+    """encode, begin, decode, accumulate and the hidden-state step, on the CPU and on the GPU."""
+    payloads, results = set(), []
+    for device in ("cpu", "cuda"):
+        here, out = x.to(device), np.zeros(codec.payload_bytes(), np.uint8)
+        size = codec.encode(here, out, 7)
+        payloads.add(out[:size].tobytes())
+        size = codec.begin(here, 7)(out)
+        payloads.add(out[:size].tobytes())
+        acc, state = torch.ones_like(here), here.flip(0).contiguous()
+        codec.accumulate(out[:size], acc, 0.25, 7)
+        decoded = torch.empty_like(here)
+        codec.decode(out[:size], decoded, 7)
+        size = codec.encode_difference(here, state, out, 8)
+        results.append((out[:size].tobytes(), acc.cpu(), decoded.cpu(), state.cpu()))
+    assert len(payloads) == 1
+    (step, *vectors), (step_gpu, *vectors_gpu) = results
+    assert step == step_gpu
+    for a, b in zip(vectors, vectors_gpu, strict=True):
+        assert torch.equal(a, b)
