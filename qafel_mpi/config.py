@@ -60,8 +60,30 @@ class EvaluationConfig(BaseModel):
 
     model_config = _STRICT
 
-    every_steps: int = Field(10, ge=1, description="server steps between evaluations")
+    every_steps: int | None = Field(
+        None, ge=1, description="server steps between evaluations; 10 where per_epoch is not given either"
+    )
+    per_epoch: int | None = Field(
+        None, ge=1, description="evaluations an epoch: until as many uploads as there are clients are used"
+    )
     examples: int | None = Field(None, ge=1, description="of the test set; all of it where left out")
+    target_uploads: Literal["received", "steps"] = Field(
+        "received",
+        description="what uploads to target counts: those received, or K a server step (the authors' figures)",
+    )
+
+    @model_validator(mode="after")
+    def _one_rhythm(self) -> EvaluationConfig:
+        if self.every_steps is not None and self.per_epoch is not None:
+            raise ValueError("give every_steps or per_epoch, not both")
+        return self
+
+    def due(self, version: int, clients: int, buffer_size: int) -> bool:
+        """Whether x^version is evaluated. An epoch has ⌈clients / K⌉ server steps: its last buffer may be short."""
+        if self.per_epoch is None:
+            return version % (self.every_steps or 10) == 0
+        steps = -(-clients // buffer_size)
+        return version * self.per_epoch // steps > (version - 1) * self.per_epoch // steps
 
 
 class TraceConfig(BaseModel):
@@ -253,6 +275,8 @@ _VOIDS: dict[Keys, tuple[str, ...]] = {
     ("downlink", "levels"): ("bits",),
     ("client", "local_epochs"): ("local_steps",),
     ("client", "local_steps"): ("local_epochs",),
+    ("evaluation", "every_steps"): ("per_epoch",),
+    ("evaluation", "per_epoch"): ("every_steps",),
     ("task", "partition", "kind"): ("alpha", "shards_per_client"),
     ("clock", "rate"): ("concurrency",),
     ("clock", "concurrency"): ("rate",),

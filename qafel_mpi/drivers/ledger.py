@@ -95,7 +95,7 @@ class Ledger:
 
     def stepped(self, step: Step, time_s: float) -> None:
         """A server step. Evaluates where it is due, and looks at every way to stop."""
-        due = step.version % self.evaluation.every_steps == 0
+        due = self.evaluation.due(step.version, self.setup.clients, self.server.config.buffer_size)
         last = self.stop.steps is not None and step.version >= self.stop.steps
         self._write(step, time_s, evaluate=due or last)
         if last:
@@ -184,7 +184,8 @@ class Ledger:
         accurate = self.stop.accuracy is not None and result.accuracy >= self.stop.accuracy
         low = self.stop.loss is not None and result.loss <= self.stop.loss
         if (accurate or low) and self.uploads_to_target is None:
-            self.uploads_to_target = self.uploads
+            in_steps = self.server.config.buffer_size * self.server.version
+            self.uploads_to_target = in_steps if self.evaluation.target_uploads == "steps" else self.uploads
             self.reason = self.reason or "target reached"
         if not math.isfinite(result.loss):
             self.reason = self.reason or "failed: the model's loss is not finite"

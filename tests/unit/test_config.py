@@ -294,3 +294,14 @@ def test_any_nested_value_survives_toml(document):
 )
 def test_an_overrides_value_is_toml_or_a_bare_word(text, value):
     assert parse_override(text) == (("a", "b"), value)
+
+
+def test_evaluations_of_an_epoch_fall_where_the_authors_had_them():
+    """CelebA: 7,474 clients are 748 server steps; 26,180, 23,570 and 32,920 uploads to target are 10 a step."""
+    evaluation = load("celeba").evaluation
+    due = [t for t in range(1, 3300) if evaluation.due(t, clients=7474, buffer_size=10)]
+    assert due[:3] == [38, 75, 113]
+    assert {2618, 2357, 3292} <= set(due)
+    assert len([t for t in due if t <= 748]) == 20
+    again = from_toml(to_toml(load("celeba", ["evaluation.every_steps=5"]))).evaluation
+    assert (again.every_steps, again.per_epoch) == (5, None)
