@@ -1,1 +1,25 @@
-"""qafel_analysis: from trace files to tables. Needs no MPI, no GPU and nothing of the program but its reader."""
+"""qafel_analysis: from trace files to tables, figures and reports. Needs no MPI, no GPU and nothing of the
+program but its reader.
+
+    import qafel_analysis
+    run = qafel_analysis.load("runs/a.h5")      # see frames.py
+    run.messages[["src", "dst", "wire_bytes"]].groupby(["src", "dst"]).sum()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qafel_analysis.frames import Run, load
+
+__all__ = ["Run", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # pandas takes half a second to import, and the command's tables do without it.
+    if name in __all__:
+        from qafel_analysis import frames
+
+        return getattr(frames, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

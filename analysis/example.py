@@ -105,17 +105,18 @@ def _put(data: h5py.Dataset, begin: int, rows: np.ndarray) -> int:
 
 def _updates(example: Example, generator: np.random.Generator) -> np.ndarray:
     """Each client rank trains without pause; arrivals in order of time."""
-    clients = example.ranks - 1
-    each = -(-example.uploads // clients)
-    mean_s = generator.uniform(0.01, 0.03, clients)
-    train_s = generator.gamma(8.0, mean_s[:, None] / 8.0, (clients, each))
-    finish = np.cumsum(train_s + _LATENCY_S, axis=1)
-    rows = np.zeros(clients * each, dtype=UPDATES)
-    rows["client"] = np.repeat(np.arange(clients), each)
-    rows["participation"] = np.tile(np.arange(each), clients)
-    rows["train_seconds"] = train_s.reshape(-1)
-    rows["finish_s"] = finish.reshape(-1)
-    rows["start_s"] = rows["finish_s"] - rows["train_seconds"] - _LATENCY_S
+    mean_s = generator.uniform(0.01, 0.03, example.ranks - 1)
+    shares = (1 / mean_s) / (1 / mean_s).sum()
+    counts = (1.05 * example.uploads * shares).astype(int) + 20  # a little more than the fastest will need
+    parts = []
+    for client, (count, mean) in enumerate(zip(counts, mean_s, strict=True)):
+        part = np.zeros(count, dtype=UPDATES)
+        part["client"], part["participation"] = client, np.arange(count)
+        part["train_seconds"] = generator.gamma(8.0, mean / 8.0, count)
+        part["finish_s"] = np.cumsum(part["train_seconds"] + _LATENCY_S)
+        part["start_s"] = part["finish_s"] - part["train_seconds"] - _LATENCY_S
+        parts.append(part)
+    rows = np.concatenate(parts)
     rows = rows[np.argsort(rows["finish_s"], kind="stable")[: example.uploads]]
     k = example.buffer_size
     step_s = rows["finish_s"][k - 1 :: k]

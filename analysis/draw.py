@@ -1,0 +1,109 @@
+"""All figures that a collection of runs allows, each with its caption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qafel_analysis import bench, figures, points
+from qafel_analysis import convergence as curves
+from qafel_analysis.collect import Collection, Detail
+from qafel_analysis.convergence import Band
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """name: of the files. figure: a matplotlib figure."""
+
+    name: str
+    caption: str
+    figure: Any
+
+
+def drawings(found: Collection) -> Iterator[Drawing]:
+    """In the order in which a paper would have them; what the runs don't have is left out."""
+    yield from _convergence(found)
+    groups = found.groups
+    if any(g.mean("payload_bytes_up") is not None for g in groups):
+        yield Drawing(
+            "bytes_to_target",
+            "Payload bytes to the target, up and down, means over the runs that reached it; whiskers: standard "
+            "deviation over seeds. A broadcast counts once per server step.",
+            figures.bytes_to_target(groups),
+        )
+    trade = points.trade_off(groups)
+    if len(trade) > 1:
+        yield Drawing(
+            "trade_off",
+            "Client bits/server bits: uploads to the target against payload bytes, up and down. Filled: no other "
+            "setting needs fewer of both.",
+            figures.trade_off(trade),
+        )
+    gaps = [b for b in bands(found, "server_steps", "gap", of="gaps") if b.high.max() > 0]
+    if gaps:
+        yield Drawing(
+            "gap",
+            "Distance of the hidden state from the server's model over server steps; median and range over seeds.",
+            figures.gap(gaps),
+        )
+    counts = [(g.label, points.staleness_total([d.staleness for d in found.of(g)])) for g in groups]
+    if counts := [(label, count) for label, count in counts if count.sum()]:
+        yield Drawing(
+            "staleness", "Share of updates by staleness, all runs of a setting.", figures.staleness(counts)
+        )
+    for detail in found.details:
+        yield from _messages(detail)
+    scaling = points.scaling(found.runs)
+    if len(scaling):
+        yield Drawing(
+            "scaling",
+            "Uploads per second by client ranks, means over runs; dotted: in proportion to the smallest number.",
+            figures.scaling(scaling),
+        )
+    for result in found.benches:
+        rows = bench.roofline(result)
+        if len(rows):
+            yield Drawing(
+                f"roofline-{result.path.stem}",
+                "Throughput of the codec's operations by vector length; dotted: the reference in the same run.",
+                figures.roofline(rows),
+            )
+
+
+def bands(found: Collection, x: str, y: str, *, of: str = "curve") -> list[Band]:
+    """One band per setting that has the quantity. of: the curves of evaluations, or "gaps"."""
+    made = (curves.band(g.label, [getattr(d, of) for d in found.of(g)], x, y) for g in found.groups)
+    return [b for b in made if b is not None]
+
+
+def _convergence(found: Collection) -> Iterator[Drawing]:
+    for y in ("accuracy", "loss", "gradient_norm_squared"):
+        for x in ("uploads", "payload_bytes", "seconds"):
+            if made := bands(found, x, y):
+                title = f"{y.replace('_', ' ').capitalize()} against {curves.AGAINST[x]}"
+                yield Drawing(
+                    f"{y}_against_{x}",
+                    f"{title}: median over seeds and range; a run that reached its target keeps its last value.",
+                    figures.convergence(made, x, y),
+                )
+
+
+def _messages(detail: Detail) -> Iterator[Drawing]:
+    name = Path(detail.run["run"]).stem
+    if len(detail.intervals):
+        yield Drawing(
+            f"timeline-{name}",
+            f"What each rank of {name} did, {detail.window.begin_s:.3f} s to {detail.window.end_s:.3f} s after its "
+            "beginning, on rank 0's clock. Sends (thin) go on beside the rest.",
+            figures.timeline(detail.intervals, detail.window),
+        )
+    if detail.traffic.wire_bytes.any():
+        yield Drawing(f"links-{name}", f"Wire bytes by link in {name}.", figures.links(detail.traffic))
+    if len(detail.traffic.latency):
+        yield Drawing(
+            f"latency-{name}",
+            f"From post to arrival, both on rank 0's clock, in {name}; grey: below the clocks' error bound.",
+            figures.latency(detail.traffic.latency),
+        )

@@ -1,0 +1,156 @@
+"""What the messages of a run add up to: bytes by link, durations, latencies. One pass, in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from qafel_mpi.trace.reader import Trace
+from qafel_mpi.trace_schema import KIND_NAMES
+
+SENDER, RECEIVER = 0, 1
+SAMPLED_ROWS = 200_000  # messages whose two ends are brought together, at most about
+
+# Histograms of seconds: 20 bins a decade.
+EDGES_S = np.logspace(-7, 4, 11 * 20 + 1)
+
+_KEY = ["kind", "src", "dst", "client", "version", "sequence"]
+
+
+@dataclass
+class Traffic:
+    """Counts over all messages of a run, and a sample of whole messages.
+
+    wire_bytes, counts: (ranks, ranks), from the senders' rows, [src, dst]. kinds: name -> (sent, received,
+    payload bytes, wire bytes). sends_s, encodes_s, decodes_s: kind -> histogram over EDGES_S.
+    latency: a frame with kind, src, dst, post_s, seconds (receiver's completion minus sender's post, both on
+    rank 0's clock) and bound_s, the clocks' error bound of that pair of ranks.
+    """
+
+    wire_bytes: np.ndarray
+    counts: np.ndarray
+    kinds: dict[str, list[int]] = field(default_factory=dict)
+    sends_s: dict[str, np.ndarray] = field(default_factory=dict)
+    encodes_s: dict[str, np.ndarray] = field(default_factory=dict)
+    decodes_s: dict[str, np.ndarray] = field(default_factory=dict)
+    busy_s: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # by rank: encoding, decoding
+    dropped: int = 0
+    latency: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def traffic(trace: Trace) -> Traffic:
+    """One pass over /messages; memory grows with ranks², not with messages."""
+    total = trace.rows("messages")
+    ranks = int(trace.attributes.get("ranks", 0)) or _largest_rank(trace) + 1
+    found = Traffic(np.zeros((ranks, ranks), np.int64), np.zeros((ranks, ranks), np.int64))
+    found.busy_s = np.zeros((ranks, 2))
+    one_in = max(1, total // (2 * SAMPLED_ROWS))
+    samples: dict[int, list[np.ndarray]] = {SENDER: [], RECEIVER: []}
+    for block in trace.blocks("messages"):
+        whole = block[block["dropped"] == 0]
+        found.dropped += len(block) - len(whole)
+        for end in (SENDER, RECEIVER):
+            _add(found, whole[whole["end"] == end], end)
+        picked = whole[_hash(whole) % np.uint64(one_in) == 0]
+        for end, rows in samples.items():
+            rows.append(picked[picked["end"] == end])
+    found.latency = _latency(samples, _bounds(trace, ranks))
+    return found
+
+
+def _largest_rank(trace: Trace) -> int:
+    blocks = trace.blocks("messages", ["src", "dst"])
+    return max((int(max(b["src"].max(), b["dst"].max())) for b in blocks), default=0)
+
+
+def _add(found: Traffic, rows: np.ndarray, end: int) -> None:
+    if not len(rows):
+        return
+    ranks = len(found.counts)
+    if end == SENDER:
+        link = rows["src"].astype(np.int64) * ranks + rows["dst"]
+        found.counts += np.bincount(link, minlength=ranks * ranks).reshape(ranks, ranks)
+        weights = np.bincount(link, weights=rows["wire_bytes"], minlength=ranks * ranks)
+        found.wire_bytes += weights.reshape(ranks, ranks).astype(np.int64)
+        found.busy_s[:, 0] += _encoding(rows, ranks)
+    else:
+        spent = np.nan_to_num(rows["t_decode_end"] - rows["t_decode_begin"])
+        found.busy_s[:, 1] += np.bincount(rows["dst"], weights=spent, minlength=ranks)
+    for kind in np.unique(rows["kind"]):
+        name = KIND_NAMES.get(int(kind), f"kind {kind}")
+        these = rows[rows["kind"] == kind]
+        counts = found.kinds.setdefault(name, [0, 0, 0, 0])
+        counts[end] += len(these)
+        if end == SENDER:
+            counts[2] += int(these["payload_bytes"].sum())
+            counts[3] += int(these["wire_bytes"].sum())
+            _histogram(found.sends_s, name, these["t_complete"] - these["t_post"])
+            _histogram(found.encodes_s, name, these["t_encode_end"] - these["t_encode_begin"])
+        else:
+            _histogram(found.decodes_s, name, these["t_decode_end"] - these["t_decode_begin"])
+
+
+def _encoding(rows: np.ndarray, ranks: int) -> np.ndarray:
+    """Seconds spent encoding, by rank. A broadcast is encoded once, however many rows it has."""
+    frames = pd.DataFrame({"src": rows["src"], "begin": rows["t_encode_begin"], "end": rows["t_encode_end"]})
+    frames = frames.drop_duplicates(["src", "begin"])
+    spent = np.nan_to_num((frames["end"] - frames["begin"]).to_numpy())
+    return np.bincount(frames["src"].to_numpy(), weights=spent, minlength=ranks)
+
+
+def _histogram(into: dict[str, np.ndarray], name: str, seconds: np.ndarray) -> None:
+    seconds = seconds[np.isfinite(seconds)]
+    if len(seconds):
+        counts, _ = np.histogram(np.clip(seconds, EDGES_S[0], EDGES_S[-1]), EDGES_S)
+        into[name] = into.get(name, 0) + counts
+
+
+def _hash(rows: np.ndarray) -> np.ndarray:
+    """A number that both ends of a message agree on."""
+    mixed = rows["sequence"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for name in ("version", "client", "kind", "src", "dst"):
+        mixed = (mixed ^ rows[name].astype(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+def _bounds(trace: Trace, ranks: int) -> np.ndarray:
+    """Each rank's clock error bound in seconds: the worst of its synchronisations; nan where none is known."""
+    bounds = np.full(ranks, np.nan)
+    clock = trace.table("clock")
+    for rank in np.unique(clock["rank"]):
+        if 0 <= rank < ranks:
+            bounds[rank] = clock["error_bound_s"][clock["rank"] == rank].max()
+    return bounds
+
+
+def _latency(samples: dict[int, list[np.ndarray]], bounds: np.ndarray) -> pd.DataFrame:
+    """The two ends of each sampled message, side by side."""
+    ends = {
+        end: pd.DataFrame(np.concatenate(rows)[[*_KEY, "t_post", "t_complete"]] if rows else [])
+        for end, rows in samples.items()
+    }
+    if not len(ends[SENDER]) or not len(ends[RECEIVER]):
+        return pd.DataFrame(columns=["kind", "src", "dst", "post_s", "seconds", "bound_s"])
+    both = ends[SENDER].merge(ends[RECEIVER], on=_KEY, suffixes=("_sent", "_received"))
+    return pd.DataFrame(
+        {
+            "kind": both["kind"].map(KIND_NAMES).fillna("unknown"),
+            "src": both["src"],
+            "dst": both["dst"],
+            "post_s": both["t_post_sent"],
+            "seconds": both["t_complete_received"] - both["t_post_sent"],
+            "bound_s": bounds[both["src"]] + bounds[both["dst"]],
+        }
+    )
+
+
+def quantile_s(histogram: np.ndarray, share: float) -> float:
+    """The duration below which this share lies, to a bin's width (12%); nan where nothing was counted."""
+    total = histogram.sum()
+    if not total:
+        return float("nan")
+    bin_ = int(np.searchsorted(np.cumsum(histogram), share * total))
+    return float(np.sqrt(EDGES_S[bin_] * EDGES_S[bin_ + 1]))
