@@ -47,9 +47,8 @@ def _part(v, KIND: tl.constexpr, BLOCK: tl.constexpr):
 @triton.jit
 def _mix(j, k0, k1):
     """reference.hash32 of counters j, uint32."""
-    h = k0.to(tl.uint32) + j * _WEYL
+    h = (k0.to(tl.uint32) + j * _WEYL) ^ k1.to(tl.uint32)
     h = (h ^ (h >> 16)) * _MIX1
-    h = h ^ k1.to(tl.uint32)
     h = (h ^ (h >> 15)) * _MIX2
     return h ^ (h >> 16)
 

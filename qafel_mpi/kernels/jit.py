@@ -1,13 +1,10 @@
-"""numba with the few things that it lacks: bit casts, 32-bit arithmetic, loads and stores at any byte.
-
-Developers: numba keeps compiled functions on disk and looks for changes in the file of the function that Python
-calls, not in the files of the helpers that are compiled into it. After a change in jit.py, packing.py or
-rounding.py, `touch cpu.py affine.py`.
-"""
+"""numba with the few things that it lacks: bit casts, 32-bit arithmetic, loads and stores at any byte."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -15,16 +12,19 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic as _typed_intrinsic
 
-njit: Any = (
-    numba.njit
-)  # its stubs know neither no_cpython_wrapper nor that an intrinsic loses its first argument
+# Its stubs know neither no_cpython_wrapper nor that an intrinsic loses its first argument.
+njit: Any = numba.njit
 intrinsic: Any = _typed_intrinsic
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+# numba keeps compiled functions on disk and looks for changes in the file of the function that Python calls, not in
+# those of its helpers and constants. So what it keeps is named after all of them: an upgrade never runs old code.
+_SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py"))))
 _BYTE, _WORD = ir.IntType(8), ir.IntType(32)
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """For functions that Python calls: compiled once, and kept on disk where there is a folder for it."""
+    function.__qualname__ += f"-{_SOURCES.hexdigest()[:12]}"  # a part of the file's name
     try:
         return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written

@@ -26,14 +26,15 @@ LINF, L2, MEAN = 0, 1, 2  # what a bucket's scale is: ‖v‖_∞, ‖v‖₂, �
 
 
 def hash32(key: int, counters: np.ndarray) -> np.ndarray:
-    """One 32-bit hash per counter (uint32): lowbias32 over a Weyl sequence, the key's high word mixed in.
+    """One 32-bit hash per counter (uint32): lowbias32 of a Weyl sequence XOR the key's high word.
 
-    A bijection of the counter for each key, so that the hashes of distinct counters differ.
+    A bijection of the counter for each key, so that the hashes of distinct counters differ. The high word goes in
+    before both multiplications: with one left, streams whose Weyl sequences overlap are correlated.
     """
     h = np.uint32(key & 0xFFFFFFFF) + counters.astype(np.uint32) * np.uint32(WEYL)
+    h ^= np.uint32(key >> 32)
     h ^= h >> np.uint32(16)
     h *= np.uint32(MIX1)
-    h ^= np.uint32(key >> 32)
     h ^= h >> np.uint32(15)
     h *= np.uint32(MIX2)
     h ^= h >> np.uint32(16)

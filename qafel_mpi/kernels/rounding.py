@@ -18,8 +18,8 @@ _ONE = np.float32(1)
 @helper
 def _mix(state, k1):
     """reference.hash32 from its Weyl sequence on."""
-    h = mul32(np.uint32(state ^ (state >> _16)), _MIX1)
-    h = np.uint32(h ^ k1)
+    h = np.uint32(state ^ k1)
+    h = mul32(np.uint32(h ^ (h >> _16)), _MIX1)
     h = mul32(np.uint32(h ^ (h >> _15)), _MIX2)
     return np.uint32(h ^ (h >> _16))
 

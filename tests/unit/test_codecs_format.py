@@ -38,9 +38,8 @@ def codes_of(data: bytes, bits: int) -> list[int]:
 
 
 def hash_of(key: int, j: int) -> int:
-    z = (key % WORD + j * 0x9E3779B9) % WORD
+    z = (key % WORD + j * 0x9E3779B9) % WORD ^ (key // WORD)
     z = (z ^ (z >> 16)) * 0x7FEB352D % WORD
-    z ^= key // WORD
     z = (z ^ (z >> 15)) * 0x846CA68B % WORD
     return z ^ (z >> 16)
 

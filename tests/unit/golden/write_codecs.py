@@ -7,6 +7,7 @@ A difference in the file is a change of the wire format: it needs a new version,
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from qafel_mpi.codecs import CodecConfig, Layout, build
 
 SHAPES = ((5, 7), (3,), (2, 2, 5), (1,))
 KEY = 0x0123456789ABCDEF
-SETTINGS: list[dict[str, object]] = [
+SETTINGS: list[dict[str, Any]] = [
     {"codec": "identity"},
     *({"bits": bits, "bucket": 24} for bits in range(1, 17)),
     *({"bits": bits, "bucket": "layer", "scale": "l2"} for bits in (1, 4, 8)),
