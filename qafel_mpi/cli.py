@@ -160,20 +160,18 @@ def suite(
     """
     with job.Interrupt() as interrupted:
         comm = job.world()
-        plan = job.from_rank_0(
-            comm,
-            lambda: {
-                "runs": suites.plan(name, seeds, only or [], list(overrides or []), out, alone=comm is None),
-                "data_dir": launch.data_folder(data_dir),
-            },
-        )
+        chosen, settings = list(only or []), list(overrides or [])
+        if show_only:
+            plan = job.from_rank_0(
+                comm, lambda: suites.look(name, seeds, chosen, settings, out, alone=comm is None)
+            )
+            if comm is None or comm.rank == 0:
+                print(plan["overview"])
+            return
+        plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
-        code = ExitCode.DONE
-        if not show_only:
-            with job.all_ranks_end(comm):
-                code = suites.run_all(plan["runs"], comm, here, interrupted)
-    if comm is None or comm.rank == 0:
-        print(suites.overview(plan["runs"]))
+        with job.all_ranks_end(comm):
+            code = suites.run(name, seeds, chosen, settings, out, comm, here, interrupted)
     sys.exit(code)
 
 
