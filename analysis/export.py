@@ -22,7 +22,8 @@ def to_perfetto(path: Path, out: Path, window: Window | None = None) -> int:
     """Write the timeline as JSON for https://ui.perfetto.dev or chrome://tracing; gzipped if out ends in .gz.
 
     A rank is a process with a thread for what it computes and a track for its sends, which go on side by side;
-    arrows lead from the encoding of a message to its decoding. window: seconds since the run began; the whole run where left out. Returns the number of events.
+    arrows lead from the encoding of a message to its decoding. window: seconds since the run began; the whole
+    run where left out. Returns the number of events.
     """
     count = 0
     with open_trace(path, salvage=True) as trace, _open(out) as file:

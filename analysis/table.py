@@ -138,8 +138,11 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     values |= _from_tables(trace, steps) | trace.attributes
     values |= {"run": str(trace.path), "x_digest": trace.digest("x") or None, "target": str(aim) or None}
     own = trace.attributes.get("uploads_to_target", -1) if target is None else -1
-    values["uploads_to_target"] = int(steps["uploads"][at]) if at is not None else own if own >= 0 else None
-    values |= _from_updates(trace, values["uploads_to_target"])
+    if at is not None:
+        values["uploads_to_target"] = _counted(trace, steps[at])
+    else:
+        values["uploads_to_target"] = own if own >= 0 else None
+    values |= _from_updates(trace, None if at is None else int(steps["uploads"][at]))
     values |= _totals(values)
     if at is not None:
         values |= _to_target(values, steps[at], by_broadcast=_broadcasts(trace))
@@ -149,6 +152,13 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
             values["seconds_to_target"] = values.get("virtual_seconds")
     found = {key: plain(values.get(key)) for key in KEYS}
     return found | {"settings": settings(trace.experiment, found), "notes": trace.notes}
+
+
+def _counted(trace: Trace, step: np.ndarray) -> int:
+    """Uploads until that row of /steps: those received, or K a step where the experiment counts like the authors."""
+    if trace.experiment.get("evaluation", {}).get("target_uploads") == "steps":
+        return int(step["version"]) * int(trace.attributes["buffer_size"])
+    return int(step["uploads"])
 
 
 def _from_tables(trace: Trace, steps: np.ndarray) -> dict[str, Any]:
@@ -178,11 +188,11 @@ def _broadcasts(trace: Trace) -> bool:
     return trace.experiment.get("downlink", {}).get("delivery", "broadcast") == "broadcast"
 
 
-def _from_updates(trace: Trace, uploads_to_target: int | None) -> dict[str, Any]:
-    """Staleness, and the downlink by unicast, in one pass over /updates."""
+def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
+    """Staleness, and the downlink by unicast, in one pass over /updates. received: of them until the target."""
     unicast = Unicast.of(trace)
     total = count = largest = 0
-    boundary = uploads_to_target or 0
+    boundary = received or 0
     found: dict[str, Any] = {}
     for block in trace.blocks("updates"):
         total += int(block["staleness"].sum())
