@@ -9,26 +9,19 @@ set -a
 set +a
 out=runs/demo
 
-compare() { # EXPERIMENT SEED...
-    experiment=$1
-    shift
-    for seed; do
-        for algorithm in qafel fedbuff; do
-            printf '\n--- %s, %s, seed %s\n' "$experiment" $algorithm "$seed"
-            mpirun -n 4 qafel-mpi run "$experiment" --set algorithm=$algorithm --seed "$seed" --require-target \
-                --overwrite --out "$out/$experiment-$algorithm-$seed.h5" </dev/null
-        done
-    done
-    printf '\n--- %s, compared\n' "$experiment"
-    qafel-analysis compare "$out/$experiment"-*.h5
+compare() { # EXPERIMENT SEEDS
+    printf '\n--- %s, seeds %s\n' "$1" "$2"
+    mpirun -n 4 qafel-mpi suite "$1" --seeds "$2" --require-target --out "$out/$1" </dev/null
+    printf '\n--- %s, compared\n' "$1"
+    qafel-analysis compare "$out/$1"/*.h5
 }
 
 rm -rf "$out" # runs of an earlier version would join the comparison
-compare digits 0 1 2
+compare digits 0-4
 if qafel-mpi list | grep '^mushrooms' | grep -q 'needs data'; then
     echo "mushrooms is left out: no mushrooms.libsvm in QAFEL_DATA_DIR"
 else
     compare mushrooms 0
 fi
 echo
-echo "The traces: $PWD/$out/*.h5 (HDF5). More of them: qafel-analysis table $out/*.h5"
+echo "The traces: $PWD/$out/*/*.h5 (HDF5). More of them: qafel-analysis table $out/*/*.h5"

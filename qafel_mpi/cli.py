@@ -134,7 +134,8 @@ def run(
 
 
 @app.command(
-    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out runs/mushrooms\n\n"
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi suite digits --seeds 0-2 --out runs/digits\n\n"
+    "  mpirun -n 3 qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out runs/mushrooms\n\n"
     "  qafel-mpi suite celeba-grid --seeds 0,1,2 --out runs/grid --show     [dim]what is left[/dim]\n\n"
     "  qafel-mpi suite celeba-grid --seeds 3 --variant fedbuff --out runs/grid",
 )
@@ -150,6 +151,9 @@ def suite(
     ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
+    require_target: Annotated[
+        bool, typer.Option("--require-target", help="Exit with 4 if a run does not reach its target.")
+    ] = False,
     show_only: Annotated[
         bool, typer.Option("--show", help="Show what is done and what is left, and run nothing.")
     ] = False,
@@ -171,7 +175,7 @@ def suite(
         plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
         with job.all_ranks_end(comm):
-            code = suites.run(name, seeds, chosen, settings, out, comm, here, interrupted)
+            code = suites.run(name, seeds, chosen, settings, out, comm, here, interrupted, require_target)
     sys.exit(code)
 
 

@@ -38,9 +38,10 @@ def run(
     comm: MPI.Intracomm | None,
     data_dir: Path,
     interrupted: Callable[[], bool],
+    require_target: bool = False,
 ) -> ExitCode:
     """Collective: what is left of the suite; the overview on stdout. Raises ConfigError on every rank alike."""
-    from qafel_mpi.drivers.suite import parse_seeds, run_suite
+    from qafel_mpi.drivers.suite import TARGET_REACHED, parse_seeds, run_suite
 
     def drive(one: SuiteRun, own: MPI.Intracomm | None) -> RunSummary:
         plan = {"name": one.name, "experiment": one.experiment, "out": one.out}
@@ -64,7 +65,10 @@ def run(
             print("interrupted; the same command goes on from here", file=sys.stderr)
     if result.interrupted:
         return ExitCode.INTERRUPTED
-    return ExitCode.FAILED if result.failed else ExitCode.DONE
+    if result.failed:
+        return ExitCode.FAILED
+    missed = require_target and any(run.outcome != TARGET_REACHED for run in result.runs)
+    return ExitCode.TARGET_NOT_REACHED if missed else ExitCode.DONE
 
 
 def _resolver(alone: bool) -> Callable[[str, Sequence[str], str], Experiment]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 AGREE_SECONDS = 10.0  # a rank whose run failed waits so long for all others to fail alike
-COMPLETE = ("finished", "target reached")
+TARGET_REACHED = "target reached"
+COMPLETE = ("finished", TARGET_REACHED)
 
 
 @dataclass(frozen=True)

@@ -234,21 +234,23 @@ algorithm = "fedbuff"
 def test_a_suite_runs_all_variants_and_goes_on_where_it_stopped(tmp_path):
     (tmp_path / "s.toml").write_text(SUITE)
     arguments = ("suite", "s.toml", "--seeds", "0-1", "--out", "traces")
-    assert qafel(*arguments, "--show", cwd=tmp_path).stdout.splitlines()[-1] == "0 done, 4 left"
+    assert qafel(*arguments, "--show", cwd=tmp_path).stdout.splitlines()[-1] == "0 of 4 done, 4 left"
     assert not (tmp_path / "traces").exists()
     done = qafel(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "4 done, 0 left"
-    traces = sorted(path.name for path in (tmp_path / "traces").iterdir())
-    assert traces == ["coarse-seed0.h5", "coarse-seed1.h5", "plain-seed0.h5", "plain-seed1.h5"]
-    (tmp_path / "traces/plain-seed1.h5").unlink()
+    assert done.stdout.splitlines()[-1] == "4 of 4 done, 0 left"
+    names = ["coarse-seed0.h5", "coarse-seed1.h5", "plain-seed0.h5", "plain-seed1.h5"]
+    assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == names
+    (tmp_path / "traces/plain-seed1.h5").write_bytes(b"cut short")
     again = qafel(*arguments, cwd=tmp_path)
     assert again.stdout == done.stdout
-    assert "[4/4] plain, seed 1: finished" in again.stderr
-    assert "coarse" not in again.stderr
+    assert "plain, seed 1: finished, 30 uploads; 4 of 4 done, 0 left" in again.stderr
+    assert "coarse, seed" not in again.stderr
     other = qafel(*arguments, "--set", "task.clients=30", cwd=tmp_path)
     assert other.returncode == 2
-    assert other.stderr.count("was run with other settings") == 4
+    assert other.stderr.count("task.clients is 20 in it and 30 here") == 4
+    missed = qafel(*arguments, "--require-target", cwd=tmp_path)
+    assert missed.returncode == 4, missed.stderr
 
 
 def test_a_suites_mistakes_are_found_before_the_first_run(tmp_path):
@@ -257,7 +259,7 @@ def test_a_suites_mistakes_are_found_before_the_first_run(tmp_path):
     assert done.returncode == 2
     wrong = "experiment s.toml, variant bad: uplink.bitz: unknown key; did you mean bits?\n"
     assert done.stderr == wrong
-    assert "has no variants" in qafel("suite", "digits", "--out", "traces", cwd=tmp_path).stderr
+    assert "has no variants" in qafel("suite", "celeba", "--out", "traces", cwd=tmp_path).stderr
     assert (
         "not a list like 0-4" in qafel("suite", "s.toml", "--seeds", "x", "--out", "t", cwd=tmp_path).stderr
     )
