@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qafel_mpi import cli_bench, experiments
 from qafel_mpi import cli_job as job
 from qafel_mpi import cli_run as launch
 from qafel_mpi import cli_show as show
 from qafel_mpi import cli_suite as suites
-from qafel_mpi import experiments
 from qafel_mpi.cli_job import ExitCode
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Data sets: fetch them.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(cli_bench.bench, name="bench")
 
 
 Overrides = Annotated[

@@ -1,0 +1,70 @@
+"""Two result files row by row: how many times as long, with an interval; only where the machines are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qafel_mpi.bench.result import Result, Row
+from qafel_mpi.bench.timing import Interval
+
+# Times of hosts that differ in these say nothing about the program.
+ALIKE = ("hosts", "cpu", "memory_bytes", "mpi_library", "binding", "ranks_per_host")
+RESAMPLES = 2000
+SEED = 20230800  # of the bootstrap: the same two files always give the same intervals
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row that both files have. change: B's median time over A's, above 1 = B is slower."""
+
+    bench: str
+    parameters: Mapping[str, Any]
+    a_us: float
+    b_us: float
+    change: float
+    change_interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        low, high = self.change_interval
+        if low <= 1 <= high:
+            return "no difference seen"
+        return f"{self.change:.2f} times slower" if low > 1 else f"{1 / self.change:.2f} times faster"
+
+
+def unlike(a: Result, b: Result) -> list[str]:
+    """What of the machines differs, a line each; [] where the two may be compared."""
+    return [
+        f"{name}: {a.provenance.get(name)!r} against {b.provenance.get(name)!r}"
+        for name in ALIKE
+        if a.provenance.get(name) != b.provenance.get(name)
+    ]
+
+
+def compare(a: Result, b: Result) -> tuple[list[Pair], list[Row]]:
+    """(the rows that both have, in A's order; the rows that only one has)."""
+    ours, theirs = ({row.key: row for row in result.rows} for result in (a, b))
+    pairs = [_pair(row, theirs[key]) for key, row in ours.items() if key in theirs]
+    alone = [row for key, row in (ours | theirs).items() if (key in ours) != (key in theirs)]
+    return pairs, alone
+
+
+def _pair(a: Row, b: Row) -> Pair:
+    change = b.ours.median / a.ours.median
+    interval = ratio_of_medians(b.ours.values, a.ours.values)
+    return Pair(a.bench, a.parameters, 1e6 * a.ours.median, 1e6 * b.ours.median, change, interval)
+
+
+def ratio_of_medians(over: np.ndarray, under: np.ndarray) -> Interval:
+    """95% bootstrap interval of median(over) / median(under), two independent series."""
+    rng = np.random.default_rng(SEED)
+
+    def medians(values: np.ndarray) -> np.ndarray:
+        return np.array([np.median(rng.choice(values, len(values))) for _ in range(RESAMPLES)])
+
+    low, high = np.quantile(medians(over) / medians(under), [0.025, 0.975])
+    return float(low), float(high)

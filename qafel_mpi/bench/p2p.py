@@ -1,0 +1,106 @@
+"""Two ranks: latency and bandwidth of our message path against raw mpi4py, in turns, as OSU's benchmarks do it.
+
+Latency: half a round trip. Bandwidth: a window of messages one way and an empty answer. Ours has header, checksum
+at both ends, buffer pools and progress by polling; the reference moves the same payload with no protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+
+import numpy as np
+from mpi4py import MPI
+
+from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, validate
+from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, total
+from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.timing import Case, Limits, interleave
+
+WINDOW = 8  # messages under way in the bandwidth test
+BURST_BYTES = 32 << 20  # of one bandwidth sample, in whole messages: at least two windows, at most eight
+LOOP_SECONDS = 100e-6  # of one latency sample, about
+ONE_WAY_SECONDS = 5e-6  # guessed, plus the bytes at 5 GB/s: only to choose how many round trips make a sample
+
+
+def rows(comm: MPI.Intracomm, limits: Limits, sizes: Sequence[int]) -> Iterator[Row]:
+    """Collective over both ranks of comm. sizes: payload bytes."""
+    for operation in (latency, bandwidth):
+        for size in sizes:
+            yield operation(comm, limits, size)
+
+
+def latency(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
+    loops = max(1, round(LOOP_SECONDS / (2 * (ONE_WAY_SECONDS + size / 5e9))))
+    return _row(comm, limits, "latency", size, loops, window=2, make=_ping_pong)
+
+
+def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
+    burst = min(8 * WINDOW, max(2 * WINDOW, BURST_BYTES // max(size, 1)))
+    return _row(comm, limits, "bandwidth", size, burst, window=WINDOW, make=_stream)
+
+
+Make = Callable[[MPI.Intracomm, Path, int], Case]
+
+
+def _row(
+    comm: MPI.Intracomm, limits: Limits, operation: str, size: int, loops: int, *, window: int, make: Make
+) -> Row:
+    peer = 1 - comm.rank
+    paths: dict[str, Path] = {
+        "ours": OurPath(comm, peer, size, window),
+        "reference": RawPath(comm, peer, size, window),
+    }
+    wrong = sum(n for path in paths.values() for n in validate(path, comm.rank == 0))
+    cases = {name: make(comm, path, loops) for name, path in paths.items()}
+    samples = interleave(cases, limits, loops=loops, agree=agree(comm))
+    wrong += sum(path.wrong() for path in paths.values())  # of the last messages, at both ends
+    for path in paths.values():
+        path.close()
+    return Row(
+        "p2p",
+        {"operation": operation, "bytes": size},
+        samples["ours"],
+        samples["reference"],
+        RAW,
+        bytes_moved=float(size),
+        wrong=total(comm, wrong),
+        reduction=REDUCTION_ROOT,
+    )
+
+
+def _ping_pong(comm: MPI.Intracomm, path: Path, loops: int) -> Case:
+    """Half a round trip."""
+
+    def sender() -> float:
+        begun = perf_counter()
+        for _ in range(loops):
+            path.send(1)
+            path.receive(1)
+        return (perf_counter() - begun) / loops / 2
+
+    def echo() -> float:
+        for _ in range(loops):
+            path.receive(1)
+            path.send(1)
+        return 0.0
+
+    return sender if comm.rank == 0 else echo
+
+
+def _stream(comm: MPI.Intracomm, path: Path, burst: int) -> Case:
+    """Seconds a message, the answer to the burst included."""
+    empty = np.zeros(0, dtype=np.uint8)
+
+    def sender() -> float:
+        begun = perf_counter()
+        path.send(burst)
+        comm.Recv([empty, MPI.BYTE], 1, 0)
+        return (perf_counter() - begun) / burst
+
+    def sink() -> float:
+        path.receive(burst)
+        comm.Send([empty, MPI.BYTE], 0, 0)
+        return 0.0
+
+    return sender if comm.rank == 0 else sink

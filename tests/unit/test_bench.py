@@ -1,0 +1,294 @@
+"""Benchmarks without MPI: statistics, when to stop, files, check, compare, references."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qafel_mpi.bench import check, compare, references, result, timing
+from qafel_mpi.bench.result import Result, ResultError, Row
+from qafel_mpi.bench.timing import Limits, Samples
+from qafel_mpi.config_text import ConfigError
+
+
+def samples(values, loops: int = 1000) -> Samples:
+    return Samples(np.asarray(values, dtype=float), np.array([1.0]), loops)
+
+
+def row(values, reference=None, **fields) -> Row:
+    against = None if reference is None else samples(reference)
+    return Row("p2p", fields.pop("parameters", {"bytes": 8}), samples(values), against, "raw", **fields)
+
+
+def steady(median: float = 1e-5, n: int = 200, seed: int = 0) -> np.ndarray:
+    return median * (1 + 0.01 * np.random.default_rng(seed).standard_normal(n))
+
+
+# --- the median's interval ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [6, 10, 25, 70, 101, 1000])
+def test_the_interval_covers_the_median_in_at_least_95_of_100_cases(n):
+    """Skewed values, median ln 2; 4,000 draws with seed 1: a true 95% falls below 94% with probability under 0.2%."""
+    draws = np.random.default_rng(1).exponential(size=(4000, n))
+    covered = np.mean([low <= math.log(2) <= high for low, high in map(timing.median_interval, draws)])
+    assert 0.94 < covered < 0.995
+
+
+def test_the_interval_is_made_of_the_table_s_order_statistics():
+    """Of 10 values the 2nd and 9th, of 20 the 6th and 15th: Conover 1999, table A3 (at least 95%)."""
+    assert timing.median_interval(np.arange(1.0, 11)) == (2, 9)
+    assert timing.median_interval(np.arange(1.0, 21)) == (6, 15)
+
+
+def test_too_few_values_have_no_width_that_could_stop():
+    assert timing.relative_width(np.ones(5)) == math.inf
+    assert timing.relative_width(np.ones(6)) == 0
+
+
+# --- sampling -----------------------------------------------------------------------------------------------
+
+
+def case(values):
+    """A case that returns the values given, and counts."""
+    it = iter(values)
+    return lambda: next(it)
+
+
+def test_a_steady_case_stops_early_and_a_noisy_one_goes_to_its_limit():
+    limits = Limits(seconds=60, width=0.02, least=20, most=500)
+    calm = timing.measure(lambda: 1.0, limits)
+    assert len(calm.values) == 20
+    rng = np.random.default_rng(0)
+    noisy = timing.measure(lambda: float(rng.lognormal(0, 2)), limits)
+    assert len(noisy.values) == 500
+
+
+def test_warmups_are_kept_and_kept_apart():
+    numbers = iter(range(1000))
+    taken = timing.measure(lambda: float(next(numbers)), Limits(seconds=60, least=20, most=20, warmups=7))
+    assert taken.warmups.tolist() == list(range(7))
+    assert taken.values.tolist() == list(range(7, 27))
+
+
+def test_time_is_a_limit_too():
+    rng = np.random.default_rng(0)
+    timing_s = timing.timed(lambda: sum(range(int(rng.integers(1, 20_000)))))
+    taken = timing.measure(timing_s, Limits(seconds=0.1, width=0.0, least=10, most=10**9))
+    assert len(taken.values) >= 10
+    assert taken.values.sum() < 1.0
+
+
+def test_cases_are_taken_in_turns_and_neither_always_goes_first():
+    order: list[str] = []
+
+    def of(name):
+        return lambda: order.append(name) or 1.0
+
+    timing.interleave({"a": of("a"), "b": of("b")}, Limits(seconds=60, least=10, most=10, warmups=1))
+    pairs = ["".join(order[i : i + 2]) for i in range(2, len(order), 2)]
+    assert set(pairs) == {"ab", "ba"}
+    assert len(pairs) == 10
+
+
+def test_rank_0_decides_how_many_rounds_there_are():
+    """Another rank's samples never settle; it takes what rank 0 says."""
+    said = iter([2, 10, 10, 3, 0])
+    rng = np.random.default_rng(0)
+    taken = timing.measure(
+        lambda: float(rng.lognormal(0, 2)), Limits(seconds=60), agree=lambda own: next(said)
+    )
+    assert (len(taken.warmups), len(taken.values)) == (3, 23)
+
+
+def test_calibrated_loops_take_long_enough_for_the_clock():
+    loops = timing.calibrate(lambda: None, least_s=1e-4)
+    assert min(timing.timed(lambda: None, loops)() * loops for _ in range(3)) > 2e-5
+
+
+def test_a_pair_gives_the_ratio_as_speed_and_the_difference_as_cost():
+    paired = timing.pair(samples([2.0, 4.0, 8.0, 2.0, 4.0, 8.0]), samples([1.0, 2.0, 4.0, 1.0, 2.0, 4.0]))
+    assert paired.ratio == 0.5  # whatever the machine did meanwhile to both
+    assert paired.ratio_interval == (0.5, 0.5)
+    assert paired.extra_s == 2.0
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made() -> Result:
+    rows = [
+        row(
+            steady(), steady(2e-5), wrong=0, bytes_moved=8.0, parameters={"operation": "latency", "bytes": 8}
+        ),
+        row(steady(3e-3), derived={"hidden_share": 0.9}, parameters={"operation": "x", "bytes": 16}),
+    ]
+    return Result("p2p", rows, {"host": "n1", "cpu": "c", "hosts": ["n1"], "seeds": {"content": 1}})
+
+
+@pytest.mark.parametrize("suffix", ["json", "h5"])
+def test_a_file_gives_back_every_sample_and_column(made, suffix, tmp_path: Path):
+    path = tmp_path / f"new/a.{suffix}"
+    (made.write_json if suffix == "json" else made.write_hdf5)(path)
+    again = result.read(path)
+    assert again.provenance == made.provenance
+    for ours, theirs in zip(made.rows, again.rows, strict=True):
+        assert ours.key == theirs.key
+        for name, values in ours.series().items():
+            np.testing.assert_allclose(theirs.series()[name], values, atol=1e-12)
+        assert list(ours.columns()) == list(theirs.columns())
+
+
+def test_the_json_has_what_the_design_promises(made, tmp_path: Path):
+    made.write_json(tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert {"bench", "rows", "provenance"} <= content.keys()
+    first = content["rows"][0]
+    assert first["operation"] == "latency"
+    assert first["bytes"] == 8
+    assert first["median_us"] == pytest.approx(10, rel=0.01)
+    assert first["ci95_us"][0] < first["median_us"] < first["ci95_us"][1]
+    assert first["ratio"] == pytest.approx(2, rel=0.02)
+    assert first["reference"] == "raw"
+    assert first["gb_per_s"] == pytest.approx(8e-4, rel=0.01)
+    assert len(first["values_us"]) == first["iterations"] == 200
+    assert "ratio" not in content["rows"][1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"bench": "p2p"}', '{"bench": "p2p", "rows": [{}]}'])
+def test_a_file_that_is_no_result_is_named(content, tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(ResultError, match=r"a\.json: not a whole result"):
+        result.read(path)
+    with pytest.raises(ResultError, match="No such file"):
+        result.read(tmp_path / "none.h5")
+
+
+# --- check --------------------------------------------------------------------------------------------------
+
+
+def test_a_steady_result_is_believed():
+    assert check.reasons(row(steady(), steady(2e-5), wrong=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "loops", "word"),
+    [
+        (steady(n=9), 1000, "too few"),
+        (steady(5e-6), 1, "too short"),
+        (np.random.default_rng(0).lognormal(-11, 2, 200), 1000, "spread"),
+        (np.where(np.arange(200) % 10 == 3, 1e-4, steady()), 1000, "outliers: 10%"),
+        (np.where(np.arange(200) % 3 == 0, steady(1.5e-5), steady()), 1000, "bimodal"),
+        (np.concatenate([steady(n=100), steady(1.3e-5, n=100)]), 1000, "drift: the last third is +30%"),
+    ],
+)
+def test_each_defect_has_its_reason(values, loops, word):
+    bad = Row("p2p", {}, samples(values, loops))
+    assert any(reason.startswith(word) for reason in check.reasons(bad))
+
+
+def test_a_reference_that_can_t_be_believed_is_named_as_such():
+    assert check.reasons(row(steady(), steady(n=5)))[0].startswith("reference: too few")
+
+
+def test_wrong_content_is_never_believed():
+    assert check.reasons(row(steady(), wrong=3))[0].startswith("3 wrong")
+
+
+@pytest.mark.parametrize("draw", ["normal", "uniform", "exponential", "lognormal"])
+def test_one_mode_is_not_called_two(draw):
+    """300 values, 200 seeds: no false alarm."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        assert check.two_modes(1e-5 * (3 + getattr(rng, draw)(size=300) / 3)) is None
+
+
+# --- compare ------------------------------------------------------------------------------------------------
+
+
+def test_twice_the_time_is_seen_and_the_same_time_is_not(made):
+    slower = Result(
+        made.bench, [row(steady(2e-5, seed=5), parameters=made.rows[0].parameters)], made.provenance
+    )
+    pairs, alone = compare.compare(made, slower)
+    assert len(pairs) == 1
+    assert pairs[0].change == pytest.approx(2, rel=0.02)
+    assert "slower" in pairs[0].verdict
+    assert [r.parameters["operation"] for r in alone] == ["x"]
+    same = Result(
+        made.bench, [row(steady(1e-5, seed=6), parameters=made.rows[0].parameters)], made.provenance
+    )
+    assert compare.compare(made, same)[0][0].verdict == "no difference seen"
+
+
+def test_unlike_hosts_are_told_apart_by_what_differs(made):
+    other = Result(made.bench, made.rows, {**made.provenance, "cpu": "another"})
+    assert compare.unlike(made, made) == []
+    assert compare.unlike(made, other) == ["cpu: 'c' against 'another'"]
+
+
+# --- references ---------------------------------------------------------------------------------------------
+
+TOML = """
+[[reference]]
+system = "n*"
+bench = "p2p"
+where = { operation = "latency", bytes = 8 }
+column = "median_us"
+target = 8.0
+upper = 0.1
+unit = "us"
+"""
+
+
+def load(text: str, tmp_path: Path) -> list[references.Reference]:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    return references.load(path)
+
+
+def test_a_missed_reference_says_value_and_bounds(made, tmp_path: Path):
+    (problem,) = references.problems(load(TOML, tmp_path), made.rows, "n1")
+    assert "median_us is 10" in problem
+    assert "8.8" in problem
+
+
+def test_a_reference_holds_within_its_bounds_and_on_its_systems_only(made, tmp_path: Path):
+    assert references.problems(load(TOML.replace("0.1", "0.5"), tmp_path), made.rows, "n1") == []
+    assert references.problems(load(TOML, tmp_path), made.rows, "login") == []
+
+
+def test_below_the_lower_bound_is_missed_where_more_is_better(made, tmp_path: Path):
+    text = (
+        TOML.replace("median_us", "gb_per_s").replace("upper = 0.1", "lower = -0.1").replace("8.0", "0.001")
+    )
+    assert len(references.problems(load(text, tmp_path), made.rows, "n1")) == 1
+    assert references.problems(load(text.replace("0.001", "0.0008"), tmp_path), made.rows, "n1") == []
+
+
+def test_a_reference_that_means_no_row_is_not_passed_over(made, tmp_path: Path):
+    assert (
+        "no row"
+        in references.problems(load(TOML.replace("bytes = 8", "bytes = 9"), tmp_path), made.rows, "n1")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("upper", "uper"), "uper"),
+        (("upper = 0.1", ""), "neither lower nor upper"),
+        (("8.0", '"eight"'), "target"),
+        (("[[reference]]", "[other]"), "no .*reference"),
+        (("[[", "["), "site.toml"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(change, message, tmp_path: Path):
+    with pytest.raises(ConfigError, match=message):
+        load(TOML.replace(*change), tmp_path)
