@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -14,40 +15,30 @@ import typer
 from qafel_analysis import compare as comparison
 from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
+from qafel_analysis.cli_files import export, figures
+from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
+from qafel_analysis.palette import MissingExtra
 
 from qafel_mpi.trace.reader import TraceError
 
 app = typer.Typer(
     name="qafel-analysis",
-    help="From trace files of qafel_mpi to tables.",
-    epilog="Examples:\n\n"
-    "  qafel-analysis table runs/*.h5\n\n"
-    "  qafel-analysis table runs/a.h5 --json\n\n"
-    "  qafel-analysis compare runs/qafel.h5 runs/fedbuff.h5",
+    help="From trace files of qafel_mpi to tables and figures.",
+    epilog=examples(
+        "qafel-analysis table runs/*.h5",
+        "qafel-analysis compare runs/qafel.h5 runs/fedbuff.h5",
+        "qafel-analysis figures runs/*.h5 -o figures",
+        "qafel-analysis watch runs",
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Runs = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="RUN.h5...", help="Trace files, or folders of shards (RUN.shards).", show_default=False
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")]
 AsLatex = Annotated[bool, typer.Option("--latex", help="Print a LaTeX (booktabs) table.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
-Accuracy = Annotated[
-    float | None,
-    typer.Option(
-        "--target-accuracy", help="Count to the first evaluation at this accuracy, not to the run's."
-    ),
-]
-Loss = Annotated[
-    float | None, typer.Option("--target-loss", help="Count to the first evaluation at this loss or below.")
-]
 
 
 class Format(StrEnum):
@@ -58,7 +49,13 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "qafel-analysis table runs/*.h5",
+        "qafel-analysis table runs/a.h5 --json",
+        "qafel-analysis table runs/*.h5 --target-accuracy 0.85 --latex > table.tex",
+    )
+)
 def table(
     runs: Runs,
     as_json: AsJson = False,
@@ -89,7 +86,13 @@ def table(
         _emit(grids, chosen)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "qafel-analysis compare runs/qafel*.h5 runs/fedbuff*.h5",
+        "qafel-analysis compare runs/*.h5 --paper",
+        "qafel-analysis compare runs/*.h5 --markdown",
+    )
+)
 def compare(
     runs: Runs,
     as_json: AsJson = False,
@@ -119,20 +122,35 @@ def compare(
 
 def read(paths: Sequence[Path], accuracy: float | None, loss: float | None) -> list[comparison.Run]:
     """Every run that can be read; a message for each that can't. Exit code 2 if none can."""
-    target = tables.Target(accuracy, loss) if accuracy is not None or loss is not None else None
+    target = target_of(accuracy, loss)
     found = []
     for path in paths:
         try:
             run = tables.row(path, target)
         except TraceError as error:
-            print(f"qafel-analysis: {error}", file=sys.stderr)
+            say([error])
             continue
-        for note in run["notes"]:
-            print(f"qafel-analysis: {note}", file=sys.stderr)
+        say(run["notes"])
         found.append(run)
     if not found:
-        raise typer.Exit(2)
+        raise typer.Exit(NOTHING_READ)
     return found
+
+
+app.command(
+    epilog=examples(
+        "qafel-analysis figures runs/*.h5 -o figures",
+        "qafel-analysis figures runs/a.h5 --only timeline --window 1.5:1.6",
+        "qafel-analysis figures codec.json ingest.json",
+    )
+)(figures)
+app.command(
+    epilog=examples(
+        "qafel-analysis export runs/a.h5                        # a.trace.json, for ui.perfetto.dev",
+        "qafel-analysis export runs/*.h5 --to parquet --table messages -o tables",
+        "qafel-analysis export runs/a.h5 --to csv --table steps",
+    )
+)(export)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:
@@ -166,4 +184,14 @@ def _emit(grids: Sequence[grid.Grid], chosen: Format) -> None:
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except MissingExtra as error:
+        say([error])
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a folder that can't be written to, a full disk
+        say([f"{error.filename or 'output'}: {error.strerror}"])
+        sys.exit(2)

@@ -35,6 +35,7 @@ class Detail:
     """What is drawn of the messages of a few runs."""
 
     run: Run
+    name: str  # of the run, short, and no other run's
     traffic: Traffic
     window: Window
     intervals: pd.DataFrame  # within the window
@@ -66,12 +67,17 @@ class Collection:
 
 
 def collect(
-    paths: Sequence[Path], target: Target | None = None, *, details: int = 0, intervals: int = 3000
+    paths: Sequence[Path],
+    target: Target | None = None,
+    *,
+    details: int = 0,
+    intervals: int = 3000,
+    window: Window | None = None,
 ) -> Collection:
     """Read traces and, where a name ends in .json, bench results.
 
     details: of how many runs the messages are read, the first of each setting before the others. intervals: of a
-    timeline, about.
+    timeline, about, from the middle of the run; or what lies in the window.
     """
     found = Collection()
     for path in paths:
@@ -84,13 +90,32 @@ def collect(
                 found.notes += trace.notes
         except TraceError as error:
             found.failures.append(str(error))
+    names = short_names(paths)
     for run in _representatives(found, details):
-        with open_trace(run["run"], salvage=True) as trace:
-            try:
-                found.details.append(_detail(trace, run, intervals))
-            except TraceError as error:
-                found.failures.append(str(error))
+        try:
+            with open_trace(run["run"], salvage=True) as trace:
+                shown = window or timeline.middle(trace, intervals)
+                found.details.append(_detail(trace, run, names[Path(run["run"])], shown))
+        except TraceError as error:
+            found.failures.append(str(error))
     return found
+
+
+def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each file's name without its suffix, and as many of its folders as tell it from the others.
+
+    >>> short_names([Path("a/x.h5"), Path("b/x.h5"), Path("b/y.h5")]).values()
+    dict_values(['a-x', 'b-x', 'y'])
+    """
+    names = {}
+    for path in paths:
+        parts = path.with_suffix("").parts
+        for count in range(1, len(parts) + 1):
+            alike = [p for p in paths if p != path and p.with_suffix("").parts[-count:] == parts[-count:]]
+            if not alike:
+                break
+        names[path] = "-".join(part for part in parts[-count:] if part != path.anchor)
+    return names
 
 
 def _drawn(trace: Trace, target: Target | None) -> Drawn:
@@ -104,10 +129,9 @@ def _drawn(trace: Trace, target: Target | None) -> Drawn:
     )
 
 
-def _detail(trace: Trace, run: Run, intervals: int) -> Detail:
-    window = timeline.middle(trace, intervals)
+def _detail(trace: Trace, run: Run, name: str, window: Window) -> Detail:
     found = timeline.intervals(trace, window)
-    return Detail(run, traffic(trace), window, found, timeline.shares(found, window))
+    return Detail(run, name, traffic(trace), window, found, timeline.shares(found, window))
 
 
 def _representatives(found: Collection, count: int) -> list[Run]:

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from qafel_analysis.settings import Settings, comparable, differences, distance
+from qafel_analysis.settings import Settings, comparable, distance, telling
 
 BOOTSTRAP_SAMPLES = 10_000
 BASELINE = "fedbuff"
@@ -90,7 +90,7 @@ def label(run: Run) -> str:
 def groups(runs: Sequence[Run]) -> list[Group]:
     """Runs that differ in nothing but the seed, together; the baseline's groups last.
 
-    Where two settings would have the same label, the settings in which they differ are added to it.
+    Where two settings would have the same label, settings that tell them apart are added to it.
     """
     by_setting: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -101,9 +101,9 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     found = []
     for runs_of_one, own in zip(members, labels, strict=True):
         alike = [m for m, other in zip(members, labels, strict=True) if other == own]
-        extra = differences([{"target": m[0]["target"]} | m[0]["settings"] for m in alike])
-        words = [f"{k} = {v}" for k, v in extra[alike.index(runs_of_one)].items()]
-        found.append(Group(", ".join([own, *words]), runs_of_one))
+        extra = telling([{"target": m[0]["target"]} | m[0]["settings"] for m in alike])
+        words = extra[alike.index(runs_of_one)]
+        found.append(Group(f"{own}, {words}" if words else own, runs_of_one))
     return sorted(found, key=lambda g: g.algorithm == BASELINE)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from qafel_analysis import bench, figures, points
 from qafel_analysis import convergence as curves
+from qafel_analysis.bench import Bench
 from qafel_analysis.collect import Collection, Detail
 from qafel_analysis.convergence import Band
 
@@ -51,7 +52,9 @@ def drawings(found: Collection) -> Iterator[Drawing]:
     counts = [(g.label, points.staleness_total([d.staleness for d in found.of(g)])) for g in groups]
     if counts := [(label, count) for label, count in counts if count.sum()]:
         yield Drawing(
-            "staleness", "Share of updates by staleness, all runs of a setting.", figures.staleness(counts)
+            "staleness",
+            "Share of updates by staleness, all runs of a setting together.",
+            figures.staleness(counts),
         )
     for detail in found.details:
         yield from _messages(detail)
@@ -63,13 +66,7 @@ def drawings(found: Collection) -> Iterator[Drawing]:
             figures.scaling(scaling),
         )
     for result in found.benches:
-        rows = bench.roofline(result)
-        if len(rows):
-            yield Drawing(
-                f"roofline-{result.path.stem}",
-                "Throughput of the codec's operations by vector length; dotted: the reference in the same run.",
-                figures.roofline(rows),
-            )
+        yield from _bench(result)
 
 
 def bands(found: Collection, x: str, y: str, *, of: str = "curve") -> list[Band]:
@@ -90,8 +87,26 @@ def _convergence(found: Collection) -> Iterator[Drawing]:
                 )
 
 
+def _bench(result: Bench) -> Iterator[Drawing]:
+    name, ranks = result.path.stem, bench.scaling(result)
+    if len(rows := bench.roofline(result)):
+        yield Drawing(
+            f"roofline-{name}",
+            "Throughput of the codec's operations by vector length; dotted, in the same colour: the reference that "
+            "the bench ran beside it.",
+            figures.roofline(rows),
+        )
+    if len(ranks):
+        yield Drawing(
+            f"scaling-{name}",
+            f"Operations per second by ranks, bench {result.name}; dotted, in the same colour: the reference that "
+            "the bench ran beside it.",
+            figures.bench_scaling(ranks),
+        )
+
+
 def _messages(detail: Detail) -> Iterator[Drawing]:
-    name = Path(detail.run["run"]).stem
+    name = detail.name
     if len(detail.intervals):
         yield Drawing(
             f"timeline-{name}",
@@ -104,6 +119,18 @@ def _messages(detail: Detail) -> Iterator[Drawing]:
     if len(detail.traffic.latency):
         yield Drawing(
             f"latency-{name}",
-            f"From post to arrival, both on rank 0's clock, in {name}; grey: below the clocks' error bound.",
+            f"From post to arrival, both on rank 0's clock, in {name}. {_bound(detail.traffic.latency)}",
             figures.latency(detail.traffic.latency),
         )
+
+
+def _bound(latency: pd.DataFrame) -> str:
+    """What the clocks allow to be said."""
+    bound_s = latency["bound_s"].max()
+    if pd.isna(bound_s):
+        return "The trace has no clock readings: how far the clocks are apart is not known."
+    below = (latency["seconds"] <= latency["bound_s"]).mean()
+    return (
+        f"Grey: below the clocks' error bound of {1e6 * bound_s:.2g} µs, where {below:.1%} of the messages lie; of "
+        "those no more can be said than that."
+    )

@@ -2,75 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from qafel_analysis.compare import Group
 from qafel_analysis.convergence import AGAINST, Band
-from qafel_analysis.palette import ACTIVITY_COLOURS, DASHES, MARKERS, colour, dash, extra
+from qafel_analysis.palette import ACTIVITY_COLOURS, MARKERS, colour
+from qafel_analysis.style import legend, line_style, new_figure, panels, styled, wrapped
 from qafel_analysis.timeline import ACTIVITIES, Window
 from qafel_analysis.traffic import Traffic
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_STYLE = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "pdf.fonttype": 42,  # text stays text
-    "savefig.bbox": "tight",
-    "savefig.dpi": 200,
-}
-_MATPLOTLIB_DASH: dict[str, Any] = dict(
-    zip(DASHES, ("-", "--", ":", "-.", (0, (8, 3)), (0, (8, 3, 2, 3))), strict=True)
-)
-
-
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Draw in our style, and leave matplotlib's settings as they were. Raises MissingExtra without matplotlib."""
-
-    @wraps(draw)
-    def with_style(*args: P.args, **kwargs: P.kwargs) -> T:
-        with extra("matplotlib").rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return with_style
-
-
-def new_figure(width_in: float = 3.6, height_in: float = 2.8) -> tuple[Any, Any]:
-    """(figure, axes) of a column's width, drawn without a display."""
-    figure = extra("matplotlib.figure").Figure(figsize=(width_in, height_in), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-@styled
-def save(figure: Any, path: Path) -> list[Path]:
-    """Write path.pdf and path.png; the same data give the same PDF."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(path.name + suffix) for suffix in (".pdf", ".png")]
-    figure.savefig(files[0], metadata={"CreationDate": None, "Creator": "qafel-analysis"})
-    figure.savefig(files[1])
-    return files
-
-
-def _line_style(index: int) -> dict[str, Any]:
-    return {"color": colour(index), "linestyle": _MATPLOTLIB_DASH[dash(index)]}
-
-
-def _legend(figure: Any, count: int, columns: int = 1) -> None:
-    if count > 1:
-        figure.legend(loc="outside lower left", ncols=columns, handlelength=3)
+_NUMBERED_RANKS = 10  # so many fit into a link matrix with numbers
+_FEWEST_MESSAGES = 20  # of which a distribution is drawn
 
 
 @styled
@@ -82,13 +27,13 @@ def convergence(bands: Sequence[Band], x: str, y: str) -> Any:
     axes.set(xlabel=AGAINST[x] + (" (MB)" if in_bytes else ""), ylabel=y.replace("_", " "))
     if y in ("loss", "gradient_norm_squared") and all((b.median > 0).all() for b in bands):
         axes.set_yscale("log")
-    _legend(figure, len(bands))
+    legend(figure, len(bands))
     return figure
 
 
 def _draw_bands(axes: Any, bands: Sequence[Band], x_unit: float = 1.0) -> None:
     for k, b in enumerate(bands):
-        axes.plot(x_unit * b.x, b.median, label=b.label, **_line_style(k))
+        axes.plot(x_unit * b.x, b.median, label=b.label, **line_style(k))
         if b.runs > 1:
             axes.fill_between(x_unit * b.x, b.low, b.high, color=colour(k), alpha=0.15, linewidth=0)
 
@@ -99,7 +44,7 @@ def gap(bands: Sequence[Band]) -> Any:
     figure, axes = new_figure()
     _draw_bands(axes, bands)
     axes.set(xlabel="server steps", ylabel=r"$\|x-\hat{x}\|_2$", yscale="log")
-    _legend(figure, len(bands))
+    legend(figure, len(bands))
     return figure
 
 
@@ -107,7 +52,7 @@ def gap(bands: Sequence[Band]) -> Any:
 def bytes_to_target(groups: Sequence[Group], count: str = "payload") -> Any:
     """Bars of bytes up and down to the target, with the spread over seeds; settings that never reached it are
     named without a bar."""
-    figure, axes = new_figure(7.2, 1.1 + 0.42 * len(groups))
+    figure, axes = new_figure(7.2, 0.5 + 0.46 * len(groups))
     at = np.arange(len(groups))
     for k, (way, name) in enumerate((("up", "up"), ("down", "down, by broadcast"))):
         means = [g.mean(f"{count}_bytes_{way}") or np.nan for g in groups]
@@ -124,13 +69,20 @@ def bytes_to_target(groups: Sequence[Group], count: str = "payload") -> Any:
             label=name,
             error_kw={"linewidth": 0.8},
         )
+    targets = {g.target for g in groups}
     labels = [
-        g.label + ("" if g.reached else "\n(never reached)") + (f"\n{g.target}" if g.target else "")
+        wrapped(
+            g.label
+            + ("" if len(targets) == 1 or "target" in g.label else f", {g.target}")
+            + ("" if g.reached else " (never reached)"),
+            48,
+        )
         for g in groups
     ]
-    axes.set(yticks=at, yticklabels=labels, xlabel=f"{count} bytes to the target (MB)")
+    aim = str(groups[0].target or "the end") if len(targets) == 1 else "the target"
+    axes.set(yticks=at, yticklabels=labels, xlabel=f"{count} bytes to {aim} (MB)")
     axes.invert_yaxis()
-    _legend(figure, 2)
+    legend(figure, 2)
     return figure
 
 
@@ -148,7 +100,7 @@ def trade_off(points: pd.DataFrame) -> Any:
             point.bytes / 1e6,
             point.uploads,
             color=colour(k),
-            marker=MARKERS[k % len(MARKERS)],
+            marker=_mark(k),
             s=26,
             facecolors=colour(k) if point.front else "none",
             zorder=2,
@@ -169,14 +121,16 @@ def trade_off(points: pd.DataFrame) -> Any:
 
 @styled
 def staleness(counts: Sequence[tuple[str, np.ndarray]]) -> Any:
-    """Share of updates by staleness."""
-    figure, axes = new_figure()
-    for k, (label, count) in enumerate(counts):
-        share = count / max(count.sum(), 1)
-        axes.stairs(share, np.arange(len(count) + 1) - 0.5, label=label, baseline=None, **_line_style(k))
-    axes.set(xlabel="staleness (server steps)", ylabel="share of updates", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure, len(counts))
+    """Share of updates by staleness: a histogram a setting, for several on top of each other hide one another."""
+    figure, panes = panels(len(counts), 3.6, 0.75 if len(counts) > 1 else 2.0)
+    for k, ((label, count), axes) in enumerate(zip(counts, panes, strict=True)):
+        axes.bar(np.arange(len(count)), count / max(count.sum(), 1), 0.9, color=colour(k))
+        axes.set_ylim(0, None)
+        if len(counts) > 1:
+            axes.text(0, 1.02, wrapped(label), transform=axes.transAxes, va="bottom", fontsize=7)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panes[-1].set_xlabel("staleness (server steps)")
+    figure.supylabel("share of updates", fontsize=8)
     return figure
 
 
@@ -184,7 +138,7 @@ def staleness(counts: Sequence[tuple[str, np.ndarray]]) -> Any:
 def timeline(intervals: pd.DataFrame, window: Window) -> Any:
     """A lane per rank; sends as thin lines below, for they go on beside the rest."""
     ranks = sorted(intervals["rank"].unique())
-    figure, axes = new_figure(7.2, 0.9 + 0.3 * len(ranks))
+    figure, axes = new_figure(7.2, 0.6 + 0.3 * len(ranks))
     for activity in ("wait", "train", "encode", "decode", "send"):
         rows = intervals[intervals["activity"] == activity]
         height, shift = (0.12, -0.42) if activity == "send" else (0.6, -0.25)
@@ -202,22 +156,28 @@ def timeline(intervals: pd.DataFrame, window: Window) -> Any:
         xlabel="seconds since the run began",
     )
     axes.grid(False)
-    _legend(figure, len(ACTIVITIES), columns=len(ACTIVITIES))
+    legend(figure, len(ACTIVITIES), columns=len(ACTIVITIES))
     return figure
 
 
 @styled
 def links(traffic: Traffic) -> Any:
-    """Wire bytes by link, senders down, receivers across."""
-    size = 1.6 + min(3.4, 0.25 * len(traffic.wire_bytes))
+    """Wire bytes by link, senders down, receivers across; in numbers, too, where they have room."""
+    ranks = len(traffic.wire_bytes)
+    size = 1.6 + min(3.4, 0.3 * ranks)
     figure, axes = new_figure(size + 0.8, size)
     sent = np.where(traffic.wire_bytes > 0, traffic.wire_bytes / 1e6, np.nan)
-    image = axes.imshow(sent, cmap="cividis", norm="log" if np.nansum(sent) > 0 else None)
+    wide = np.nanmax(sent) > 100 * np.nanmin(sent)
+    image = axes.imshow(sent, cmap="cividis", norm="log" if wide else None, vmin=None if wide else 0)
     figure.colorbar(image, ax=axes, label="wire bytes (MB)")
     axes.set(xlabel="to rank", ylabel="from rank")
     axes.grid(False)
     for ticks in (axes.xaxis, axes.yaxis):
         ticks.get_major_locator().set_params(integer=True)
+    for src, dst in np.argwhere(np.isfinite(sent)) if ranks <= _NUMBERED_RANKS else ():
+        dark = image.norm(sent[src, dst]) < 0.5
+        axes.text(dst, src, f"{sent[src, dst]:.3g}", ha="center", va="center", fontsize=6,
+                  color="white" if dark else "black")  # fmt: skip
     return figure
 
 
@@ -225,18 +185,20 @@ def links(traffic: Traffic) -> Any:
 def latency(frame: pd.DataFrame) -> Any:
     """Share of messages that arrived within a time of their post; grey: what the clocks can't tell from zero."""
     figure, axes = new_figure()
-    if len(bound := frame["bound_s"].dropna()):
-        axes.axvspan(1e-9, bound.max(), color="#BBBBBB", alpha=0.5, linewidth=0, label="clock error bound")
-    for k, (kind, rows) in enumerate(frame.groupby("kind")):
-        seconds = np.sort(rows["seconds"].to_numpy())
+    bound_s = frame["bound_s"].max()
+    floor_s = max(bound_s, 1e-9) if np.isfinite(bound_s) else 1e-9
+    if np.isfinite(bound_s):
+        axes.axvspan(1e-12, floor_s, color="#BBBBBB", alpha=0.5, linewidth=0, label="clock error bound")
+    numbers = frame["kind"].value_counts()
+    kinds = sorted(kind for kind, count in numbers.items() if count >= _FEWEST_MESSAGES)
+    for k, kind in enumerate(kinds):
+        # What took less than the clocks can tell, or came before it was sent, is somewhere in the grey.
+        seconds = np.maximum(np.sort(frame["seconds"][frame["kind"] == kind]), floor_s / 2)
         share = np.arange(1, len(seconds) + 1) / len(seconds)
-        visible = seconds > 0
-        axes.plot(seconds[visible], share[visible], label=kind, drawstyle="steps-post", **_line_style(k))
+        axes.plot(seconds, share, label=kind, drawstyle="steps-post", **line_style(k))
     axes.set(xscale="log", xlabel="from post to arrival (s)", ylabel="share of messages", ylim=(0, 1.02))
-    positive = frame["seconds"][frame["seconds"] > 0]
-    if len(positive):
-        axes.set_xlim(left=min(positive.min(), bound.max() if len(bound) else np.inf) / 2)
-    _legend(figure, 2)
+    axes.set_xlim(left=floor_s / 2)
+    legend(figure, 2)
     return figure
 
 
@@ -244,15 +206,28 @@ def latency(frame: pd.DataFrame) -> Any:
 def roofline(rows: pd.DataFrame) -> Any:
     """Throughput of each codec operation by vector length, below what the reference moves (dotted)."""
     figure, axes = new_figure()
-    labels = list(dict.fromkeys(rows["label"]))
-    for k, label in enumerate(labels):
-        own = rows[rows["label"] == label]
-        axes.plot(own["d"], own["gb_per_s"], marker=MARKERS[k % len(MARKERS)], markersize=3, label=label,
-                  **_line_style(k))  # fmt: skip
-        axes.plot(own["d"], own["roof_gb_per_s"], color=colour(k), linestyle=":", linewidth=0.8)
+    _against_reference(axes, rows, "d", "gb_per_s")
     axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="GB/s (dotted: its reference)")
-    _legend(figure, len(labels))
+    legend(figure, rows["label"].nunique())
     return figure
+
+
+@styled
+def bench_scaling(rows: pd.DataFrame) -> Any:
+    """Operations a second by ranks, with the reference of the same run (dotted)."""
+    figure, axes = new_figure()
+    _against_reference(axes, rows, "ranks", "rate")
+    axes.set(
+        xscale="log", yscale="log", xlabel="ranks", ylabel="operations per second (dotted: its reference)"
+    )
+    legend(figure, rows["label"].nunique())
+    return figure
+
+
+def _against_reference(axes: Any, rows: pd.DataFrame, x: str, y: str) -> None:
+    for k, (label, own) in enumerate(rows.groupby("label", sort=False)):
+        axes.plot(own[x], own[y], marker=_mark(k), markersize=3, label=label, **line_style(k))
+        axes.plot(own[x], own[f"reference_{y}"], color=colour(k), linestyle=":", linewidth=0.8)
 
 
 @styled
@@ -262,15 +237,15 @@ def scaling(points: pd.DataFrame) -> Any:
     figure, axes = new_figure()
     for k, (label, rows) in enumerate(points.groupby("label", sort=False)):
         mean = rows.groupby("clients")["rate"].mean()
-        axes.plot(
-            mean.index, mean, marker=MARKERS[k % len(MARKERS)], markersize=3, label=label, **_line_style(k)
-        )
-        first = mean.index[0]
-        axes.plot(
-            mean.index, mean.iloc[0] * mean.index / first, color=colour(k), linestyle=":", linewidth=0.8
-        )
+        axes.plot(mean.index, mean, marker=_mark(k), markersize=3, label=label, **line_style(k))
+        proportional = mean.iloc[0] * mean.index / mean.index[0]
+        axes.plot(mean.index, proportional, color=colour(k), linestyle=":", linewidth=0.8)
     axes.set(
         xscale="log", yscale="log", xlabel="client ranks", ylabel="uploads per second (dotted: proportional)"
     )
-    _legend(figure, points["label"].nunique())
+    legend(figure, points["label"].nunique())
     return figure
+
+
+def _mark(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]

@@ -26,7 +26,7 @@ def colour(index: int) -> str:
 
 def dash(index: int) -> str:
     """Plotly's name of a dash; a new one with every round of colours, and within a round alternating."""
-    return DASHES[(index + index // len(COLOURS)) % len(DASHES)]
+    return DASHES[(index % len(COLOURS) + index // len(COLOURS)) % len(DASHES)]
 
 
 class MissingExtra(RuntimeError):

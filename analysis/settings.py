@@ -55,6 +55,40 @@ def differences(members: Sequence[Settings]) -> list[dict[str, Any]]:
     return [{key: one.get(key) for key in varied} for one in members]
 
 
+def telling(members: Sequence[Settings], most: int = 3) -> list[str]:
+    """For each of them, words that tell it from the others: the settings in which not all agree.
+
+    Where there are more than `most` of those, no more than are needed, and an ellipsis.
+
+    >>> telling([{"a": 1, "b": 2, "c": 0}, {"a": 1, "b": 3, "c": 0}])
+    ['b = 2', 'b = 3']
+    """
+    varied = differences(members)
+    keys = list(varied[0])
+    if more := len(keys) > most:
+        keys = _enough(varied, keys)
+    return [", ".join([f"{k} = {one[k]}" for k in keys] + ["…"] * more) for one in varied]
+
+
+def _enough(members: Sequence[Settings], keys: Sequence[str]) -> list[str]:
+    """Keys that together tell all members apart: first those that say the most to a reader, then the strongest."""
+    ranked = sorted(keys, key=lambda key: (any(one[key] is None for one in members), key))
+    found: list[str] = []
+    while (count := _apart(members, found)) < len(members):
+        plain = (key for key in _PLAIN if key in keys and _apart(members, [*found, key]) > count)
+        strongest = max(ranked, key=lambda key: _apart(members, [*found, key]))
+        found.append(next(plain, strongest))
+    return found
+
+
+_PLAIN = ("target", "task.dataset", "task.model", "driver")
+
+
+def _apart(members: Sequence[Settings], keys: Sequence[str]) -> int:
+    """How many of them differ in these."""
+    return len({repr([one[key] for key in keys]) for one in members})
+
+
 def distance(one: Settings, other: Settings) -> int:
     """The number of settings in which the two differ."""
     return sum(one.get(key) != other.get(key) for key in {*one, *other})

@@ -49,11 +49,15 @@ def intervals(trace: Trace, window: Window | None = None) -> pd.DataFrame:
     of that is under way but sends; on rank 0 also evaluating, which the trace does not record).
     """
     window = window or whole_run(trace)
-    rows = [block[_touches(block, window)] for block in trace.blocks("messages")]
+    rows, spans, trainings = [], [], Trainings(trace)
+    for block in trace.blocks("messages"):
+        rows.append(block[_touches(block, window)])
+        spans.append(trainings.of(trainings.about(block, window)))
     if not rows:
         return pd.DataFrame(columns=COLUMNS)
-    messages = np.concatenate(rows)
-    found = pd.concat([of_messages(messages), Trainings(trace).of(messages)], ignore_index=True)
+    spans.append(trainings.under_way(window.end_s))
+    found = pd.concat([of_messages(np.concatenate(rows)), *spans], ignore_index=True)
+    found = found[(found["end_s"] >= window.begin_s) & (found["begin_s"] <= window.end_s)]
     found = pd.concat([found, _waiting(found, window)], ignore_index=True)
     return found.sort_values(["rank", "begin_s"], ignore_index=True)
 
@@ -110,10 +114,23 @@ class Trainings:
             rows = trace.table("updates", names)
             self._seconds = pd.DataFrame({name: rows[name] for name in names})
 
+    def about(self, rows: np.ndarray, window: Window) -> np.ndarray:
+        """Those rows of /messages that `of` needs for what is trained in the window."""
+        if self._virtual:  # a batch that goes on now may have begun any time ago
+            return rows
+        longest_s = self._seconds["train_seconds"].max()
+        ends = rows["t_encode_begin"]
+        return rows[(ends >= window.begin_s) & (ends <= window.end_s + longest_s)]
+
+    def under_way(self, end_s: float) -> pd.DataFrame:
+        """The workers' batches that were begun in the rows seen and not ended."""
+        begun = [(rank, begin) for rank, begins in self._pending.items() for begin in begins if begin < end_s]
+        return _trained(pd.DataFrame(begun, columns=["rank", "begin_s"]).assign(end_s=end_s))
+
     def of(self, rows: np.ndarray) -> pd.DataFrame:
         updates = rows[(rows["end"] == _SENDER) & (rows["kind"] == _KIND["update"])]
         found = self._batches(rows, updates) if self._virtual else self._singles(updates)
-        return found.assign(activity="train", kind="", peer=-1, wire_bytes=0)[COLUMNS]
+        return _trained(found)
 
     def _singles(self, updates: np.ndarray) -> pd.DataFrame:
         ends = pd.DataFrame(
@@ -145,6 +162,10 @@ class Trainings:
             if found
             else pd.DataFrame(columns=["rank", "begin_s", "end_s"])
         )
+
+
+def _trained(spans: pd.DataFrame) -> pd.DataFrame:
+    return spans.assign(activity="train", kind="", peer=-1, wire_bytes=0)[COLUMNS]
 
 
 def _waiting(found: pd.DataFrame, window: Window) -> pd.DataFrame:

@@ -134,7 +134,10 @@ def _latency(samples: dict[int, list[np.ndarray]], bounds: np.ndarray) -> pd.Dat
     }
     if not len(ends[SENDER]) or not len(ends[RECEIVER]):
         return pd.DataFrame(columns=["kind", "src", "dst", "post_s", "seconds", "bound_s"])
-    both = ends[SENDER].merge(ends[RECEIVER], on=_KEY, suffixes=("_sent", "_received"))
+    for end, frame in ends.items():
+        # Some kinds carry no numbers. MPI keeps the order on a link: the n-th sent is the n-th received.
+        ends[end] = frame.assign(nth=frame.groupby(_KEY).cumcount())
+    both = ends[SENDER].merge(ends[RECEIVER], on=[*_KEY, "nth"], suffixes=("_sent", "_received"))
     return pd.DataFrame(
         {
             "kind": both["kind"].map(KIND_NAMES).fillna("unknown"),

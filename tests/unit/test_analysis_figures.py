@@ -1,0 +1,164 @@
+"""Figures for print: everything is drawn, nothing twice, and what is drawn is what the messages say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qafel_analysis import collect, draw, figures, points, settings, style, timeline, traffic
+from qafel_analysis.example import Example, write
+
+from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace_schema import MESSAGES
+
+CODEC_ROWS = [
+    {"operation": op, "codec": "qsgd", "bits": 4, "d": d, "threads": 1, "median_us": d / rate,
+     "ci95_us": [1.0, 2.0], "gb_per_s": rate / 250, "ratio": 0.8, "reference": "memory pass"}
+    for op, rate in (("encode", 900), ("decode_accumulate", 2000)) for d in (1000, 100_000)
+]  # fmt: skip
+RANK_ROWS = [
+    {
+        "operation": "ingest",
+        "ranks": n,
+        "bytes": 15_000,
+        "median_us": 10.0 + n,
+        "ratio": 0.9,
+        "reference": "raw",
+    }
+    for n in (2, 4, 8)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two seeds of two settings, QAFeL on three numbers of ranks, and two bench results."""
+    made = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        write(made / f"qafel-{seed}.h5", Example(messages=2000, seed=seed))
+        write(made / f"fedbuff-{seed}.h5", Example(messages=2000, seed=seed, algorithm="fedbuff"))
+    for ranks in (3, 9):
+        write(made / f"ranks-{ranks}.h5", Example(messages=2000, ranks=ranks))
+    for name, rows in (("codec", CODEC_ROWS), ("ingest", RANK_ROWS)):
+        (made / f"{name}.json").write_text(json.dumps({"bench": name, "rows": rows, "provenance": {}}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def drawn(folder) -> dict[str, draw.Drawing]:
+    paths = sorted(folder.glob("*.h5")) + sorted(folder.glob("*.json"))
+    found = collect.collect(paths, details=1, intervals=100)
+    assert found.failures == []
+    drawings = list(draw.drawings(found))
+    assert len({d.name for d in drawings}) == len(drawings)
+    return {d.name: d for d in drawings}
+
+
+def test_every_figure_of_the_list_is_drawn_with_a_caption_and_without_a_title(drawn):
+    expected = {
+        f"{y}_against_{x}" for y in ("accuracy", "loss") for x in ("uploads", "payload_bytes", "seconds")
+    }
+    expected |= {"bytes_to_target", "trade_off", "gap", "staleness", "scaling"}
+    expected |= {"roofline-codec", "scaling-ingest"}
+    assert expected - set(drawn) == set()
+    assert all(any(name.startswith(word) for name in drawn) for word in ("timeline-", "links-", "latency-"))
+    for drawing in drawn.values():
+        assert drawing.caption.endswith(".")
+        for axes in drawing.figure.axes:
+            assert axes.get_title() == ""
+            assert all(text.get_fontsize() >= 6 for text in axes.get_xticklabels())
+
+
+def test_files_are_vectors_and_an_image_and_the_same_every_time(drawn, tmp_path):
+    drawing = drawn["accuracy_against_uploads"]
+    pdf, png = style.save(drawing.figure, tmp_path / "a" / drawing.name)
+    again, _ = style.save(drawing.figure, tmp_path / "b" / drawing.name)
+    assert pdf.read_bytes() == again.read_bytes()
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/Subtype /Image" not in pdf.read_bytes()
+    from matplotlib.image import imread
+
+    pixels = imread(png)
+    assert pixels.shape[0] > 300
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+def test_a_figure_with_forty_settings_keeps_its_axes(tmp_path):
+    from qafel_analysis.convergence import Band
+
+    x = np.linspace(0, 1, 5)
+    bands = [Band(f"setting {k}", x, x + k, x + k, x + k, 2) for k in range(40)]
+    figure = figures.convergence(bands, "uploads", "accuracy")
+    style.save(figure, tmp_path / "many")
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1.0
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 40
+
+
+def test_colours_are_told_apart_in_grey():
+    """Neighbouring settings differ in lightness or in their dashes, so that black-and-white print is readable."""
+    from matplotlib.colors import to_rgb
+    from qafel_analysis.palette import colour, dash
+
+    def luminance(k: int) -> float:
+        return float(np.dot(to_rgb(colour(k)), (0.2126, 0.7152, 0.0722)))
+
+    for one in range(8):
+        for other in range(one):
+            assert dash(one) != dash(other) or abs(luminance(one) - luminance(other)) > 0.1
+
+
+def test_the_link_matrix_adds_up_to_the_bytes_of_the_run(folder):
+    with open_trace(folder / "qafel-0.h5") as trace:
+        found = traffic.traffic(trace)
+        attributes = trace.attributes
+    assert found.wire_bytes[1:, 0].sum() == attributes["wire_bytes_up"]
+    assert found.wire_bytes[0].sum() == attributes["wire_bytes_down"] * (attributes["ranks"] - 1)
+    assert found.counts.sum() == found.kinds["update"][0] + found.kinds["broadcast"][0]
+    assert (found.latency["seconds"] > 0).all()
+    assert found.latency["bound_s"].max() == pytest.approx(4e-6, rel=0.51)
+
+
+def test_messages_without_numbers_are_paired_in_order():
+    """A kind whose messages all look alike: the n-th sent on a link is the n-th received."""
+    ends = []
+    for end, times in ((0, [1.0, 2.0, 3.0]), (1, [1.5, 2.5, 3.5])):
+        rows = np.zeros(3, dtype=MESSAGES)
+        rows["end"], rows["kind"], rows["src"] = end, 9, 1
+        rows["t_post"] = rows["t_complete"] = times
+        ends.append(rows)
+    found = traffic._latency({0: [ends[0]], 1: [ends[1]]}, np.zeros(2))
+    assert found["seconds"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_timeline_has_no_holes_and_trainings_reach_over_its_edges(folder):
+    with open_trace(folder / "qafel-0.h5") as trace:
+        window = timeline.Window(1.0, 1.2)
+        found = timeline.intervals(trace, window)
+        shares = timeline.shares(found, window)
+    clients = found[found["rank"] > 0]
+    for _, rows in clients[clients["activity"] != "send"].groupby("rank"):
+        assert rows["begin_s"].min() <= window.begin_s
+        assert rows["end_s"].max() >= window.end_s
+        assert (rows["activity"] == "train").sum() >= 2
+    assert shares.sum(axis=1).tolist() == pytest.approx([1.0] * 5, abs=1e-3)  # made-up decodings may overlap
+    assert (shares.loc[1:, "train"] > 0.9).all()
+    assert shares.loc[0, "train"] == 0
+
+
+def test_the_front_is_what_no_other_setting_beats_in_both(drawn, folder):
+    found = collect.collect([folder / f"{a}-{s}.h5" for a in ("qafel", "fedbuff") for s in (0, 1)])
+    front = points.trade_off(found.groups).set_index("label")["front"]
+    assert front.to_dict() == {"4/4": True, "fedbuff": False}
+
+
+def test_runs_that_share_a_name_get_files_of_their_own():
+    names = collect.short_names([Path("a/x.h5"), Path("b/x.h5"), Path("x.h5"), Path("b/y.h5")])
+    assert len(set(names.values())) == 4
+
+
+def test_labels_say_what_is_needed_to_tell_settings_apart():
+    many = [{f"k{n}": (row >> n) & 1 for n in range(5)} | {"driver": "wall"} for row in range(4)]
+    words = settings.telling([m | {f"extra{n}": row for n in range(9)} for row, m in enumerate(many)])
+    assert len(set(words)) == 4
+    assert all(word.endswith("…") and len(word) < 40 for word in words)
+    assert settings.telling([{"a": 1}]) == [""]
