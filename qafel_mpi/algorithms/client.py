@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec
+from qafel_mpi.codecs.base import Buffers, Codec, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.rows import derive_rows
 
 
 class Replica:
@@ -46,6 +49,14 @@ class Replica:
         self.version = version
 
 
+class Encoded(NamedTuple):
+    """Several uploads: payload bytes, keys of their draws, and by their index the errors of those that diverged."""
+
+    sizes: list[int]
+    keys: list[int]
+    errors: dict[int, NonFiniteError]
+
+
 class Client:
     """Algorithm 2 around the local training, which the caller runs between `begin` and `encode`.
 
@@ -75,3 +86,27 @@ class Client:
         if self._start is not None:
             delta.add_(self._start)
         return self.uplink.encode(delta, out, key), key
+
+    def encode_all(self, deltas: Tensor, outs: Buffers, trainings: np.ndarray) -> Encoded:
+        """encode of several trainings from one version, with the same bytes.
+
+        deltas: (n, d). trainings: (n, 2) int64, client and participation.
+        """
+        keys = derive_rows(self.seed, Stream.UPLINK, trainings)
+        if self._start is not None:
+            deltas.add_(self._start)
+        try:
+            return Encoded(self.uplink.encode_all(deltas, outs, keys), keys.tolist(), {})
+        except NonFiniteError:
+            return self._encode_each(deltas, outs, keys.tolist())
+
+    def _encode_each(self, vectors: Tensor, outs: Buffers, keys: list[int]) -> Encoded:
+        """Where a training diverged, the others are as good as ever."""
+        encoded = Encoded([], keys, {})
+        for i, (vector, out, key) in enumerate(zip(vectors, outs, keys, strict=True)):
+            try:
+                encoded.sizes.append(self.uplink.encode(vector, out, key))
+            except NonFiniteError as error:
+                encoded.sizes.append(0)
+                encoded.errors[i] = error
+        return encoded

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +16,13 @@ from qafel_mpi.algorithms.optimizers import OPTIMIZERS
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.norms import distance, norm
 
 # Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
 SERVER = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """An upload as it reaches the server. payload: uint8, a view that the server reads once."""
 
     client: int
@@ -80,6 +82,11 @@ class Server:
         return self.replica.version
 
     @property
+    def room(self) -> int:
+        """Uploads that the buffer still takes."""
+        return self.config.buffer_size - self.filled
+
+    @property
     def full(self) -> bool:
         return self.filled >= self.config.buffer_size
 
@@ -89,24 +96,38 @@ class Server:
         A synchronous server uses nothing of earlier rounds. Raises ValueError where an update claims to start
         from a version that does not exist yet, or its payload can't be decoded.
         """
-        tau = self.version - update.start_version
-        if tau < 0:
-            raise ValueError(
-                f"update of client {update.client} starts from version {update.start_version}, "
-                f"the server is at {self.version}"
-            )
-        self.uplink.validate(update.payload)
-        self.uploads += 1
-        if self.config.synchronous and tau > 0:
-            return 0.0
-        weight = self.weight(tau)
-        examples = float(update.examples) if self.config.weighting == "examples" else 1.0
-        coefficient = weight * examples
-        self.uplink.accumulate(update.payload, self.buffer, coefficient, update.key)
-        self._weights += examples
-        self._coefficients += coefficient
-        self.filled += 1
-        return weight
+        return self.receive_all((update,))[0]
+
+    def receive_all(self, updates: Sequence[Update]) -> list[float]:
+        """`receive` of each, in this order, with the same bits; the buffer may be full after the last, not before.
+
+        Where it raises, none of them was received.
+        """
+        version = self.version
+        for update in updates:
+            if update.start_version > version:
+                raise ValueError(
+                    f"update of client {update.client} starts from version {update.start_version}, "
+                    f"the server is at {version}"
+                )
+        late = version if self.config.synchronous else 0
+        used = [update for update in updates if update.start_version >= late]
+        by_examples = self.config.weighting == "examples"
+        weights = [self.weight(version - update.start_version) for update in used]
+        examples = [float(update.examples) if by_examples else 1.0 for update in used]
+        coefficients = [s * n for s, n in zip(weights, examples, strict=True)]
+        if used:
+            payloads, keys = [update.payload for update in used], [update.key for update in used]
+            self.uplink.accumulate_all(payloads, self.buffer, coefficients, keys)
+        for coefficient, n in zip(coefficients, examples, strict=True):
+            self._weights += n
+            self._coefficients += coefficient
+        self.uploads += len(updates)
+        self.filled += len(used)
+        if len(used) == len(updates):
+            return weights
+        given = iter(weights)
+        return [next(given) if update.start_version >= late else 0.0 for update in updates]
 
     def step(self, out: np.ndarray | None, *, measure: bool = True) -> Step:
         """Algorithm 1: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t) written to out, x̂^{t+1} = x̂^t + decode(q^t).
@@ -119,15 +140,15 @@ class Server:
         self.optimizer.step(self.x, self._aggregate())
         self._clear()
         nan = float("nan")
-        step_norm = _distance(self.x, previous) if previous is not None else nan
+        step_norm = distance(self.x, previous) if previous is not None else nan
         key = derive(self.seed, Stream.DOWNLINK, SERVER, self.version)
         if not measure:
             payload_bytes = self._publish(out, key)
             return Step(self.version, key, payload_bytes)
         hidden = not self.replica.assigns
-        difference = _distance(self.x, self.x_hat) if hidden else float(torch.linalg.vector_norm(self.x))
+        difference = distance(self.x, self.x_hat) if hidden else norm(self.x)
         payload_bytes = self._publish(out, key)
-        return Step(self.version, key, payload_bytes, step_norm, difference, _distance(self.x, self.x_hat))
+        return Step(self.version, key, payload_bytes, step_norm, difference, distance(self.x, self.x_hat))
 
     def download(self, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
         """Unicast: Q_s(x^t) for one client that starts, quantized afresh. Returns (payload bytes, key)."""
@@ -170,8 +191,3 @@ class Server:
         if self._scratch is None:
             self._scratch = torch.empty_like(self.x)
         return self._scratch.copy_(self.x)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖₂ in float64 accumulation where torch offers it."""
-    return float(torch.dist(a, b))

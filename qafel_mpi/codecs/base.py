@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -59,6 +59,11 @@ class PayloadError(ValueError):
     """A payload that cannot have been written by this codec."""
 
 
+Buffers = (
+    Sequence[np.ndarray] | np.ndarray
+)  # uint8, one for each of several messages, or the rows of one array
+
+
 class Codec(ABC):
     """Encodes vectors of one layout. Holds scratch of its own, so that a call allocates nothing.
 
@@ -100,6 +105,22 @@ class Codec(ABC):
     @abstractmethod
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
         """acc += weight · Q(x), in place; with weight 1 the same bits as decode and add."""
+
+    def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
+        """encode of each row of xs, with the same bytes. xs: (n, d). keys: (n,) uint64. Returns the bytes written to
+        each. Raises NonFiniteError of one row where any is not finite; the others' payloads are of no use then.
+        """
+        return [self.encode(x, out, key) for x, out, key in zip(xs, outs, keys.tolist(), strict=True)]
+
+    def accumulate_all(
+        self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        """validate all payloads, then accumulate each in this order: the same bits. Raises PayloadError, and then
+        nothing is added."""
+        for payload in payloads:
+            self.validate(payload)
+        for payload, weight, key in zip(payloads, weights, keys, strict=True):
+            self.accumulate(payload, acc, weight, key)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.

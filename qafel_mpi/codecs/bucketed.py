@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError
+from qafel_mpi.codecs.base import Buffers, Codec, Layout, PayloadError
 from qafel_mpi.kernels import cpu
 from qafel_mpi.kernels.plan import plan
+from qafel_mpi.kernels.rows import RowKernels
 
 if TYPE_CHECKING:
     from qafel_mpi.kernels import gpu
+
+# Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
+SHORT_BYTES = 4096
 
 
 class Bucketed(Codec):
@@ -41,6 +45,7 @@ class Bucketed(Codec):
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
+        self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -62,6 +67,30 @@ class Bucketed(Codec):
             return self._bytes
 
         return finish
+
+    def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
+        if self._rows is None or xs.is_cuda:
+            return super().encode_all(xs, outs, keys)
+        own = None if isinstance(outs, np.ndarray) else np.empty((len(outs), self._bytes), dtype=np.uint8)
+        payloads = np.asarray(outs) if own is None else own
+        if (bad := self._rows.encode(xs.numpy(), payloads, keys)) >= 0:
+            self.refuse(xs[bad])
+        if own is not None:
+            for out, payload in zip(outs, own, strict=True):
+                out[: self._bytes] = payload
+        return [self._bytes] * len(outs)
+
+    def accumulate_all(
+        self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        whole = {payload.size for payload in payloads} == {self._bytes}
+        if self._rows is None or acc.is_cuda or len(payloads) == 1 or not whole:
+            super().accumulate_all(payloads, acc, weights, keys)
+            return
+        rows = np.concatenate(payloads).reshape(-1, self._bytes)
+        if (bad := self._rows.invalid(rows)) >= 0:
+            self.validate(payloads[bad])
+        self._rows.accumulate(rows, acc.numpy(), np.array(weights))
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
         self._decode(payload, out, 1.0, assign=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -66,27 +66,35 @@ class Ledger:
         finish_s: float,
     ) -> None:
         """An update that the server has taken; times in seconds on the run's clock."""
-        self.uploads += 1
-        self.payload_bytes_up += payload_bytes
         version = self.server.version
-        self.recorder.updates.append(
-            (
-                client,
-                participation,
-                start_version,
-                version,
-                version - start_version,
-                weight,
-                loss,
-                examples,
-                payload_bytes,
-                train_seconds,
-                start_s,
-                finish_s,
-            )
+        row = (
+            client,
+            participation,
+            start_version,
+            version,
+            version - start_version,
+            weight,
+            loss,
+            examples,
+            payload_bytes,
+            train_seconds,
+            start_s,
+            finish_s,
         )
+        self.received_all([row], payload_bytes)
+
+    def received_all(self, rows: Sequence[tuple[Any, ...]], payload_bytes: int) -> None:
+        """Updates that the server has taken, as rows of /updates. payload_bytes: of all of them."""
+        self.recorder.updates.extend(rows)
+        self.uploads += len(rows)
+        self.payload_bytes_up += payload_bytes
         if self.stop.uploads is not None and self.uploads >= self.stop.uploads:
             self.reason = self.reason or "finished"
+
+    def room(self) -> int:
+        """Uploads until the server's buffer is full or the last one that the run may have has come."""
+        room = self.server.room
+        return room if self.stop.uploads is None else min(room, self.stop.uploads - self.uploads)
 
     def sent_down(self, payload_bytes: int) -> None:
         """A broadcast (counted once) or one unicast download."""

@@ -33,11 +33,14 @@ from qafel_mpi.drivers.build import (
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.session import Session, begin
-from qafel_mpi.drivers.workers import Job, LocalWorkers, Workers
+from qafel_mpi.drivers.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
 from qafel_mpi.transport.placement import place
 
+# Uploads that may wait for the server to take them in one call; it does not move meanwhile.
+ARRIVED, ARRIVED_BYTES = 64, 1 << 16
 LOOK_SECONDS = 0.2  # between looks at the trace's flush and the limit of wall time
+Arrived = tuple[Event, int, Result]  # with the version that it started from
 
 
 def run(
@@ -125,13 +128,15 @@ class Simulation:
         self.together = 1 if setup.unicast else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self.start_version: dict[Job, int] = {}  # of all that train
-        self.pending: dict[
-            Job, None
-        ] = {}  # in order: those that start from the newest version, not handed out yet
+        # In order: those that start from the newest version, not handed out yet.
+        self.pending: dict[Job, None] = {}
         clock = session.experiment.clock
         # "always": the client of a finish restarts before or after the step that its update completes.
         self.step_waits = clock.start == "always" and clock.restart_before_step
         self.step_due = False
+        self.arrived: list[Arrived] = []  # the server's next uploads
+        self.most_at_once = max(1, min(ARRIVED, ARRIVED_BYTES // setup.uplink.payload_bytes()))
+        self.at_once = 1  # so many are received in one call; none but the last of them may fill the buffer
         self.epoch = setup.clients if clock.flush_epoch else 0
         self.finishes = 0
         self.down_links = 0
@@ -139,10 +144,12 @@ class Simulation:
 
     def run(self) -> RunSummary:
         self.ledger.open()
+        self._expect()
         try:
             self._simulate()
         except NonFiniteError as error:  # of the server's step
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
+        self._receive()
         self.workers.halt()
         self.ledger.close(self.now_s)
         self.workers.stop()
@@ -164,16 +171,12 @@ class Simulation:
         )
 
     def _simulate(self) -> None:
-        ledger, server, next_event, interrupted = (
-            self.ledger,
-            self.server,
-            self.schedule.next,
-            self.interrupted,
-        )
+        ledger, replica = self.ledger, self.server.replica
+        next_event, interrupted = self.schedule.next, self.interrupted
         limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
         look_s = perf_counter()
         while not ledger.reason:
-            event = next_event(server.version)
+            event = next_event(replica.version)
             if event.t_s >= limit_s:
                 self.now_s, ledger.reason = limit_s, "finished"
                 return
@@ -221,40 +224,66 @@ class Simulation:
             self.pending = {}
 
     def _finish(self, event: Event) -> None:
-        if event.reports:
-            self._receive(event)
         self.finishes += 1
-        server = self.server
-        if server.full or (self.epoch and server.filled and self.finishes % self.epoch == 0):
+        if event.reports:
+            self._take(event)
+        flush = self.epoch and self.finishes % self.epoch == 0
+        if len(self.arrived) < self.at_once and not flush:
+            return
+        self._receive()
+        if self.server.full or (flush and self.server.filled):
             if self.step_waits:
                 self.step_due = True
             else:
                 self._step()
 
-    def _receive(self, event: Event) -> None:
-        client, participation, start_s = event.client, event.participation, event.start_s
-        job = (client, participation)
+    def _take(self, event: Event) -> None:
+        """Wait for the result of a training that has finished."""
+        job = (event.client, event.participation)
         if job in self.pending:
             self._hand_out()
         result = self.workers.take(job)
         start_version = self.start_version.pop(job)
         if result.error:
             self.ledger.reason = f"failed: {result.error}"
-            return
-        examples = self.examples(client)
-        weight = self.server.receive(Update(client, start_version, result.payload, result.key, examples))
-        self.ledger.received(
-            client=client,
-            participation=participation,
-            start_version=start_version,
-            weight=weight,
-            loss=result.loss,
-            examples=examples,
-            payload_bytes=result.payload.size,
-            train_seconds=event.t_s - start_s,
-            start_s=start_s,
-            finish_s=event.t_s,
-        )
+        else:
+            self.arrived.append((event, start_version, result))
+
+    def _receive(self) -> None:
+        """The server takes all that has arrived; it has not moved meanwhile."""
+        arrived, self.arrived = self.arrived, []
+        if arrived:
+            self._receive_all(arrived)
+        self._expect()
+
+    def _expect(self) -> None:
+        self.at_once = max(1, min(self.most_at_once, self.ledger.room()))
+
+    def _receive_all(self, arrived: list[Arrived]) -> None:
+        examples, version = self.examples, self.server.version
+        updates = [
+            Update(event.client, start_version, result.payload, result.key, examples(event.client))
+            for event, start_version, result in arrived
+        ]
+        weights = self.server.receive_all(updates)
+        rows = [
+            (
+                event.client,
+                event.participation,
+                start_version,
+                version,
+                version - start_version,
+                weight,
+                result.loss,
+                update.examples,
+                result.payload.size,
+                event.t_s - event.start_s,
+                event.start_s,
+                event.t_s,
+            )
+            for (event, start_version, result), update, weight in zip(arrived, updates, weights, strict=True)
+        ]
+        self.ledger.received_all(rows, sum(update.payload.size for update in updates))
 
     def _step(self) -> None:
         self.step_due = False
@@ -268,3 +297,4 @@ class Simulation:
             self.ledger.sent_down(step.payload_bytes)
             self.down_links += step.payload_bytes * self.setup.clients
         self.ledger.stepped(step, self.now_s)
+        self._expect()

@@ -6,7 +6,9 @@ of them, or how many, there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from itertools import chain
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,16 +16,17 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.client import Client
-from qafel_mpi.codecs import NonFiniteError
+from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
-from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.keys import Stream
+from qafel_mpi.kernels.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
 
 Job = tuple[int, int]  # (client, participation)
 
 
 class Result(NamedTuple):
-    """A trained client's upload, until the server reads it in its turn."""
+    """A trained client's upload; its payload stays as it is."""
 
     payload: np.ndarray
     key: int
@@ -52,7 +55,7 @@ class Workers(Protocol):
         """A unicast download, for the next batch alone."""
 
     def take(self, job: Job) -> Result:
-        """The result of a job that was handed out; waits for it. Its payload is valid until the next call."""
+        """The result of a job that was handed out; waits for it."""
 
     def evaluate(self, x: Tensor) -> Evaluation:
         """Loss and accuracy of x; waits for them, and the trainings that were handed out go on."""
@@ -71,28 +74,25 @@ class Trainer:
         self.task, self.client, self.seed = setup.task, client, setup.experiment.seed
         shape = (setup.task.together, setup.task.layout.elements)
         self.deltas = torch.empty(shape, dtype=setup.task.dtype)
-        self._rows = list(self.deltas)  # made once: taking a row costs as much as encoding a small one
+        self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
 
-    def train(self, jobs: Collection[Job], start: Tensor, buffer: Callable[[], np.ndarray]) -> list[Result]:
-        """One result a job. buffer: called once for each, gives the bytes that its payload is written to."""
+    def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:
+        """One result a job. outs: a buffer for the payload of each."""
         self.client.begin()
-        seeds = [derive(self.seed, Stream.SHUFFLE, client, n) for client, n in jobs]
-        trained = self.task.train_together(
-            [client for client, _ in jobs], start, self.deltas[: len(jobs)], seeds
-        )
+        trainings = np.fromiter(chain.from_iterable(jobs), np.int64, 2 * len(jobs)).reshape(-1, 2)
+        seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
+        deltas = self.deltas[: len(jobs)]
+        clients = trainings[:, 0].tolist()
+        losses = self.task.train_together(clients, start, deltas, seeds)
+        begin_s = perf_counter()
+        sizes, keys, errors = self.client.encode_all(deltas, outs, trainings)
+        self.encoding_s = (begin_s, perf_counter())
+        payloads = [out if out.size == size else out[:size] for out, size in zip(outs, sizes, strict=True)]
         # The header carries a float32: what is recorded must not depend on who trained.
-        losses = np.array([one.loss for one in trained]).astype(np.float32).tolist()
-        return [
-            self._encode(client, n, delta, loss, buffer())
-            for (client, n), delta, loss in zip(jobs, self._rows, losses, strict=False)
-        ]
-
-    def _encode(self, client: int, participation: int, delta: Tensor, loss: float, out: np.ndarray) -> Result:
-        try:
-            size, key = self.client.encode(delta, out, client=client, participation=participation)
-        except NonFiniteError as error:
-            return Result(out[:0], 0, loss, f"client {client}: {error}")
-        return Result(out[:size], key, loss)
+        results = list(map(Result, payloads, keys, losses.astype(np.float32).tolist()))
+        for i, error in errors.items():
+            results[i] = results[i]._replace(key=0, error=f"client {clients[i]}: {error}")
+        return results
 
 
 class LocalWorkers:
@@ -105,11 +105,12 @@ class LocalWorkers:
         self.trainer = Trainer(setup, client)
         x_hat = client.replica.x_hat
         self.start = torch.empty_like(x_hat) if setup.unicast else x_hat
+        self._payload_bytes = setup.uplink.payload_bytes()
         self._results: dict[Job, Result] = {}
-        self._free: list[np.ndarray] = []
 
     def train(self, jobs: Collection[Job], version: int) -> None:
-        self._results.update(zip(jobs, self.trainer.train(jobs, self.start, self._buffer), strict=True))
+        outs = np.empty((len(jobs), self._payload_bytes), dtype=np.uint8)
+        self._results.update(zip(jobs, self.trainer.train(jobs, self.start, outs), strict=True))
 
     def publish(self, payload: np.ndarray, version: int, key: int) -> None:
         """The server has moved the hidden state already: it is the one that is trained on."""
@@ -118,11 +119,7 @@ class LocalWorkers:
         self.setup.downlink.decode(payload, self.start, key)
 
     def take(self, job: Job) -> Result:
-        result = self._results.pop(job)
-        buffer = result.payload.base
-        assert buffer is not None, "a payload is a view of its buffer"
-        self._free.append(buffer)  # written again by the next training, after the server has read it
-        return result
+        return self._results.pop(job)
 
     def evaluate(self, x: Tensor) -> Evaluation:
         return self.setup.task.evaluate(x, self.setup.experiment.evaluation.examples)
@@ -132,6 +129,3 @@ class LocalWorkers:
 
     def stop(self) -> None:
         """There are none."""
-
-    def _buffer(self) -> np.ndarray:
-        return self._free.pop() if self._free else np.empty(self.setup.uplink.payload_bytes(), np.uint8)

@@ -142,7 +142,7 @@ def _finish_scales(table, kind, partial, tops, payload):
 
 
 @jit
-def _encode_range(
+def encode_range(
     x, x_hat, step, known, table, first, last, kind, s, bits, k0, k1, scratch, levels, payload, codes_at
 ):
     """Scales (unless they are known) and codes of segments first..last-1. A non-finite segment, or -1.
@@ -195,7 +195,7 @@ def _encode_range(
 
 
 @jit
-def _decode_range(payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc):
+def decode_range(payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc):
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
@@ -234,9 +234,9 @@ class BucketKernels:
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
         self.codes_at = 4 * plan.buckets
         self._shares = shares(plan, threads)
-        self._scratch = [np.empty(_SCRATCH_BYTES, dtype=np.uint8) for _ in self._shares]
+        self.scratch = [np.empty(_SCRATCH_BYTES, dtype=np.uint8) for _ in self._shares]
         level = np.int8 if bits <= 8 else np.int16
-        self._levels = [np.empty(SEGMENT + 8, dtype=level) for _ in self._shares]
+        self.levels = [np.empty(SEGMENT + 8, dtype=level) for _ in self._shares]
         many = 0 if plan.single else plan.segments
         self._partial, self._tops = np.empty(many), np.empty(many, dtype=np.int32)
 
@@ -255,9 +255,9 @@ class BucketKernels:
         """acc += weight · Q(x), or acc = Q(x)."""
 
         def call(i: int, first: int, last: int) -> int:
-            return _decode_range(
+            return decode_range(
                 payload, self.plan.table, first, last, self.s, self.bits, weight, assign,
-                self._levels[i], self.codes_at, acc,
+                self.levels[i], self.codes_at, acc,
             )  # fmt: skip
 
         spread(call, self._shares)
@@ -268,9 +268,9 @@ class BucketKernels:
         k0, k1 = key & 0xFFFFFFFF, key >> 32
 
         def call(i: int, first: int, last: int) -> int:
-            return _encode_range(
+            return encode_range(
                 x, x_hat, step, known, self.plan.table, first, last, self.kind, self.s, self.bits, k0, k1,
-                self._scratch[i], self._levels[i], payload, self.codes_at,
+                self.scratch[i], self.levels[i], payload, self.codes_at,
             )  # fmt: skip
 
         return spread(call, self._shares)
@@ -278,7 +278,7 @@ class BucketKernels:
     def _measure(self, x: np.ndarray, payload: np.ndarray) -> int:
         def call(i: int, first: int, last: int) -> int:
             return _measure_range(
-                x, self.plan.table, first, last, self.kind, self._scratch[i], self._partial, self._tops
+                x, self.plan.table, first, last, self.kind, self.scratch[i], self._partial, self._tops
             )
 
         bad = spread(call, self._shares)

@@ -43,10 +43,10 @@ def derive(run_seed: int, stream: int, owner: int = 0, counter: int = 0) -> int:
     >>> hex(derive(0, Stream.UPLINK, 0, 0)) != hex(derive(0, Stream.UPLINK, 0, 1))
     True
     """
-    return splitmix64(splitmix64(_of_stream(run_seed, stream) ^ (owner & MASK64)) ^ (counter & MASK64))
+    return splitmix64(splitmix64(of_stream(run_seed, stream) ^ (owner & MASK64)) ^ (counter & MASK64))
 
 
 @lru_cache(maxsize=64)
-def _of_stream(run_seed: int, stream: int) -> int:
+def of_stream(run_seed: int, stream: int) -> int:
     """The chain's first two words, the same for all keys that a run derives for one stream."""
     return splitmix64(splitmix64(run_seed & MASK64) ^ (stream & MASK64))

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
 
 import numpy as np
 
 from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.schedule.draws import blocks, generator
-
-
-class Begun(NamedTuple):
-    """A client that has started."""
-
-    client: int
-    participation: int  # which of its trainings, from 0
-    reports: bool  # False: it will drop out
 
 
 class Population:
@@ -37,13 +28,16 @@ class Population:
         d = generator(seed, Stream.DROPOUT)
         self._reports = blocks(lambda n: d.random(n) >= dropout) if dropout else None
 
-    def begin(self) -> Begun:
-        """Start a client, drawn uniformly. Raises IndexError where all train and none may start twice."""
+    def begin(self) -> tuple[int, int, bool]:
+        """Start a client, drawn uniformly: (client, which of its trainings from 0, whether it will report).
+
+        Raises IndexError where all train and none may start twice.
+        """
         client = int(next(self._draws)) if self._free is None else self._take_free(self._free)
         participation = self._participations[client]
         self._participations[client] = participation + 1
         self.training += 1
-        return Begun(client, participation, self._reports is None or bool(next(self._reports)))
+        return client, participation, self._reports is None or bool(next(self._reports))
 
     def finish(self, client: int) -> None:
         """The client has finished, or was given up."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,12 +78,10 @@ class Task(ABC):
 
     def train_together(
         self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
-    ) -> list[TrainResult]:
-        """Several clients from one version. deltas: (len(clients), d)."""
-        return [
-            self.train(client, start, deltas[i], seed)
-            for i, (client, seed) in enumerate(zip(clients, seeds, strict=True))
-        ]
+    ) -> np.ndarray:
+        """Several clients from one version. deltas: (n, d). Returns TrainResult.loss of each, (n,) float64."""
+        each = enumerate(zip(clients, seeds, strict=True))
+        return np.array([self.train(client, start, deltas[i], seed).loss for i, (client, seed) in each])
 
     @abstractmethod
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:

@@ -67,14 +67,14 @@ class LogisticTask(Task):
         kernels.find_spans(
             self._rows, self._offsets, wanted, self._bases, self._basis_at, self._columns, self._columns_at
         )
-        self._in_span = wanted
+        self._in_span, self._all_in_span = wanted, bool(wanted.all())
 
     def initial(self, seed: int) -> Tensor:
         """x^0 = 0, as in the authors' experiment."""
         return torch.zeros(self.layout.elements, dtype=self.dtype)
 
     def examples(self, client: int) -> int:
-        return int(self._offsets[client + 1] - self._offsets[client])
+        return self._offsets.item(client + 1) - self._offsets.item(client)
 
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
@@ -82,18 +82,18 @@ class LogisticTask(Task):
         if self._in_span[client]:
             if poll is not None:
                 poll()
-            return self._train_in_span(np.array([client]), start, delta[None])[0]
+            loss = self._train_in_span(np.array([client]), start, delta[None])[0]
+            return TrainResult(float(loss), self.examples(client), self.client.steps(1))
         return self._train_steps(client, start, delta, seed, poll)
 
     def train_together(
         self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
-    ) -> list[TrainResult]:
-        who = np.array(clients, dtype=np.int64)
-        if self._in_span[who].all():
-            return self._train_in_span(who, start, deltas)
+    ) -> np.ndarray:
+        if self._all_in_span or all(self._in_span[client] for client in clients):
+            return self._train_in_span(np.array(clients, dtype=np.int64), start, deltas)
         return super().train_together(clients, start, deltas, seeds)
 
-    def _train_in_span(self, clients: np.ndarray, start: Tensor, deltas: Tensor) -> list[TrainResult]:
+    def _train_in_span(self, clients: np.ndarray, start: Tensor, deltas: Tensor) -> np.ndarray:
         settings, steps = self.client, self.client.steps(1)
         out = deltas.numpy() if deltas.dtype == torch.float64 else np.empty(deltas.shape)
         losses = np.empty(len(clients))
@@ -114,8 +114,7 @@ class LogisticTask(Task):
         )
         if deltas.dtype != torch.float64:
             deltas.copy_(torch.from_numpy(out))
-        examples = (self._offsets[clients + 1] - self._offsets[clients]).tolist()
-        return [TrainResult(loss, n, steps) for loss, n in zip(losses.tolist(), examples, strict=True)]
+        return losses
 
     def _train_steps(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None
@@ -142,7 +141,10 @@ class LogisticTask(Task):
         """f(x) with its L2 term, over the test set or, where there is none, all training data; accuracy: the
         share of positive margins."""
         w = _wide(x)
-        margins = self._test[:examples] @ w
+        rows = self._test[:examples]
+        margins = np.empty(len(rows))
+        # Not numpy's product: its BLAS takes all cores whatever torch is told, and then waits busily.
+        kernels.dot_rows(rows, w, margins)
         loss = float(np.logaddexp(0.0, -margins).mean() + 0.5 * self.l2 * (w @ w))
         return Evaluation(loss, float((margins > 0).mean()), len(margins))
 
@@ -155,7 +157,7 @@ class LogisticTask(Task):
 
 def _wide(x: Tensor) -> np.ndarray:
     """As float64 on the host; a view where it is that already."""
-    return x.detach().to("cpu", torch.float64).numpy()
+    return x.to("cpu", torch.float64).numpy()
 
 
 def _signed(data: Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:

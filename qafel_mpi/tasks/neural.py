@@ -142,16 +142,13 @@ class NeuralTask(Task):
 
     def train_together(
         self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
-    ) -> list[TrainResult]:
+    ) -> np.ndarray:
         if self._batch is None or len(clients) < LEAST_TOGETHER:
             return super().train_together(clients, start, deltas, seeds)
         plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
         self.flat.module.train()
         losses = self._batch.train(plans, start, deltas, lambda i: (self._seen(self.x[i]), self.y[i]))
-        return [
-            TrainResult(loss, self.examples(client), len(plan))
-            for client, loss, plan in zip(clients, losses, plans, strict=True)
-        ]
+        return np.array(losses)
 
     def _batches(self, client: int, seed: int) -> Iterator[Tensor]:
         indices = torch.from_numpy(self.partition.indices(client).astype(np.int64)).to(self.device)

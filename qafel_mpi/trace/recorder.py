@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -50,6 +51,11 @@ class Table:
             self.flush()
         self._pack(self._bytes, self._at, *row)
         self._at += self._row_bytes
+
+    def extend(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """`append` each."""
+        for row in rows:
+            self.append(row)
 
     def flush_if_due(self, now_s: float) -> None:
         if self._at and now_s >= self._due_s:

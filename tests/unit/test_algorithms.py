@@ -15,6 +15,7 @@ from qafel_mpi.codecs import CodecConfig, Layout, build
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((20, 30), (20,), (7, 11)))
 D = LAYOUT.elements
 CONSTANT = StalenessConfig(weight="constant")
+POLYNOMIAL = StalenessConfig(weight="polynomial", exponent=0.5)
 CODECS = {
     "identity": CodecConfig(codec="identity"),
     "qsgd": CodecConfig(bits=4),
@@ -173,6 +174,70 @@ def test_synchronous_rounds_average_by_examples_and_use_nothing_of_earlier_round
     assert torch.allclose(server.x - start(), torch.full((D,), 4.0), atol=1e-5)
     assert upload(server, up, torch.ones(D), version=0) == 0.0
     assert server.filled == 0
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("options", [{}, {"synchronous": True}, {"weighting": "examples"}])
+def test_uploads_received_in_one_call_count_as_those_received_one_by_one(name, options):
+    several, up, down = make(CODECS[name], buffer_size=6, staleness=POLYNOMIAL, **options)
+    one_by_one, _, _ = make(CODECS[name], buffer_size=6, staleness=POLYNOMIAL, **options)
+    for _ in range(2):
+        updates = []
+        for i in range(4):
+            payload = np.zeros(up.payload_bytes(), np.uint8)
+            size = up.encode(start(i), payload, i)
+            updates.append(Update(i, max(0, several.version - i % 2), payload[:size], i, i + 1))
+        weights = several.receive_all(updates)
+        assert weights == [one_by_one.receive(update) for update in updates]
+        assert (several.filled, several.uploads) == (one_by_one.filled, one_by_one.uploads)
+        for server in (several, one_by_one):
+            step(server, down)
+    assert torch.equal(several.x, one_by_one.x)
+
+
+def test_an_upload_from_the_future_is_refused_with_all_that_came_with_it():
+    server, up, _ = make(buffer_size=5)
+    payload = np.zeros(up.payload_bytes(), np.uint8)
+    with pytest.raises(ValueError, match="client 3 starts from version 1, the server is at 0"):
+        server.receive_all([Update(2, 0, payload, 0), Update(3, 1, payload, 0)])
+    assert (server.filled, server.uploads) == (0, 0)
+
+
+@pytest.mark.parametrize("sends_model", [False, True])
+@pytest.mark.parametrize("diverged", [None, 1])
+def test_uploads_encoded_in_one_call_are_those_encoded_one_by_one(sends_model, diverged):
+    """Of several trainings one may have diverged: the others' uploads are not touched by it."""
+    up = build(CODECS["qsgd"], LAYOUT)
+    clients = [
+        Client(Replica(start(), up, assigns=False), up, seed=3, sends_model=sends_model) for _ in range(2)
+    ]
+    deltas = torch.stack([start(i) for i in range(3)])
+    if diverged is not None:
+        deltas[diverged, 7] = float("nan")
+    outs, trainings = np.zeros((3, up.payload_bytes()), np.uint8), np.array([[5, 0], [5, 1], [0, 9]])
+    clients[0].begin(), clients[1].begin()
+    sizes, keys, errors = clients[0].encode_all(deltas.clone(), outs, trainings)
+    assert set(errors) == ({diverged} - {None})
+    for i, (client, participation) in enumerate(trainings.tolist()):
+        out = np.zeros(up.payload_bytes(), np.uint8)
+        if i == diverged:
+            assert sizes[i] == 0
+            assert errors[i].index == 7
+            continue
+        made = clients[1].encode(deltas[i].clone(), out, client=client, participation=participation)
+        assert (sizes[i], keys[i]) == made
+        assert np.array_equal(outs[i], out)
+
+
+def test_norms_of_a_step_are_those_of_its_vectors():
+    server, up, down = make(downlink=CODECS["qsgd"])
+    before, hidden = server.x.double(), server.x_hat.double()
+    upload(server, up, start(1))
+    made, _ = step(server, down)
+    x = server.x.double()
+    assert made.step_norm == pytest.approx(float((x - before).norm()), rel=1e-12)
+    assert made.difference_norm == pytest.approx(float((x - hidden).norm()), rel=1e-12)
+    assert made.gap == pytest.approx(float((x - server.x_hat.double()).norm()), rel=1e-12)
 
 
 def test_adam_is_reddis():

@@ -288,3 +288,44 @@ def test_ids_and_names_on_the_wire_are_fixed_for_ever():
 def test_settings_that_make_no_sense_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         CodecConfig(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_several_messages_in_one_call_are_those_of_one_at_a_time_to_the_bit(name, dtype):
+    c = codec(name, dtype=dtype)
+    xs = torch.stack([gaussian(LAYOUT.elements, seed, dtype) for seed in range(5)])
+    keys = np.array([7, 8, 2**63, 2**64 - 1, 0], dtype=np.uint64)
+    alone = [encoded(c, x, key) for x, key in zip(xs, keys.tolist(), strict=True)]
+    rows = np.zeros((5, c.payload_bytes()), np.uint8)
+    for outs in (rows, [np.zeros(c.payload_bytes() + 3, np.uint8) for _ in range(5)]):
+        sizes = c.encode_all(xs, outs, keys)
+        assert [bytes(out[:n]) for out, n in zip(outs, sizes, strict=True)] == [bytes(p) for p in alone]
+    weights = [1.0, 0.5, 0.25, 1 / 3, 2.0]
+    together, one_by_one = (gaussian(LAYOUT.elements, 9, dtype) for _ in range(2))
+    c.accumulate_all(alone, together, weights, keys.tolist())
+    for payload, weight, key in zip(alone, weights, keys.tolist(), strict=True):
+        c.accumulate(payload, one_by_one, weight, key)
+    assert torch.equal(together, one_by_one)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_of_several_messages_none_is_added_where_one_can_not_be_decoded(name):
+    c = codec(name)
+    payloads = [encoded(c, gaussian(LAYOUT.elements, seed)) for seed in range(3)]
+    acc = gaussian(LAYOUT.elements, 9)
+    for bad in (payloads[1][:-1], np.full_like(payloads[1], 0xFF)):
+        if name.startswith("affine") and bad.size == payloads[1].size:
+            continue  # whatever these bytes say, they can be decoded
+        with pytest.raises(PayloadError):
+            c.accumulate_all([payloads[0], bad, payloads[2]], acc, [1.0] * 3, [7] * 3)
+        assert torch.equal(acc, gaussian(LAYOUT.elements, 9))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_of_several_vectors_one_that_is_not_finite_is_named(name):
+    c = codec(name)
+    xs = torch.stack([gaussian(LAYOUT.elements, seed) for seed in range(3)])
+    xs[1, 605] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"'a.bias', element 5 is inf"):
+        c.encode_all(xs, np.zeros((3, c.payload_bytes()), np.uint8), np.arange(3, dtype=np.uint64))

@@ -10,6 +10,7 @@ import pytest
 from qafel_mpi.kernels import cpu, plan
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.reference import LINF, hash32
+from qafel_mpi.kernels.rows import derive_rows
 
 DEVIATIONS = 5.0
 N = 1 << 20  # hashes a key, two draws each
@@ -160,3 +161,10 @@ def test_encoding_is_unbiased_over_a_hundred_million_draws(bits, fraction):
     bias = (total[here].sum() / draws_made - float(x[1])) / level
     error = np.sqrt(fraction * (1 - fraction) / draws_made)
     assert abs(bias) < DEVIATIONS * error + 2.0**-17
+
+
+def test_keys_derived_in_one_call_are_those_derived_one_by_one():
+    pairs = np.array([[0, 0], [1, 0], [0, 1], [2**32 - 1, 7], [2**40, 2**62], [5, 10**6]])
+    for seed, stream in ((0, Stream.UPLINK), (2**63 + 1, Stream.SHUFFLE)):
+        expected = [derive(seed, stream, owner, counter) for owner, counter in pairs.tolist()]
+        assert derive_rows(seed, stream, pairs).tolist() == expected

@@ -129,9 +129,9 @@ def test_clients_are_drawn_uniformly_with_and_without_replacement():
         people = Population(20, seed=1, replacement=replacement, dropout=0.0)
         training, counts = [], np.zeros(20)
         for n in range(20_000):
-            begun = people.begin()
-            counts[begun.client] += 1
-            training.append(begun.client)
+            client, _, _ = people.begin()
+            counts[client] += 1
+            training.append(client)
             if len(training) > 15:
                 people.finish(training.pop(n % 15))
         assert ((counts - 1000) ** 2 / 1000).sum() < 60
@@ -139,7 +139,7 @@ def test_clients_are_drawn_uniformly_with_and_without_replacement():
 
 def test_without_replacement_all_but_the_last_client_can_train_at_no_extra_cost():
     people = Population(1_000_000, seed=0, replacement=False, dropout=0.0)
-    drawn = [people.begin().client for _ in range(1_000_000)]
+    drawn = [people.begin()[0] for _ in range(1_000_000)]
     assert len(set(drawn)) == 1_000_000
     with pytest.raises(IndexError, match="every client is training"):
         people.begin()
