@@ -291,13 +291,21 @@ class WallServer:
         self.inbox.release(received.slot)
 
     def _stop(self) -> None:
-        """Deliver what is under way, tell every client to stop, and take all that they still have sent."""
+        """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
+
+        The broadcasts need only be posted: MPI keeps the order. To wait until they are taken would let the clients
+        upload meanwhile, on a slow link for longer than the whole run.
+        """
 
         def waits() -> str:
             silent = sorted(set(self.taken) - set(self.announced))[:8]
             return f"the last messages of ranks {silent}" if silent else "uploads that were announced"
 
-        self.session.wait(lambda: not self._progress() and self.fanout.idle, lambda: "broadcasts to be taken")
+        def posted() -> bool:
+            self._progress()
+            return not self.fanout.behind
+
+        self.session.wait(posted, lambda: "earlier broadcasts to be taken")
         stop = new_frame(0).seal(Kind.STOP, version=self.server.version)
         for rank in self.taken:
             self.sends.post(stop, rank)
