@@ -50,10 +50,42 @@ def launcher_rank() -> int | None:
     return None
 
 
+class LauncherError(Exception):
+    """The launcher and this process's MPI library do not know each other; the message names the host and both."""
+
+
+def launcher_size() -> int:
+    """How many of us the launcher said that it starts; 1 where nothing launched this process or it did not say."""
+    variables = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
+    if "SLURM_STEP_ID" in os.environ:
+        variables.append("SLURM_STEP_NUM_TASKS")
+    return next((int(os.environ[v]) for v in variables if os.environ.get(v, "").isdigit()), 1)
+
+
 def world() -> MPI.Intracomm | None:
-    """MPI's world where a launcher started more than one of us; None for a process on its own."""
-    if launcher_rank() is None:
+    """MPI's world where a launcher started more than one of us; None for a process on its own.
+
+    Raises LauncherError where the library takes this process for one on its own and the launcher does not: each
+    would run the whole experiment by itself, or the others would wait for it for ever.
+    """
+    rank = launcher_rank()
+    if rank is None:
         return None
+    from mpi4py import MPI
+
+    comm = _more_than_one()
+    if comm is None and launcher_size() > 1:
+        time.sleep(min(rank, 3))  # where all ranks are such, rank 0 alone speaks: its end ends the others
+        library = MPI.Get_library_version().splitlines()[0]
+        raise LauncherError(
+            f"rank {rank} on {socket.gethostname()}: the launcher has started {launcher_size()} ranks, and the MPI "
+            f"library here ({library}) sees 1: it is not the launcher's own; load the MPI that mpirun or srun "
+            "belongs to on every host, and compare with `qafel-mpi info`"
+        )
+    return comm
+
+
+def _more_than_one() -> MPI.Intracomm | None:
     from mpi4py import MPI
 
     return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
@@ -71,7 +103,7 @@ def leave_together() -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    comm = world()
+    comm = _more_than_one() if launcher_rank() is not None else None
     if comm is not None:
         comm.Barrier()
 
@@ -205,6 +237,7 @@ def _say(error: Exception, where: str) -> None:
 # these modules imports torch and MPI; an error's own module has been imported when it is raised.
 _SAYS_IT_ALL = {
     "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
+    "qafel_mpi.cli_job.LauncherError": ExitCode.USAGE,
     "qafel_mpi.tasks.errors.DataError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,

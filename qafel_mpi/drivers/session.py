@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, time_ns
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import synchronise
 from qafel_mpi.transport.handshake import Card, agree
 from qafel_mpi.transport.handshake import digest as short_digest
+from qafel_mpi.transport.shared import leave_mark, take_mark
 
 TAG_DOWN, TAG_UP = 11, 12
 
@@ -59,8 +60,12 @@ class Session:
 
     def open(self, setup: Setup) -> None:
         """Collective: handshake, clocks, the run's attributes. Raises HandshakeError on every rank alike."""
+        mark, no_mark = self._leave_mark()
         card = Card(
             host=self.placement.host,
+            mark=mark,
+            no_mark=no_mark,
+            mpi=placement.mpi_library(),
             protocol=wire.MAGIC.decode(),
             package=versions()["qafel-mpi"] or qafel_mpi.__doc__ or "",
             experiment=short_digest(to_toml(self.experiment).encode()),
@@ -69,7 +74,11 @@ class Session:
             downlink=f"{setup.downlink.name} {setup.downlink.bits} bits {setup.downlink.payload_bytes()} bytes",
             model=short_digest(setup.x0.numpy().tobytes()),
         )
-        agree(self.comm, card, patience_s=self.patience_s, backoff=self.backoff)
+        try:
+            agree(self.comm, card, out=self.out, patience_s=self.patience_s, backoff=self.backoff)
+        finally:
+            if mark:
+                take_mark(self.out, self.comm.rank)
         self.synchronise()
         self.origin_s = perf_counter()
         if self.comm.rank == 0:
@@ -94,6 +103,14 @@ class Session:
                 "paper_bytes_per_broadcast": down,
             }
             write_run(self.recorder.directory, self.attributes)
+
+    def _leave_mark(self) -> tuple[str, str]:
+        """(what the first rank of this host has written beside the trace, why it could not)."""
+        if self.comm.rank == 0 or self.placement.local_rank != 0:
+            return "", ""
+        mark = f"{self.placement.host} {self.placement.pid} {time_ns()}"
+        no_mark = leave_mark(self.out, self.comm.rank, mark)
+        return ("", no_mark) if no_mark else (mark, "")
 
     def synchronise(self) -> None:
         """Collective: one row of /clock per rank."""
@@ -203,6 +220,7 @@ def begin(
     """
     if comm.rank == 0:
         shutil.rmtree(shards_of(out), ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
     return Session(
         experiment=experiment,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi.transport.backoff import Backoff, wait_until
+from qafel_mpi.transport.shared import is_seen
 
 
 class HandshakeError(Exception):
@@ -16,8 +18,8 @@ class HandshakeError(Exception):
 
 
 # What is compared, as text so that an error can show it; long values are hashed by the caller.
-FIELDS = ("protocol", "package", "experiment", "layout", "uplink", "downlink", "model")
-CARD = np.dtype([("host", "S64"), *[(name, "S64") for name in FIELDS]])
+FIELDS = ("mpi", "protocol", "package", "experiment", "layout", "uplink", "downlink", "model")
+CARD = np.dtype([(name, "S64") for name in ("host", "mark", "no_mark", *FIELDS)])
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Card:
     """One rank's answers. Each field is at most 64 bytes of UTF-8."""
 
     host: str
+    mpi: str  # the library's name and version
     protocol: str  # wire format
     package: str  # version of qafel_mpi
     experiment: str  # digest of the resolved experiment
@@ -33,10 +36,12 @@ class Card:
     downlink: str
     model: str  # digest of x^0
 
+    mark: str = ""  # what this rank has written beside the trace, for rank 0 to see; empty: nothing
+    no_mark: str = ""  # why it could not
+
     def record(self) -> np.ndarray:
         out = np.zeros(1, dtype=CARD)
-        out["host"] = self.host.encode()[:64]
-        for name in FIELDS:
+        for name in CARD.names or ():
             out[name] = getattr(self, name).encode()[:64]
         return out
 
@@ -46,15 +51,17 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def agree(comm: MPI.Intracomm, card: Card, *, patience_s: float, backoff: Backoff) -> None:
+def agree(comm: MPI.Intracomm, card: Card, *, out: Path, patience_s: float, backoff: Backoff) -> None:
     """Collective. Raises the same HandshakeError on every rank where any rank differs from rank 0.
 
-    Rank 0 names the ranks it still waits for after every `patience_s`.
+    out: the trace; the first rank of each host leaves a mark beside it (card.mark), which rank 0 must see. Rank 0
+    names the ranks it still waits for after every `patience_s`.
     """
     mine = card.record()
     verdict = np.zeros(1024, dtype=np.uint8)
     if comm.rank == 0:
-        text = _compare(mine, _collect(comm, patience_s, backoff))
+        cards = _collect(comm, patience_s, backoff)
+        text = _compare(mine, cards) or _shared(out, card.host, cards)
         data = np.frombuffer(text.encode()[: verdict.size], dtype=np.uint8)
         verdict[: data.size] = data
     else:
@@ -100,4 +107,17 @@ def _compare(mine: np.ndarray, cards: np.ndarray) -> str:
                     f"rank {rank} on {host} does not run what rank 0 runs: {name} is {theirs!r} there, "
                     f"{ours!r} on rank 0; install the same version and data on every host"
                 )
+    return ""
+
+
+def _shared(out: Path, host: str, cards: np.ndarray) -> str:
+    """Whether rank 0 sees what the other hosts' first ranks have written beside the trace."""
+    for rank in range(1, cards.size):
+        there, mark, no_mark = (cards[rank][name].decode() for name in ("host", "mark", "no_mark"))
+        if no_mark or (mark and not is_seen(out, rank, mark)):
+            why = f"rank {rank} can't write there: {no_mark}" if no_mark else f"{host} has another one"
+            return (
+                f"{out.parent} on {there} is not the folder of {host}: {why}; every rank writes its part of the "
+                "trace there, so --out must lie on a file system that all hosts share"
+            )
     return ""
