@@ -71,15 +71,14 @@ def world() -> MPI.Intracomm | None:
     rank = launcher_rank()
     if rank is None:
         return None
-    from mpi4py import MPI
-
     comm = _more_than_one()
     if comm is None and launcher_size() > 1:
+        from qafel_mpi.transport.placement import mpi_library
+
         time.sleep(min(rank, 3))  # where all ranks are such, rank 0 alone speaks: its end ends the others
-        library = MPI.Get_library_version().splitlines()[0]
         raise LauncherError(
             f"rank {rank} on {socket.gethostname()}: the launcher has started {launcher_size()} ranks, and the MPI "
-            f"library here ({library}) sees 1: it is not the launcher's own; load the MPI that mpirun or srun "
+            f"library here ({mpi_library()}) sees 1: it is not the launcher's own; load the MPI that mpirun or srun "
             "belongs to on every host, and compare with `qafel-mpi info`"
         )
     return comm

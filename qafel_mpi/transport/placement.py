@@ -102,7 +102,8 @@ def cpu_ranges(cores: Sequence[int]) -> str:
 
 def mpi_library() -> str:
     """The first line of what the MPI library says of itself."""
-    return MPI.Get_library_version().splitlines()[0].split(", package")[0].strip().rstrip("\0")
+    line = MPI.Get_library_version().splitlines()[0].split(", package")[0].rstrip("\0")
+    return " ".join(line.split())
 
 
 def mpi_standard() -> str:
