@@ -38,19 +38,13 @@ class Frame:
 
     def seal(self, kind: wire.Kind, **fields: Any) -> Frame:
         """Write the header for the payload that already lies in the buffer (fields: see wire.pack)."""
-        wire.pack(self.buffer, kind, **fields)
-        e: wire.Expected = fields.pop("expected", None) or wire.Expected()
-        values = {name: fields.get(name, 0) for name in _PLAIN}
-        self.message = wire.Message(kind, e.codec, e.bits, e.flags, elements=e.elements, **values)
+        self.message = wire.pack(self.buffer, kind, **fields)
         return self
 
 
 def new_frame(payload_bytes: int) -> Frame:
     """A frame of its own, outside any pool."""
     return Frame(aligned_bytes(wire.HEADER_BYTES + payload_bytes))
-
-
-_PLAIN = ("client", "version", "sequence", "payload_bytes", "seed", "loss", "train_seconds")
 
 
 @dataclass(eq=False)
