@@ -17,6 +17,7 @@ from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
 from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
+from qafel_analysis.cli_watch import watch
 from qafel_analysis.palette import MissingExtra
 
 from qafel_mpi.trace.reader import TraceError
@@ -151,6 +152,13 @@ app.command(
         "qafel-analysis export runs/a.h5 --to csv --table steps",
     )
 )(export)
+app.command(
+    epilog=examples(
+        "qafel-analysis watch runs/a.shards",
+        "qafel-analysis watch runs --every 10",
+        "qafel-analysis watch runs --once --json",
+    )
+)(watch)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:

@@ -122,7 +122,7 @@ def size(value: float | None) -> str:
     >>> size(117_128), size(12)
     ('117 kB', '12 B')
     """
-    if value is None:
+    if value is None or value != value:
         return NOTHING
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= factor:

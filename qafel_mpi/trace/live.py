@@ -43,17 +43,19 @@ class ShardTrace(Trace):
         for block in self.new_blocks(name, {}):
             yield block if columns is None else block[columns]
 
-    def new_blocks(self, name: str, ends: dict[int, int]) -> Iterator[np.ndarray]:
+    def new_blocks(self, name: str, ends: dict[int, int], *, only: int | None = None) -> Iterator[np.ndarray]:
         """The blocks that were flushed since the call before.
 
         ends: rank -> how far its shard was read, in bytes; kept by the caller, brought up to date here.
+        only: this rank's shard, so that to follow a run of many ranks does not open all of their files.
         """
         if name == "clock":
             yield read_clock(self.path)
             return
         origin_s = float(self.attributes.get("origin_s", 0.0))
-        clock = read_clock(self.path) if name == "messages" else None
-        for rank, path in self._shards(name).items():
+        clock = read_clock(self.path, only) if name == "messages" else None
+        shards = self._shards(name) if only is None else self._shard(name, only)
+        for rank, path in shards.items():
             for end, block in blocks_from(path, ends.get(rank, 0)):
                 ends[rank] = end
                 try:
@@ -63,6 +65,10 @@ class ShardTrace(Trace):
                 if clock is not None:
                     correct_messages(rows, clock[clock["rank"] == rank], origin_s)
                 yield rows
+
+    def _shard(self, table: str, rank: int) -> dict[int, Path]:
+        path = shard_path(self.path, table, rank)
+        return {rank: path} if path.exists() else {}
 
     def _shards(self, table: str) -> dict[int, Path]:
         return {rank: shard_path(self.path, table, rank) for rank in shard_ranks(self.path, table)}

@@ -116,9 +116,9 @@ def read_run(directory: Path) -> dict[str, Any]:
     return attributes
 
 
-def read_clock(directory: Path) -> np.ndarray:
-    """All rows of /clock, with drift."""
-    ranks = shard_ranks(directory, "clock")
+def read_clock(directory: Path, rank: int | None = None) -> np.ndarray:
+    """All rows of /clock, or those that one rank wrote, with drift."""
+    ranks = [r for r in shard_ranks(directory, "clock") if rank in (None, r)]
     rows = [block for rank in ranks for block in read_blocks(shard_path(directory, "clock", rank))]
     return with_drift(np.concatenate(rows) if rows else np.zeros(0, dtype=CLOCK))
 

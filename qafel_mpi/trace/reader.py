@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -23,7 +23,10 @@ from qafel_mpi.trace.salvage import CutFile, readable_rows
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
 
-__all__ = ["BLOCK_ROWS", "Trace", "TraceError", "open_trace"]
+if TYPE_CHECKING:
+    from qafel_mpi.trace.live import ShardTrace
+
+__all__ = ["BLOCK_ROWS", "Trace", "TraceError", "follow", "open_trace"]
 
 BLOCK_ROWS = 262_144  # 30 MB of /messages
 
@@ -177,6 +180,13 @@ def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
             raise TraceError(newer)
         trace.notes += (f"{newer}; read as far as it is known",)
     return trace
+
+
+def follow(directory: Path) -> ShardTrace:
+    """A run that goes on, as far as its ranks have flushed. Raises TraceError where the folder is no run's."""
+    from qafel_mpi.trace.live import ShardTrace
+
+    return ShardTrace(directory)
 
 
 def _open(path: Path, salvage: bool) -> Trace:
