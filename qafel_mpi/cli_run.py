@@ -121,20 +121,26 @@ def drive(
     from mpi4py import MPI
 
     from qafel_mpi.config import from_toml
+    from qafel_mpi.drivers.part import run_on_first
 
     experiment = from_toml(plan["experiment"])
     driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}")  # wall or virtual
     with show.progress(experiment.stop, plan["name"]) as report:
-        result: RunSummary = driver.run(
-            experiment,
-            comm or MPI.COMM_SELF,
-            Path(plan["out"]),
-            data_dir=data_dir,
-            command_line=sys.argv,
-            interrupted=interrupted,
-            report=report,
-        )
-    return result
+
+        def work(ranks: MPI.Intracomm) -> RunSummary:
+            summary: RunSummary = driver.run(
+                experiment,
+                ranks,
+                Path(plan["out"]),
+                data_dir=data_dir,
+                command_line=sys.argv,
+                interrupted=interrupted,
+                report=report,
+            )
+            return summary
+
+        everyone = comm or MPI.COMM_SELF
+        return run_on_first(everyone, experiment.transport.ranks or everyone.size, work)
 
 
 def exit_code(result: RunSummary, require_target: bool) -> ExitCode:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, RLock, Thread
-from time import perf_counter
+from time import perf_counter, sleep
 
 import torch
 from mpi4py import MPI
@@ -38,6 +38,9 @@ from qafel_mpi.wire import Kind, Message, WireError, check
 
 DOWN_SLOTS = 4  # receives that a client keeps posted
 POLL_SECONDS = 500e-6  # of the progress thread
+PAUSE_SLICE_SECONDS = (
+    5e-3  # a client that idles on purpose looks for broadcasts so often, and leaves its core alone
+)
 
 
 class Stopped(Exception):
@@ -378,6 +381,7 @@ class WallClient:
             result = self.setup.task.train(
                 self.id, self.replica.x_hat, self.delta, seed, None if self.threaded else self._poll
             )
+            self._pause(self.session.experiment.client.pause_seconds)
         except Stopped:
             return
         frame.t_encode_begin = perf_counter()
@@ -398,6 +402,13 @@ class WallClient:
             self.sends.post(frame, 0)
         self.uploads += 1
         self._wait_for_next(version)
+
+    def _pause(self, seconds: float) -> None:
+        """Idle as part of the training: broadcasts are applied meanwhile. Raises Stopped."""
+        until_s = perf_counter() + seconds
+        while (left_s := until_s - perf_counter()) > 0:
+            sleep(min(PAUSE_SLICE_SECONDS, left_s))
+            self._poll()
 
     def _wait_for_next(self, version: int) -> None:
         """Synchronous rounds wait for the next version; unicast waits for its own download."""

@@ -98,6 +98,12 @@ class ClientConfig(BaseModel):
     local_epochs: int | None = Field(None, ge=1)
     local_steps: int | None = Field(None, ge=1, description="P")
     batch_size: int | Literal["full"] = 32
+    pause_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="wall clock: idle time added to each training, in place of the compute of a larger model or a "
+        "slower client: ranks that outnumber the cores then measure communication",
+    )
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     together: int | Literal["auto"] = Field(

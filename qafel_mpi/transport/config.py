@@ -12,6 +12,9 @@ class TransportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    ranks: int | None = Field(
+        None, ge=1, description="ranks that take part, the first so many of the job; all where left out"
+    )
     queue_limit: int = Field(4, ge=1, description="broadcasts under way to one client; past it they wait")
     receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
     upload_frames: int = Field(2, ge=1, description="uploads a client may have under way before it waits")
