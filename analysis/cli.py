@@ -17,6 +17,7 @@ from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
 from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
+from qafel_analysis.cli_scaling import scaling
 from qafel_analysis.cli_watch import watch
 from qafel_analysis.palette import MissingExtra
 
@@ -159,6 +160,12 @@ app.command(
         "qafel-analysis watch runs --once --json",
     )
 )(watch)
+app.command(
+    epilog=examples(
+        "qafel-analysis scaling runs/strong/*.h5",
+        "qafel-analysis scaling runs/weak/*.h5 --train-seconds 1 --link-gbit 200 --markdown",
+    )
+)(scaling)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:

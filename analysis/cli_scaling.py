@@ -1,0 +1,68 @@
+"""The command `scaling`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from qafel_analysis import scaling as study
+from qafel_analysis.cli_options import NOTHING_READ, Runs, say
+from qafel_analysis.grid import Grid, to_markdown, to_terminal
+
+from qafel_mpi.trace.reader import TraceError
+
+
+def scaling(
+    runs: Runs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    train_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="On paper: seconds of one update. Default: the largest run's median."),
+    ] = None,
+    link_gbit: Annotated[
+        float, typer.Option(metavar="GBIT", help="On paper: rank 0's link, in each direction.")
+    ] = 100.0,
+) -> None:
+    """Efficiency over ranks, and rank 0's costs carried to 10,000 ranks on paper.
+
+    The costs are those of the wall run with the most ranks. Where K grew with the clients in these runs, it does so
+    on paper.
+    """
+    points = _points(runs)
+    wall = [p for p in points if p.driver == "wall"]
+    costs = None
+    if wall:
+        grows = len({p.workers for p in wall}) > 1 and all(p.buffer_size == p.workers for p in wall)
+        costs = study.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
+    if as_json:
+        found = study.as_json(points, costs, train_s=train_seconds, link_gbit=link_gbit)
+        print(json.dumps(found, indent=1))
+        return
+    grids = [study.measured_grid(points)]
+    if costs is not None:
+        grids.append(study.paper_grid(costs, train_s=train_seconds or costs.train_s, link_gbit=link_gbit))
+    _print(grids, as_markdown)
+
+
+def _points(paths: Sequence[Path]) -> list[study.Point]:
+    points = []
+    for path in paths:
+        try:
+            points.append(study.point(path))
+        except TraceError as error:
+            say([error])
+    if not points:
+        raise typer.Exit(NOTHING_READ)
+    return points
+
+
+def _print(grids: Sequence[Grid], as_markdown: bool) -> None:
+    for one in grids:
+        if as_markdown:
+            print(to_markdown(one))
+        else:
+            to_terminal(one)

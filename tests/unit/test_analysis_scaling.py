@@ -1,0 +1,111 @@
+"""Scaling: efficiency from made-up runs, costs from made-up messages, and the arithmetic on paper."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from qafel_analysis.scaling import Costs, Point, costs, load, measured, saturates_at
+
+from qafel_mpi.trace.merge import merge, shards_of, write_run
+from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.trace_schema import MESSAGES, UPDATES
+
+COSTS = Costs(
+    train_s=1.0, receive_s=100e-6, encode_s=200e-6, post_s=10e-6, up_bytes=1000, down_bytes=1000,
+    buffer_size=10, buffer_grows=False,
+)  # fmt: skip
+
+
+def point(ranks: int, seconds: float, uploads: int = 100, driver: str = "wall") -> Point:
+    return Point("", "qafel", driver, ranks, max(1, ranks - 1), 10, uploads, seconds)
+
+
+def test_efficiency_is_one_formula_for_strong_and_weak_scaling():
+    strong = [point(2, 10.0), point(4, 4.0), point(1, 20.0, driver="virtual")]
+    assert [(p.ranks, round(s, 9), round(e, 3)) for p, s, e in measured(strong)] == [
+        (1, 1.0, 1.0),
+        (2, 1.0, 1.0),
+        (4, 2.5, 0.833),
+    ]
+    weak = [point(2, 10.0), point(4, 12.0, uploads=300)]
+    assert [round(e, 3) for _, _, e in measured(weak)] == [1.0, 0.833]
+
+
+def test_loads_on_paper_are_the_formula():
+    at = load(COSTS, 101, train_s=1.0, link_gbit=0.008)  # 1 MB/s
+    assert at.receiving == pytest.approx(100 * 100e-6)
+    assert at.encoding == pytest.approx(10 * 200e-6)
+    assert at.posting == pytest.approx(10 * 100 * 10e-6)
+    assert at.posting_by_tree == pytest.approx(10 * 7 * 10e-6)  # ⌈log₂ 101⌉
+    assert at.link_in == pytest.approx(0.1)
+    assert at.link_out == pytest.approx(1.0)
+    assert at.first == "link out"
+    ranks, what = saturates_at(COSTS, train_s=1.0, link_gbit=1000.0)
+    assert what == "rank 0: posting broadcasts"
+    assert load(COSTS, ranks, train_s=1.0, link_gbit=1000.0).rank_0 >= 1
+    assert load(COSTS, ranks - 1, train_s=1.0, link_gbit=1000.0).rank_0 < 1
+
+
+def make(folder, ranks: int) -> str:
+    """A wall run: an update a second of each client for 10 seconds, 3 broadcasts; known costs on rank 0."""
+    out = folder / f"wall-{ranks}.h5"
+    recorder = Recorder(shards_of(out), 0)
+    for second in range(10):
+        for client in range(ranks - 1):
+            arrived = second + 1.0 + 1e-6 * client
+            begin = second + 1.1 + 300e-6 * client  # 300 µs from one to the next
+            update = {
+                "client": client,
+                "weight": 1.0,
+                "train_seconds": 0.9,
+                "start_s": second,
+                "finish_s": arrived,
+            }
+            recorder.updates.append(row(UPDATES, update))
+            times = {"t_complete": arrived, "t_decode_begin": begin, "t_decode_end": begin + 50e-6}
+            recorder.messages.append(
+                row(MESSAGES, {"end": 1, "kind": 3, "src": client + 1, "dst": 0} | times)
+            )
+    for version in range(3):
+        for client in range(ranks - 1):
+            posted = version + 0.01 + 2e-5 * client
+            times = {"t_encode_begin": version, "t_encode_end": version + 1e-3, "t_post": posted}
+            key = {"end": 0, "kind": 1, "src": 0, "dst": client + 1, "version": version}
+            recorder.messages.append(row(MESSAGES, key | times))
+    recorder.close()
+    attributes = {
+        "experiment": "[stop]\nuploads = 1\n", "algorithm": "qafel", "driver": "wall", "ranks": ranks,
+        "outcome": "finished",
+        "buffer_size": 10, "payload_bytes_per_upload": 936, "payload_bytes_per_broadcast": 936, "seconds": 99.0,
+    }  # fmt: skip
+    write_run(shards_of(out), attributes)
+    merge(shards_of(out), out)
+    return str(out)
+
+
+def row(dtype: np.dtype, values: dict) -> tuple:
+    return tuple((dict.fromkeys(dtype.names or (), 0) | values)[name] for name in dtype.names or ())
+
+
+def test_costs_come_from_rank_0s_messages(tmp_path):
+    found = costs(make(tmp_path, 9), buffer_grows=False)
+    assert found.receive_s == pytest.approx(300e-6, rel=0.01)
+    assert found.encode_s == pytest.approx(1e-3)
+    assert found.post_s == pytest.approx(2e-5, rel=0.01)
+    assert found.train_s == pytest.approx(0.9)
+    assert found.up_bytes == 1000
+
+
+def test_the_command_prints_both_tables(tmp_path):
+    runs = [make(tmp_path, 3), make(tmp_path, 9)]
+    call = "import sys; from qafel_analysis.cli import main; sys.argv[0] = 'qafel-analysis'; main()"
+    command = [sys.executable, "-c", call, "scaling", *runs]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert [run["efficiency"] for run in found["measured"]] == pytest.approx([1.0, 1.0], rel=1e-3)
+    assert found["paper"]["saturates"]["what"].startswith("rank 0")
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "10,000" in text
+    assert "On paper, not measured" in text
