@@ -21,7 +21,6 @@ from qafel_mpi.codecs import build as build_codec
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
-from qafel_mpi.kernels.norms import distance, norm
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.wire import Expected, Kind
 
@@ -152,25 +151,9 @@ def build(
     uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
     downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
     x0 = task.initial(experiment.seed).to("cpu")
-    for codec in {uplink, downlink}:
-        _warm_up(codec, x0)
     if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
     return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0)
-
-
-def _warm_up(codec: Codec, x0: Tensor) -> None:
-    """Call what the run will call, so that no kernel is compiled or loaded while it is measured."""
-    distance(x0, x0)
-    norm(x0)
-    payload = np.zeros(codec.payload_bytes(), dtype=np.uint8)
-    scratch = torch.zeros_like(x0)
-    size = codec.encode_difference(x0, scratch, payload, 0)
-    codec.encode(x0, payload, 0)
-    codec.decode(payload[:size], scratch, 0)
-    codec.accumulate(payload[:size], scratch, 1.0, 0)
-    sizes = codec.encode_all(torch.stack([x0, x0]), [payload, payload], np.zeros(2, np.uint64))
-    codec.accumulate_all([payload[: sizes[1]]] * 2, scratch, [1.0, 1.0], [0, 0])
 
 
 def compute_device(gpu: int | None) -> torch.device:

@@ -19,6 +19,7 @@ from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers.build import RunSummary, Setup, compute_device
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, versions
+from qafel_mpi.drivers.warmup import say_what_to_know, warm_up
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport import placement
@@ -79,6 +80,9 @@ class Session:
         finally:
             if mark:
                 take_mark(self.out, self.comm.rank)
+        if self.comm.rank == 0:
+            say_what_to_know(setup)
+        warm_up(setup, self.comm, self.wait)
         self.synchronise()
         self.origin_s = perf_counter()
         if self.comm.rank == 0:

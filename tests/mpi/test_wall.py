@@ -1,6 +1,7 @@
 """Wall runs on real ranks: the hidden state, the books, and what goes wrong."""
 
 import re
+import time
 from collections import Counter
 
 import h5py
@@ -9,7 +10,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers import wall
+from qafel_mpi.drivers import wall, warmup
 from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.trace_schema import UPDATES
 from qafel_mpi.wire import Kind
@@ -41,6 +42,24 @@ def test_hidden_state_is_identical_on_every_rank_after_a_wall_run(comm, folder, 
     assert {row.decode() for row in ranks["x_hat_digest"]} == {final}
     assert set(ranks["version"]) == {summary.server_steps}
     assert len(same_everywhere(comm, summary.x_digest)) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_first_rank_of_a_host_compiles_before_the_others_load(comm, folder, digits, monkeypatch):
+    times_s: list[float] = []
+    call = warmup._call_codec
+
+    def slow_at_first(codec, x0):
+        times_s.append(MPI.Wtime())
+        if comm.rank == 0:
+            time.sleep(0.2)
+        call(codec, x0)
+        times_s.append(MPI.Wtime())
+
+    monkeypatch.setattr(warmup, "_call_codec", slow_at_first)
+    run(comm, folder, digits())
+    spans = comm.allgather((times_s[0], times_s[-1]))
+    assert all(begun > spans[0][1] for begun, _ in spans[1:])
 
 
 @pytest.mark.mpi(min_size=2)

@@ -186,6 +186,15 @@ def test_mpirun_runs_on_the_wall_clock_with_results_on_stdout_and_progress_on_st
         assert trace.attrs["ranks"] == 3
 
 
+def test_a_codec_that_is_no_contraction_is_said_once_with_its_measured_delta(tmp_path):
+    whole = ("--set", "uplink.scale=l2", "--set", "uplink.bucket=tensor")
+    done = qafel("run", "digits", *SHORT, *whole, ranks=3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (said,) = re.findall(r"uplink: codec qsgd at 4 bits is no contraction: δ = (-[\d.]+) ", done.stderr)
+    assert -7 < float(said) < -4  # about 1 − √d/s of its bound, for d = 4,810 and s = 7
+    assert "downlink: codec" not in done.stderr
+
+
 def test_the_algorithm_can_be_named_on_the_command_line(tmp_path):
     done = qafel(
         "run", "digits", *SHORT, "--set", "algorithm=fedbuff", "--out", "f.h5", ranks=2, cwd=tmp_path

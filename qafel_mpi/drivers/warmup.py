@@ -1,0 +1,91 @@
+"""Before the first step: compile and load what the run will call, and say what the user should know of its codecs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from qafel_mpi.codecs import Codec
+from qafel_mpi.codecs.measure import contraction_warning
+from qafel_mpi.drivers.build import Setup
+from qafel_mpi.kernels.norms import distance, norm
+from qafel_mpi.tasks.base import Task
+
+PATIENCE_S = 3.0  # from then on a user wonders
+Wait = Callable[[Callable[[], bool], Callable[[], str]], None]
+
+
+def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
+    """Collective: no kernel is compiled or loaded while the run is measured.
+
+    The first rank of each host compiles; the others wait, and load what it has left on disk.
+    """
+    with _after_the_first_of_this_host(comm, wait) as first, _explained(say=comm.rank == 0):
+        for codec in {setup.uplink, setup.downlink, setup.full}:
+            _call_codec(codec, setup.x0)
+        if first or comm.rank > 0:  # rank 0 of several trains nothing
+            _call_task(setup.task, setup.x0)
+
+
+@contextmanager
+def _after_the_first_of_this_host(comm: MPI.Intracomm, wait: Wait) -> Iterator[bool]:
+    """Collective. Yields whether this rank is its host's first; the others enter when it has left."""
+    host = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
+    first = host.rank == 0
+    try:
+        if not first:
+            wait(host.Ibarrier().Test, lambda: "the first rank of its host to compile")
+        yield first
+    finally:
+        if first:
+            wait(host.Ibarrier().Test, lambda: "the other ranks of its host to finish loading")
+        host.Free()
+
+
+@contextmanager
+def _explained(*, say: bool) -> Iterator[None]:
+    text = "qafel-mpi: compiling kernels; they are kept for the next run"
+    timer = Timer(PATIENCE_S, print, (text,), {"file": sys.stderr, "flush": True})
+    if say:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _call_codec(codec: Codec, x0: Tensor) -> None:
+    distance(x0, x0)
+    norm(x0)
+    payload = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    scratch = torch.zeros_like(x0)
+    size = codec.encode_difference(x0, scratch, payload, 0)
+    codec.encode(x0, payload, 0)
+    codec.decode(payload[:size], scratch, 0)
+    codec.accumulate(payload[:size], scratch, 1.0, 0)
+    sizes = codec.encode_all(torch.stack([x0, x0]), [payload, payload], np.zeros(2, np.uint64))
+    codec.accumulate_all([payload[: sizes[1]]] * 2, scratch, [1.0, 1.0], [0, 0])
+
+
+def _call_task(task: Task, x0: Tensor) -> None:
+    start = x0.to(task.device)
+    clients = range(min(2, task.together, task.clients))
+    deltas = torch.empty((max(1, len(clients)), x0.numel()), dtype=x0.dtype, device=task.device)
+    task.train(0, start, deltas[0], 0)
+    if task.together > 1:
+        task.train_together(clients, start, deltas[: len(clients)], [0] * len(clients))
+    task.evaluate(start, 1)
+
+
+def say_what_to_know(setup: Setup) -> None:
+    """On rank 0's stderr, once a run: a codec that is no contraction (Definition 2.1), with its measured δ."""
+    for link, codec in (("uplink", setup.uplink), ("downlink", setup.downlink)):
+        if warning := contraction_warning(codec, seed=setup.experiment.seed):
+            print(f"qafel-mpi: {link}: {warning}", file=sys.stderr, flush=True)
