@@ -1,4 +1,4 @@
-"""The commands `qafel-mpi bench …`: options, provenance, tables, files and exit codes; bench/ measures.
+"""The commands `qafel-mpi bench …`: their options; cli_measure.py runs them, bench/ measures.
 
 numpy, mpi4py and h5py are imported inside the commands that need them.
 """
@@ -6,17 +6,15 @@ numpy, mpi4py and h5py are imported inside the commands that need them.
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi import cli_job as job
 from qafel_mpi import cli_show as show
 from qafel_mpi.cli_job import ExitCode
+from qafel_mpi.cli_measure import Output, cell, label, run
 from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
@@ -52,192 +50,14 @@ Reference = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Output:
-    """Where a benchmark's result goes, and what it is held against."""
-
-    json: Path | None
-    out: Path | None
-    reference: Path | None
-
-
-Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
-
-
-def run(
-    name: str,
-    measure: Measure,
-    output: Output,
-    *,
-    seconds: float,
-    width: float,
-    ranks: int = 1,
-    seeds: Mapping[str, int] | None = None,
-) -> None:
-    """Collective: run one benchmark, show its rows as they come, write its files, leave with its exit code.
-
-    measure(comm, limits) gives rows, the same number on every rank; rank 0's count. ranks: the fewest it needs.
-    seeds: for the provenance.
-    """
-    from mpi4py import MPI
-
-    from qafel_mpi.bench import ranks as shared
-    from qafel_mpi.bench.result import Result
-    from qafel_mpi.bench.timing import Limits
-
-    world = job.world()
-    with job.all_ranks_end(world):
-        comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
-        references = _references(comm, output.reference)
-        provenance = about(comm, seeds or {})
-        rows = measure(comm, Limits(seconds=seconds, width=width))
-        code = ExitCode.DONE
-        if comm.rank != 0:
-            deque(rows, maxlen=0)  # the same work; its numbers are of no use
-        else:
-            result = Result(name, _shown(rows), provenance)
-            _write(result, output)
-            code = _judge(result, references)
-    _leave(comm, code)
-
-
-def about(comm: MPI.Intracomm, seeds: Mapping[str, int]) -> dict[str, Any]:
-    """Collective: the provenance on rank 0, with every rank's host, cores and binding. Binds as a run does."""
-    import time
-
-    from qafel_mpi.drivers.facts import rank_facts
-    from qafel_mpi.drivers.provenance import provenance
-
-    facts = job.to_rank_0(comm, rank_facts(comm))
-    if comm.rank != 0:
-        return {}
-    hosts = [fact["host"] for fact in facts]
-    clock = time.get_clock_info("perf_counter")
-    return provenance(sys.argv) | {
-        "ranks": facts,
-        "hosts": sorted(set(hosts)),
-        "ranks_per_host": [hosts.count(host) for host in sorted(set(hosts))],
-        "binding": [f"{fact['cores']} ({fact['bound by']})" for fact in facts],
-        "clock": {"method": clock.implementation, "resolution_s": clock.resolution},
-        "seeds": dict(seeds),
-    }
-
-
-def _references(comm: MPI.Intracomm, path: Path | None) -> list[Any]:
-    if path is None or comm.rank != 0:
-        return []
-    from qafel_mpi.bench.references import load
-
-    return list(load(path))
-
-
-def _write(result: Result, output: Output) -> None:
-    if output.json is not None:
-        result.write_json(output.json)
-    if output.out is not None:
-        result.write_hdf5(output.out)
-
-
-def _judge(result: Result, references: Sequence[Any]) -> ExitCode:
-    """Wrong content fails; a missed reference is 4; doubts are said, and decide nothing."""
-    from qafel_mpi.bench.check import reasons
-    from qafel_mpi.bench.references import problems, system_of
-
-    doubted = sum(bool(reasons(row)) for row in result.rows)
-    if doubted:
-        rows = f"{doubted} of {len(result.rows)} rows are"
-        print(f"# {rows} not to be believed; `qafel-mpi bench check FILE` says why", file=sys.stderr)
-    missed = problems(references, result.rows, system_of(result.provenance))
-    for problem in missed:
-        print(f"reference missed: {problem}", file=sys.stderr)
-    if any(row.wrong for row in result.rows):
-        return ExitCode.FAILED
-    return ExitCode.TARGET_NOT_REACHED if missed else ExitCode.DONE
-
-
-def _leave(comm: MPI.Intracomm, code: ExitCode) -> None:
-    """Every rank with rank 0's code."""
-    import numpy as np
-
-    shared = np.array([code], dtype=np.int64)
-    comm.Bcast(shared, root=0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    comm.Barrier()
-    sys.exit(int(shared[0]))
-
-
-# --- tables -----------------------------------------------------------------------------------------
-
-
-def label(row: Row) -> str:
-    """The row's name in messages: "p2p latency bytes=8"."""
-    values = [str(v) if isinstance(v, str) else f"{k}={v}" for k, v in row.parameters.items()]
-    return " ".join([row.bench, *values])
-
-
-def _shown(rows: Iterable[Row]) -> list[Row]:
-    """The rows, each printed when it comes, under a header wherever the columns change."""
-    kept: list[Row] = []
-    header: list[str] = []
-    for row in rows:
-        kept.append(row)
-        cells = _cells(row)
-        widths = {name: max(len(name), len(text), 9) for name, text in cells.items()}
-        if list(cells) != header:
-            header = list(cells)
-            against = f"; Ratio and Extra are against {row.reference_name}" if row.reference else ""
-            print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}")
-            print("  ".join(name.rjust(widths[name]) for name in header))
-        print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
-    return kept
-
-
-_HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
-    "bytes": "Size",
-    "median_us": "Median(us)",
-    "ci95_us": "95%",
-    "mean_us": "Avg(us)",
-    "min_us": "Min(us)",
-    "max_us": "Max(us)",
-    "p99_us": "P99(us)",
-    "iterations": "Iterations",
-    "gb_per_s": "GB/s",
-    "wrong": "#wrong",
-    "ratio": "Ratio",
-    "ratio_ci95": "95% ",
-    "extra_us": "Extra(us)",
-}
-_HIDDEN = (
-    "bench",
-    "reduction",
-    "loops",
-    "warmup_iterations",
-    "reference",
-    "reference_loops",
-    "reference_median_us",
-    "extra_ci95_us",
-)
-
-
-def _cells(row: Row) -> dict[str, str]:
-    return {_HEADINGS.get(k, k): _cell(v) for k, v in row.columns().items() if k not in _HIDDEN}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return f"[{', '.join(_cell(v) for v in value)}]"
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
-    return str(value)
-
-
-# --- benchmarks over ranks ------------------------------------------------------------------------------
-
+Sizes = Annotated[str, typer.Option("--bytes", metavar="LIST", help="Payload sizes, about: 15000,4194304.")]
 
 SECONDS, WIDTH = 2.0, 0.02
+PAYLOADS = "1024,15000,262144,4194304"
+UPLOADS = 300
+
+
+# --- the benchmarks -----------------------------------------------------------------------------------------
 
 
 @bench.command(
@@ -256,14 +76,178 @@ def p2p(
     reference: Reference = None,
 ) -> None:
     """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run."""
+    run("p2p", _p2p(smallest, largest), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench ingest\n\n"
+    "  mpirun -n 8 qafel-mpi bench ingest --bytes 15000 --json ingest.json",
+)
+def ingest(
+    sizes: Sizes = PAYLOADS,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Uploads a second that rank 0 sustains from 1, 2, 4, … client ranks, decode-accumulate and trace included.
+
+    Against a raw loop that receives the same bytes and does the same decode-accumulate.
+    """
+    run("ingest", _ingest(sizes), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi bench broadcast\n\n"
+    "  mpirun -n 4 qafel-mpi bench broadcast --algorithm fanout --bytes 15000",
+)
+def broadcast(
+    sizes: Sizes = PAYLOADS,
+    algorithms: Annotated[
+        list[str] | None,
+        typer.Option("--algorithm", metavar="NAME", help="Only this one; may be repeated."),
+    ] = None,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Time until the last client has applied q^t, by each algorithm, against MPI_Bcast."""
+    run(
+        "broadcast",
+        _broadcast(sizes, algorithms),
+        Output(json, out, reference),
+        seconds=seconds,
+        width=width,
+        ranks=2,
+    )
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench overlap\n\n"
+    "  mpirun -n 4 qafel-mpi bench overlap --uploads 1000 --json overlap.json",
+)
+def overlap(
+    uploads: Annotated[int, typer.Option(min=20, help="The wall run's length.")] = UPLOADS,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Share of the communication that a wall run with the CNN hides behind training, from its trace."""
+    run("overlap", _overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
+
+
+@bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench tracing\n\n  mpirun -n 2 qafel-mpi bench tracing --uploads 2000",
+)
+def tracing(
+    uploads: Annotated[int, typer.Option(min=20, help="The wall run's length, under mpirun.")] = UPLOADS,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Cost of the trace a message and, under mpirun, its share of a wall run."""
+    run("tracing", _tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
+
+
+@bench.command(
+    "all",
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"
+    "  mpirun -n 2 qafel-mpi bench all --seconds 0.2 --json quick.json --reference site.toml",
+)
+def all_(
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """All of them, one after the other, in one file."""
+    parts = (
+        _p2p(8, 4 << 20),
+        _ingest(PAYLOADS),
+        _broadcast(PAYLOADS, None),
+        _overlap(UPLOADS),
+        _tracing(UPLOADS),
+    )
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
+        for part in parts:
+            yield from part(comm, limits)
+
+    run("all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+
+
+# Each gives a function that measures; the modules are imported when that is called.
+Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
+
+
+def _p2p(smallest: int, largest: int) -> Measure:
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
         from qafel_mpi.bench import p2p as ours
         from qafel_mpi.bench.ranks import first, powers_of_two
 
         return first(comm, 2, lambda pair: ours.rows(pair, limits, powers_of_two(smallest, largest)))
 
-    run("p2p", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+    return measure
+
+
+def _ingest(sizes: str) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import ingest as ours
+        from qafel_mpi.drivers.rows import received_row
+
+        return ours.rows(comm, limits, _sizes(sizes), received_row)
+
+    return measure
+
+
+def _broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import broadcast as ours
+
+        unknown = set(algorithms or ()) - set(ours.ALGORITHMS)
+        if unknown:
+            raise ConfigError([f"--algorithm {sorted(unknown)[0]}: none of {', '.join(ours.ALGORITHMS)}"])
+        return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
+
+    return measure
+
+
+def _overlap(uploads: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import overlap as ours
+        from qafel_mpi.drivers import wall
+
+        return ours.rows(comm, wall.run, uploads)
+
+    return measure
+
+
+def _tracing(uploads: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import tracing as ours
+        from qafel_mpi.drivers import wall
+        from qafel_mpi.drivers.rows import received_row
+
+        return ours.rows(comm, limits, received_row, wall.run, uploads)
+
+    return measure
+
+
+def _sizes(text: str) -> list[int]:
+    """Raises ConfigError."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])
+    return sizes
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -317,8 +301,8 @@ def compare(
     rows = [
         {
             "row": " ".join([p.bench, *(f"{k}={v}" for k, v in p.parameters.items())]),
-            "A us": _cell(p.a_us),
-            "B us": _cell(p.b_us),
+            "A us": cell(p.a_us),
+            "B us": cell(p.b_us),
             "B/A": f"{p.change:.3f}",
             "95%": f"[{p.change_interval[0]:.3f}, {p.change_interval[1]:.3f}]",
             "": p.verdict,

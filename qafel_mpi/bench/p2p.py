@@ -12,8 +12,8 @@ from time import perf_counter
 import numpy as np
 from mpi4py import MPI
 
-from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, validate
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, total
+from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, exchange
+from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, pattern, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
 
@@ -47,14 +47,17 @@ def _row(
     comm: MPI.Intracomm, limits: Limits, operation: str, size: int, loops: int, *, window: int, make: Make
 ) -> Row:
     peer = 1 - comm.rank
+    content, wanted = pattern(size, comm.rank), pattern(size, peer)
     paths: dict[str, Path] = {
-        "ours": OurPath(comm, peer, size, window),
-        "reference": RawPath(comm, peer, size, window),
+        "ours": OurPath(comm, peer, content, window),
+        "reference": RawPath(comm, peer, content, window),
     }
-    wrong = sum(n for path in paths.values() for n in validate(path, comm.rank == 0))
+    wrong = sum(
+        wrong_bytes(found, wanted) for path in paths.values() for found in exchange(path, comm.rank == 0)
+    )
     cases = {name: make(comm, path, loops) for name, path in paths.items()}
     samples = interleave(cases, limits, loops=loops, agree=agree(comm))
-    wrong += sum(path.wrong() for path in paths.values())  # of the last messages, at both ends
+    wrong += sum(wrong_bytes(path.last, wanted) for path in paths.values())  # the last messages, at both ends
     for path in paths.values():
         path.close()
     return Row(

@@ -1,32 +1,39 @@
-"""The ways a message can go between two ranks: ours (header, checksum, pools) and raw mpi4py, on equal buffers.
+"""The ways messages can go between ranks: ours (header, checksum, pools) and raw mpi4py, on equal buffers.
 
-Both keep at most `window` messages under way. Bytes only: nothing is encoded here.
+Both keep at most `window` messages under way to or from a rank. Bytes only: nothing is encoded here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.bench.ranks import pattern, wrong_bytes
-from qafel_mpi.transport.frames import FramePool, Inbox, Sends, aligned_bytes
+from qafel_mpi.transport.backoff import Backoff
+from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, aligned_bytes
 
 TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"
+
+Take = Callable[[Received, wire.Message], None]  # what is done with a message of ours before its slot is free
+TakeRaw = Callable[[np.ndarray], None]
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 class RawPath:
     """Isend and Irecv, a request a message. What the reference does is all that it does."""
 
-    def __init__(self, comm: MPI.Intracomm, peer: int, size: int, window: int):
+    def __init__(self, comm: MPI.Intracomm, peer: int, content: np.ndarray, window: int):
+        """peer: a rank, or MPI.ANY_SOURCE for an end that only receives. content: (size,) uint8, what is sent."""
         self.comm, self.peer, self.window = comm, peer, window
-        self.out = [aligned_bytes(size) for _ in range(window)]
-        self.into = [aligned_bytes(size) for _ in range(window)]
-        for buffer in self.out:
-            buffer[:] = pattern(size, comm.rank)
+        self.out = [_copy(content) for _ in range(window)]
+        self.into = [aligned_bytes(content.size) for _ in range(window)]
+        self.last = self.into[0]
 
     def send(self, count: int) -> None:
         """Send `count` messages and wait until their buffers are free."""
@@ -41,18 +48,16 @@ class RawPath:
                 requests[i % self.window] = request
         MPI.Request.Waitall(requests)
 
-    def receive(self, count: int) -> None:
+    def receive(self, count: int, take: TakeRaw = _nothing) -> None:
         post = range(min(count, self.window))
         requests = [self.comm.Irecv([self.into[i], MPI.BYTE], self.peer, TAG_RAW) for i in post]
         for i in range(count):
             slot = i % self.window
             requests[slot].Wait()
+            self.last = self.into[slot]
+            take(self.last)
             if i + self.window < count:
                 requests[slot] = self.comm.Irecv([self.into[slot], MPI.BYTE], self.peer, TAG_RAW)
-
-    def wrong(self) -> int:
-        """Bytes of the last message received that are not what the peer sent."""
-        return wrong_bytes(self.into[0], pattern(self.into[0].size, self.peer))
 
     def close(self) -> None:
         """Nothing is kept posted."""
@@ -61,21 +66,36 @@ class RawPath:
 class OurPath:
     """What the drivers do with a message, without encoding, decoding and the trace's row."""
 
-    def __init__(self, comm: MPI.Intracomm, peer: int, size: int, window: int):
-        self.peer, self.size = peer, size
-        self.described = {wire.Kind.UPDATE: wire.Expected(payload_bytes=size)}
-        self.pool = FramePool(size, limit=window)
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        peer: int,
+        content: np.ndarray,
+        window: int,
+        *,
+        crowded: bool = False,
+        described: wire.Expected | None = None,
+    ):
+        """described: what the headers say of the content; by default its size alone. Else see RawPath."""
+        self.peer, self.size = peer, content.size
+        self.described = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
+        self.pool = FramePool(self.size, limit=window)
         self.sends = Sends(comm, TAG_OURS)
-        self.inbox = Inbox(comm, TAG_OURS, payload_bytes=size, slots=window, source=peer)
+        self.inbox = Inbox(comm, TAG_OURS, payload_bytes=self.size, slots=window, source=peer)
+        self.backoff = Backoff(crowded=crowded)
         self.sent = 0
         self.last = np.zeros(0, dtype=np.uint8)
-        content = pattern(size, comm.rank)
-        for frame in [self.pool.acquire() for _ in range(window)]:
-            assert frame is not None
+        for frame in [self._new_frame() for _ in range(window)]:
             frame.payload[:] = content
             self.pool.release(frame)
 
+    def _new_frame(self) -> Frame:
+        frame = self.pool.acquire()
+        assert frame is not None, "as many as the pool's limit"
+        return frame
+
     def send(self, count: int) -> None:
+        """Post `count` messages; waits only for buffers."""
         for _ in range(count):
             while (frame := self.pool.acquire()) is None:
                 self.progress()
@@ -87,38 +107,61 @@ class OurPath:
             )
             self.sent += 1
             self.sends.post(frame, self.peer)
+
+    def flush(self) -> None:
+        """Wait until all that was posted has been taken."""
         while len(self.sends):
             self.progress()
 
     def progress(self) -> None:
-        for sent in self.sends.poll():
+        done = self.sends.poll()
+        for sent in done:
             self.pool.release(sent.frame)
+        self._pause(bool(done))
 
-    def receive(self, count: int) -> None:
+    def receive(self, count: int, take: Take = _nothing) -> None:
         while count:
-            for received in self.inbox.poll():
-                wire.check(received.buffer, received.wire_bytes, self.described, rank=received.source)
+            arrived = self.inbox.poll()
+            for received in arrived:
+                message = wire.check(
+                    received.buffer, received.wire_bytes, self.described, rank=received.source
+                )
                 self.last = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
+                take(received, message)
                 self.inbox.release(received.slot)
                 count -= 1
+            if not arrived and len(self.sends):
+                self.progress()
+            else:
+                self._pause(bool(arrived))
 
-    def wrong(self) -> int:
-        return wrong_bytes(self.last, pattern(self.size, self.peer))
+    def _pause(self, happened: bool) -> None:
+        if happened:
+            self.backoff.reset()
+        else:
+            self.backoff.pause()
 
     def close(self) -> None:
+        self.flush()
         self.inbox.close()
 
 
 Path = RawPath | OurPath
 
 
-def validate(path: Path, sends_first: bool) -> Iterator[int]:
-    """Wrong bytes of a few messages each way, before anything is timed. A WireError says more and ends the job."""
-    for _ in range(3):
+def _copy(content: np.ndarray) -> np.ndarray:
+    buffer = aligned_bytes(content.size)
+    buffer[:] = content
+    return buffer
+
+
+def exchange(path: Path, sends_first: bool, rounds: int = 3) -> Iterator[np.ndarray]:
+    """A few messages each way: what arrived. A WireError says more than a count, and ends the job."""
+    for _ in range(rounds):
         if sends_first:
             path.send(1)
             path.receive(1)
         else:
             path.receive(1)
             path.send(1)
-        yield path.wrong()
+        yield path.last

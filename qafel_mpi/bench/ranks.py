@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Agree
 from qafel_mpi.config_text import ConfigError
 
+MOST_CORES = 4096  # of one host
 REDUCTION_MAX = "the largest over the ranks"
 REDUCTION_ROOT = "rank 0's"
 
@@ -57,6 +59,18 @@ def require(comm: MPI.Intracomm | None, bench: str, ranks: int) -> MPI.Intracomm
             ]
         )
     return comm
+
+
+def crowded(comm: MPI.Intracomm) -> bool:
+    """Collective: the ranks of comm on this host outnumber the cores that they may use between them."""
+    mine, everyone = np.zeros(MOST_CORES, dtype=np.uint8), np.zeros(MOST_CORES, dtype=np.uint8)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    mine[list(cores)] = 1
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node.Allreduce([mine, MPI.UINT8_T], [everyone, MPI.UINT8_T], MPI.MAX)
+    size = node.size
+    node.Free()
+    return size > int(everyone.sum())
 
 
 def powers_of_two(smallest: int, largest: int) -> list[int]:

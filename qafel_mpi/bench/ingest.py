@@ -1,0 +1,189 @@
+"""How many uploads a second rank 0 sustains: received, checked, decoded, accumulated and recorded.
+
+Client ranks send as fast as they can. The reference receives the same payloads and does the same
+decode-accumulate, with no protocol: no header, no checksum, no state machine, no trace.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from qafel_mpi import codecs, wire
+from qafel_mpi.algorithms.client import Replica
+from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.server import Server, Update
+from qafel_mpi.bench.paths import OurPath, RawPath
+from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
+from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.transport.frames import Received
+
+REFERENCE = "raw mpi4py receives and the same decode-accumulate"
+WINDOW = 4  # messages that a client has under way
+BURST_BYTES = 16 << 20  # that rank 0 takes in one sample, about
+BURST = 100  # messages of a client in one sample, at most
+SEED = 7  # of the vectors and their quantization
+ROUNDS = 3  # before anything is timed: the sum is compared
+
+RowOf = Callable[[Received, wire.Message, int, float, float], tuple[Any, ...]]  # drivers.rows.received_row
+
+
+def rows(comm: MPI.Intracomm, limits: Limits, payloads: Sequence[int], row_of: RowOf) -> Iterator[Row]:
+    """Collective. payloads: bytes, about; 4 bits an element. Clients: 1, 2, 4, … and all of comm's."""
+    clients = sorted({*powers_of_two(1, comm.size - 1), comm.size - 1})
+    for size in payloads:
+        for count in clients:
+            yield from first(comm, count + 1, _one(limits, size, row_of))
+
+
+def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], list[Row]]:
+    return lambda comm: [_row(comm, limits, size, row_of)]
+
+
+def codec_for(payload_bytes: int) -> codecs.Codec:
+    """4 bits an element in buckets of 512, at most this many bytes."""
+    config = codecs.CodecConfig(codec="qsgd", bits=4)
+    elements = max(1, 2 * payload_bytes * 256 // 260)
+    return codecs.build(config, codecs.Layout(("x",), ((elements,),)), threads=1)
+
+
+def _payload(codec: codecs.Codec, client: int) -> np.ndarray:
+    """The upload of a client rank: the same at both ends."""
+    generator = torch.Generator().manual_seed(SEED + client)
+    x = torch.randn(codec.layout.elements, generator=generator)
+    out = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    codec.encode(x, out, SEED + client)
+    return out
+
+
+def _row(comm: MPI.Intracomm, limits: Limits, size: int, row_of: RowOf) -> Row:
+    codec = codec_for(size)
+    clients = comm.size - 1
+    burst = max(2, min(BURST, BURST_BYTES // (clients * codec.payload_bytes())))
+    content = _payload(codec, comm.rank)
+    with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
+        ends: dict[str, End] = {
+            "ours": _Ours(comm, codec, content, row_of, Path(folder)),
+            "reference": _Raw(comm, codec, content),
+        }
+        wrong = 0
+        for end in ends.values():
+            _burst(comm, end, ROUNDS)
+            wrong += end.wrong(clients) if comm.rank == 0 else 0
+        cases = {name: _case(comm, end, burst) for name, end in ends.items()}
+        samples = interleave(cases, limits, loops=burst * clients, agree=agree(comm))
+        for end in ends.values():
+            end.close()
+    return Row(
+        "ingest",
+        {"clients": clients, "bytes": codec.payload_bytes(), "elements": codec.layout.elements},
+        samples["ours"],
+        samples["reference"],
+        REFERENCE,
+        bytes_moved=float(codec.payload_bytes()),
+        wrong=total(comm, wrong),
+        reduction=REDUCTION_ROOT,
+        derived={
+            "uploads_per_s": 1 / max(samples["ours"].median, 1e-12),
+            "reference_uploads_per_s": 1 / max(samples["reference"].median, 1e-12),
+        },
+    )
+
+
+class _Ours:
+    """The way of an upload in the wall driver: check, server.receive, a row of the trace."""
+
+    def __init__(
+        self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray, row_of: RowOf, folder: Path
+    ):
+        described = wire.Expected(codec.id, codec.bits, 0, codec.layout.elements, content.size)
+        window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
+        peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
+        self.path = OurPath(comm, peer, content, window, crowded=crowded(comm), described=described)
+        self.row_of = row_of
+        zero = torch.zeros(codec.layout.elements)
+        never_full = ServerConfig(buffer_size=2**62)
+        self.server = Server(
+            zero, codec, Replica(zero, codec, assigns=False), never_full, StalenessConfig(), seed=0, clients=1
+        )
+        self.codec = codec
+        self.recorder = Recorder(folder, comm.rank)
+
+    def take(self, received: Received, message: wire.Message) -> None:
+        begin_s = perf_counter()
+        payload = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
+        self.server.receive(Update(message.client, message.version, payload, message.seed, 1))
+        self.recorder.messages.append(self.row_of(received, message, 0, begin_s, perf_counter()))
+
+    def send(self, count: int) -> None:
+        self.path.send(count)
+        self.path.flush()
+
+    def receive(self, count: int) -> None:
+        self.path.receive(count, self.take)
+
+    def wrong(self, clients: int) -> int:
+        return _wrong(self.codec, self.server.buffer, clients)
+
+    def close(self) -> None:
+        self.path.close()
+        self.recorder.close()
+
+
+class _Raw:
+    def __init__(self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray):
+        window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
+        self.path = RawPath(comm, MPI.ANY_SOURCE if comm.rank == 0 else 0, content, window)
+        self.codec, self.sum = codec, torch.zeros(codec.layout.elements)
+
+    def send(self, count: int) -> None:
+        self.path.send(count)
+
+    def receive(self, count: int) -> None:
+        self.path.receive(count, lambda payload: self.codec.accumulate(payload, self.sum, 1.0, 0))
+
+    def wrong(self, clients: int) -> int:
+        return _wrong(self.codec, self.sum, clients)
+
+    def close(self) -> None:
+        self.path.close()
+
+
+End = _Ours | _Raw
+
+
+def _wrong(codec: codecs.Codec, found: torch.Tensor, clients: int) -> int:
+    """Elements that are not the sum of what the clients sent ROUNDS times; float32 in any order of addition."""
+    wanted = torch.zeros(found.shape, dtype=torch.float64)
+    for client in range(1, clients + 1):
+        decoded = torch.zeros_like(found)
+        codec.decode(_payload(codec, client), decoded, 0)
+        wanted += ROUNDS * decoded.double()
+    return int((~torch.isclose(found.double(), wanted, rtol=1e-5, atol=1e-4)).sum())
+
+
+def _burst(comm: MPI.Intracomm, end: End, count: int) -> float:
+    """Rank 0 says go, every client sends `count` messages. Seconds an upload, on rank 0."""
+    go = np.zeros(0, dtype=np.uint8)
+    if comm.rank != 0:
+        comm.Recv([go, MPI.BYTE], 0, 1)
+        end.send(count)
+        return 0.0
+    begun = perf_counter()
+    for rank in range(1, comm.size):
+        comm.Send([go, MPI.BYTE], rank, 1)
+    end.receive(count * (comm.size - 1))
+    return (perf_counter() - begun) / (count * (comm.size - 1))
+
+
+def _case(comm: MPI.Intracomm, end: End, count: int) -> Case:
+    return lambda: _burst(comm, end, count)

@@ -1,0 +1,204 @@
+"""What every benchmark command does: run on all ranks, show rows as they come, write files, give an exit code.
+
+numpy, mpi4py and h5py are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qafel_mpi import cli_job as job
+from qafel_mpi.cli_job import ExitCode
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from qafel_mpi.bench.result import Result, Row
+    from qafel_mpi.bench.timing import Limits
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a benchmark's result goes, and what it is held against."""
+
+    json: Path | None
+    out: Path | None
+    reference: Path | None
+
+
+Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
+
+
+def run(
+    name: str,
+    measure: Measure,
+    output: Output,
+    *,
+    seconds: float,
+    width: float,
+    ranks: int = 1,
+    seeds: Mapping[str, int] | None = None,
+) -> None:
+    """Collective: run one benchmark, show its rows as they come, write its files, leave with its exit code.
+
+    measure(comm, limits) gives rows, the same number on every rank; rank 0's count. ranks: the fewest it needs.
+    seeds: for the provenance.
+    """
+    from mpi4py import MPI
+
+    from qafel_mpi.bench import ranks as shared
+    from qafel_mpi.bench.result import Result
+    from qafel_mpi.bench.timing import Limits
+
+    world = job.world()
+    with job.all_ranks_end(world):
+        comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
+        references = _references(comm, output.reference)
+        provenance = about(comm, seeds or {})
+        rows = measure(comm, Limits(seconds=seconds, width=width))
+        code = ExitCode.DONE
+        if comm.rank != 0:
+            deque(rows, maxlen=0)  # the same work; its numbers are of no use
+        else:
+            result = Result(name, _shown(rows), provenance)
+            _write(result, output)
+            code = _judge(result, references)
+    _leave(comm, code)
+
+
+def about(comm: MPI.Intracomm, seeds: Mapping[str, int]) -> dict[str, Any]:
+    """Collective: the provenance on rank 0, with every rank's host, cores and binding. Binds as a run does."""
+    import time
+
+    from qafel_mpi.drivers.facts import rank_facts
+    from qafel_mpi.drivers.provenance import provenance
+
+    facts = job.to_rank_0(comm, rank_facts(comm))
+    if comm.rank != 0:
+        return {}
+    hosts = [fact["host"] for fact in facts]
+    clock = time.get_clock_info("perf_counter")
+    return provenance(sys.argv) | {
+        "ranks": facts,
+        "hosts": sorted(set(hosts)),
+        "ranks_per_host": [hosts.count(host) for host in sorted(set(hosts))],
+        "binding": [f"{fact['cores']} ({fact['bound by']})" for fact in facts],
+        "clock": {"method": clock.implementation, "resolution_s": clock.resolution},
+        "seeds": dict(seeds),
+    }
+
+
+def _references(comm: MPI.Intracomm, path: Path | None) -> list[Any]:
+    if path is None or comm.rank != 0:
+        return []
+    from qafel_mpi.bench.references import load
+
+    return list(load(path))
+
+
+def _write(result: Result, output: Output) -> None:
+    if output.json is not None:
+        result.write_json(output.json)
+    if output.out is not None:
+        result.write_hdf5(output.out)
+
+
+def _judge(result: Result, references: Sequence[Any]) -> ExitCode:
+    """Wrong content fails; a missed reference is 4; doubts are said, and decide nothing."""
+    from qafel_mpi.bench.check import reasons
+    from qafel_mpi.bench.references import problems, system_of
+
+    doubted = sum(bool(reasons(row)) for row in result.rows)
+    if doubted:
+        rows = f"{doubted} of {len(result.rows)} rows are"
+        print(f"# {rows} not to be believed; `qafel-mpi bench check FILE` says why", file=sys.stderr)
+    missed = problems(references, result.rows, system_of(result.provenance))
+    for problem in missed:
+        print(f"reference missed: {problem}", file=sys.stderr)
+    if any(row.wrong for row in result.rows):
+        return ExitCode.FAILED
+    return ExitCode.TARGET_NOT_REACHED if missed else ExitCode.DONE
+
+
+def _leave(comm: MPI.Intracomm, code: ExitCode) -> None:
+    """Every rank with rank 0's code."""
+    import numpy as np
+
+    shared = np.array([code], dtype=np.int64)
+    comm.Bcast(shared, root=0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    comm.Barrier()
+    sys.exit(int(shared[0]))
+
+
+# --- tables -----------------------------------------------------------------------------------------
+
+
+def label(row: Row) -> str:
+    """The row's name in messages: "p2p latency bytes=8"."""
+    values = [str(v) if isinstance(v, str) else f"{k}={v}" for k, v in row.parameters.items()]
+    return " ".join([row.bench, *values])
+
+
+def _shown(rows: Iterable[Row]) -> list[Row]:
+    """The rows, each printed when it comes, under a header wherever the columns change."""
+    kept: list[Row] = []
+    header: list[str] = []
+    for row in rows:
+        kept.append(row)
+        cells = _cells(row)
+        widths = {name: max(len(name), len(text), 9) for name, text in cells.items()}
+        if list(cells) != header:
+            header = list(cells)
+            against = f"; Ratio and Extra are against {row.reference_name}" if row.reference else ""
+            print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}")
+            print("  ".join(name.rjust(widths[name]) for name in header))
+        print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
+    return kept
+
+
+_HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
+    "bytes": "Size",
+    "median_us": "Median(us)",
+    "ci95_us": "95%",
+    "mean_us": "Avg(us)",
+    "min_us": "Min(us)",
+    "max_us": "Max(us)",
+    "p99_us": "P99(us)",
+    "iterations": "Iterations",
+    "gb_per_s": "GB/s",
+    "wrong": "#wrong",
+    "ratio": "Ratio",
+    "ratio_ci95": "95% ",
+    "extra_us": "Extra(us)",
+}
+_HIDDEN = (
+    "bench",
+    "reduction",
+    "loops",
+    "warmup_iterations",
+    "reference",
+    "reference_loops",
+    "reference_median_us",
+    "extra_ci95_us",
+)
+
+
+def _cells(row: Row) -> dict[str, str]:
+    return {_HEADINGS.get(k, k): cell(v) for k, v in row.columns().items() if k not in _HIDDEN}
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return f"[{', '.join(cell(v) for v in value)}]"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    return str(value)
