@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from tests.support import ROOT, mpi_environment, mpirun, search_path
 
@@ -145,16 +147,26 @@ class Hosts:
         return done.stdout
 
     def mpirun(self, ranks: int, *words: str, map_by: str = "node") -> list[str]:
-        """The command line of mpirun on h1 that spreads so many ranks of `words` over all hosts, by TCP alone."""
+        """The command line of mpirun on h1 that spreads so many ranks of `words` over all hosts, by TCP alone.
+
+        map_by: "node" deals the ranks to the hosts in turn, "slot" fills one host after the other.
+        """
         slots = -(-ranks // len(self.names))
-        hosts = ",".join(f"{name}:{slots}" for name in self.names)
-        return [
-            mpirun(), "-n", str(ranks), "--host", hosts, "--map-by", f"{map_by}:OVERSUBSCRIBE",
-            "--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", str(self.agent),
-            "--prtemca", "prte_if_include", "eth0",
-            "--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "eth0",
-            *words,
-        ]  # fmt: skip
+        filled = ",".join(f"{name}:{slots}" for name in self.names)
+        agent, command = str(self.agent), [mpirun(), "-n", str(ranks)]
+        match launcher():
+            case "hydra":
+                hosts = filled if map_by == "slot" else ",".join(self.names)
+                command += ["-launcher", "ssh", "-launcher-exec", agent, "-hosts", hosts, "-iface", "eth0"]
+                return [*command, "-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", "eth0", *words]
+            case "orte":
+                command += ["--mca", "plm_rsh_agent", agent, "--mca", "oob_tcp_if_include", "eth0"]
+                command += ["--map-by", map_by, "--oversubscribe"]
+            case "prrte":
+                command += ["--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", agent]
+                command += ["--prtemca", "prte_if_include", "eth0", "--map-by", f"{map_by}:OVERSUBSCRIBE"]
+        network = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "eth0"]
+        return [*command, "--host", filled, *network, *words]
 
     def shape(self, host: str, rate: str) -> None:
         """Limit the host's link to `rate` in each direction: by tc's token bucket at both of its ends.
@@ -183,6 +195,15 @@ class Hosts:
 
 def _environment() -> dict[str, str]:
     return os.environ | mpi_environment() | {"PATH": search_path()}
+
+
+@cache
+def launcher() -> Literal["prrte", "orte", "hydra"]:
+    """Whose mpirun it is: Open MPI 5's, Open MPI 4's, or MPICH's."""
+    about = subprocess.run([mpirun(), "--version"], env=_environment(), capture_output=True, text=True).stdout
+    if "Open MPI" not in about:
+        return "hydra"
+    return "orte" if re.search(r"\b[1-4]\.\d", about) else "prrte"
 
 
 def why_not() -> str:
