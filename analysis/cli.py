@@ -6,10 +6,10 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from qafel_analysis import compare as comparison
@@ -22,6 +22,8 @@ from qafel_analysis.cli_watch import watch
 from qafel_analysis.palette import MissingExtra
 
 from qafel_mpi.trace.reader import TraceError
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="qafel-analysis",
@@ -55,6 +57,7 @@ class Format(StrEnum):
     epilog=examples(
         "qafel-analysis table runs/*.h5",
         "qafel-analysis table runs/a.h5 --json",
+        "qafel-analysis table runs/a.h5 --messages",
         "qafel-analysis table runs/*.h5 --target-accuracy 0.85 --latex > table.tex",
     )
 )
@@ -66,6 +69,9 @@ def table(
     as_markdown: AsMarkdown = False,
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
+    by_kind: Annotated[
+        bool, typer.Option("--messages", help="The messages by kind instead: counts, bytes, durations.")
+    ] = False,
 ) -> None:
     """What runs cost and what they reached.
 
@@ -73,19 +79,31 @@ def table(
     As JSON and CSV: one object or row per run, with every column.
     """
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
+    if by_kind:
+        _messages(runs, chosen)
+        return
     found = read(runs, target_accuracy, target_loss)
-    if chosen is Format.JSON:
-        print(json.dumps([tables.public(run) for run in found], indent=1))
-    elif chosen is Format.CSV:
-        writer = csv.DictWriter(sys.stdout, fieldnames=tables.KEYS)
-        writer.writeheader()
-        writer.writerows(tables.public(run) for run in found)
+    if chosen in (Format.JSON, Format.CSV):
+        _data([tables.public(run) for run in found], tables.KEYS, chosen)
     else:
         groups = comparison.groups(found)
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
         if chosen is Format.TERMINAL:
             grids = [views.runs_grid(found), *grids]
         _emit(grids, chosen)
+
+
+def _messages(paths: Sequence[Path], chosen: Format) -> None:
+    from qafel_analysis import messages  # pandas, which the other tables do without
+
+    found = _each(paths, messages.rows)
+    for _, notes in found:
+        say(notes)
+    rows = [row for made, _ in found for row in made]
+    if chosen in (Format.JSON, Format.CSV):
+        _data(rows, messages.KEYS, chosen)
+    else:
+        _emit([messages.messages_grid(rows)], chosen)
 
 
 @app.command(
@@ -123,20 +141,35 @@ def compare(
 
 
 def read(paths: Sequence[Path], accuracy: float | None, loss: float | None) -> list[comparison.Run]:
-    """Every run that can be read; a message for each that can't. Exit code 2 if none can."""
+    """The rows of the runs, and on stderr what is wrong with their files."""
     target = target_of(accuracy, loss)
+    found = _each(paths, lambda path: tables.row(path, target))
+    for run in found:
+        say(run["notes"])
+    return found
+
+
+def _each(paths: Sequence[Path], read_one: Callable[[Path], T]) -> list[T]:
+    """What is read from each file that can be read; a message for each that can't. Exit code 2 if none can."""
     found = []
     for path in paths:
         try:
-            run = tables.row(path, target)
+            found.append(read_one(path))
         except TraceError as error:
             say([error])
-            continue
-        say(run["notes"])
-        found.append(run)
     if not found:
         raise typer.Exit(NOTHING_READ)
     return found
+
+
+def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:
+    """For programs: every column, nothing rounded."""
+    if chosen is Format.JSON:
+        print(json.dumps(rows, indent=1))
+        return
+    writer = csv.DictWriter(sys.stdout, fieldnames=keys)
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 app.command(

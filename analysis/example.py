@@ -3,12 +3,17 @@
 A made-up run is a function of its settings alone. Uploads arrive from client ranks of different speeds, every
 K-th makes a server step, each step goes to all client ranks; accuracy rises with the uploads. Nothing was
 trained, and the trace says so in its outcome.
+
+    python -m qafel_analysis.example runs/big.h5 --messages 10000000
+    python -m qafel_analysis.example runs/fedbuff.h5 --algorithm fedbuff --seed 1
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
@@ -268,3 +273,25 @@ def _attributes(example: Example, updates: np.ndarray, steps: np.ndarray) -> dic
         "seconds": float(updates["finish_s"][-1]),
         "virtual_seconds": 0.0,
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: a file, and an option for each setting of Example."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qafel_analysis.example",
+        description="Make up a trace of any size, to try and to measure the analysis: nothing was trained.",
+    )
+    parser.add_argument("out", type=Path, metavar="RUN.h5")
+    for setting in fields(Example):
+        kind = {str: str, float: float}.get(type(setting.default), int)
+        parser.add_argument("--" + setting.name.replace("_", "-"), type=kind, default=setting.default)
+    given = vars(parser.parse_args(arguments))
+    out = given.pop("out")
+    example = Example(**given)
+    if example.messages < 1 or example.ranks < 2 or example.algorithm not in ("qafel", "fedbuff"):
+        parser.error("at least one message, 2 ranks, and qafel or fedbuff")
+    print(write(out, example))
+
+
+if __name__ == "__main__":
+    main()
