@@ -19,6 +19,7 @@ from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
 from qafel_analysis.cli_scaling import scaling
 from qafel_analysis.cli_watch import watch
+from qafel_analysis.damage import reading
 from qafel_analysis.palette import MissingExtra
 
 from qafel_mpi.trace.reader import TraceError
@@ -154,7 +155,8 @@ def _each(paths: Sequence[Path], read_one: Callable[[Path], T]) -> list[T]:
     found = []
     for path in paths:
         try:
-            found.append(read_one(path))
+            with reading(path):
+                found.append(read_one(path))
         except TraceError as error:
             say([error])
     if not found:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+from qafel_analysis.damage import reading
 
 from qafel_mpi.trace.reader import TraceError
 
@@ -123,16 +124,17 @@ def export(
     written = 0
     for path, name in short_names(runs).items():
         try:
-            match to:
-                case Target.CSV:
-                    file = out / f"{name}.{table}.csv"
-                    exporting.to_csv(path, table, file)
-                case Target.PARQUET:
-                    file = out / f"{name}.{table}.parquet"
-                    exporting.to_parquet(path, table, file)
-                case _:
-                    file = out / f"{name}.trace.json{'.gz' if gzip else ''}"
-                    exporting.to_perfetto(path, file, shown)
+            with reading(path):
+                match to:
+                    case Target.CSV:
+                        file = out / f"{name}.{table}.csv"
+                        exporting.to_csv(path, table, file)
+                    case Target.PARQUET:
+                        file = out / f"{name}.{table}.parquet"
+                        exporting.to_parquet(path, table, file)
+                    case _:
+                        file = out / f"{name}.trace.json{'.gz' if gzip else ''}"
+                        exporting.to_perfetto(path, file, shown)
         except TraceError as error:
             say([error])
             continue

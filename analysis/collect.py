@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from qafel_analysis import bench, convergence, timeline
 from qafel_analysis.compare import Group, Run, groups
+from qafel_analysis.damage import reading
 from qafel_analysis.table import Target, row_of
 from qafel_analysis.timeline import Window
 from qafel_analysis.traffic import Traffic, traffic
@@ -85,7 +87,7 @@ def collect(
             if path.suffix == ".json":
                 found.benches.append(bench.read_bench(path))
                 continue
-            with open_trace(path, salvage=True) as trace:
+            with reading(path), open_trace(path, salvage=True) as trace:
                 found.drawn.append(_drawn(trace, target))
                 found.notes += trace.notes
         except TraceError as error:
@@ -93,7 +95,7 @@ def collect(
     names = short_names(paths)
     for run in _representatives(found, details):
         try:
-            with open_trace(run["run"], salvage=True) as trace:
+            with reading(Path(run["run"])), open_trace(run["run"], salvage=True) as trace:
                 shown = window or timeline.middle(trace, intervals)
                 found.details.append(_detail(trace, run, names[Path(run["run"])], shown))
         except TraceError as error:
@@ -143,7 +145,7 @@ def _representatives(found: Collection, count: int) -> list[Run]:
     for run in in_turn:
         if len(picked) == count:
             break
-        with open_trace(run["run"], salvage=True) as trace:
+        with suppress(TraceError), open_trace(run["run"], salvage=True) as trace:
             if trace.rows("messages"):
                 picked.append(run)
     return picked

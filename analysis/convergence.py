@@ -110,8 +110,10 @@ def curves_of(group: Group) -> list[pd.DataFrame]:
 def staleness_counts(trace: Trace) -> np.ndarray:
     """How many updates had τ = 0, 1, 2, …"""
     counts = np.zeros(1, dtype=np.int64)
+    most = trace.rows("updates")  # every server step took an update
     for block in trace.blocks("updates", ["staleness"]):
-        more = np.bincount(np.maximum(block["staleness"], 0))
+        known = block["staleness"][(block["staleness"] >= 0) & (block["staleness"] <= most)]
+        more = np.bincount(known)
         longer, shorter = (counts, more) if len(counts) >= len(more) else (more, counts)
         counts = longer.copy()
         counts[: len(shorter)] += shorter

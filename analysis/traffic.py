@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from qafel_mpi.trace.reader import Trace
+from qafel_mpi.trace.reader import Trace, TraceError
 from qafel_mpi.trace_schema import KIND_NAMES
 
 SENDER, RECEIVER = 0, 1
+MOST_RANKS = 20_000  # above, what is kept of every pair of ranks does not fit into memory
 SAMPLED_ROWS = 200_000  # messages whose two ends are brought together, at most about
 
 # Histograms of seconds: 20 bins a decade.
@@ -44,12 +45,21 @@ def traffic(trace: Trace) -> Traffic:
     """One pass over /messages; memory grows with ranks², not with messages."""
     total = trace.rows("messages")
     ranks = int(trace.attributes.get("ranks", 0)) or _largest_rank(trace) + 1
+    if not 0 < ranks <= MOST_RANKS:
+        raise TraceError(
+            f"{trace.path}: {ranks} ranks; their messages can be added up for 1 to {MOST_RANKS:,}"
+        )
     found = Traffic(np.zeros((ranks, ranks), np.int64), np.zeros((ranks, ranks), np.int64))
     found.busy_s = np.zeros((ranks, 2))
     one_in = max(1, total // (2 * SAMPLED_ROWS))
     samples: dict[int, list[np.ndarray]] = {SENDER: [], RECEIVER: []}
     for block in trace.blocks("messages"):
         whole = block[block["dropped"] == 0]
+        for name in ("src", "dst"):
+            if len(whole) and not 0 <= whole[name].min() <= whole[name].max() < ranks:
+                raise TraceError(
+                    f"{trace.path}: damaged, /messages has a {name} that is none of its {ranks} ranks"
+                )
         found.dropped += len(block) - len(whole)
         for end in (SENDER, RECEIVER):
             _add(found, whole[whole["end"] == end], end)

@@ -14,6 +14,8 @@ import numpy as np
 
 from qafel_mpi.trace.reader import Trace
 
+MOST_CLIENTS = 100_000_000
+
 
 @dataclass
 class Unicast:
@@ -53,6 +55,8 @@ class Unicast:
         """Server steps between each start and the start before it of the same client, in any order."""
         if client.size == 0:
             return np.zeros(0, dtype=np.int64)
+        if not 0 <= client.min() <= client.max() < MOST_CLIENTS:
+            raise ValueError(f"client {client.max() if client.min() >= 0 else client.min()} in /updates")
         grown = int(client.max()) + 1 - self._last.size
         if grown > 0:
             self._last = np.concatenate([self._last, np.zeros(grown, dtype=np.int64)])

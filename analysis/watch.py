@@ -134,6 +134,7 @@ class Follower:
             updates = block[
                 (block["end"] == _RECEIVER) & (block["kind"] == _UPDATE) & (block["dropped"] == 0)
             ]
+            updates = updates[(updates["src"] > 0) & (updates["src"] < int(trace.attributes.get("ranks", 0)))]
             self._heard(updates["src"].astype(np.int64), updates["t_complete"])
         for block in self._new(trace, "updates"):
             self.uploads += len(block)

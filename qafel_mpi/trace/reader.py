@@ -30,6 +30,9 @@ __all__ = ["BLOCK_ROWS", "Trace", "TraceError", "follow", "open_trace"]
 
 BLOCK_ROWS = 262_144  # 30 MB of /messages
 
+# What h5py and numpy raise on bytes that are not what they should be.
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+
 
 class Trace:
     """An open trace file. Tables are read when asked for; use as a context manager or call close.
@@ -56,7 +59,10 @@ class Trace:
     def attributes(self) -> dict[str, Any]:
         """The root attributes as Python values."""
         assert self._file is not None
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}
+        try:
+            return {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}
+        except _DAMAGE as error:
+            raise TraceError(f"{self.path}: damaged, its attributes can't be read: {error}") from error
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
@@ -84,7 +90,7 @@ class Trace:
             end = min(begin + rows, self.rows(name))
             try:
                 block = conform(data[begin:end], TABLES[name])
-            except (OSError, KeyError, ValueError, TypeError) as error:
+            except _DAMAGE as error:
                 raise TraceError(f"{self.path}: /{name}, rows {begin} to {end}: {error}") from error
             yield block if columns is None else block[columns]
 
@@ -95,16 +101,22 @@ class Trace:
 
     def digest(self, name: str) -> str:
         """SHA-256 of the final x or x_hat; empty where there is none."""
-        group = None if self._file is None else self._file.get("final")
-        return "" if group is None else str(group.attrs.get(f"{name}_digest", ""))
+        try:
+            group = None if self._file is None else self._file.get("final")
+            return "" if group is None else str(group.attrs.get(f"{name}_digest", ""))
+        except _DAMAGE as error:
+            raise TraceError(f"{self.path}: damaged, /final can't be read: {error}") from error
 
     def _dataset(self, name: str) -> h5py.Dataset:
         assert self._file is not None
-        data = self._file.get(name)
-        if not isinstance(data, h5py.Dataset):
+        try:
+            data = self._file.get(name)
+            if isinstance(data, h5py.Dataset) and len(data.shape) == 1:
+                return data
             present = ", ".join(t for t in TABLES if t in self._file) or "none"
-            raise TraceError(f"{self.path}: has no table /{name}; tables that can be read: {present}")
-        return data
+        except _DAMAGE as error:
+            raise TraceError(f"{self.path}: damaged, table /{name} can't be read: {error}") from error
+        raise TraceError(f"{self.path}: has no table /{name}; tables that can be read: {present}")
 
 
 class CutTrace(Trace):
@@ -169,12 +181,18 @@ def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
             f"{path}: empty file; the run may have been killed: try qafel-mpi merge on its shards"
         )
     trace = _open(path, salvage)
-    version = trace.attributes.get("schema_version")
-    if version is None:
+    try:
+        version = trace.attributes.get("schema_version")
+    except TraceError:
+        trace.close()
+        raise
+    if not isinstance(version, int | float):
         trace.close()
         raise TraceError(f"{path}: an HDF5 file, but not a trace of qafel_mpi (no schema_version)")
-    if int(version) > SCHEMA_VERSION:
-        newer = f"{path}: schema version {int(version)}, this program reads up to {SCHEMA_VERSION}: update qafel_mpi"
+    if version > SCHEMA_VERSION:
+        newer = (
+            f"{path}: schema version {version}, this program reads up to {SCHEMA_VERSION}: update qafel_mpi"
+        )
         if not salvage:
             trace.close()
             raise TraceError(newer)
@@ -192,12 +210,12 @@ def follow(directory: Path) -> ShardTrace:
 def _open(path: Path, salvage: bool) -> Trace:
     try:
         return Trace(path, h5py.File(path, "r"))
-    except OSError as error:
-        reason = str(error).splitlines()[0]
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or ["damaged"])[0]
         if salvage and (cut := CutFile.of(path)):
             try:
                 return CutTrace(path, cut, h5py.File(cut, "r"))
-            except (OSError, RuntimeError, KeyError) as hopeless:
+            except _DAMAGE as hopeless:
                 reason = f"{reason}; nothing of it can be read: {hopeless}"
         raise TraceError(
             f"{path}: not an HDF5 file, or cut short ({reason}); "
