@@ -61,6 +61,57 @@ UPLOADS = 300
 
 
 @bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench codec --json codec.json\n\n"
+    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 1000000 --threads 1,2\n\n"
+    "  qafel-mpi bench codec --against numpy,torch,bitsandbytes,torchao",
+)
+def codec(
+    codecs: Annotated[
+        str, typer.Option("--codec", metavar="LIST", help="Of identity, qsgd, affine, topk, randk, sign.")
+    ] = "qsgd,affine,sign,topk,randk",
+    bits: Annotated[str, typer.Option(metavar="LIST", help="Of qsgd and affine.")] = "2,3,4,8",
+    d: Annotated[
+        str, typer.Option("--d", metavar="LIST", help="Elements; what does not fit into memory is left out.")
+    ] = "29282,1000000,11000000,110000000",
+    threads: Annotated[str, typer.Option(metavar="LIST", help="Threads of the codec.")] = "1",
+    against: Annotated[
+        str, typer.Option(metavar="LIST", help="Of numpy, torch, bitsandbytes, torchao: in turns with ours.")
+    ] = "",
+    seconds: Seconds = 1.0,
+    width: Width = 0.02,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Encoding and decoding against memory passes with the same reads and writes, and against other libraries.
+
+    Ratio: the pass's time over ours; 0.5 is twice the time of the pass.
+    """
+    from qafel_mpi.config_text import choices, whole_numbers
+
+    names = choices("--codec", codecs, ("identity", "qsgd", "affine", "topk", "randk", "sign"))
+    peers = choices("--against", against, ("numpy", "torch", "bitsandbytes", "torchao"))
+    widths = whole_numbers("--bits", bits, 1, 16)
+    sizes = whole_numbers("--d", d, 1, 2**31)
+    counts = whole_numbers("--threads", threads, 1, 1024)
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import codec as ours
+
+        for size in sizes:
+            if not ours.fits(size):
+                _say(f"d = {size:,} is left out: it does not fit into half the free memory")
+        points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
+        return ours.rows(points, limits, peers, _say) if comm.rank == 0 else ()
+
+    run("codec", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"vector": 0})
+
+
+def _say(line: str) -> None:
+    print(f"# {line}", file=sys.stderr, flush=True)
+
+
+@bench.command(
     epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p\n\n"
     "  mpirun -n 2 qafel-mpi bench p2p --from 1024 --to 65536 --json p2p.json --reference site.toml",
 )

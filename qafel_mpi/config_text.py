@@ -11,7 +11,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -64,6 +64,32 @@ def toml_document(tables: Mapping[str, Any]) -> str:
             lines += ["", f"[{toml_key(section)}]"]
             lines += [f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
+
+
+# --- lists in options -------------------------------------------------------------------------------
+
+
+def choices(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """The names in a list with commas; empty for an empty text. Raises ConfigError."""
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"{option} {name}: {did_you_mean(name, known)}" for name in unknown)
+    return names
+
+
+def whole_numbers(option: str, text: str, least: int, most: int) -> list[int]:
+    """The numbers in a list with commas. Raises ConfigError.
+
+    >>> whole_numbers("--bits", "2, 4", 1, 16)
+    [2, 4]
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError([f"{option} {text}: not a list of whole numbers like 2,4"]) from None
+    if any(not least <= number <= most for number in numbers):
+        raise ConfigError([f"{option} {text}: each from {least} to {most}"])
+    return numbers
 
 
 # --- --set in ---------------------------------------------------------------------------------------

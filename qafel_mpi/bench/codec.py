@@ -1,0 +1,219 @@
+"""One process: what a codec costs, against memory passes with the same reads and writes, in turns.
+
+Operations: encode (a client's upload), decode_accumulate (what the server does for each upload, weight ½),
+hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast). The vector is Gaussian, one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+import torch
+
+from qafel_mpi.bench import peers
+from qafel_mpi.bench.passes import Passes
+from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
+from qafel_mpi.codecs import Codec, CodecConfig, Layout, build
+from qafel_mpi.kernels.keys import Stream, derive
+
+PASS = "a memory pass with the same reads and writes"
+OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
+BYTES_PER_ELEMENT = 40  # float32 and float64 vectors, payloads and a peer's temporaries, about
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One codec at one size."""
+
+    config: CodecConfig
+    d: int
+    threads: int
+
+    def parameters(self, codec: Codec) -> dict[str, object]:
+        return {"codec": codec.name, "bits": codec.bits, "d": self.d, "threads": self.threads}
+
+
+def sweep(
+    codecs: Sequence[str], bits: Sequence[int], sizes: Sequence[int], threads: Sequence[int]
+) -> list[Point]:
+    """Every codec at every size, those with a choice of bits at each; linf per 512 for qsgd."""
+    points = []
+    for name in codecs:
+        for config in _configs(name, bits):
+            points += [Point(config, d, count) for d in sizes for count in threads]
+    return points
+
+
+def _configs(name: str, bits: Sequence[int]) -> list[CodecConfig]:
+    match name:
+        case "qsgd":
+            return [CodecConfig(codec="qsgd", bits=b) for b in bits]
+        case "affine":
+            return [CodecConfig(codec="affine", bits=b) for b in bits if b <= 8]
+        case "topk" | "randk":
+            return [CodecConfig.model_validate({"codec": name, "fraction": 0.01})]
+        case _:
+            return [CodecConfig.model_validate({"codec": name})]
+
+
+def fits(d: int) -> bool:
+    """Whether vectors of d elements, and what the peers make of them, fit into half the free memory."""
+    return d * BYTES_PER_ELEMENT < psutil.virtual_memory().available / 2
+
+
+def rows(
+    points: Sequence[Point],
+    limits: Limits,
+    against: Sequence[str] = (),
+    missing: Callable[[str], None] = lambda line: None,
+) -> Iterator[Row]:
+    """Rows of all points. against: names of bench.peers; `missing` is told of those that can't take part."""
+    told: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            missing(line)
+
+    for point in points:
+        bench = _Bench(point)
+        for operation in OPERATIONS:
+            yield from bench.operation(operation, limits, against, tell)
+        if point.config.codec in ("qsgd", "affine", "sign"):
+            yield from bench.entropy(limits)
+
+
+class _Bench:
+    """The vectors and the codec of one point."""
+
+    def __init__(self, point: Point):
+        self.point = point
+        layout = Layout(("weight",), ((1, point.d),))
+        self.codec = build(point.config, layout, threads=point.threads)
+        self.coded = build(point.config.model_copy(update={"entropy": "zstd"}), layout, threads=point.threads)
+        self.key = derive(SEED, Stream.UPLINK, 0, 0)
+        self.x = torch.randn(point.d, generator=torch.Generator().manual_seed(SEED))
+        self.acc, self.x_hat = torch.zeros(point.d), torch.zeros(point.d)
+        self.payload = np.zeros(self.codec.payload_bytes(), dtype=np.uint8)
+        self.bytes = self.codec.encode(self.x, self.payload, self.key)
+        self.passes = Passes(point.d, self.bytes, point.threads)
+        torch.set_num_threads(point.threads)
+
+    def operation(
+        self, operation: str, limits: Limits, against: Sequence[str], tell: Callable[[str], None]
+    ) -> Iterator[Row]:
+        ours = self._ours(operation)
+        loops = calibrate(ours)
+        cases: dict[str, Case] = {
+            "ours": timed(ours, loops),
+            "pass": timed(self._pass(operation), loops),
+        }
+        does: dict[str, str] = {}
+        for name in against if operation != "hidden_step" else ():
+            if (peer := self._peer(name, tell)) is not None:
+                run = getattr(peer, operation)
+                cases[name] = timed(run, calibrate(run))
+                does[name] = f"{name}: {peer.does}"
+        # Peers may be a hundred times slower: the budget is for each.
+        samples = interleave(cases, replace(limits, seconds=limits.seconds * len(cases) / 2), loops=loops)
+        about = {"operation": operation} | self.point.parameters(self.codec)
+        wrong = self._wrong()
+        traffic = self._traffic(operation)
+        derived = {
+            "float32_gb_per_s": 4 * self.point.d / samples["ours"].median / 1e9,
+            "payload_bytes": float(self.bytes),
+        }
+        yield Row("codec", about, samples["ours"], samples["pass"], PASS, traffic, wrong, derived=derived)
+        for name, text in does.items():
+            yield Row(
+                "codec", about | {"against": name}, samples["ours"], samples[name], text, traffic, wrong
+            )
+
+    def _ours(self, operation: str) -> Callable[[], object]:
+        codec, x, x_hat, acc = self.codec, self.x, self.x_hat, self.acc
+        payload, filled, key = self.payload, self.payload[: self.bytes], self.key
+        match operation:
+            case "encode":
+                return lambda: codec.encode(x, payload, key)
+            case "decode_accumulate":
+                return lambda: codec.accumulate(filled, acc, 0.5, key)
+            case _:
+                return lambda: codec.encode_difference(x, x_hat, payload, key)
+
+    def _pass(self, operation: str) -> Callable[[], object]:
+        x, acc, x_hat = self.x.numpy(), np.zeros(self.point.d, np.float32), np.zeros(self.point.d, np.float32)
+        match operation:
+            case "encode":
+                return lambda: self.passes.encode(x)
+            case "decode_accumulate":
+                return lambda: self.passes.decode_accumulate(acc)
+            case _:
+                return lambda: self.passes.hidden_step(x, x_hat)
+
+    def _traffic(self, operation: str) -> float:
+        """Bytes that must be read and written at least."""
+        vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3}[operation]
+        return 4.0 * vectors * self.point.d + self.bytes
+
+    def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
+        total = torch.zeros(self.point.d)
+        try:
+            return peers.find(name, self.codec.name, self.codec.bits, self.x, total)
+        except ImportError:
+            tell(f"{name} is not installed: no rows against it")
+        except Exception as error:
+            tell(f"{name} can't do this here ({error}): no rows against it")
+        return None
+
+    def _wrong(self) -> int:
+        """Bytes that a second encoding makes otherwise, and elements where accumulate(1) is not decode, then add."""
+        again = np.zeros_like(self.payload)
+        self.codec.encode(self.x, self.payload, self.key)
+        self.codec.encode(self.x, again, self.key)
+        decoded, total = torch.empty_like(self.x), self.x.clone()
+        filled = self.payload[: self.bytes]
+        self.codec.decode(filled, decoded, self.key)
+        self.codec.accumulate(filled, total, 1.0, self.key)
+        return int((again != self.payload).sum()) + int((total != self.x + decoded).sum())
+
+    def entropy(self, limits: Limits) -> Iterator[Row]:
+        """The same payload through zstd: what it saves, and below which link speed that pays."""
+        coded = np.zeros(self.coded.payload_bytes(), dtype=np.uint8)
+        size = self.coded.encode(self.x, coded, self.key)
+        cases = {
+            "encode": timed(lambda: self.codec.encode(self.x, self.payload, self.key)),
+            "coded encode": timed(lambda: self.coded.encode(self.x, coded, self.key)),
+            "decode": timed(
+                lambda: self.codec.accumulate(self.payload[: self.bytes], self.acc, 0.5, self.key)
+            ),
+            "coded decode": timed(lambda: self.coded.accumulate(coded[:size], self.acc, 0.5, self.key)),
+        }
+        s = interleave(cases, limits)
+        extra_s = sum(s[f"coded {way}"].median - s[way].median for way in ("encode", "decode"))
+        derived = {
+            "entropy_bits": byte_entropy(self.payload[: self.bytes]) * self.bytes / self.point.d,
+            "payload_bytes": float(self.bytes),
+            "coded_bytes": float(size),
+            "pays_below_mbit_per_s": max(0.0, 8e-6 * (self.bytes - size) / max(extra_s, 1e-9)),
+        }
+        for way, operation in (("encode", "encode_zstd"), ("decode", "decode_accumulate_zstd")):
+            about = {"operation": operation} | self.point.parameters(self.codec)
+            yield Row(
+                "codec", about, s[f"coded {way}"], s[way], "the same without zstd", wrong=0, derived=derived
+            )
+
+
+def byte_entropy(data: np.ndarray) -> float:
+    """Shannon entropy of the bytes' distribution, in bits a byte: what a coder of single bytes can reach.
+
+    >>> byte_entropy(np.array([0, 1, 2, 3], dtype=np.uint8))
+    2.0
+    """
+    counts = np.bincount(data, minlength=256)
+    shares = counts[counts > 0] / data.size
+    return float(-(shares * np.log2(shares)).sum())

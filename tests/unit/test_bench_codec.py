@@ -1,0 +1,110 @@
+"""bench codec: its rows, what it calls wrong, and that peers do the job they are timed at."""
+
+import numpy as np
+import pytest
+import torch
+
+from qafel_mpi.bench import codec, peers
+from qafel_mpi.bench.passes import BLOCK, Passes
+from qafel_mpi.bench.timing import Limits
+from qafel_mpi.codecs import CodecConfig
+
+SHORT = Limits(seconds=0.0, least=2, warmups=1)
+D = 2 * BLOCK + 5
+
+
+def rows(config: CodecConfig, **options):
+    return list(codec.rows([codec.Point(config, D, 1)], SHORT, **options))
+
+
+def test_a_point_has_a_row_an_operation_against_the_pass_and_two_for_entropy():
+    found = rows(CodecConfig(bits=4))
+    operations = [row.parameters["operation"] for row in found]
+    assert operations == [*codec.OPERATIONS, "encode_zstd", "decode_accumulate_zstd"]
+    encode, decode, step = found[:3]
+    payload = 4 * 3 + 4 * BLOCK // 8 * 2 + 3
+    assert encode.derived["payload_bytes"] == payload
+    assert [row.bytes_moved for row in (encode, decode, step)] == [4 * n * D + payload for n in (1, 2, 3)]
+    assert {row.reference_name for row in found[:3]} == {codec.PASS}
+    assert all(row.wrong == 0 for row in found)
+    columns = encode.columns()
+    assert {"operation", "codec", "bits", "d", "threads", "median_us", "ci95_us", "ratio"} <= columns.keys()
+
+
+def test_rows_against_peers_hold_the_same_samples_of_ours():
+    found = [row for row in rows(CodecConfig(bits=4), against=("numpy", "torch")) if not row.wrong]
+    peers_rows = [row for row in found if "against" in row.parameters]
+    assert [row.parameters["against"] for row in peers_rows] == ["numpy", "torch"] * 2
+    assert found[0].ours is peers_rows[0].ours
+
+
+def test_a_peer_that_is_not_installed_is_said_once(monkeypatch):
+    def absent(*_):
+        raise ImportError
+
+    monkeypatch.setattr(peers, "_torchao", absent)
+    said: list[str] = []
+    rows(CodecConfig(bits=4), against=("torchao",), missing=said.append)
+    assert said == ["torchao is not installed: no rows against it"]
+
+
+def test_an_encoder_that_is_not_a_function_of_its_key_is_wrong():
+    bench = codec._Bench(codec.Point(CodecConfig(bits=4), D, 1))
+    assert bench._wrong() == 0
+    encode = bench.codec.encode
+    keys = iter(range(100))
+    bench.codec.encode = lambda x, out, key: encode(x, out, next(keys))  # type: ignore[method-assign]
+    assert bench._wrong() > 0
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("kind", "bits", "error"), [("qsgd", 8, 0.02), ("qsgd", 4, 0.25), ("affine", 8, 0.02)]
+)
+def test_peers_give_back_about_what_they_were_given(name, kind, bits, error):
+    x, total = torch.randn(4 * peers.GROUP, generator=torch.Generator().manual_seed(1)), torch.zeros(2048)
+    peer = peers.find(name, kind, bits, x, total)
+    if peer is None:
+        assert (name, kind) == ("numpy", "affine")
+        return
+    peer.encode()
+    peer.decode_accumulate()
+    assert float((total - x).norm() / x.norm()) < error
+    peer.decode_accumulate()
+    assert float((total - 2 * x).norm() / x.norm()) < 2 * error
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_passes_touch_all_that_they_are_said_to_touch(threads, monkeypatch):
+    monkeypatch.setattr("qafel_mpi.bench.passes.ELEMENTS_PER_THREAD", BLOCK)
+    passes = Passes(D, 600, threads)
+    assert len(passes._shares) == threads
+    passes.encode(np.ones(D, np.float32))
+    assert (passes._payload != 0).all()
+    assert passes._payload.nbytes >= 600
+    acc = np.zeros(D, np.float32)
+    passes.decode_accumulate(acc)
+    assert (acc != 0).all()
+    x_hat = np.zeros(D, np.float32)
+    passes.hidden_step(np.ones(D, np.float32), x_hat)
+    assert (x_hat == 0.5).all()
+
+
+def test_the_entropy_of_gaussian_codes_is_below_their_width():
+    x = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0))
+    point = codec.Point(CodecConfig(bits=4), x.numel(), 1)
+    (row, _) = codec._Bench(point).entropy(SHORT)
+    assert 3.1 < row.derived["entropy_bits"] < 3.5  # 3.2 of 4 bits, and the scales
+    assert row.derived["coded_bytes"] < 0.85 * row.derived["payload_bytes"]
+    assert codec.byte_entropy(np.zeros(9, np.uint8)) == 0
+
+
+def test_the_sweep_has_bits_where_a_codec_has_a_choice_of_them():
+    points = codec.sweep(["qsgd", "sign", "affine", "topk"], [4, 16], [10, 20], [1])
+    assert [(p.config.codec, p.config.bits, p.d) for p in points if p.d == 10] == [
+        ("qsgd", 4, 10),
+        ("qsgd", 16, 10),
+        ("sign", 4, 10),
+        ("affine", 4, 10),
+        ("topk", 4, 10),
+    ]
