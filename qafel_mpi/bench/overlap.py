@@ -45,6 +45,8 @@ def experiment(uploads: int) -> Experiment:
             "task.shape=[3, 32, 32]",
             "task.classes=2",
             "task.examples=2000",
+            "client.local_steps=1",
+            "client.batch_size=21",
             "server.buffer_size=4",
             "evaluation.examples=32",
             "evaluation.every_steps=50",
