@@ -104,7 +104,8 @@ class Expected:
 class Message(NamedTuple):
     """A header's fields as plain Python values (numpy scalars are slow to handle one at a time).
 
-    A tuple because one is made at both ends of every message: a frozen dataclass takes ten times as long.
+    A tuple because one is made at both ends of every message: a frozen dataclass takes ten times as long. Its
+    order is the header's, without magic and checksum.
     """
 
     kind: Kind
@@ -154,30 +155,24 @@ def pack(
     flags and elements, so that both ends describe a payload with the same value.
     """
     e = expected or _NOTHING
-    codec, bits, flags, elements = e.codec, e.bits, e.flags, e.elements
-    data = frame.data[: HEADER_BYTES + payload_bytes]
-    _HEADER.pack_into(
-        data, 0, MAGIC, kind, codec, bits, flags, client, 0, version, sequence, payload_bytes, elements, seed,
-        loss, train_seconds,
+    return write(
+        frame,
+        Message(
+            kind, e.codec, e.bits, e.flags, client, version, sequence, payload_bytes, e.elements, seed, loss,
+            train_seconds,
+        ),
     )  # fmt: skip
-    _CHECKSUM.pack_into(data, _CHECKSUM_AT, _crc32c.crc32c(data))
-    return Message(
-        kind,
-        codec,
-        bits,
-        flags,
-        client,
-        version,
-        sequence,
-        payload_bytes,
-        elements,
-        seed,
-        loss,
-        train_seconds,
-    )
 
 
 _NOTHING = Expected()
+
+
+def write(frame: np.ndarray, message: Message) -> Message:
+    """`pack` of a message that is already made; returns it."""
+    data = frame.data[: HEADER_BYTES + message[7]]
+    _HEADER.pack_into(data, 0, MAGIC, *message[:5], 0, *message[5:])
+    _CHECKSUM.pack_into(data, _CHECKSUM_AT, _crc32c.crc32c(data))
+    return message
 
 
 def check(frame: np.ndarray, received: int, expected: Mapping[Kind, Expected], *, rank: int) -> Message:
@@ -207,9 +202,9 @@ def check(frame: np.ndarray, received: int, expected: Mapping[Kind, Expected], *
         or payload_bytes > accepted.payload_bytes
     ):
         raise _what_is_wrong(data, expected, rank)
-    return Message(
-        _KINDS[kind], codec, bits, flags, client, version, sequence, payload_bytes, elements, seed,
-        loss, train_seconds,
+    return Message._make(
+        (_KINDS[kind], codec, bits, flags, client, version, sequence, payload_bytes, elements, seed,
+         loss, train_seconds)
     )  # fmt: skip
 
 

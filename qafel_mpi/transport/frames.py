@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import wire
 
+_NAN = float("nan")
+_NOTHING = wire.Expected()
 ALIGNMENT = 64  # bytes: a cache line, and enough for every SIMD load of a payload
 
 
@@ -36,9 +38,28 @@ class Frame:
         """The buffer behind the header: encode into this, then seal."""
         return self.buffer[wire.HEADER_BYTES :]
 
-    def seal(self, kind: wire.Kind, **fields: Any) -> Frame:
+    def seal(
+        self,
+        kind: wire.Kind,
+        *,
+        payload_bytes: int = 0,
+        expected: wire.Expected = _NOTHING,
+        client: int = 0,
+        version: int = 0,
+        sequence: int = 0,
+        seed: int = 0,
+        loss: float = 0.0,
+        train_seconds: float = 0.0,
+    ) -> Frame:
         """Write the header for the payload that already lies in the buffer (fields: see wire.pack)."""
-        self.message = wire.pack(self.buffer, kind, **fields)
+        e = expected
+        self.message = wire.write(
+            self.buffer,
+            wire.Message(
+                kind, e.codec, e.bits, e.flags, client, version, sequence, payload_bytes, e.elements, seed,
+                loss, train_seconds,
+            ),
+        )  # fmt: skip
         return self
 
 
@@ -101,32 +122,41 @@ class Sends:
         self._sent: list[Sent] = []
 
     def post(self, frame: Frame, rank: int) -> None:
-        assert frame.message is not None, "a frame is sealed before it is sent"
-        size = frame.message.wire_bytes
+        message = frame.message
+        assert message is not None, "a frame is sealed before it is sent"
+        buffer, size = frame.buffer, message.wire_bytes
         frame.references += 1
         t_post = perf_counter()
-        self._requests.append(self.comm.Issend([frame.buffer[:size], MPI.BYTE], rank, self.tag))
-        self._sent.append(Sent(frame, frame.message, rank, t_post, float("nan")))
+        self._requests.append(
+            self.comm.Issend([buffer if size == len(buffer) else buffer[:size], MPI.BYTE], rank, self.tag)
+        )
+        self._sent.append(Sent(frame, message, rank, t_post, _NAN))
         self.under_way[rank] = self.under_way.get(rank, 0) + 1
         self.total += 1
 
     def poll(self) -> list[Sent]:
         """The sends that have completed since the last call."""
-        if not self._requests:
+        requests = self._requests
+        if not requests:
             return []
-        indices = MPI.Request.Testsome(self._requests)
-        if not indices:
-            return []
+        if len(requests) == 1:  # a client's usual case, in a fifth of Testsome's time
+            if not requests[0].Test():
+                return []
+            done, self._sent, self._requests = self._sent, [], []
+        else:
+            indices = MPI.Request.Testsome(requests)
+            if not indices:
+                return []
+            done = [self._sent[i] for i in indices]
+            finished = set(indices)
+            self._requests = [r for i, r in enumerate(requests) if i not in finished]
+            self._sent = [s for i, s in enumerate(self._sent) if i not in finished]
         now = perf_counter()
-        done = [self._sent[i] for i in indices]
         for sent in done:
             sent.t_complete = now
             sent.frame.references -= 1
             sent.last = sent.frame.references == 0
             self.under_way[sent.rank] -= 1
-        finished = set(indices)
-        self._requests = [r for i, r in enumerate(self._requests) if i not in finished]
-        self._sent = [s for i, s in enumerate(self._sent) if i not in finished]
         return done
 
     def __len__(self) -> int:
@@ -157,9 +187,8 @@ class Inbox:
         self.buffers = [aligned_bytes(size) for _ in range(slots)]
         self._requests = [comm.Recv_init([b, MPI.BYTE], source, tag) for b in self.buffers]
         self._posted_s = [0.0] * slots
-        self._held = [True] * slots
         self._ordered = source != MPI.ANY_SOURCE
-        self._head = 0
+        self._posted: deque[int] = deque()  # slots in the order posted, in which messages match them
         self._status = MPI.Status()
         self._statuses = [MPI.Status() for _ in range(slots)]
         self.total = 0
@@ -169,29 +198,25 @@ class Inbox:
     def release(self, slot: int) -> None:
         """Post the slot again: its bytes are not needed any more."""
         self._posted_s[slot] = perf_counter()
-        self._held[slot] = False
+        self._posted.append(slot)
         self._requests[slot].Start()
 
     def poll(self) -> list[Received]:
         """Messages that have arrived. Each slot must be released before it can receive again."""
-        return self._poll_head() if self._ordered else self._poll_any()
-
-    def _poll_head(self) -> list[Received]:
-        # Receives match in the order posted, but a small message may complete before a large one ahead of it.
-        # An inactive request tests as complete: a slot that its reader still holds has none posted.
-        if self._held[self._head] or not self._requests[self._head].Test(self._status):
+        posted, requests, status = self._posted, self._requests, self._status
+        # Testing the slot that matches first takes a fifth of Testsome's time.
+        if posted and requests[posted[0]].Test(status):
+            return [self._received(posted.popleft(), status)]
+        if self._ordered or not posted:
+            # A small message may complete before a large one ahead of it: it waits its turn.
             return []
-        slot = self._head
-        self._head = (slot + 1) % len(self.buffers)
-        return [self._received(slot, self._status)]
-
-    def _poll_any(self) -> list[Received]:
-        indices = MPI.Request.Testsome(self._requests, self._statuses)
-        return [self._received(slot, self._statuses[i]) for i, slot in enumerate(indices or ())]
+        indices = MPI.Request.Testsome(requests, self._statuses) or ()
+        for slot in indices:
+            posted.remove(slot)
+        return [self._received(slot, self._statuses[i]) for i, slot in enumerate(indices)]
 
     def _received(self, slot: int, status: MPI.Status) -> Received:
         self.total += 1
-        self._held[slot] = True
         return Received(
             slot,
             self.buffers[slot],
@@ -203,8 +228,8 @@ class Inbox:
 
     def close(self) -> None:
         """Cancel the receives that are still posted, and free the requests."""
-        for request, held in zip(self._requests, self._held, strict=True):
-            if not held:
-                request.Cancel()
-                request.Wait()
+        for slot in self._posted:
+            self._requests[slot].Cancel()
+            self._requests[slot].Wait()
+        for request in self._requests:
             request.Free()
