@@ -1,5 +1,5 @@
 # make env    the virtual environment .venv with everything installed
-# make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, traces in runs/demo
+# make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, report.html and traces in runs/demo
 # make test   format, lint and types, then all tests: unit, MPI, system
 # make clean  removes .venv and what the tools left behind
 #

@@ -17,6 +17,7 @@ from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
 from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
+from qafel_analysis.cli_report import report
 from qafel_analysis.cli_scaling import scaling
 from qafel_analysis.cli_watch import watch
 from qafel_analysis.damage import reading
@@ -33,6 +34,7 @@ app = typer.Typer(
         "qafel-analysis table runs/*.h5",
         "qafel-analysis compare runs/qafel.h5 runs/fedbuff.h5",
         "qafel-analysis figures runs/*.h5 -o figures",
+        "qafel-analysis report runs/*.h5 -o report.html",
         "qafel-analysis watch runs",
     ),
     no_args_is_help=True,
@@ -181,6 +183,12 @@ app.command(
         "qafel-analysis figures codec.json ingest.json",
     )
 )(figures)
+app.command(
+    epilog=examples(
+        "qafel-analysis report runs/*.h5 -o report.html",
+        "qafel-analysis report runs/*.h5 --target-accuracy 0.85 --details 4",
+    )
+)(report)
 app.command(
     epilog=examples(
         "qafel-analysis export runs/a.h5                        # a.trace.json, for ui.perfetto.dev",

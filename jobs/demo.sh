@@ -23,5 +23,7 @@ if qafel-mpi list | grep '^mushrooms' | grep -q 'needs data'; then
 else
     compare mushrooms 0
 fi
+page=$(qafel-analysis report "$out"/*/*.h5 -o "$out/report.html")
 echo
+echo "The report, a page for any browser: $PWD/$page"
 echo "The traces: $PWD/$out/*/*.h5 (HDF5). More of them: qafel-analysis table $out/*/*.h5"
