@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -299,6 +300,53 @@ def _sizes(text: str) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])
     return sizes
+
+
+class VirtualPart(StrEnum):
+    MEMORY = "memory"
+    OVERHEAD = "overhead"
+    SPEED_UP = "speed-up"
+
+
+@bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench virtual     overhead and memory, in one process\n\n"
+    "  mpirun -n 3 qafel-mpi bench virtual     also the speed-up of two workers",
+)
+def virtual(
+    uploads: Annotated[int, typer.Option(min=1, help="Uploads of one run of the CNN, one sample.")] = 60,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Server steps of one run of the logistic regression.")
+    ] = 500,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=100, metavar="N", help="Clients whose memory is taken; ascending.")
+    ] = None,
+    only: Annotated[
+        list[VirtualPart] | None, typer.Option(help="Only this part; may be repeated. Default: all.")
+    ] = None,
+    seconds: Seconds = 30.0,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Client updates on the virtual clock against the bare training, speed-up over workers, memory over clients."""
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import virtual as ours
+        from qafel_mpi.bench.ranks import first
+
+        parts = only or list(VirtualPart)
+        counts = sorted(clients or [100, 10_000, 1_000_000])
+        if VirtualPart.MEMORY in parts:  # first: a peak never falls
+            yield from ours.memory(comm, counts)
+        if VirtualPart.OVERHEAD in parts:
+            yield from first(
+                comm, 1, lambda _: ours.overhead(limits, cnn_uploads=uploads, logistic_steps=steps)
+            )
+        if VirtualPart.SPEED_UP in parts:
+            yield from ours.speedup(comm, limits, cnn_uploads=uploads)
+
+    run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"run": 0})
 
 
 # --- files ------------------------------------------------------------------------------------------

@@ -76,6 +76,10 @@ class LogisticTask(Task):
     def examples(self, client: int) -> int:
         return self._offsets.item(client + 1) - self._offsets.item(client)
 
+    def rows(self, client: int) -> np.ndarray:
+        """The client's b_i, (n, d) float64: a view."""
+        return self._rows[self._offsets[client] : self._offsets[client + 1]]
+
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
     ) -> TrainResult:
