@@ -21,9 +21,9 @@ def _named_or_custom(value: str, names: tuple[str, ...]) -> str:
 class PartitionConfig(BaseModel):
     """How the training examples are dealt to clients. Every client gets at least one.
 
-    iid; contiguous: equal runs in the file's order; dirichlet: each class is dealt by Dirichlet(alpha) shares;
-    shards: label-sorted shards, `shards_per_client` each; powerlaw: sizes follow draws of density a·x^(a−1),
-    a = alpha, without label skew; natural: the data set's own users.
+    iid; contiguous: equal runs in the file's order, the first longer by one; dirichlet: each class is dealt by
+    Dirichlet(alpha) shares; shards: label-sorted shards, `shards_per_client` each; powerlaw: sizes follow draws of
+    density a·x^(a−1), a = alpha, without label skew; natural: the data set's own users.
     """
 
     model_config = _STRICT
