@@ -334,17 +334,18 @@ def virtual(
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
         from qafel_mpi.bench import virtual as ours
         from qafel_mpi.bench.ranks import first
+        from qafel_mpi.drivers.virtual import run as drive
 
         parts = only or list(VirtualPart)
         counts = sorted(clients or [100, 10_000, 1_000_000])
         if VirtualPart.MEMORY in parts:  # first: a peak never falls
-            yield from ours.memory(comm, counts)
+            yield from ours.memory(drive, comm, counts)
         if VirtualPart.OVERHEAD in parts:
             yield from first(
-                comm, 1, lambda _: ours.overhead(limits, cnn_uploads=uploads, logistic_steps=steps)
+                comm, 1, lambda _: ours.overhead(drive, limits, cnn_uploads=uploads, logistic_steps=steps)
             )
         if VirtualPart.SPEED_UP in parts:
-            yield from ours.speedup(comm, limits, cnn_uploads=uploads)
+            yield from ours.speedup(drive, comm, limits, cnn_uploads=uploads)
 
     run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"run": 0})
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 import h5py
 import numpy as np
@@ -19,12 +20,11 @@ import torch
 from mpi4py import MPI
 from torch.nn.functional import cross_entropy
 
+from qafel_mpi import tasks
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, Samples, interleave
 from qafel_mpi.config import Experiment, from_toml, load
-from qafel_mpi.drivers import virtual
-from qafel_mpi.drivers.build import Setup, build
 from qafel_mpi.tasks.logistic import LogisticTask
 from qafel_mpi.tasks.models import cnn
 
@@ -92,6 +92,18 @@ examples = 100
 LOGISTIC = ("task.dataset=synthetic", "task.shape=[112]", "task.classes=2", "task.examples=8124")
 
 
+class Summary(Protocol):
+    """What is needed of a run's."""
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def uploads(self) -> int: ...
+
+
+Drive = Callable[[Experiment, MPI.Intracomm | None, Path], Summary]  # drivers.virtual.run
+
+
 def logistic_experiment(steps: int) -> Experiment:
     """Ten uploads a step."""
     return load("mushrooms-qsgd", [*LOGISTIC, f"stop.steps={steps}"])
@@ -101,28 +113,28 @@ def cnn_experiment(uploads: int) -> Experiment:
     return from_toml(CNN.replace("UPLOADS", str(uploads)))
 
 
-def run_seconds(experiment: Experiment, comm: MPI.Intracomm | None, trainings: int) -> float:
+def run_seconds(drive: Drive, experiment: Experiment, comm: MPI.Intracomm | None, trainings: int) -> float:
     """Collective: one run, in seconds a training; its trace goes to a folder that is removed."""
     with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
-        summary = virtual.run(experiment, comm, Path(folder) / "run.h5")
+        summary = drive(experiment, comm, Path(folder) / "run.h5")
     return summary.seconds / trainings
 
 
 # --- one process against the bare training ---------------------------------------------------------------
 
 
-def overhead(limits: Limits, *, cnn_uploads: int, logistic_steps: int) -> Iterator[Row]:
+def overhead(drive: Drive, limits: Limits, *, cnn_uploads: int, logistic_steps: int) -> Iterator[Row]:
     """In this process alone."""
-    yield _cnn_row(limits, cnn_uploads)
-    yield from _logistic_rows(limits, logistic_steps)
+    yield _cnn_row(drive, limits, cnn_uploads)
+    yield from _logistic_rows(drive, limits, logistic_steps)
 
 
-def _cnn_row(limits: Limits, uploads: int) -> Row:
+def _cnn_row(drive: Drive, limits: Limits, uploads: int) -> Row:
     # All that train at the start, and one more at every finish but the last.
     trainings = uploads + CNN_CONCURRENCY - 1
     experiment = cnn_experiment(uploads)
     cases: dict[str, Case] = {
-        "ours": partial(run_seconds, experiment, None, trainings),
+        "ours": partial(run_seconds, drive, experiment, None, trainings),
         "reference": partial(bare_cnn, experiment, trainings),
     }
     samples = interleave(cases, limits, loops=trainings)
@@ -146,16 +158,14 @@ def bare_cnn(experiment: Experiment, trainings: int) -> float:
     return (perf_counter() - begun) / trainings
 
 
-def _logistic_rows(limits: Limits, steps: int) -> Iterator[Row]:
+def _logistic_rows(drive: Drive, limits: Limits, steps: int) -> Iterator[Row]:
     experiment = logistic_experiment(steps)
     trainings = 10 * steps + experiment.task.clients
-    setup = build(
-        experiment, clients=experiment.task.clients, device=torch.device("cpu"), threads=1, data_dir=None
-    )
+    task = logistic_task(experiment)
     cases: dict[str, Case] = {
-        "ours": partial(run_seconds, experiment, None, trainings),
-        "reference": partial(bare_logistic, setup, trainings // 10),
-        "kernel": partial(bare_kernel, setup, trainings),
+        "ours": partial(run_seconds, drive, experiment, None, trainings),
+        "reference": partial(bare_logistic, task, trainings // 10),
+        "kernel": partial(bare_kernel, task, trainings, experiment.server.buffer_size),
     }
     samples = interleave(cases, limits, loops=trainings)
     parameters = {"task": "logistic regression", "ranks": 1}
@@ -164,14 +174,27 @@ def _logistic_rows(limits: Limits, steps: int) -> Iterator[Row]:
     yield _row("overhead of our training", parameters, against_own, BARE_KERNEL)
 
 
-def bare_logistic(setup: Setup, trainings: int) -> float:
-    """Seconds a client: P full-batch gradient steps on its 81 or 82 rows, in float64."""
-    task = setup.task
+def logistic_task(experiment: Experiment) -> LogisticTask:
+    settings = experiment.task
+    task = tasks.build(
+        settings,
+        experiment.client,
+        seed=experiment.seed,
+        clients=settings.clients,
+        device=torch.device("cpu"),
+    )
     assert isinstance(task, LogisticTask)
+    return task
+
+
+def bare_logistic(task: LogisticTask, trainings: int) -> float:
+    """Seconds a client: P full-batch gradient steps on its 81 or 82 rows, in float64."""
+    torch.set_num_threads(1)
+    start = task.initial(0)
     rows = [torch.from_numpy(task.rows(client)) for client in range(task.clients)]
     begun = perf_counter()
     for i in range(trainings):
-        descend(task, rows[i % task.clients], setup.x0)
+        descend(task, rows[i % task.clients], start)
     return (perf_counter() - begun) / trainings
 
 
@@ -184,14 +207,14 @@ def descend(task: LogisticTask, b: torch.Tensor, start: torch.Tensor) -> torch.T
     return y
 
 
-def bare_kernel(setup: Setup, trainings: int) -> float:
+def bare_kernel(task: LogisticTask, trainings: int, batch: int) -> float:
     """Seconds a client, in batches as large as a server step's uploads."""
-    task, batch = setup.task, setup.experiment.server.buffer_size
-    deltas, seeds = torch.empty((batch, task.layout.elements), dtype=task.dtype), [0] * batch
+    start, seeds = task.initial(0), [0] * batch
+    deltas = torch.empty((batch, task.layout.elements), dtype=task.dtype)
     clients = np.random.default_rng(0).integers(0, task.clients, (trainings // batch, batch)).tolist()
     begun = perf_counter()
     for some in clients:
-        task.train_together(some, setup.x0, deltas, seeds)
+        task.train_together(some, start, deltas, seeds)
     return (perf_counter() - begun) / trainings
 
 
@@ -211,24 +234,26 @@ def _row(operation: str, parameters: dict[str, object], samples: dict[str, Sampl
 # --- more workers --------------------------------------------------------------------------------------------
 
 
-def speedup(comm: MPI.Intracomm, limits: Limits, *, cnn_uploads: int) -> Iterator[Row]:
+def speedup(drive: Drive, comm: MPI.Intracomm, limits: Limits, *, cnn_uploads: int) -> Iterator[Row]:
     """Collective: the same run with one worker (two ranks) and with 2, 3, … of them; ratio is the speed-up."""
     experiment = cnn_experiment(cnn_uploads)
     trainings = cnn_uploads + CNN_CONCURRENCY - 1
     for workers in range(2, comm.size):
         cases: dict[str, Case] = {
-            "ours": partial(_among_first, comm, workers + 1, experiment, trainings),
-            "reference": partial(_among_first, comm, 2, experiment, trainings),
+            "ours": partial(_among_first, drive, comm, workers + 1, experiment, trainings),
+            "reference": partial(_among_first, drive, comm, 2, experiment, trainings),
         }
         samples = interleave(cases, limits, loops=trainings, agree=agree(comm))
         parameters: dict[str, object] = {"task": "cnn, batch 32", "ranks": workers + 1}
         yield _row(f"speed-up of {workers} workers", parameters, samples, ONE_WORKER)
 
 
-def _among_first(comm: MPI.Intracomm, ranks: int, experiment: Experiment, trainings: int) -> float:
+def _among_first(
+    drive: Drive, comm: MPI.Intracomm, ranks: int, experiment: Experiment, trainings: int
+) -> float:
     """Collective: run_seconds on the first ranks; the others sleep meanwhile."""
     some = MPI.Intracomm(comm.Split(0 if comm.rank < ranks else 1, comm.rank))
-    seconds = run_seconds(experiment, some, trainings) if comm.rank < ranks else 0.0
+    seconds = run_seconds(drive, experiment, some, trainings) if comm.rank < ranks else 0.0
     some.Free()
     done = comm.Ibarrier()
     while not done.Test():
@@ -239,13 +264,13 @@ def _among_first(comm: MPI.Intracomm, ranks: int, experiment: Experiment, traini
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def memory(comm: MPI.Intracomm, clients: Sequence[int]) -> Iterator[Row]:
+def memory(drive: Drive, comm: MPI.Intracomm, clients: Sequence[int]) -> Iterator[Row]:
     """Collective: peak memory of rank 0 and of the workers. clients: ascending, for a peak never falls."""
     before: tuple[int, float, float] | None = None
     for count in clients:
         with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
             out = Path(folder) / "run.h5"
-            summary = virtual.run(from_toml(SMALL.replace("CLIENTS", str(count))), comm, out)
+            summary = drive(from_toml(SMALL.replace("CLIENTS", str(count))), comm, out)
             peaks = _peaks(out) if comm.rank == 0 else (0.0, 0.0)
             comm.Barrier()
         derived = {"rank_0_mb": peaks[0] / 1e6, "worker_mb": peaks[1] / 1e6}

@@ -6,7 +6,7 @@ import torch
 
 from qafel_mpi.bench import virtual
 from qafel_mpi.bench.timing import Limits
-from qafel_mpi.drivers.build import build
+from qafel_mpi.drivers.virtual import run
 from qafel_mpi.tasks.neural import NeuralTask
 
 QUICK = Limits(seconds=0.1, least=2, warmups=1)
@@ -18,24 +18,23 @@ def test_a_training_is_counted_once_and_none_is_left_out(monkeypatch):
     monkeypatch.setattr(
         NeuralTask, "train", lambda self, client, *rest: trained.append(client) or train(self, client, *rest)
     )
-    seconds = virtual.run_seconds(virtual.cnn_experiment(12), None, trainings=1)
+    seconds = virtual.run_seconds(run, virtual.cnn_experiment(12), None, trainings=1)
     assert len(trained) == 12 + virtual.CNN_CONCURRENCY - 1
-    assert 0 < seconds < 60
+    assert seconds > 0
 
 
 def test_the_bare_loop_learns_what_our_training_learns():
-    experiment = virtual.logistic_experiment(steps=1)
-    setup = build(experiment, clients=100, device=torch.device("cpu"), threads=1, data_dir=None)
-    start = torch.from_numpy(np.random.default_rng(0).standard_normal(setup.task.layout.elements))
+    task = virtual.logistic_task(virtual.logistic_experiment(steps=1))
+    start = torch.from_numpy(np.random.default_rng(0).standard_normal(task.layout.elements))
     delta = torch.empty_like(start)
     for client in (0, 99):
-        setup.task.train(client, start, delta, seed=0)
-        y = virtual.descend(setup.task, torch.from_numpy(setup.task.rows(client)), start)
+        task.train(client, start, delta, seed=0)
+        y = virtual.descend(task, torch.from_numpy(task.rows(client)), start)
         torch.testing.assert_close(start + delta, y, rtol=1e-10, atol=1e-12)
 
 
 def test_rows_say_what_they_are_measured_against():
-    rows = list(virtual.overhead(QUICK, cnn_uploads=2, logistic_steps=20))
+    rows = list(virtual.overhead(run, QUICK, cnn_uploads=2, logistic_steps=20))
     assert [row.reference_name for row in rows] == [
         virtual.BARE_CNN,
         virtual.BARE_LOGISTIC,
