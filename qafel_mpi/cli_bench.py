@@ -127,7 +127,10 @@ def p2p(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run."""
+    """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run.
+
+    vector: a vector packed at 4 bits, encoded and decoded, against the same as float32 by raw mpi4py.
+    """
     run("p2p", _p2p(smallest, largest), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
 

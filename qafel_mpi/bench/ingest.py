@@ -20,7 +20,7 @@ from qafel_mpi import codecs, wire
 from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
-from qafel_mpi.bench.paths import OurPath, RawPath
+from qafel_mpi.bench.paths import OurPath, RawPath, four_bits
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
@@ -50,10 +50,8 @@ def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], 
 
 
 def codec_for(payload_bytes: int) -> codecs.Codec:
-    """4 bits an element in buckets of 512, at most this many bytes."""
-    config = codecs.CodecConfig(codec="qsgd", bits=4)
-    elements = max(1, 2 * payload_bytes * 256 // 260)
-    return codecs.build(config, codecs.Layout(("x",), ((elements,),)), threads=1)
+    """The default codec, for payloads of about so many bytes."""
+    return four_bits(max(1, 2 * payload_bytes * 256 // 260))
 
 
 def _payload(codec: codecs.Codec, client: int) -> np.ndarray:
@@ -108,7 +106,9 @@ class _Ours:
         described = wire.Expected(codec.id, codec.bits, 0, codec.layout.elements, content.size)
         window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
         peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
-        self.path = OurPath(comm, peer, content, window, crowded=crowded(comm), described=described)
+        self.path = OurPath(
+            comm, peer, content, window, crowded=crowded(comm), described=described, take=self.take
+        )
         self.row_of = row_of
         zero = torch.zeros(codec.layout.elements)
         never_full = ServerConfig(buffer_size=2**62)
@@ -129,7 +129,7 @@ class _Ours:
         self.path.flush()
 
     def receive(self, count: int) -> None:
-        self.path.receive(count, self.take)
+        self.path.receive(count)
 
     def wrong(self, clients: int) -> int:
         return _wrong(self.codec, self.server.buffer, clients)
@@ -142,14 +142,18 @@ class _Ours:
 class _Raw:
     def __init__(self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray):
         window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
-        self.path = RawPath(comm, MPI.ANY_SOURCE if comm.rank == 0 else 0, content, window)
         self.codec, self.sum = codec, torch.zeros(codec.layout.elements)
+        peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
+        self.path = RawPath(comm, peer, content, window, take=self.take)
+
+    def take(self, payload: np.ndarray) -> None:
+        self.codec.accumulate(payload, self.sum, 1.0, 0)
 
     def send(self, count: int) -> None:
         self.path.send(count)
 
     def receive(self, count: int) -> None:
-        self.path.receive(count, lambda payload: self.codec.accumulate(payload, self.sum, 1.0, 0))
+        self.path.receive(count)
 
     def wrong(self, clients: int) -> int:
         return _wrong(self.codec, self.sum, clients)

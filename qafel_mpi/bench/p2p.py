@@ -2,6 +2,8 @@
 
 Latency: half a round trip. Bandwidth: a window of messages one way and an empty answer. Ours has header, checksum
 at both ends, buffer pools and progress by polling; the reference moves the same payload with no protocol.
+Vector: half a round trip of a vector packed at 4 bits, encoding and decode-accumulate included, against the same
+vector as float32 by raw mpi4py, accumulated: what packing gains or costs where the link is this one.
 """
 
 from __future__ import annotations
@@ -10,13 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 import numpy as np
+import torch
 from mpi4py import MPI
 
-from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, exchange
+from qafel_mpi import wire
+from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, exchange, four_bits
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, pattern, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.transport.frames import Received
 
+FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
+SEED = 5  # of the vector and its quantization
 WINDOW = 8  # messages under way in the bandwidth test
 BURST_BYTES = 32 << 20  # of one bandwidth sample, in whole messages: at least two windows, at most eight
 LOOP_SECONDS = 100e-6  # of one latency sample, about
@@ -28,11 +35,17 @@ def rows(comm: MPI.Intracomm, limits: Limits, sizes: Sequence[int]) -> Iterator[
     for operation in (latency, bandwidth):
         for size in sizes:
             yield operation(comm, limits, size)
+    for size in sizes:
+        if size >= 4:
+            yield vector(comm, limits, size // 4)
 
 
 def latency(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
-    loops = max(1, round(LOOP_SECONDS / (2 * (ONE_WAY_SECONDS + size / 5e9))))
-    return _row(comm, limits, "latency", size, loops, window=2, make=_ping_pong)
+    return _row(comm, limits, "latency", size, _round_trips(size), window=2, make=_ping_pong)
+
+
+def _round_trips(size: int) -> int:
+    return max(1, round(LOOP_SECONDS / (2 * (ONE_WAY_SECONDS + size / 5e9))))
 
 
 def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
@@ -69,6 +82,52 @@ def _row(
         bytes_moved=float(size),
         wrong=total(comm, wrong),
         reduction=REDUCTION_ROOT,
+    )
+
+
+def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> Row:
+    """bytes: of the float32 vector; packed_bytes: of the payload."""
+    codec = four_bits(elements)
+    x = torch.randn(elements, generator=torch.Generator().manual_seed(SEED))
+    packed = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    codec.encode(x, packed, SEED)
+    decoded = torch.zeros(elements)
+    codec.decode(packed, decoded, SEED)
+    sums = {"ours": torch.zeros(elements), "reference": torch.zeros(elements)}
+    floats = x.numpy().view(np.uint8)
+
+    def add(received: Received, message: wire.Message) -> None:
+        payload = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
+        codec.accumulate(payload, sums["ours"], 1.0, message.seed)
+
+    def add_floats(payload: np.ndarray) -> None:
+        sums["reference"].add_(torch.from_numpy(payload.view(np.float32)))
+
+    peer = 1 - comm.rank
+    paths: dict[str, Path] = {
+        "ours": OurPath(comm, peer, packed, 2, take=add, fill=lambda out: codec.encode(x, out, SEED)),
+        "reference": RawPath(comm, peer, floats, 2, take=add_floats),
+    }
+    wrong = 0
+    for name, path in paths.items():
+        rounds = len(list(exchange(path, comm.rank == 0)))
+        wanted = (decoded if name == "ours" else x) * rounds
+        wrong += int((~torch.isclose(sums[name], wanted, rtol=1e-5, atol=1e-6)).sum())
+    loops = _round_trips(4 * elements)
+    cases = {name: _ping_pong(comm, path, loops) for name, path in paths.items()}
+    samples = interleave(cases, limits, loops=loops, agree=agree(comm))
+    for path in paths.values():
+        path.close()
+    return Row(
+        "p2p",
+        {"operation": "vector", "bytes": 4 * elements},
+        samples["ours"],
+        samples["reference"],
+        FLOATS,
+        bytes_moved=4.0 * elements,
+        wrong=total(comm, wrong),
+        reduction=REDUCTION_ROOT,
+        derived={"packed_bytes": float(packed.size)},
     )
 
 

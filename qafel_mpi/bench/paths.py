@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mpi4py import MPI
 
-from qafel_mpi import wire
+from qafel_mpi import codecs, wire
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, aligned_bytes
 
@@ -25,12 +25,21 @@ def _nothing(*_: object) -> None:
     pass
 
 
+def four_bits(elements: int) -> codecs.Codec:
+    """The default codec: 4 bits an element, a scale in 512."""
+    config = codecs.CodecConfig(codec="qsgd", bits=4)
+    return codecs.build(config, codecs.Layout(("x",), ((elements,),)), threads=1)
+
+
 class RawPath:
     """Isend and Irecv, a request a message. What the reference does is all that it does."""
 
-    def __init__(self, comm: MPI.Intracomm, peer: int, content: np.ndarray, window: int):
-        """peer: a rank, or MPI.ANY_SOURCE for an end that only receives. content: (size,) uint8, what is sent."""
-        self.comm, self.peer, self.window = comm, peer, window
+    def __init__(
+        self, comm: MPI.Intracomm, peer: int, content: np.ndarray, window: int, *, take: TakeRaw = _nothing
+    ):
+        """peer: a rank, or MPI.ANY_SOURCE for an end that only receives. content: (size,) uint8, what is sent.
+        take: what is done with a payload that has arrived."""
+        self.comm, self.peer, self.window, self.take = comm, peer, window, take
         self.out = [_copy(content) for _ in range(window)]
         self.into = [aligned_bytes(content.size) for _ in range(window)]
         self.last = self.into[0]
@@ -48,14 +57,14 @@ class RawPath:
                 requests[i % self.window] = request
         MPI.Request.Waitall(requests)
 
-    def receive(self, count: int, take: TakeRaw = _nothing) -> None:
+    def receive(self, count: int) -> None:
         post = range(min(count, self.window))
         requests = [self.comm.Irecv([self.into[i], MPI.BYTE], self.peer, TAG_RAW) for i in post]
         for i in range(count):
             slot = i % self.window
             requests[slot].Wait()
             self.last = self.into[slot]
-            take(self.last)
+            self.take(self.last)
             if i + self.window < count:
                 requests[slot] = self.comm.Irecv([self.into[slot], MPI.BYTE], self.peer, TAG_RAW)
 
@@ -75,9 +84,13 @@ class OurPath:
         *,
         crowded: bool = False,
         described: wire.Expected | None = None,
+        take: Take = _nothing,
+        fill: Callable[[np.ndarray], object] | None = None,
     ):
-        """described: what the headers say of the content; by default its size alone. Else see RawPath."""
+        """described: what the headers say of the content; by default its size alone. fill: writes each payload
+        before it is sent, in place of the content. Else see RawPath."""
         self.peer, self.size = peer, content.size
+        self.take, self.fill = take, fill
         self.described = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
         self.pool = FramePool(self.size, limit=window)
         self.sends = Sends(comm, TAG_OURS)
@@ -99,6 +112,8 @@ class OurPath:
         for _ in range(count):
             while (frame := self.pool.acquire()) is None:
                 self.progress()
+            if self.fill is not None:
+                self.fill(frame.payload)
             frame.seal(
                 wire.Kind.UPDATE,
                 expected=self.described[wire.Kind.UPDATE],
@@ -119,7 +134,7 @@ class OurPath:
             self.pool.release(sent.frame)
         self._pause(bool(done))
 
-    def receive(self, count: int, take: Take = _nothing) -> None:
+    def receive(self, count: int) -> None:
         while count:
             arrived = self.inbox.poll()
             for received in arrived:
@@ -127,7 +142,7 @@ class OurPath:
                     received.buffer, received.wire_bytes, self.described, rank=received.source
                 )
                 self.last = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
-                take(received, message)
+                self.take(received, message)
                 self.inbox.release(received.slot)
                 count -= 1
             if not arrived and len(self.sends):

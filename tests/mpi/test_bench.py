@@ -1,0 +1,94 @@
+"""Each benchmark over ranks at a tiny size: its rows, its content checks, and that all ranks end together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from qafel_mpi.bench import broadcast, ingest, overlap, p2p, ranks, tracing
+from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.timing import Limits
+from qafel_mpi.config import load
+from qafel_mpi.drivers import wall
+from qafel_mpi.drivers.rows import received_row
+
+SHORT = Limits(seconds=0.05, least=5, most=20, warmups=2)
+
+
+def on_every_rank(comm: MPI.Intracomm, rows: Iterable[Row]) -> tuple[list[Row], bool]:
+    """The rows, and whether rank 0 has any: so that all ranks assert alike."""
+    kept = list(rows)
+    return kept, bool(ranks.agree(comm)(len(kept)))
+
+
+def fine(row: Row) -> bool:
+    return not row.wrong and len(row.ours.values) >= 5 and len(row.ours.warmups) >= 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_p2p_has_a_row_for_each_operation_and_size_with_nothing_wrong(comm):
+    found, any_here = on_every_rank(comm, ranks.first(comm, 2, lambda pair: p2p.rows(pair, SHORT, [8, 4096])))
+    assert any_here
+    if comm.rank < 2:
+        names = [(row.parameters["operation"], row.parameters["bytes"]) for row in found]
+        assert names == [(name, size) for name in ("latency", "bandwidth", "vector") for size in (8, 4096)]
+        assert all(map(fine, found))
+        assert comm.rank != 0 or all((row.ours.values > 0).all() for row in found)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_p2p_counts_what_arrives_wrong(comm, monkeypatch):
+    """Where the two ends disagree on the content every byte is looked at."""
+    monkeypatch.setattr(p2p, "pattern", lambda size, rank: np.full(size, rank, np.uint8) + (comm.rank == 1))
+    found, _ = on_every_rank(comm, ranks.first(comm, 2, lambda pair: [p2p.latency(pair, SHORT, 64)]))
+    assert comm.rank > 1 or (found[0].wrong or 0) >= 64
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ingest_adds_up_what_every_client_sent(comm):
+    found, any_here = on_every_rank(comm, ingest.rows(comm, SHORT, [300, 2000], received_row))
+    assert any_here
+    if comm.rank == 0:
+        counts = sorted({row.parameters["clients"] for row in found})
+        assert counts[0] == 1
+        assert counts[-1] == comm.size - 1
+        assert all(fine(row) and row.reference is not None for row in found)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", broadcast.ALGORITHMS)
+def test_a_broadcast_is_timed_until_the_last_client_has_applied_it(comm, algorithm):
+    found, any_here = on_every_rank(comm, broadcast.rows(comm, SHORT, [2000], [algorithm]))
+    assert any_here
+    assert fine(found[0])
+    assert comm.rank != 0 or (found[0].ours.values > 0).all()
+    assert "largest over the ranks" in found[0].reduction
+
+
+@pytest.mark.mpi(min_size=2)
+def test_overlap_and_tracing_read_the_trace_of_a_wall_run(comm, folder, monkeypatch):
+    """On digits, not the CNN: the reading is what is tested."""
+    monkeypatch.chdir(folder)
+    quick = load("digits", ["clock.kind=wall", "stop.accuracy=1.0", "stop.uploads=80"])
+    monkeypatch.setattr(overlap, "experiment", lambda uploads: quick)
+    monkeypatch.setattr(tracing, "experiment", lambda uploads: quick)
+    hidden, any_here = on_every_rank(comm, overlap.rows(comm, wall.run, 80))
+    assert any_here
+    traced, any_here = on_every_rank(comm, tracing.rows(comm, SHORT, received_row, wall.run, 80))
+    assert any_here
+    if comm.rank == 0:
+        assert 0 <= hidden[0].derived["hidden_share"] <= 1
+        assert hidden[0].derived["communication_s"] > 0
+        message, run = traced
+        assert 0 < message.ours.median < 1e-3
+        assert 0 < run.derived["share"] < 1
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.mpi(min_size=2)
+def test_cores_are_counted_once_for_all_ranks_of_a_host(comm):
+    assert not ranks.crowded(MPI.COMM_SELF)
+    assert len({ranks.crowded(comm), bool(ranks.agree(comm)(ranks.crowded(comm)))}) == 1

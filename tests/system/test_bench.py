@@ -1,0 +1,104 @@
+"""The commands `qafel-mpi bench …`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.system.test_commands import own_words, qafel
+
+QUICK = ("--seconds", "0.05", "--from", "4096", "--to", "4096")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """a.json and a.h5 of one run."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = qafel("bench", "p2p", *QUICK, "--json", "a.json", "--out", "a.h5", ranks=2, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Median(us)" in done.stdout
+    assert "#wrong" in done.stdout
+    assert done.stdout.count("latency") == 1
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command", ["", "p2p", "ingest", "broadcast", "overlap", "tracing", "all", "check", "compare"]
+)
+def test_every_benchmark_has_help_with_examples(command, tmp_path):
+    done = qafel("bench", *command.split(), "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert done.stderr == ""
+
+
+def test_both_files_hold_every_sample_and_where_they_come_from(results):
+    content = json.loads((results / "a.json").read_text())
+    about = content["provenance"]
+    wanted = (
+        "command_line",
+        "git_commit",
+        "hosts",
+        "cpu",
+        "memory_bytes",
+        "mpi_library",
+        "binding",
+        "scheduler",
+    )
+    assert set(wanted) | {"clock", "seeds", "ranks"} <= about.keys()
+    assert len(about["ranks"]) == len(about["binding"]) == 2
+    with h5py.File(results / "a.h5") as file:
+        for number, row in enumerate(content["rows"]):
+            group = file[f"p2p/{number:03d}"]
+            assert len(group["values"]) == len(group["reference_values"]) == row["iterations"]
+            assert len(group["warmups"]) == row["warmup_iterations"] > 0
+
+
+def test_check_says_why_and_exits_with_4_and_compare_pairs_the_rows(results):
+    done = qafel("bench", "check", "a.h5", cwd=results)
+    assert done.returncode == (4 if ":" in done.stdout else 0)
+    assert "rows are to be believed" in done.stdout
+    done = qafel("bench", "compare", "a.json", "a.h5", cwd=results)
+    assert done.returncode == 0
+    assert done.stdout.count("no difference seen") == 3
+
+
+def test_unlike_hosts_are_refused_unless_told(results):
+    other = json.loads((results / "a.json").read_text())
+    other["provenance"]["cpu"] = "another"
+    (results / "b.json").write_text(json.dumps(other))
+    done = qafel("bench", "compare", "a.json", "b.json", cwd=results)
+    assert done.returncode == 2
+    assert "unlike hosts" in done.stderr
+    assert "cpu: " in done.stderr
+    assert qafel("bench", "compare", "a.json", "b.json", "--unlike-hosts", cwd=results).returncode == 0
+
+
+@pytest.mark.parametrize(("target", "code"), [(1000.0, 4), (1e-6, 0)])
+def test_a_run_below_its_reference_exits_with_4(target, code, tmp_path):
+    (tmp_path / "site.toml").write_text(
+        f"[[reference]]\nsystem = '*'\nbench = 'p2p'\nwhere = {{ operation = 'bandwidth' }}\n"
+        f"column = 'gb_per_s'\ntarget = {target}\nlower = -0.1\nunit = 'GB/s'\n"
+    )
+    done = qafel("bench", "p2p", *QUICK, "--reference", "site.toml", ranks=2, cwd=tmp_path)
+    assert done.returncode == code
+    assert ("reference missed: p2p operation=bandwidth: gb_per_s is" in done.stderr) == (code == 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranks", "message"),
+    [
+        (("p2p",), 0, "bench p2p needs 2 ranks and has 1: start it as `mpirun -n 2 qafel-mpi bench p2p ...`"),
+        (("broadcast", "--algorithm", "tre"), 2, "--algorithm tre: none of fanout"),
+        (("ingest", "--bytes", "4k"), 2, "--bytes 4k: sizes in bytes, as 15000,4194304"),
+        (("check", "none.h5"), 0, "none.h5: No such file"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(arguments, ranks, message, tmp_path):
+    done = qafel("bench", *arguments, ranks=ranks, cwd=tmp_path)
+    assert done.returncode == 2
+    assert own_words(done.stderr).count(message) == 1
+    assert "Traceback" not in done.stderr
