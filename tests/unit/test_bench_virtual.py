@@ -7,16 +7,16 @@ import torch
 from qafel_mpi.bench import virtual
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.drivers.virtual import run
-from qafel_mpi.tasks.neural import NeuralTask
+from qafel_mpi.drivers.workers import Trainer
 
 QUICK = Limits(seconds=0.1, least=2, warmups=1)
 
 
 def test_a_training_is_counted_once_and_none_is_left_out(monkeypatch):
     trained = []
-    train = NeuralTask.train
+    train = Trainer.train
     monkeypatch.setattr(
-        NeuralTask, "train", lambda self, client, *rest: trained.append(client) or train(self, client, *rest)
+        Trainer, "train", lambda self, jobs, *rest: trained.extend(jobs) or train(self, jobs, *rest)
     )
     seconds = virtual.run_seconds(run, virtual.cnn_experiment(12), None, trainings=1)
     assert len(trained) == 12 + virtual.CNN_CONCURRENCY - 1
