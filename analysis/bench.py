@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,31 @@ import pandas as pd
 
 from qafel_mpi.trace.reader import TraceError
 
+# What tells rows apart, where a row does not say so itself; in this order in a label.
+_PARAMETERS = (
+    "operation",
+    "algorithm",
+    "codec",
+    "bits",
+    "against",
+    "threads",
+    "device",
+    "d",
+    "bytes",
+    "ranks",
+    "clients",
+)
+_UNITS = ("bits", "threads", "bytes", "d", "ranks", "clients")
+# Columns that are drawn as numbers; what is none was not measured.
+_NUMBERS = {"median_us", "gb_per_s", "ratio", "uploads_per_s", "d", "bytes", "ranks", "clients"}
+
 
 @dataclass(frozen=True)
 class Bench:
-    """One file: its rows have their parameters, median_us, ci95_us, and gb_per_s, ratio, reference if they apply."""
+    """One bench of a file: its rows have their parameters, median_us, and gb_per_s, ratio, reference if they apply.
+
+    ratio: 1 = as good as the reference, which ran in turns with it.
+    """
 
     path: Path
     name: str
@@ -22,12 +44,9 @@ class Bench:
     provenance: dict[str, Any]
 
 
-# Columns that are drawn as numbers; what is none is not measured.
-_NUMBERS = {"median_us", "gb_per_s", "ratio", "d", "ranks", "bytes"}
-
-
-def read_bench(path: Path) -> Bench:
-    """Raises TraceError that names the file and what is wrong with it."""
+def read_bench(path: Path) -> list[Bench]:
+    """The benches of a file, one or, of `bench all`, several. Raises TraceError that names the file and what is
+    wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,64 +56,81 @@ def read_bench(path: Path) -> Bench:
     if not isinstance(content, dict) or not {"bench", "rows"} <= content.keys():
         raise TraceError(f"{path}: not a result of qafel-mpi bench (no bench and rows in it)")
     try:
-        rows = pd.DataFrame(content["rows"])
+        # Samples stay where they are: a file may have millions.
+        rows = pd.DataFrame(
+            [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in content["rows"]]
+        )
     except (ValueError, TypeError, AttributeError) as error:
         raise TraceError(f"{path}: its rows are no table ({error})") from error
     if "median_us" not in rows:
         raise TraceError(f"{path}: its rows have no median_us: not a result of qafel-mpi bench")
     for name in _NUMBERS & set(rows):
         rows[name] = pd.to_numeric(rows[name], errors="coerce")
-    return Bench(
-        path,
-        str(content["bench"]),
-        rows,
-        content["provenance"] if isinstance(content.get("provenance"), dict) else {},
+    about = content.get("provenance")
+    names = (
+        rows["bench"].astype(str) if "bench" in rows else pd.Series(str(content["bench"]), index=rows.index)
     )
+    return [
+        Bench(
+            path, str(name), own.dropna(axis="columns", how="all"), about if isinstance(about, dict) else {}
+        )
+        for name, own in rows.groupby(names, sort=False)
+    ]
 
 
 def roofline(bench: Bench) -> pd.DataFrame:
-    """Rows of a codec bench with a throughput: operation, label, d, gb_per_s, and reference_gb_per_s, what the
-    reference named in the row moves in the same run (ratio 1 = as good as the reference)."""
+    """Rows of a codec bench with a throughput: label, d, gb_per_s, and reference_gb_per_s, what the reference moved.
+
+    Where it was also run against other libraries, the rows against a pass over memory: that is the roof.
+    """
     rows = bench.rows
+    if "against" in rows and (memory := rows["against"] == "memory").any():
+        rows = rows[memory]
     if not {"gb_per_s", "d", "operation"} <= set(rows):
-        return pd.DataFrame(columns=["operation", "label", "d", "gb_per_s", "reference_gb_per_s"])
+        return pd.DataFrame(columns=["label", "d", "gb_per_s", "reference_gb_per_s"])
     rows = rows.dropna(subset=["gb_per_s", "d"])
-    found = rows[["operation", "d", "gb_per_s"]].assign(
-        label=_label(rows, [c for c in ("operation", "codec", "bits", "threads") if c in rows]),
-        reference_gb_per_s=rows["gb_per_s"] / _ratio(rows),
+    found = rows[["d", "gb_per_s"]].assign(
+        label=_labels(rows, without="d"), reference_gb_per_s=rows["gb_per_s"] / _ratio(rows)
     )
     return found.sort_values(["label", "d"], ignore_index=True)
 
 
-def scaling(bench: Bench) -> pd.DataFrame:
-    """Rows of a bench on several numbers of ranks: label, ranks, rate (operations a second), reference_rate."""
-    rows = bench.rows
-    if "ranks" not in rows or rows["ranks"].nunique() < 2:
-        return pd.DataFrame(columns=["label", "ranks", "rate", "reference_rate"])
-    rows = rows.dropna(subset=["ranks", "median_us"])
-    words = [c for c in rows if rows[c].dtype == object and c not in ("reference", "ci95_us")]
-    numbers = [c for c in ("bytes", "bits", "d") if c in rows and rows[c].nunique() > 1]
-    rate = 1e6 / rows["median_us"]
-    found = pd.DataFrame({"label": _label(rows, [*words, *numbers]), "ranks": rows["ranks"], "rate": rate})
-    found["reference_rate"] = rate / _ratio(rows)
-    return found.sort_values(["label", "ranks"], ignore_index=True)
+def against(bench: Bench, *names: str) -> pd.DataFrame:
+    """Rows by the first of these parameters that has several values: label, x, and name, which that is; rate
+    (a second), seconds, and both of the reference. Empty where none has."""
+    columns = ["label", "name", "x", "rate", "seconds", "reference_rate", "reference_seconds"]
+    found = next((n for n in names if n in bench.rows and bench.rows[n].nunique() > 1), None)
+    if found is None:
+        return pd.DataFrame(columns=columns)
+    rows = bench.rows.dropna(subset=[found, "median_us"])
+    seconds = 1e-6 * rows["median_us"]
+    rate = rows["uploads_per_s"] if "uploads_per_s" in rows else 1 / seconds
+    made = {
+        "label": _labels(rows, without=found),
+        "name": found,
+        "x": rows[found],
+        "rate": rate,
+        "seconds": seconds,
+    }
+    made |= {"reference_rate": rate / _ratio(rows), "reference_seconds": seconds * _ratio(rows)}
+    return pd.DataFrame(made).sort_values(["label", "x"], ignore_index=True)
 
 
 def _ratio(rows: pd.DataFrame) -> pd.Series:
-    missing = pd.Series(float("nan"), index=rows.index)
-    return pd.to_numeric(rows.get("ratio", missing), errors="coerce")
+    return rows["ratio"] if "ratio" in rows else pd.Series(float("nan"), index=rows.index)
 
 
-def _label(rows: pd.DataFrame, columns: list[str]) -> pd.Series:
-    """The values of these columns, in words; a column that is the same everywhere is left out."""
-    told = [c for c in columns if rows[c].astype(str).nunique() > 1] or columns[:1]
-    words = [" ".join(_word(c, row[c]) for c in told if pd.notna(row[c])) for _, row in rows.iterrows()]
-    return pd.Series(words, index=rows.index, dtype=object)
+def _labels(rows: pd.DataFrame, without: str) -> pd.Series:
+    """The parameters of each row in words, but for those that are the same everywhere."""
+    known = [c for c in _PARAMETERS if c in rows and c != without]
+    told = [c for c in known if rows[c].nunique() > 1] or known[:1]
+    return pd.Series(
+        [" ".join(_words(row, told)) for _, row in rows.iterrows()], index=rows.index, dtype=object
+    )
 
 
-def _word(column: str, value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{text} {column}" if column in _UNITS else text
-
-
-_UNITS = ("bits", "threads", "bytes", "d")
+def _words(row: pd.Series, columns: list[str]) -> Iterator[str]:
+    for column in columns:
+        if pd.notna(value := row[column]):
+            text = f"{value:,.10g}" if isinstance(value, float | int) else str(value)
+            yield f"{text} {column}" if column in _UNITS else text

@@ -85,7 +85,7 @@ def collect(
     for path in paths:
         try:
             if path.suffix == ".json":
-                found.benches.append(bench.read_bench(path))
+                found.benches += bench.read_bench(path)
                 continue
             with reading(path), open_trace(path, salvage=True) as trace:
                 found.drawn.append(_drawn(trace, target))

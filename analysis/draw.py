@@ -87,21 +87,27 @@ def _convergence(found: Collection) -> Iterator[Drawing]:
                 )
 
 
+_BESIDE = "dotted, in the same colour: the reference that ran in turns with it"
+
+
 def _bench(result: Bench) -> Iterator[Drawing]:
-    name, ranks = result.path.stem, bench.scaling(result)
+    name = result.path.stem + ("" if result.name in result.path.stem else f"-{result.name}")
+    about = f"Bench {result.name}"
     if len(rows := bench.roofline(result)):
         yield Drawing(
             f"roofline-{name}",
-            "Throughput of the codec's operations by vector length; dotted, in the same colour: the reference that "
-            "the bench ran beside it.",
+            f"{about}: throughput of the codec's operations by vector length; {_BESIDE}.",
             figures.roofline(rows),
         )
-    if len(ranks):
+    if len(rows := bench.against(result, "ranks", "clients")):
         yield Drawing(
             f"scaling-{name}",
-            f"Operations per second by ranks, bench {result.name}; dotted, in the same colour: the reference that "
-            "the bench ran beside it.",
-            figures.bench_scaling(ranks),
+            f"{about}: operations per second by {rows['name'][0]}; {_BESIDE}.",
+            figures.bench_scaling(rows),
+        )
+    if "d" not in result.rows and len(rows := bench.against(result, "bytes")):
+        yield Drawing(
+            f"sizes-{name}", f"{about}: median time by payload; {_BESIDE}.", figures.bench_sizes(rows)
         )
 
 

@@ -14,6 +14,7 @@ from qafel_analysis.style import legend, line_style, new_figure, panels, styled,
 from qafel_analysis.timeline import ACTIVITIES, Window
 from qafel_analysis.traffic import Traffic
 
+_BESIDE = (0, (1, 3))  # sparser dots than those of any setting
 _NUMBERED_RANKS = 10  # so many fit into a link matrix with numbers
 _FEWEST_MESSAGES = 20  # of which a distribution is drawn
 
@@ -207,19 +208,28 @@ def roofline(rows: pd.DataFrame) -> Any:
     """Throughput of each codec operation by vector length, below what the reference moves (dotted)."""
     figure, axes = new_figure()
     _against_reference(axes, rows, "d", "gb_per_s")
-    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="GB/s (dotted: its reference)")
+    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="GB/s")
     legend(figure, rows["label"].nunique())
     return figure
 
 
 @styled
 def bench_scaling(rows: pd.DataFrame) -> Any:
-    """Operations a second by ranks, with the reference of the same run (dotted)."""
+    """Operations a second by ranks or clients, with the reference of the same run (dotted)."""
     figure, axes = new_figure()
-    _against_reference(axes, rows, "ranks", "rate")
-    axes.set(
-        xscale="log", yscale="log", xlabel="ranks", ylabel="operations per second (dotted: its reference)"
-    )
+    _against_reference(axes, rows, "x", "rate")
+    axes.set(yscale="log", xlabel=rows["name"].iloc[0], ylabel="operations per second")
+    _number_axis(axes, rows["x"])
+    legend(figure, rows["label"].nunique())
+    return figure
+
+
+@styled
+def bench_sizes(rows: pd.DataFrame) -> Any:
+    """Median time by bytes, with the reference of the same run (dotted)."""
+    figure, axes = new_figure()
+    _against_reference(axes, rows, "x", "seconds")
+    axes.set(xscale="log", yscale="log", xlabel="payload bytes", ylabel="median time (s)")
     legend(figure, rows["label"].nunique())
     return figure
 
@@ -227,7 +237,7 @@ def bench_scaling(rows: pd.DataFrame) -> Any:
 def _against_reference(axes: Any, rows: pd.DataFrame, x: str, y: str) -> None:
     for k, (label, own) in enumerate(rows.groupby("label", sort=False)):
         axes.plot(own[x], own[y], marker=_mark(k), markersize=3, label=label, **line_style(k))
-        axes.plot(own[x], own[f"reference_{y}"], color=colour(k), linestyle=":", linewidth=0.8)
+        axes.plot(own[x], own[f"reference_{y}"], color=colour(k), linestyle=_BESIDE, linewidth=0.8)
 
 
 @styled
@@ -239,12 +249,18 @@ def scaling(points: pd.DataFrame) -> Any:
         mean = rows.groupby("clients")["rate"].mean()
         axes.plot(mean.index, mean, marker=_mark(k), markersize=3, label=label, **line_style(k))
         proportional = mean.iloc[0] * mean.index / mean.index[0]
-        axes.plot(mean.index, proportional, color=colour(k), linestyle=":", linewidth=0.8)
-    axes.set(
-        xscale="log", yscale="log", xlabel="client ranks", ylabel="uploads per second (dotted: proportional)"
-    )
+        axes.plot(mean.index, proportional, color=colour(k), linestyle=_BESIDE, linewidth=0.8)
+    axes.set(yscale="log", xlabel="client ranks", ylabel="uploads per second")
+    _number_axis(axes, points["clients"])
     legend(figure, points["label"].nunique())
     return figure
+
+
+def _number_axis(axes: Any, counts: pd.Series) -> None:
+    """Ranks are whole numbers, also on a log axis: a tick for each that was measured."""
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(counts.unique()), [f"{count:g}" for count in sorted(counts.unique())])
+    axes.xaxis.minorticks_off()
 
 
 def _mark(index: int) -> str:

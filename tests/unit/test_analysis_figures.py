@@ -5,27 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qafel_analysis import collect, draw, figures, points, settings, style, timeline, traffic
+from qafel_analysis import bench, collect, draw, figures, points, settings, style, timeline, traffic
 from qafel_analysis.example import Example, write
 
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import MESSAGES
 
+
+def bench_row(bench: str, median_us: float, ratio: float, **parameters) -> dict:
+    """As `qafel-mpi bench --json` writes it, samples and all."""
+    return {"bench": bench, **parameters, "median_us": median_us, "ci95_us": [1.0, 2.0], "ratio": ratio,
+            "reference": "beside it", "values_us": [median_us] * 3, "row": {"parameters": parameters}}  # fmt: skip
+
+
 CODEC_ROWS = [
-    {"operation": op, "codec": "qsgd", "bits": 4, "d": d, "threads": 1, "median_us": d / rate,
-     "ci95_us": [1.0, 2.0], "gb_per_s": rate / 250, "ratio": 0.8, "reference": "memory pass"}
-    for op, rate in (("encode", 900), ("decode_accumulate", 2000)) for d in (1000, 100_000)
+    bench_row("codec", d / rate, 0.8 if against == "memory" else 9.0, operation=operation, codec="qsgd", bits=4,
+              d=d, threads=1, against=against) | {"gb_per_s": rate / 250}
+    for operation, rate in (("encode", 900), ("decode_accumulate", 2000))
+    for d in (1000, 100_000) for against in ("memory", "torch")
 ]  # fmt: skip
 RANK_ROWS = [
-    {
-        "operation": "ingest",
-        "ranks": n,
-        "bytes": 15_000,
-        "median_us": 10.0 + n,
-        "ratio": 0.9,
-        "reference": "raw",
-    }
+    bench_row("ingest", 10.0 + n, 0.9, clients=n, bytes=size) | {"uploads_per_s": 1e6 / (10.0 + n)}
     for n in (2, 4, 8)
+    for size in (1024, 15_000)
 ]
 
 
@@ -58,7 +60,7 @@ def test_every_figure_of_the_list_is_drawn_with_a_caption_and_without_a_title(dr
         f"{y}_against_{x}" for y in ("accuracy", "loss") for x in ("uploads", "payload_bytes", "seconds")
     }
     expected |= {"bytes_to_target", "trade_off", "gap", "staleness", "scaling"}
-    expected |= {"roofline-codec", "scaling-ingest"}
+    expected |= {"roofline-codec", "scaling-ingest", "sizes-ingest"}
     assert expected - set(drawn) == set()
     assert all(any(name.startswith(word) for name in drawn) for word in ("timeline-", "links-", "latency-"))
     for drawing in drawn.values():
@@ -162,3 +164,46 @@ def test_labels_say_what_is_needed_to_tell_settings_apart():
     assert len(set(words)) == 4
     assert all(word.endswith("…") and len(word) < 40 for word in words)
     assert settings.telling([{"a": 1}]) == [""]
+
+
+def test_bench_results_keep_their_references(folder):
+    (codec,) = bench.read_bench(folder / "codec.json")
+    roof = bench.roofline(codec)
+    assert sorted(set(roof["label"])) == ["decode_accumulate", "encode"]
+    assert len(roof) == 4  # not those against other libraries
+    np.testing.assert_allclose(roof["gb_per_s"] / roof["reference_gb_per_s"], 0.8)
+    (ingest,) = bench.read_bench(folder / "ingest.json")
+    scaling = bench.against(ingest, "ranks", "clients")
+    assert sorted(set(scaling["label"])) == ["1,024 bytes", "15,000 bytes"]
+    np.testing.assert_allclose(scaling["rate"], 1e6 / (10.0 + scaling["x"]))
+    np.testing.assert_allclose(scaling["reference_rate"] * 0.9, scaling["rate"])
+    np.testing.assert_allclose(scaling["reference_seconds"], scaling["seconds"] * 0.9)
+
+
+def test_a_file_of_several_benches_is_drawn_one_by_one(folder, tmp_path):
+    both = tmp_path / "all.json"
+    both.write_text(json.dumps({"bench": "all", "rows": CODEC_ROWS + RANK_ROWS}))
+    found = collect.collect([both])
+    assert {d.name for d in draw.drawings(found)} == {
+        "roofline-all-codec",
+        "scaling-all-ingest",
+        "sizes-all-ingest",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "not JSON, or cut short"),
+        ("{}", "no bench and rows"),
+        ('{"bench": "p2p", "rows": 3}', "are no table"),
+        ('{"bench": "p2p", "rows": [{"bytes": 1}]}', "no median_us"),
+    ],
+)
+def test_a_file_that_is_no_bench_result_is_named(folder, tmp_path, content, words):
+    bad = tmp_path / "bad.json"
+    bad.write_text(content)
+    found = collect.collect([bad, folder / "qafel-0.h5"])
+    assert len(found.drawn) == 1
+    assert str(bad) in found.failures[0]
+    assert words in found.failures[0]
