@@ -22,7 +22,7 @@ from tests.support import mpirun
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
 SHORT = ("--set", "stop.uploads=30")
 ENDLESS = ("--set", "stop.accuracy=1.0", "--set", "stop.uploads=100000000")
-RANK = 'int(__import__("os").environ["OMPI_COMM_WORLD_RANK"])'
+RANK = '__import__("qafel_mpi.cli_job").cli_job.launcher_rank()'
 
 
 def qafel(
