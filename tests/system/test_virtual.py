@@ -106,6 +106,32 @@ def test_every_suite_runs_all_its_variants_in_short_and_goes_on_where_it_stopped
     assert started == 2
 
 
+def test_one_failing_run_does_not_end_a_suite_and_the_estimate_leaves_it_out(tmp_path):
+    """The second of three fails once; the next call runs it alone."""
+    said: list[str] = []
+
+    def fails_once(run: suite.SuiteRun, comm: None) -> RunSummary:
+        if run.variant == "naive":
+            raise RuntimeError("a broken disk")
+        return drive(run, comm)
+
+    def go(drive: suite.Drive) -> suite.SuiteResult:
+        settings = made("mushrooms-qsgd")
+        return suite.run_suite("mushrooms-qsgd", [0], tmp_path, settings, None, drive=drive, say=said.append)
+
+    first = go(fails_once)
+    assert [run.outcome for run in first.failed] == ["failed: a broken disk"]
+    assert [run.done for run in first.runs] == [True, False, True]
+    assert (
+        said[-2]
+        == "naive, seed 0: failed: a broken disk, 0 uploads; 1 of 3 done, 1 failed, 1 left: about 0 s"
+    )
+    assert said[-1].endswith("2 of 3 done, 1 failed, 0 left")
+    said.clear()
+    assert all(run.done for run in go(drive).runs)
+    assert [line.split(":")[0] for line in said] == ["mushrooms-qsgd", "naive, seed 0"]
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
