@@ -19,6 +19,7 @@ from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
 from qafel_analysis.cli_report import report
 from qafel_analysis.cli_scaling import scaling
+from qafel_analysis.cli_theory import theory
 from qafel_analysis.cli_watch import watch
 from qafel_analysis.damage import reading
 from qafel_analysis.palette import MissingExtra
@@ -209,6 +210,12 @@ app.command(
         "qafel-analysis scaling runs/weak/*.h5 --train-seconds 1 --link-gbit 200 --markdown",
     )
 )(scaling)
+app.command(
+    epilog=examples(
+        "qafel-analysis theory runs/cross-term/*.h5",
+        "qafel-analysis theory runs/cross-term/*.h5 --json",
+    )
+)(theory)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:
