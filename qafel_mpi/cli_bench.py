@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,7 +65,8 @@ UPLOADS = 300
 @bench.command(
     epilog="Examples:\n\n  qafel-mpi bench codec --json codec.json\n\n"
     "  qafel-mpi bench codec --codec qsgd --bits 4 --d 1000000 --threads 1,2\n\n"
-    "  qafel-mpi bench codec --against numpy,torch,bitsandbytes,torchao",
+    "  qafel-mpi bench codec --against numpy,torch,bitsandbytes,torchao\n\n"
+    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 29282 --busy-neighbour",
 )
 def codec(
     codecs: Annotated[
@@ -78,6 +80,9 @@ def codec(
     against: Annotated[
         str, typer.Option(metavar="LIST", help="Of numpy, torch, bitsandbytes, torchao: in turns with ours.")
     ] = "",
+    busy_neighbour: Annotated[
+        bool, typer.Option("--busy-neighbour", help="Share one core with a process that spins.")
+    ] = False,
     seconds: Seconds = 1.0,
     width: Width = 0.02,
     json: Json = None,
@@ -96,14 +101,18 @@ def codec(
     sizes = whole_numbers("--d", d, 1, 2**31)
     counts = whole_numbers("--threads", threads, 1, 1024)
 
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
         from qafel_mpi.bench import codec as ours
+        from qafel_mpi.bench.neighbour import neighbour
 
+        if comm.rank != 0:
+            return
         for size in sizes:
             if not ours.fits(size):
                 _say(f"d = {size:,} is left out: it does not fit into half the free memory")
         points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
-        return ours.rows(points, limits, peers, _say) if comm.rank == 0 else ()
+        with neighbour() if busy_neighbour else nullcontext():
+            yield from ours.rows(points, limits, peers, _say)
 
     run("codec", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"vector": 0})
 

@@ -1,10 +1,13 @@
 """bench codec: its rows, what it calls wrong, and that peers do the job they are timed at."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 from qafel_mpi.bench import codec, peers
+from qafel_mpi.bench.neighbour import neighbour
 from qafel_mpi.bench.passes import BLOCK, Passes
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.codecs import CodecConfig
@@ -108,3 +111,25 @@ def test_the_sweep_has_bits_where_a_codec_has_a_choice_of_them():
         ("affine", 4, 10),
         ("topk", 4, 10),
     ]
+
+
+def test_the_hidden_state_stays_away_from_its_target_however_long_it_is_timed():
+    bench = codec._Bench(codec.Point(CodecConfig(bits=8), D, 1))
+    step = bench._ours("hidden_step")
+    for _ in range(100):
+        step()
+    assert torch.linalg.vector_norm(next(bench._targets) - bench.x_hat) > torch.linalg.vector_norm(bench.x)
+
+
+def test_bytes_that_the_plain_formula_would_not_write_are_wrong(monkeypatch):
+    bench = codec._Bench(codec.Point(CodecConfig(bits=4), D, 1))
+    plain = codec.encode_qsgd
+    monkeypatch.setattr(codec, "encode_qsgd", lambda x, *rest: plain(-x, *rest))
+    assert bench._wrong() > D // 4
+
+
+def test_a_neighbour_shares_our_core_and_is_gone_after():
+    before = os.sched_getaffinity(0)
+    with neighbour():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
