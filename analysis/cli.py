@@ -18,7 +18,7 @@ from qafel_analysis import table as tables
 from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
 from qafel_analysis.cli_report import report
-from qafel_analysis.cli_scaling import scaling
+from qafel_analysis.cli_scaling import pace, scaling
 from qafel_analysis.cli_theory import theory
 from qafel_analysis.cli_watch import watch
 from qafel_analysis.damage import reading
@@ -216,6 +216,12 @@ app.command(
         "qafel-analysis theory runs/cross-term/*.h5 --json",
     )
 )(theory)
+app.command(
+    epilog=examples(
+        "qafel-analysis pace runs/link-cnn/*.h5",
+        "qafel-analysis pace runs/link-resnet18/*.h5 --markdown",
+    )
+)(pace)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:

@@ -1,4 +1,4 @@
-"""The command `scaling`."""
+"""The commands `scaling` and `pace`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from qafel_analysis import scaling as study
 from qafel_analysis.cli_options import NOTHING_READ, Runs, say
 from qafel_analysis.grid import Grid, to_markdown, to_terminal
+from qafel_analysis.pace import Pace, pace_grid
+from qafel_analysis.pace import pace as pace_of
 
 from qafel_mpi.trace.reader import TraceError
 
@@ -46,6 +48,22 @@ def scaling(
     if costs is not None:
         grids.append(study.paper_grid(costs, train_s=train_seconds or costs.train_s, link_gbit=link_gbit))
     _print(grids, as_markdown)
+
+
+def pace(
+    runs: Runs,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Seconds per server step and to the target against FedBuff, beside the bytes, and what a step is spent on."""
+    found: list[Pace] = []
+    for path in runs:
+        try:
+            found.append(pace_of(path))
+        except TraceError as error:
+            say([error])
+    if not found:
+        raise typer.Exit(NOTHING_READ)
+    _print([pace_grid(found)], as_markdown)
 
 
 def _points(paths: Sequence[Path]) -> list[study.Point]:

@@ -21,11 +21,10 @@ import numpy as np
 from qafel_analysis.grid import NOTHING, Grid
 
 from qafel_mpi.trace.reader import Trace, TraceError, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
 
 PAPER_RANKS = (32, 100, 320, 1000, 3200, 10000)
 SAME_POLL_S = 100e-6  # messages seen to be complete within so long came out of one poll
-_KIND = {name: number for number, name in KIND_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,9 @@ def measured(points: Sequence[Point]) -> Iterator[tuple[Point, float, float]]:
 def costs(path: Path, *, buffer_grows: bool) -> Costs:
     """Raises TraceError where the run says nothing of rank 0's messages."""
     with open_trace(path, salvage=True) as trace:
-        updates, messages = trace.table("updates"), _of_rank_0(trace)
-        received = messages[(messages["end"] == 1) & (messages["kind"] == _KIND["update"])]
-        sent = messages[(messages["end"] == 0) & (messages["kind"] == _KIND["broadcast"])]
+        updates, messages = trace.table("updates"), of_rank_0(trace)
+        received = messages[(messages["end"] == 1) & (messages["kind"] == KIND_NUMBERS["update"])]
+        sent = messages[(messages["end"] == 0) & (messages["kind"] == KIND_NUMBERS["broadcast"])]
         if not len(received) or not len(sent):
             raise TraceError(f"{path}: no uploads and broadcasts of rank 0; give a wall run")
         a = trace.attributes
@@ -143,7 +142,8 @@ def costs(path: Path, *, buffer_grows: bool) -> Costs:
         )
 
 
-def _of_rank_0(trace: Trace) -> np.ndarray:
+def of_rank_0(trace: Trace) -> np.ndarray:
+    """The messages' rows of rank 0's ends."""
     parts = []
     for block in trace.blocks("messages"):
         own = np.where(block["end"] == 0, block["src"], block["dst"]) == 0

@@ -36,6 +36,7 @@ KIND_NAMES = {
     9: "score",
     10: "diverged",
 }
+KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}
 
 # One row per MPI message at each end (`end`: 0 the sender's row, 1 the receiver's).
 MESSAGES = np.dtype(

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from qafel_analysis.pace import Pace, pace, pace_grid, ratios
 from qafel_analysis.scaling import Costs, Point, costs, load, measured, saturates_at
 
 from qafel_mpi.trace.merge import merge, shards_of, write_run
+from qafel_mpi.trace.reader import TraceError
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import MESSAGES, UPDATES
 
@@ -109,3 +112,19 @@ def test_the_command_prints_both_tables(tmp_path):
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "10,000" in text
     assert "On paper, not measured" in text
+
+
+def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
+    def run(algorithm: str, seed: int, seconds: float) -> Pace:
+        return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.1, 0.1)
+
+    paces = [run("qafel", 0, 1.0), run("qafel", 1, 2.0), run("fedbuff", 0, 4.0), run("fedbuff", 1, 6.0)]
+    assert ratios(paces, "per_step")["qafel"] == pytest.approx((3.5, 3.0, 4.0))
+    grid = pace_grid(paces)
+    assert grid.headings == ("", "qafel", "fedbuff", "fedbuff / qafel")
+    assert ("seconds to the target", "15 [10, 20]", "50 [40, 60]", "3.5 [3, 4]") in grid.rows
+
+
+def test_a_runs_pace_is_read_from_its_trace(tmp_path):
+    with pytest.raises(TraceError, match="no server steps"):
+        pace(Path(make(tmp_path, 3)))
