@@ -230,8 +230,9 @@ def all_(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """All of them, one after the other, in one file."""
+    """Codec, p2p, ingest, broadcast, overlap and tracing, one after the other, in one file."""
     parts = (
+        _codec,
         _p2p(8, 4 << 20),
         _ingest(PAYLOADS),
         _broadcast(PAYLOADS, None),
@@ -248,6 +249,15 @@ def all_(
 
 # Each gives a function that measures; the modules are imported when that is called.
 Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
+
+
+def _codec(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+    """The default codec, on rank 0 alone; the command of that name has all of them."""
+    from qafel_mpi.bench import codec as ours
+    from qafel_mpi.bench.ranks import first
+
+    points = ours.sweep(["qsgd"], [4], [29_282, 1_000_000], [1])
+    return first(comm, 1, lambda _: ours.rows(points, limits))
 
 
 def _p2p(smallest: int, largest: int) -> Measure:

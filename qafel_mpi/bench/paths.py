@@ -145,10 +145,7 @@ class OurPath:
                 self.take(received, message)
                 self.inbox.release(received.slot)
                 count -= 1
-            if not arrived and len(self.sends):
-                self.progress()
-            else:
-                self._pause(bool(arrived))
+            self._pause(bool(arrived))
 
     def _pause(self, happened: bool) -> None:
         if happened:
