@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,15 +16,13 @@ from qafel_analysis import compare as comparison
 from qafel_analysis import grid, paper, views
 from qafel_analysis import table as tables
 from qafel_analysis.cli_files import export, figures
-from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, examples, say, target_of
+from qafel_analysis.cli_options import Accuracy, Loss, Runs, examples, say
+from qafel_analysis.cli_read import each, read
 from qafel_analysis.cli_report import report
 from qafel_analysis.cli_scaling import pace, scaling
 from qafel_analysis.cli_theory import theory
 from qafel_analysis.cli_watch import watch
-from qafel_analysis.damage import reading
 from qafel_analysis.palette import MissingExtra
-
-from qafel_mpi.trace.reader import TraceError
 
 T = TypeVar("T")
 
@@ -100,7 +98,7 @@ def table(
 def _messages(paths: Sequence[Path], chosen: Format) -> None:
     from qafel_analysis import messages  # pandas, which the other tables do without
 
-    found = _each(paths, messages.rows)
+    found = each(paths, messages.rows)
     for _, notes in found:
         say(notes)
     rows = [row for made, _ in found for row in made]
@@ -142,29 +140,6 @@ def compare(
         print(json.dumps([comparison.summary(g, groups) for g in groups], indent=1))
     else:
         _emit([views.side_by_side(groups)], chosen)
-
-
-def read(paths: Sequence[Path], accuracy: float | None, loss: float | None) -> list[comparison.Run]:
-    """The rows of the runs, and on stderr what is wrong with their files."""
-    target = target_of(accuracy, loss)
-    found = _each(paths, lambda path: tables.row(path, target))
-    for run in found:
-        say(run["notes"])
-    return found
-
-
-def _each(paths: Sequence[Path], read_one: Callable[[Path], T]) -> list[T]:
-    """What is read from each file that can be read; a message for each that can't. Exit code 2 if none can."""
-    found = []
-    for path in paths:
-        try:
-            with reading(path):
-                found.append(read_one(path))
-        except TraceError as error:
-            say([error])
-    if not found:
-        raise typer.Exit(NOTHING_READ)
-    return found
 
 
 def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from qafel_analysis.cli_options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+from qafel_analysis.cli_read import read
 from qafel_analysis.damage import reading
 
 from qafel_mpi.trace.reader import TraceError
@@ -93,6 +94,7 @@ class Target(StrEnum):
 
 
 class Table(StrEnum):
+    RUNS = "runs"
     MESSAGES = "messages"
     UPDATES = "updates"
     STEPS = "steps"
@@ -107,7 +109,7 @@ def export(
         typer.Option("--to", help="The timeline for ui.perfetto.dev and chrome://tracing, or a table."),
     ] = Target.PERFETTO,
     table: Annotated[
-        Table, typer.Option("--table", help="The table that CSV or Parquet gets.")
+        Table, typer.Option("--table", help="Of each run; runs: one table of all, as `table --csv` has it.")
     ] = Table.MESSAGES,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder that they are written to.")] = Path(),
     window: Seconds = None,
@@ -121,6 +123,10 @@ def export(
     from qafel_analysis import export as exporting
     from qafel_analysis.collect import short_names
 
+    if table is Table.RUNS and to is not Target.PERFETTO:
+        found = read(runs, None, None)
+        print(exporting.runs(found, out / f"runs.{to}"))
+        return
     written = 0
     for path, name in short_names(runs).items():
         try:

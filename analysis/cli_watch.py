@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SLOWEST = 5  # ranks that are shown
+_BETWEEN_RUNS_S = 15.0  # a suite builds its next run
 
 
 def watch(
@@ -36,21 +37,40 @@ def watch(
     """Follow a running job from its shards: accuracy, bytes, rates, the slowest ranks, and the time left.
 
     Works from any terminal or login node that sees the files; the run notices nothing. What is shown lags by the
-    run's trace.flush_seconds. Ends when the run does, or with Ctrl-C.
+    run's trace.flush_seconds. Ends when the run does, of a suite when no further run begins, or with Ctrl-C.
     """
     from qafel_analysis.watch import Follower, newest
 
+    folder: Path | None = None
+    followed: set[Path] = set()
     try:
-        follower = Follower(newest(directory))
-        if once or as_json:
-            _lines(follower, every, once, as_json)
-        else:
-            _screen(follower, every)
+        folder = newest(directory)
+        while folder is not None:
+            follower = Follower(folder)
+            if once or as_json:
+                _lines(follower, every, once, as_json)
+            else:
+                _screen(follower, every)
+            followed.add(folder)
+            folder = None if once or directory == folder else _next(directory, followed)
     except TraceError as error:
         say([error])
         raise typer.Exit(NOTHING_READ) from error
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+def _next(directory: Path, followed: set[Path]) -> Path | None:
+    """The run that comes after, of a suite or a job of several; None where none has begun after a while."""
+    from qafel_analysis.watch import newest
+
+    end_s = time.monotonic() + _BETWEEN_RUNS_S
+    while time.monotonic() < end_s:
+        try:
+            return newest(directory, but=followed)
+        except TraceError:
+            time.sleep(0.5)
+    return None
 
 
 def _lines(follower: Follower, every: float, once: bool, as_json: bool) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+from qafel_analysis.compare import Run
 from qafel_analysis.frames import LazyTable
 from qafel_analysis.palette import extra
+from qafel_analysis.table import public
 from qafel_analysis.timeline import Trainings, Window, of_messages
 
 from qafel_mpi.trace.reader import Trace, open_trace
@@ -132,3 +134,15 @@ def to_parquet(path: Path, table: str, out: Path) -> int:
             writer.write_table(arrow.Table.from_pandas(block, schema=schema, preserve_index=False))
             count += len(block)
     return count
+
+
+def runs(found: Sequence[Run], out: Path) -> Path:
+    """Write one row per run, with the columns of `table --csv`; Parquet if out ends in .parquet."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame([public(run) for run in found])
+    if out.suffix == ".parquet":
+        extra("pyarrow")
+        frame.to_parquet(out, index=False)
+    else:
+        frame.to_csv(out, index=False)
+    return out

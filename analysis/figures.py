@@ -107,7 +107,7 @@ def trade_off(points: pd.DataFrame) -> Any:
             zorder=2,
         )
         axes.annotate(
-            point.label,
+            wrapped(point.label),
             (point.bytes / 1e6, point.uploads),
             textcoords="offset points",
             xytext=(4, 3),

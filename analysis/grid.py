@@ -33,9 +33,14 @@ def to_terminal(grid: Grid) -> None:
         else:
             out.add_column(heading, justify="right")
     for row in grid.rows:
-        out.add_row(*row)
+        out.add_row(*map(_printable, row))
     console = Console(markup=False, highlight=False)
     (console if console.is_terminal else Console(width=240, markup=False, highlight=False)).print(out)
+
+
+def _printable(cell: str) -> str:
+    """A cell may have come from a file: it moves no cursor and sets no colour."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in cell)
 
 
 def to_markdown(grid: Grid) -> str:

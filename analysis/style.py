@@ -71,8 +71,8 @@ def line_style(index: int) -> dict[str, Any]:
 
 
 def wrapped(label: str, width: int = 64) -> str:
-    """A long label in lines."""
-    return "\n".join(wrap(label, width)) or label
+    """A long label in lines. It may have come from a file: a dollar is a dollar, not mathematics."""
+    return "\n".join(wrap(label, width)).replace("$", r"\$") or label
 
 
 def legend(figure: Any, count: int, columns: int = 1) -> None:

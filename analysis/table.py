@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +117,6 @@ def row(path: Path, target: Target | None = None) -> dict[str, Any]:
     """
     with open_trace(path, salvage=True) as trace:
         return row_of(trace, target)
-
-
-def rows(paths: Iterable[Path], target: Target | None = None) -> list[dict[str, Any]]:
-    return [row(path, target) for path in paths]
 
 
 def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,10 +72,10 @@ class Progress:
         return found
 
 
-def newest(directory: Path) -> Path:
+def newest(directory: Path, but: Container[Path] = ()) -> Path:
     """The folder itself where it is a run's shards, else the folder of shards below it that was written to last.
 
-    Raises TraceError where there is none.
+    but: folders that do not count. Raises TraceError where there is none.
     """
     if not directory.is_dir():
         raise TraceError(
@@ -83,14 +83,17 @@ def newest(directory: Path) -> Path:
         )
     if directory.suffix == ".shards" or any(directory.glob("*.npys")):
         return directory
-    found = [path for path in directory.rglob("*.shards") if path.is_dir()]
+    found = [path for path in directory.rglob("*.shards") if path.is_dir() and path not in but]
     if not found:
         raise TraceError(f"{directory}: no run goes on here (there is no folder RUN.shards in it)")
     return max(found, key=_changed)
 
 
 def _changed(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
+    try:
+        return max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
+    except FileNotFoundError:  # it is being merged
+        return 0.0
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import qafel_analysis
-from qafel_analysis import export, timeline
+from qafel_analysis import export, table, timeline
 from qafel_analysis.example import Example, write
 
 from qafel_mpi.trace.reader import TraceError, open_trace
@@ -124,3 +124,12 @@ def test_one_column_of_messages_costs_no_more_memory_than_it_has(tmp_path):
     rows, grown = map(int, done.stdout.split())
     assert rows > 900_000
     assert grown < 100e6  # the column, 8 MB, and two blocks of 30 MB; the table has 117 MB
+
+
+@pytest.mark.parametrize("to", ["csv", "parquet"])
+def test_the_table_of_runs_is_one_file(run, tmp_path, to):
+    rows = [table.row(run), table.row(run)]
+    out = export.runs(rows, tmp_path / f"runs.{to}")
+    frame = pd.read_csv(out) if to == "csv" else pd.read_parquet(out)
+    assert list(frame.columns) == list(table.KEYS)
+    assert frame["wire_bytes_up"].tolist() == [r["wire_bytes_up"] for r in rows]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qafel_analysis import bench, collect, draw, figures, points, settings, style, timeline, traffic
+from qafel_analysis import bench, collect, draw, figures, grid, points, settings, style, timeline, traffic
 from qafel_analysis.example import Example, write
 
 from qafel_mpi.trace.reader import open_trace
@@ -207,3 +207,15 @@ def test_a_file_that_is_no_bench_result_is_named(folder, tmp_path, content, word
     assert len(found.drawn) == 1
     assert str(bad) in found.failures[0]
     assert words in found.failures[0]
+
+
+def test_names_from_a_file_are_no_mathematics_and_no_escape_codes(tmp_path, capsys):
+    """What a label holds may be anything; a lone dollar would else be a syntax error of matplotlib's."""
+    from qafel_analysis.convergence import Band
+
+    x = np.linspace(0, 1, 5)
+    bands = [Band(name, x, x, x, x, 1) for name in (r"$\frac{", "a$b", "x^2_3")]
+    style.save(figures.convergence(bands, "uploads", "accuracy"), tmp_path / "odd")
+    style.save(figures.staleness([(b.label, np.ones(3)) for b in bands]), tmp_path / "odd2")
+    grid.to_terminal(grid.Grid("", ("a",), (("\x1b[2Jgone\rover",),)))
+    assert "\x1b[2J" not in capsys.readouterr().out
