@@ -100,6 +100,7 @@ class Table(StrEnum):
     STEPS = "steps"
     RANKS = "ranks"
     CLOCK = "clock"
+    ENCODINGS = "encodings"
 
 
 def export(

@@ -16,9 +16,8 @@ from qafel_analysis.grid import NOTHING, Grid, number, spread, to_markdown, to_t
 from qafel_mpi.trace.reader import TraceError
 
 MEASURED = (
-    "Measured: the mean of ‖∇f(x^t)‖² over the evaluated steps t < T of each run, and δ_s = 1 − ‖Q_s(v) − v‖²/‖v‖² "
-    "of every step. δ_c is not in a trace: rank 0, which writes it, never sees an update before its quantizer. "
-    "Intervals: 95%, bootstrap over seeds."
+    "Measured: the mean of ‖∇f(x^t)‖² over the evaluated steps t < T of each run; δ = 1 − ‖Q(v) − v‖²/‖v‖², δ_s of "
+    "every step, δ_c of every upload (where trace.encoding_error was set). Intervals: 95%, bootstrap over seeds."
 )
 CLAIMED = (
     "Claimed by the paper, for smooth non-convex f, bounded staleness and large T: the whole, and the errors of "
@@ -71,6 +70,7 @@ def measured_grid(found: study.Study) -> Grid:
     rows = []
     for (steps, _, quantization, _), own in sorted(cells.items()):
         gradients = [p.gradient for p in own]
+        client = [p.delta_c for p in own if p.delta_c is not None]
         delta = [p.delta_s for p in own if p.delta_s is not None]
         smallest = [p.smallest_delta_s for p in own if p.smallest_delta_s is not None]
         rows.append(
@@ -80,11 +80,21 @@ def measured_grid(found: study.Study) -> Grid:
                 f"{fmean(p.staleness for p in own):.2f}",
                 number(len(own)),
                 spread(fmean(gradients), stdev(gradients) if len(own) > 1 else None),
+                f"{fmean(client):.3f}" if client else NOTHING,
                 f"{fmean(delta):.3f}" if delta else NOTHING,
                 f"{min(smallest):.3f}" if smallest else NOTHING,
             )
         )
-    headings = ("quantization", "T", "mean\nstaleness", "runs", "mean of ‖∇f‖²", "δ_s, mean", "δ_s, smallest")
+    headings = (
+        "quantization",
+        "T",
+        "mean\nstaleness",
+        "runs",
+        "mean of ‖∇f‖²",
+        "δ_c, mean",
+        "δ_s, mean",
+        "δ_s, smallest",
+    )
     return Grid("What the runs measured, by cell; ± standard deviation over seeds", headings, tuple(rows))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from qafel_mpi.trace_schema import (
     CLOCK,
+    ENCODINGS,
     HEADER_BYTES,
     KIND_NAMES,
     MESSAGES,
@@ -86,6 +87,7 @@ def write(path: Path, example: Example) -> Path:
         file["clock"] = _clock(example, updates)
         file["steps"] = steps
         file["updates"] = updates
+        file["encodings"] = np.zeros(0, ENCODINGS)  # recorded on request
         broadcasts = len(steps) - 1
         rows = 2 * len(updates) + 2 * broadcasts * (example.ranks - 1)
         data = file.create_dataset("messages", (rows,), MESSAGES)

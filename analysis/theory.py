@@ -1,7 +1,8 @@
 """The paper's claims on orders, beside runs: quantization × staleness × T, with effects, intervals and slopes.
 
 Measured, by run: the ergodic mean of ‖∇f(x^t)‖² over the evaluated steps t < T (recorded with trace.gradient_norm),
-and δ_s = 1 − mean of ‖Q_s(v) − v‖²/‖v‖² over the steps. At each T, over the runs' seeds: the effect of quantizing,
+δ_s = 1 − mean of ‖Q_s(v) − v‖²/‖v‖² over the steps, and δ_c likewise over the uploads (recorded with
+trace.encoding_error). At each T, over the runs' seeds: the effect of quantizing,
 the effect of staleness, and their interaction. Over T: the slope of each on log-log axes.
 
 Claimed (ALGORITHM.md, "What the paper claims in theory"): the whole, and the errors of quantization and of
@@ -21,7 +22,7 @@ from qafel_analysis.compare import BOOTSTRAP_SAMPLES
 from qafel_analysis.settings import differences
 from qafel_analysis.table import row_of
 
-from qafel_mpi.trace.reader import Trace, open_trace
+from qafel_mpi.trace.reader import Trace, TraceError, open_trace
 
 # An effect -> the slope against T on log-log axes that the claim allows at most.
 CLAIMS = {
@@ -44,7 +45,8 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Point:
-    """What one run measured. gradient: the ergodic mean of ‖∇f‖². delta_s, smallest_delta_s: over its steps."""
+    """What one run measured. gradient: the ergodic mean of ‖∇f‖². delta_c: mean over its uploads, where they were
+    recorded. delta_s, smallest_delta_s: over its steps."""
 
     run: str
     seed: int
@@ -53,6 +55,7 @@ class Point:
     bits: float  # up and down together; infinite where nothing is quantized
     staleness: float  # mean over its updates
     gradient: float
+    delta_c: float | None
     delta_s: float | None
     smallest_delta_s: float | None
     settings: Mapping[str, Any]
@@ -133,10 +136,21 @@ def _point(trace: Trace) -> Point:
         bits=float("inf") if all(exact) else float(sum(b for _, b in codecs)),
         staleness=float(run["mean_staleness"] or 0.0),
         gradient=float(looked["gradient_norm_squared"].mean()),
+        delta_c=_delta_c(trace, exact=exact[0]),
         delta_s=delta_s,
         smallest_delta_s=smallest,
         settings=run["settings"],
     )
+
+
+def _delta_c(trace: Trace, *, exact: bool) -> float | None:
+    if exact:
+        return 1.0
+    try:
+        rows = trace.table("encodings")
+    except TraceError:  # of an older version
+        return None
+    return delta(rows["quantization_error"], rows["norm"])[0]
 
 
 def delta(error: np.ndarray, norm: np.ndarray) -> tuple[float | None, float | None]:

@@ -93,6 +93,7 @@ class TraceConfig(BaseModel):
 
     flush_seconds: float = Field(1.0, ge=0, description="a rank's rows are on disk after this time at most")
     gradient_norm: bool = Field(False, description="of the full training objective, at each evaluation")
+    encoding_error: bool = Field(False, description="of each update's quantizer; costs a decoding an update")
 
 
 class Experiment(BaseModel):

@@ -137,7 +137,24 @@ CLOCK = np.dtype(
     ]
 )
 
-TABLES = {"messages": MESSAGES, "updates": UPDATES, "steps": STEPS, "ranks": RANKS, "clock": CLOCK}
+# One row per update that a rank encoded, from which δ_c is measured; recorded on request (trace.encoding_error).
+ENCODINGS = np.dtype(
+    [
+        ("client", "<i8"),
+        ("participation", "<i8"),
+        ("norm", "<f8"),  # of what Q_c was applied to: ||y_P - y_0||_2 (fedasync: ||y_P||_2)
+        ("quantization_error", "<f8"),  # ||Q_c(v) - v||_2 of that v
+    ]
+)
+
+TABLES = {
+    "messages": MESSAGES,
+    "updates": UPDATES,
+    "steps": STEPS,
+    "ranks": RANKS,
+    "clock": CLOCK,
+    "encodings": ENCODINGS,
+}
 
 # The columns of /messages that are times, and so corrected at the merge.
 MESSAGE_TIMES = tuple(name for name in MESSAGES.names or () if name.startswith("t_"))

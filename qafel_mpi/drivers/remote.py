@@ -209,7 +209,7 @@ class Worker:
     def __init__(self, session: Session, setup: Setup):
         self.session, self.setup, self.comm = session, setup, session.comm
         client = setup.client()
-        self.trainer, self.replica = Trainer(setup, client), client.replica
+        self.trainer, self.replica = Trainer(setup, client, session.recorder), client.replica
         self.described = describe(setup)
         orders = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.TRAIN, Kind.EVALUATE, Kind.STOP)
         self.expected = {kind: self.described[kind] for kind in orders}

@@ -72,7 +72,7 @@ def run(
     if comm.size == 1:
         sends_model = experiment.server.update == "model"
         client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
-        workers = LocalWorkers(setup, client)
+        workers = LocalWorkers(setup, client, session.recorder)
     else:
         workers = RemoteWorkers(session, setup, gpus=spot.gpu is not None)
     ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)

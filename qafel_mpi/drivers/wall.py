@@ -27,6 +27,7 @@ from qafel_mpi.drivers.build import (
     compute_device,
     visible_gpus,
 )
+from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session, begin
@@ -341,6 +342,7 @@ class WallClient:
         self.sends = Sends(self.comm, TAG_UP)
         self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames)
         self.delta = torch.empty_like(setup.x0)
+        self.errors = EncodingErrors.of(setup, session.recorder)
         self.uploads = 0
         self.stopped = False
         self.downloads = 0
@@ -387,6 +389,9 @@ class WallClient:
         frame.t_encode_begin = perf_counter()
         size, key = self.client.encode(self.delta, frame.payload, client=self.id, participation=self.uploads)
         frame.t_encode_end = perf_counter()
+        if self.errors is not None:
+            with self.lock:  # the thread flushes tables
+                self.errors.add(self.delta, frame.payload[:size], key, self.id, self.uploads)
         frame.seal(
             Kind.UPDATE,
             payload_bytes=size,

@@ -18,9 +18,11 @@ from torch import Tensor
 from qafel_mpi.algorithms.client import Client
 from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.kernels.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
+from qafel_mpi.trace.recorder import Recorder
 
 Job = tuple[int, int]  # (client, participation)
 
@@ -70,8 +72,9 @@ class Workers(Protocol):
 class Trainer:
     """Trains batches and encodes their updates; the same on rank 0 alone and on a worker."""
 
-    def __init__(self, setup: Setup, client: Client):
+    def __init__(self, setup: Setup, client: Client, recorder: Recorder):
         self.task, self.client, self.seed = setup.task, client, setup.experiment.seed
+        self.errors = EncodingErrors.of(setup, recorder)
         shape = (setup.task.together, setup.task.layout.elements)
         self.deltas = torch.empty(shape, dtype=setup.task.dtype)
         self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
@@ -88,6 +91,10 @@ class Trainer:
         sizes, keys, errors = self.client.encode_all(deltas, outs, trainings)
         self.encoding_s = (begin_s, perf_counter())
         payloads = [out if out.size == size else out[:size] for out, size in zip(outs, sizes, strict=True)]
+        if self.errors is not None:
+            for i, job in enumerate(jobs):
+                if i not in errors:
+                    self.errors.add(deltas[i], payloads[i], keys[i], *job)
         # The header carries a float32: what is recorded must not depend on who trained.
         results = list(map(Result, payloads, keys, losses.astype(np.float32).tolist()))
         for i, error in errors.items():
@@ -100,9 +107,9 @@ class LocalWorkers:
 
     sent = received = 0
 
-    def __init__(self, setup: Setup, client: Client):
+    def __init__(self, setup: Setup, client: Client, recorder: Recorder):
         self.setup = setup
-        self.trainer = Trainer(setup, client)
+        self.trainer = Trainer(setup, client, recorder)
         x_hat = client.replica.x_hat
         self.start = torch.empty_like(x_hat) if setup.unicast else x_hat
         self._payload_bytes = setup.uplink.payload_bytes()

@@ -23,7 +23,7 @@ SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
 
 # The long table comes last: what a file that was cut short still holds is then nearly everything.
-_ORDER = ("ranks", "clock", "steps", "updates", "messages")
+_ORDER = ("ranks", "clock", "steps", "encodings", "updates", "messages")
 _RAW_TIMES = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
 
 

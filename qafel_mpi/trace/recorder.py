@@ -88,7 +88,8 @@ class Recorder:
         self.steps = Table("steps", directory, rank, capacity, flush_seconds)
         self.ranks = Table("ranks", directory, rank, 64, flush_seconds)
         self.clock = Table("clock", directory, rank, 64, flush_seconds)
-        self._tables = (self.messages, self.updates, self.steps, self.ranks, self.clock)
+        self.encodings = Table("encodings", directory, rank, capacity, flush_seconds)
+        self._tables = (self.messages, self.updates, self.steps, self.ranks, self.clock, self.encodings)
 
     def flush_if_due(self) -> None:
         now_s = perf_counter()

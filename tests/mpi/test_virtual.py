@@ -4,7 +4,7 @@ import h5py
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.drivers import virtual
+from qafel_mpi.drivers import virtual, wall
 from qafel_mpi.wire import Kind
 
 SETTINGS = {
@@ -62,3 +62,33 @@ def test_messages_between_ranks_add_up(comm, folder, digits):
     assert ranks["sent"].sum() == len(sent) == len(received) == ranks["received"].sum()
     assert (received["kind"] == Kind.UPDATE).sum() >= 40
     assert len({d.decode() for d in ranks["x_hat_digest"]}) == 1
+
+
+def check_encodings(path):
+    """Each upload once, and a ratio that Definition 2.1 can take."""
+    with h5py.File(path) as file:
+        rows, updates = file["encodings"][:], file["updates"][:]
+    recorded = {(int(r["client"]), int(r["participation"])) for r in rows}
+    assert {(int(r["client"]), int(r["participation"])) for r in updates} <= recorded
+    assert len(recorded) == len(rows)
+    lost = (rows["quantization_error"] / rows["norm"]) ** 2
+    assert lost.min() > 0
+    assert lost.max() < 1
+
+
+@pytest.mark.mpi
+def test_the_error_of_each_upload_is_recorded_on_request_and_changes_nothing(comm, folder, digits):
+    settings = ["clock.kind=virtual", "clock.concurrency=10"]
+    virtual.run(digits(*settings, "trace.encoding_error=true"), comm, folder / "a.h5")
+    virtual.run(digits(*settings), comm, folder / "b.h5")
+    assert tables(folder / "a.h5") == tables(folder / "b.h5")
+    check_encodings(folder / "a.h5")
+    with h5py.File(folder / "b.h5") as file:
+        assert len(file["encodings"]) == 0
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("progress", ["poll", "thread"])
+def test_clients_on_the_wall_clock_record_it_too(comm, folder, digits, progress):
+    wall.run(digits("trace.encoding_error=true", f"transport.progress={progress}"), comm, folder / "a.h5")
+    check_encodings(folder / "a.h5")

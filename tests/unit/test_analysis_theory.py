@@ -16,6 +16,8 @@ from qafel_analysis.example import Example, write
 from qafel_analysis.theory import Point, StudyError
 from typer.testing import CliRunner
 
+from qafel_mpi.trace_schema import ENCODINGS
+
 HORIZONS = (100, 400, 1600)
 BASE, QUANTIZATION, STALENESS, CROSS = 2.0, 0.5, 0.8, 6.0
 
@@ -35,6 +37,7 @@ def made(quantized: bool, stale: bool, steps: int, seed: int, *, noise: float = 
         bits=6.0 if quantized else math.inf,
         staleness=18.0 if stale else 0.0,
         gradient=gradient,
+        delta_c=None,
         delta_s=0.7 if quantized else 1.0,
         smallest_delta_s=0.4 if quantized else 1.0,
         settings={
@@ -134,6 +137,9 @@ def trace(path: Path, quantized: bool, stale: bool, gradient: float, seed: int =
         steps["gradient_norm_squared"][-1] *= 2
         steps["difference_norm"], steps["quantization_error"] = 2.0, 1.0 if quantized else 0.0
         updates["staleness"] = 7 * stale
+        del file["encodings"]
+        if quantized:
+            file["encodings"] = np.array([(0, 0, 2.0, 1.0), (1, 0, 0.0, 0.0), (2, 0, 1.0, 0.5)], ENCODINGS)
         file["steps"][...], file["updates"][...] = steps, updates
         text = str(file.attrs["experiment"]).replace(
             'kind = "wall"', f'kind = "virtual"\nconcurrency = {5 + stale}'
@@ -146,6 +152,7 @@ def trace(path: Path, quantized: bool, stale: bool, gradient: float, seed: int =
 def test_a_trace_gives_the_ergodic_mean_and_delta_s(tmp_path):
     point = theory.point(trace(tmp_path / "a.h5", True, True, 3.0))
     assert point.gradient == pytest.approx(3.0)
+    assert point.delta_c == 0.75  # of a zero update there is no ratio
     assert (point.delta_s, point.smallest_delta_s) == (0.75, 0.75)
     assert point.staleness == 7
     assert point.quantization == "qsgd 4/qsgd 4"
