@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi import cli_bench, experiments
+from qafel_mpi import cli_bench, cli_jobs, experiments
 from qafel_mpi import cli_job as job
 from qafel_mpi import cli_run as launch
 from qafel_mpi import cli_show as show
@@ -39,6 +39,7 @@ app = typer.Typer(
 data = typer.Typer(help="Data sets: fetch them.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(cli_bench.bench, name="bench")
+app.add_typer(cli_jobs.jobs, name="jobs")
 
 
 Overrides = Annotated[
@@ -152,6 +153,12 @@ def suite(
     ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
+    pick: Annotated[
+        int | None,
+        typer.Option(
+            "--run", min=0, metavar="N", help="Only run number N, from 0: what a task of a job array does."
+        ),
+    ] = None,
     require_target: Annotated[
         bool, typer.Option("--require-target", help="Exit with 4 if a run does not reach its target.")
     ] = False,
@@ -176,7 +183,9 @@ def suite(
         plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
         with job.all_ranks_end(comm):
-            code = suites.run(name, seeds, chosen, settings, out, comm, here, interrupted, require_target)
+            code = suites.run(
+                name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick
+            )
     sys.exit(code)
 
 

@@ -39,6 +39,7 @@ def run(
     data_dir: Path,
     interrupted: Callable[[], bool],
     require_target: bool = False,
+    pick: int | None = None,
 ) -> ExitCode:
     """Collective: what is left of the suite; the overview on stdout. Raises ConfigError on every rank alike."""
     from qafel_mpi.drivers.suite import TARGET_REACHED, parse_seeds, run_suite
@@ -55,6 +56,7 @@ def run(
         comm,
         drive=drive,
         only=only,
+        pick=pick,
         resolve=_resolver(alone=comm is None),
         interrupted=interrupted,
         say=lambda line: print(line, file=sys.stderr, flush=True),

@@ -92,10 +92,12 @@ def plan(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     resolve: Resolve = load,
+    pick: int | None = None,
 ) -> list[SuiteRun]:
     """Every run of the suite, seed by seed, with what its trace says; all checked before the first begins.
 
-    only: variants; all of them where empty. Raises ConfigError, also where a trace is of another experiment.
+    only: variants; all of them where empty. pick: of these runs the one with this number, from 0; the others'
+    traces are not looked at. Raises ConfigError, also where a trace is of another experiment.
     """
     variants = variants_of(name)
     if not variants:
@@ -104,7 +106,10 @@ def plan(
         raise ConfigError(f"--variant {one}: {did_you_mean(one, variants)}" for one in unknown)
     runs: list[SuiteRun] = []
     problems: list[str] = []
-    for seed, variant in product(seeds, dict.fromkeys(only) or variants):
+    pairs = list(product(seeds, dict.fromkeys(only) or variants))
+    if pick is not None and pick >= len(pairs):
+        raise ConfigError([f"--run {pick}: the suite has {len(pairs)} runs, 0 to {len(pairs) - 1}"])
+    for seed, variant in pairs if pick is None else [pairs[pick]]:
         try:
             experiment = resolve(name, [*overrides, f"seed={seed}"], variant)
             out = (out_dir / f"{variant}-seed{seed}.h5").absolute()
@@ -222,6 +227,7 @@ def run_suite(
     *,
     drive: Drive,
     only: Sequence[str] = (),
+    pick: int | None = None,
     resolve: Resolve = load,
     interrupted: Interrupted = lambda: False,
     say: Callable[[str], None] = lambda line: None,
@@ -231,7 +237,9 @@ def run_suite(
     drive: one run, with a communicator of its own. interrupted: rank 0's answer counts, between runs too.
     say: is told on every rank how far the suite is. Raises ConfigError on every rank alike.
     """
-    runs = _shared(comm, lambda: _prepared(plan(name, seeds, out_dir, overrides, only, resolve), out_dir))
+    runs = _shared(
+        comm, lambda: _prepared(plan(name, seeds, out_dir, overrides, only, resolve, pick), out_dir)
+    )
     result = SuiteResult([run if run.done else _left(run) for run in runs])
     say(f"{name}: {standing(result.runs)}")
     for index, run in enumerate(result.runs):

@@ -1,0 +1,1 @@
+"""The SLURM templates, for `qafel-mpi jobs`."""

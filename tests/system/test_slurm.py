@@ -1,0 +1,189 @@
+"""The job scripts of jobs/, through sbatch on a real SLURM: as they are, at small size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.support import ROOT, search_path
+from tests.system import slurm as slurm_module
+from tests.system.slurm import Job, Slurm, said
+
+SECONDS = 240  # for all jobs of one test
+SMALL = "--set stop.uploads=40"
+ENDLESS = {"OPTIONS": "--set stop.uploads=100000000 --set stop.accuracy=1.0"}
+TWO = """
+[task]
+clients = 20
+[variants.short.stop]
+uploads = 30
+[variants.long.stop]
+seconds = 8.0
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    if reason := slurm_module.missing():
+        pytest.skip(reason)
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.command("scancel", "--user=root")
+        cluster.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Where a user submits from: a checkout's jobs folder, by a link."""
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    return tmp_path
+
+
+def template(name: str) -> Path:
+    return ROOT / f"jobs/{name}.sbatch"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Every template, submitted at once and from one folder: SLURM starts them as its nodes become free."""
+
+    folder: Path
+    numbers: dict[str, str]
+
+    def runs(self, pattern: str) -> set[str]:
+        return {path.name for path in (self.folder / "runs").glob(pattern)}
+
+
+@pytest.fixture(scope="module")
+def submitted(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
+    folder = tmp_path_factory.mktemp("submitted")
+    (folder / "jobs").symlink_to(ROOT / "jobs")
+    two = ("--ntasks-per-node=2",)
+    scaling = {"SEEDS": "0", "OPTIONS": f"{SMALL} --variant wall-2 --variant wall-4"}
+    # The warning comes up to half a minute earlier than it is asked for: 30 to 60 s after the start.
+    limited = ("--job-name=limited", "--time=00:02:00", "--signal=B:USR1@60", *two)
+    options = {
+        "limited": (limited, ENDLESS),
+        "single-node": ((), {"OPTIONS": SMALL}),
+        "multi-node-gpu": (("--gpus-per-node=1", *two), {"EXPERIMENT": "digits", "OPTIONS": SMALL}),
+        "sweep-array": ((), {"OPTIONS": SMALL}),
+        "strong-scaling": (two, scaling),
+        "weak-scaling": (two, scaling),
+    }
+    numbers = {
+        name: slurm.submit(
+            template("single-node" if name == "limited" else name), *flags, cwd=folder, env=env
+        )
+        for name, (flags, env) in options.items()
+    }
+    return Submitted(folder, numbers)
+
+
+def complete(slurm: Slurm, submitted: Submitted, name: str) -> list[Job]:
+    jobs = slurm.wait([submitted.numbers[name]], SECONDS)
+    for job in jobs:
+        assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    return jobs
+
+
+def test_single_node(slurm, submitted):
+    complete(slurm, submitted, "single-node")
+    with h5py.File(submitted.folder / f"runs/qafel-single-{submitted.numbers['single-node']}.h5") as trace:
+        assert (trace.attrs["ranks"], trace.attrs["driver"]) == (4, "wall")
+
+
+def test_multi_node_gpu_has_a_client_for_each_gpu_and_the_server(slurm, submitted):
+    complete(slurm, submitted, "multi-node-gpu")
+    number = submitted.numbers["multi-node-gpu"]
+    with h5py.File(submitted.folder / f"runs/qafel-gpu-{number}.h5") as trace:
+        assert trace.attrs["ranks"] == 3
+        assert number in str(dict(trace.attrs)), "SLURM's variables are kept"
+
+
+def test_sweep_array_does_one_run_a_task(slurm, submitted):
+    assert len(complete(slurm, submitted, "sweep-array")) == 4
+    names = {f"{variant}-seed{seed}.h5" for variant in ("qafel", "fedbuff") for seed in (0, 1)}
+    assert submitted.runs("digits/*") == names
+
+
+@pytest.mark.parametrize("kind", ["strong", "weak"])
+def test_scaling_ends_with_a_table(kind, slurm, submitted):
+    (job,) = complete(slurm, submitted, f"{kind}-scaling")
+    assert submitted.runs(f"{kind}-scaling/*") == {"wall-2-seed0.h5", "wall-4-seed0.h5"}
+    assert "efficiency" in said(job).lower()
+
+
+def test_a_suite_that_ran_out_of_time_is_requeued_and_goes_on(slurm, site):
+    (site / "two.toml").write_text(TWO)
+    env = {"SUITE": "two.toml", "SEEDS": "0"}
+    flags = ("--nodes=1", "--ntasks-per-node=2")
+    number = slurm.submit(template("strong-scaling"), *flags, cwd=site, env=env)
+    short, long = (site / f"runs/two.toml/{name}-seed0.h5" for name in ("short", "long"))
+    slurm.until(number, lambda: short.exists() and any(long.with_suffix(".shards").glob("updates*")))
+    written_s = short.stat().st_mtime
+    slurm.command("scancel", "--signal=USR1", "--batch", number)
+    slurm.until(number, lambda: slurm.jobs(number)[0].restarts == 1)
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    assert short.stat().st_mtime == written_s, "what was done is not done again"
+    with h5py.File(long) as trace:
+        assert trace.attrs["outcome"] == "finished"
+
+
+def test_a_rendered_script_runs_on_its_own(slurm, tmp_path):
+    """Nothing beside it: the site's facts are inside."""
+    script = tmp_path / "job.sbatch"
+    done = subprocess.run(
+        [
+            *("qafel-mpi", "jobs", "render", "single-node", "--ntasks-per-node", "2", "--partition", "debug"),
+            *("--options", SMALL, "--sbatch", "comment=rendered", "--out", str(script)),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": search_path()},
+    )
+    assert (done.returncode, done.stdout) == (0, f"sbatch {script}\n"), done.stderr
+    number = slurm.submit(script, cwd=tmp_path)
+    (job,) = slurm.wait([number], SECONDS)
+    assert job.state == "COMPLETED", said(job)
+    with h5py.File(tmp_path / f"runs/qafel-single-{number}.h5") as trace:
+        assert (trace.attrs["ranks"], trace.attrs["outcome"]) == (2, "finished")
+
+
+def test_the_time_limits_warning_ends_a_run_with_its_trace_and_exit_code_75(slurm, submitted):
+    number = submitted.numbers["limited"]
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("FAILED", 75), said(job)
+    with h5py.File(submitted.folder / f"runs/limited-{number}.h5") as trace:
+        assert trace.attrs["outcome"].startswith("interrupted")
+        assert len(trace["updates"]) == trace.attrs["uploads"] > 0
+
+
+def test_what_scancel_leaves_can_be_read(slurm, site):
+    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=ENDLESS)
+    shards = site / f"runs/qafel-single-{number}.shards"
+    slurm.until(number, lambda: any(shards.glob("updates*")))
+    time.sleep(2)  # a flush or two
+    slurm.command("scancel", number)
+    (job,) = slurm.wait([number], 60)
+    assert job.state == "CANCELLED"
+    trace = shards.with_suffix(".h5")
+    deadline = time.monotonic() + 30  # the ranks may be writing it yet
+    while not trace.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if not trace.exists():
+        subprocess.run(
+            ["qafel-mpi", "merge", str(shards)], check=True, env=os.environ | {"PATH": search_path()}
+        )
+    with h5py.File(trace) as file:
+        assert len(file["updates"]) > 0
