@@ -83,7 +83,10 @@ def test_the_sites_own_facts_and_launcher_take_the_place_of_the_templates(tmp_pa
         (["single-node", "--suite", "digits"], "--suite: this template has no SUITE"),
         (["sweep-array", "--suite", "celeba"], "--suite celeba: it has no variants"),
         (["sweep-array", "--seeds", "x"], "--seeds x: not a list like 0-4 or 0,3,7"),
-        (["single-node", "--sbatch", "gres"], "--sbatch gres: it takes OPTION=VALUE, such as constraint=a100"),
+        (
+            ["single-node", "--sbatch", "gres"],
+            "--sbatch gres: it takes OPTION=VALUE, such as constraint=a100",
+        ),
         (["single-node", "--launcher", "aprun"], "--launcher aprun: mpirun or srun"),
         (["single-node", "--site", "no.env"], "--site no.env: No such file or directory"),
     ],

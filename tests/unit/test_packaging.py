@@ -24,6 +24,8 @@ REQUIREMENTS = [
     for line in lines
 ]
 
+PACKAGES = [(ROOT / folder, name) for name, folder in PROJECT["tool"]["setuptools"]["package-dir"].items()]
+
 
 def pins() -> dict[str, Requirement]:
     lines = (ROOT / ".ci/constraints.txt").read_text().splitlines()
@@ -79,13 +81,13 @@ def test_what_the_dependencies_bring_along_is_pinned_too() -> None:
 def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "qafel_mpi").rglob("*.py")}
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    assert {".".join(folder.parts) for folder in folders} | {"qafel_analysis"} == listed
+    assert {".".join(folder.parts) for folder in folders} | {"qafel_analysis", "qafel_jobs"} == listed
     assert not [path for path in (ROOT / "analysis").iterdir() if path.is_dir() and list(path.glob("*.py"))]
 
 
 def test_every_data_file_of_a_package_is_shipped() -> None:
     shipped = PROJECT["tool"]["setuptools"]["package-data"]
-    for folder, package in ((ROOT / "qafel_mpi", "qafel_mpi"), (ROOT / "analysis", "qafel_analysis")):
+    for folder, package in PACKAGES:
         for path in folder.rglob("*"):
             if path.is_dir() or "__pycache__" in path.parts or path.suffix in (".py", ".pyc"):
                 continue
