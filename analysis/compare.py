@@ -88,7 +88,7 @@ def label(run: Run) -> str:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs that differ in nothing but the seed, together; the baseline's groups last.
+    """Runs that differ in nothing but the seed, together; by algorithm, bits and buffer, the baseline's last.
 
     Where two settings would have the same label, settings that tell them apart are added to it.
     """
@@ -104,7 +104,14 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         extra = telling([{"target": m[0]["target"]} | m[0]["settings"] for m in alike])
         words = extra[alike.index(runs_of_one)]
         found.append(Group(f"{own}, {words}" if words else own, runs_of_one))
-    return sorted(found, key=lambda g: g.algorithm == BASELINE)
+    return sorted(found, key=_rank)
+
+
+def _rank(group: Group) -> tuple[Any, ...]:
+    """The baseline last; else by what a reader would sort by, and within that as they came."""
+    run = group.runs[0]
+    numbers = (run[key] for key in ("uplink_bits", "downlink_bits", "buffer_size"))
+    return group.algorithm == BASELINE, group.algorithm, *(-1 if n is None else n for n in numbers)
 
 
 def baseline_of(group: Group, others: Sequence[Group]) -> Group | None:

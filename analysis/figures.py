@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from qafel_analysis.compare import Group
 from qafel_analysis.convergence import AGAINST, Band
-from qafel_analysis.palette import ACTIVITY_COLOURS, MARKERS, colour
+from qafel_analysis.palette import ACTIVITY_COLOURS, COLOURS, MARKERS, colour
 from qafel_analysis.style import legend, line_style, new_figure, panels, styled, wrapped
 from qafel_analysis.timeline import ACTIVITIES, Window
 from qafel_analysis.traffic import Traffic
 
 _BESIDE = (0, (1, 3))  # sparser dots than those of any setting
+_NAMED_POINTS = 8  # more names on the points themselves would hide one another
 _NUMBERED_RANKS = 10  # so many fit into a link matrix with numbers
 _FEWEST_MESSAGES = 20  # of which a distribution is drawn
 
@@ -96,23 +97,17 @@ def trade_off(points: pd.DataFrame) -> Any:
     figure, axes = new_figure()
     front = points[points["front"]].sort_values("bytes")
     axes.step(front["bytes"] / 1e6, front["uploads"], where="post", color="#999999", linewidth=0.8, zorder=1)
+    named = len(points) <= _NAMED_POINTS and points["label"].str.len().max() <= 16
     for k, point in enumerate(points.itertuples()):
+        at = (point.bytes / 1e6, point.uploads)
+        filled = colour(k) if point.front else "none"
         axes.scatter(
-            point.bytes / 1e6,
-            point.uploads,
-            color=colour(k),
-            marker=_mark(k),
-            s=26,
-            facecolors=colour(k) if point.front else "none",
-            zorder=2,
+            *at, color=colour(k), marker=_mark(k), s=26, facecolors=filled, zorder=2, label=point.label
         )
-        axes.annotate(
-            wrapped(point.label),
-            (point.bytes / 1e6, point.uploads),
-            textcoords="offset points",
-            xytext=(4, 3),
-            fontsize=7,
-        )
+        if named:
+            axes.annotate(wrapped(point.label), at, textcoords="offset points", xytext=(4, 3), fontsize=7)
+    if not named:
+        legend(figure, len(points))
     axes.set(xlabel="payload bytes to the target, up and down (MB)", ylabel="uploads to the target")
     if points["bytes"].max() > 20 * points["bytes"].min():
         axes.set_xscale("log")
@@ -264,4 +259,5 @@ def _number_axis(axes: Any, counts: pd.Series) -> None:
 
 
 def _mark(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
+    """Of the index-th setting; a new one with every round of colours."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]

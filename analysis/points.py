@@ -19,7 +19,11 @@ def trade_off(groups: Sequence[Group]) -> pd.DataFrame:
         up, down, uploads = (g.mean(k) for k in ("payload_bytes_up", "payload_bytes_down", "uploads"))
         if g.target is not None and up is not None and down is not None and uploads is not None:
             rows.append({"label": _bits(g.runs[0]), "uploads": uploads, "bytes": up + down})
-    points = pd.DataFrame(rows, columns=["label", "uploads", "bytes"])
+            rows[-1]["full"] = g.label
+    points = pd.DataFrame(rows, columns=["label", "uploads", "bytes", "full"])
+    if points["label"].duplicated().any():  # bits alone don't tell them apart
+        points["label"] = points["full"]
+    points = points.drop(columns="full")
     others = points[["uploads", "bytes"]].to_numpy()
     points["front"] = [not ((others <= own).all(axis=1) & (others < own).any(axis=1)).any() for own in others]
     return points

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from qafel_analysis import bench, collect, draw, figures, grid, points, settings, style, timeline, traffic
+from qafel_analysis.compare import groups
 from qafel_analysis.example import Example, write
 
 from qafel_mpi.trace.reader import open_trace
@@ -219,3 +221,21 @@ def test_names_from_a_file_are_no_mathematics_and_no_escape_codes(tmp_path, caps
     style.save(figures.staleness([(b.label, np.ones(3)) for b in bands]), tmp_path / "odd2")
     grid.to_terminal(grid.Grid("", ("a",), (("\x1b[2Jgone\rover",),)))
     assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_forty_points_look_different_and_settings_of_the_same_bits_have_their_whole_names():
+    rows = pd.DataFrame({"label": [f"setting {k}" for k in range(40)], "uploads": range(40), "front": True})
+    rows["bytes"] = 1e6 * (rows["uploads"] + 1)
+    axes = figures.trade_off(rows).axes[0]
+    looks = {
+        (tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes())
+        for c in axes.collections
+        if len(c.get_offsets())
+    }
+    assert len(looks) == 40
+    base = {"algorithm": "qafel", "uplink_codec": "qsgd", "downlink_codec": "qsgd", "uplink_bits": 4,
+            "downlink_bits": 4, "target": "loss ≤ 1", "driver": "wall", "uploads_to_target": 5,
+            "payload_bytes_up_to_target": 9, "payload_bytes_down_to_target": 9}  # fmt: skip
+    runs = [base | {"buffer_size": k, "settings": {"buffer_size": k}} for k in (20, 5)]
+    found = points.trade_off(groups(runs))
+    assert [label[-6:] for label in found["label"]] == [" K = 5", "K = 20"]
