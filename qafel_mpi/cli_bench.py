@@ -6,7 +6,7 @@ numpy, mpi4py and h5py are imported inside the commands that need them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from qafel_mpi.config_text import ConfigError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from qafel_mpi.bench.codec import Point
     from qafel_mpi.bench.result import Result, Row
     from qafel_mpi.bench.timing import Limits
 
@@ -113,8 +114,21 @@ def codec(
         points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
         with neighbour() if busy_neighbour else nullcontext():
             yield from ours.rows(points, limits, peers, _say)
+        yield from _gpu_rows(points, limits)
 
     run("codec", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"vector": 0})
+
+
+def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
+    import torch
+
+    if not torch.cuda.is_available():
+        _say("no GPU here: its rows stay empty")
+        return
+    from qafel_mpi.bench import codec_gpu
+
+    one_thread = [point for point in points if point.threads == points[0].threads]  # threads are the CPU's
+    yield from codec_gpu.rows(one_thread, limits, torch.device("cuda", torch.cuda.current_device()))
 
 
 def _say(line: str) -> None:

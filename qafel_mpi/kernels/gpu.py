@@ -65,7 +65,7 @@ class BucketKernels:
     """As cpu.BucketKernels, for CUDA tensors x, x_hat, acc; payloads are numpy arrays on the host."""
 
     def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, device: torch.device):
-        self._kernels = _bucket_kernels(plan, bits, s, kind, device)
+        self._kernels = bucket_kernels(plan, bits, s, kind, device)
         size = 4 * plan.buckets + plan.code_bytes(bits)
         self._outgoing, self._incoming = _Staging(size, device), _Staging(size, device)
 
@@ -107,7 +107,7 @@ class AffineKernels:
         self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))
 
 
-def _bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.device) -> Any:
+def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.device) -> Any:
     """Triton's where it is installed and the width is one of its own, else torch's operations."""
     if bits <= FUSED_BITS and importlib.util.find_spec("triton") is not None:
         from qafel_mpi.kernels.fused import FusedKernels  # takes a second to import

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from qafel_mpi.bench import codec, peers
+from qafel_mpi.bench import codec, codec_gpu, peers
 from qafel_mpi.bench.neighbour import neighbour
 from qafel_mpi.bench.passes import BLOCK, Passes
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.codecs import CodecConfig
+from qafel_mpi.kernels import gpu
+from qafel_mpi.kernels.eager import EagerKernels
 
 SHORT = Limits(seconds=0.0, least=2, warmups=1)
 D = 2 * BLOCK + 5
@@ -133,3 +135,21 @@ def test_a_neighbour_shares_our_core_and_is_gone_after():
     with neighbour():
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
+    # Without a GPU: the same tensor operations that one without Triton would run.
+    monkeypatch.setattr(
+        gpu,
+        "bucket_kernels",
+        lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
+    )
+    points = codec.sweep(["qsgd", "sign", "topk"], [4], [D], [1])
+    found = list(codec_gpu.rows(points, SHORT, torch.device("cpu")))
+    assert [row.parameters["codec"] for row in found] == ["qsgd"] * 3 + ["sign"] * 3
+    assert all(row.wrong == 0 and row.reference_name == codec_gpu.COPY for row in found)
+    bench = codec_gpu._Bench(
+        codec.build(points[0].config, codec.Layout(("w",), ((D,),))), torch.device("cpu")
+    )
+    bench.codec.encode = lambda x, out, key, encode=bench.codec.encode: encode(x, out, key + 1)
+    assert bench._wrong() > D // 8

@@ -1,0 +1,107 @@
+"""The GPU's kernels alone, device to device, against a copy on that device that moves as many bytes.
+
+Launch and synchronisation count for both. What crosses to the host is a payload (kernels/gpu.py), and not timed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from qafel_mpi.bench.codec import OPERATIONS, SEED, Point
+from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
+from qafel_mpi.codecs import Layout, build
+from qafel_mpi.codecs.bucketed import Bucketed
+from qafel_mpi.kernels import gpu
+from qafel_mpi.kernels.keys import Stream, derive
+
+COPY = "a copy on the device that moves as many bytes"
+
+
+def rows(points: Sequence[Point], limits: Limits, device: torch.device) -> Iterator[Row]:
+    """Rows of the codecs with buckets, on one device; `threads` is 0 in them, and `device` its name."""
+    for point in points:
+        codec = build(point.config, Layout(("weight",), ((1, point.d),)))
+        if isinstance(codec, Bucketed):
+            bench = _Bench(codec, device)
+            for operation in OPERATIONS:
+                yield bench.row(operation, limits)
+
+
+class _Bench:
+    """One codec's vectors on the device."""
+
+    def __init__(self, codec: Bucketed, device: torch.device):
+        d = codec.layout.elements
+        self.codec, self.device = codec, device
+        self.kernels = gpu.bucket_kernels(codec.plan, codec.bits, codec.s, codec.kind, device)
+        self.key = derive(SEED, Stream.UPLINK, 0, 0)
+        self.host = torch.randn(d, generator=torch.Generator().manual_seed(SEED))
+        self.x = self.host.to(device)
+        self.acc, self.x_hat = torch.zeros(d, device=device), torch.zeros(d, device=device)
+        self._targets, self._turn = (self.x, -self.x), 0
+        self.payload, self._stepped = (
+            torch.zeros(codec.payload_bytes(), dtype=torch.uint8, device=device) for _ in range(2)
+        )
+        self._encode()
+
+    def _encode(self) -> None:
+        self.kernels.encode(self.x, self.payload, self.key)
+
+    def _decode_accumulate(self) -> None:
+        self.kernels.decode(self.payload, self.acc, 0.5, assign=False)
+
+    def _hidden_step(self) -> None:
+        self._turn ^= 1
+        self.kernels.step(self._targets[self._turn], self.x_hat, self._stepped, self.key)
+
+    def _awaited(self, launch: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            launch()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        return run
+
+    def row(self, operation: str, limits: Limits) -> Row:
+        vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3}[operation]
+        traffic = 4 * vectors * self.x.numel() + self.payload.numel()
+        # A copy reads and writes each byte.
+        source = torch.zeros(traffic // 2, dtype=torch.uint8, device=self.device)
+        copy = torch.empty_like(source)
+        ours = self._awaited(getattr(self, f"_{operation}"))
+        loops = calibrate(ours)
+        cases: dict[str, Case] = {
+            "ours": timed(ours, loops),
+            "copy": timed(self._awaited(lambda: copy.copy_(source)), loops),
+        }
+        samples = interleave(cases, limits, loops=loops)
+        about = {
+            "operation": operation,
+            "codec": self.codec.name,
+            "bits": self.codec.bits,
+            "d": self.x.numel(),
+            "threads": 0,
+            "device": _name(self.device),
+        }
+        derived = {
+            "float32_gb_per_s": 4 * self.x.numel() / samples["ours"].median / 1e9,
+            "payload_bytes": float(self.payload.numel()),
+        }
+        return Row(
+            "codec", about, samples["ours"], samples["copy"], COPY, traffic, self._wrong(), derived=derived
+        )
+
+    def _wrong(self) -> int:
+        """Bytes of the payload that the CPU's kernels write otherwise."""
+        wanted = np.zeros(self.payload.numel(), dtype=np.uint8)
+        self.codec.encode(self.host, wanted, self.key)
+        self._encode()
+        return int((self.payload.cpu().numpy() != wanted).sum())
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
