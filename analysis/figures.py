@@ -17,7 +17,7 @@ from qafel_analysis.traffic import Traffic
 _BESIDE = (0, (1, 3))  # sparser dots than those of any setting
 _NAMED_POINTS = 8  # more names on the points themselves would hide one another
 _NUMBERED_RANKS = 10  # so many fit into a link matrix with numbers
-_FEWEST_MESSAGES = 20  # of which a distribution is drawn
+FEWEST_MESSAGES = 20  # of which a distribution is drawn
 
 
 @styled
@@ -186,7 +186,7 @@ def latency(frame: pd.DataFrame) -> Any:
     if np.isfinite(bound_s):
         axes.axvspan(1e-12, floor_s, color="#BBBBBB", alpha=0.5, linewidth=0, label="clock error bound")
     numbers = frame["kind"].value_counts()
-    kinds = sorted(kind for kind, count in numbers.items() if count >= _FEWEST_MESSAGES)
+    kinds = sorted(kind for kind, count in numbers.items() if count >= FEWEST_MESSAGES)
     for k, kind in enumerate(kinds):
         # What took less than the clocks can tell, or came before it was sent, is somewhere in the grey.
         seconds = np.maximum(np.sort(frame["seconds"][frame["kind"] == kind]), floor_s / 2)

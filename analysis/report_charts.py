@@ -16,6 +16,8 @@ from qafel_analysis.collect import Collection, Detail
 from qafel_analysis.compare import Group
 from qafel_analysis.convergence import AGAINST, Band
 from qafel_analysis.draw import bands
+from qafel_analysis.figures import FEWEST_MESSAGES
+from qafel_analysis.grid import number
 from qafel_analysis.palette import ACTIVITY_COLOURS, colour, dash
 from qafel_analysis.timeline import ACTIVITIES
 
@@ -251,6 +253,8 @@ def _staleness(found: Collection, groups: Sequence[Group]) -> Iterator[Chart]:
     if traces:
         layout = _axes("staleness τ (server steps)", "share of updates")
         layout["yaxis"]["rangemode"] = "tozero"
+        longest = max(t["x"][-1] for t in traces)
+        layout["xaxis"] |= {"tick0": 0, "dtick": max(1, round(longest / 8))}
         yield Chart(
             "staleness",
             "Staleness",
@@ -265,6 +269,7 @@ def _staleness(found: Collection, groups: Sequence[Group]) -> Iterator[Chart]:
 def _timeline(detail: Detail) -> Chart:
     begin_s, rows = detail.window.begin_s, detail.intervals
     ranks = sorted(rows["rank"].unique())
+    part = "the middle of the run" if begin_s > 0 else "the whole run"
     traces = []
     for k, activity in enumerate(ACTIVITIES):
         own = rows[rows["activity"] == activity]
@@ -296,8 +301,8 @@ def _timeline(detail: Detail) -> Chart:
     return Chart(
         f"timeline-{detail.name}",
         f"Timeline of {detail.name}",
-        f"What each rank did between {begin_s:.6g} s and {detail.window.end_s:.6g} s, on rank 0's clock, from the "
-        "middle of the run. Sends, thin, go on beside the rest. Drag over a stretch to enlarge it.",
+        f"What each rank did between {begin_s:.6g} s and {detail.window.end_s:.6g} s, on rank 0's clock: {part}. "
+        "Sends, thin, go on beside the rest. Drag over a stretch to enlarge it.",
         [Variant((), traces, layout | {"barmode": "overlay", "hovermode": "closest"})],
         height_px=min(900, 170 + 34 * len(ranks)),
         wide=True,
@@ -320,6 +325,8 @@ def _links(detail: Detail) -> Chart:
         "hovertemplate": f"from {label} %{{y}} to {label} %{{x}}: %{{z:.4s}}B<extra></extra>",
     }
     layout = _axes(f"to {label}", f"from {label}")
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        axis |= {"tick0": 0, "dtick": each * max(1, len(at) // 8)}
     layout["yaxis"]["autorange"] = "reversed"
     return Chart(
         f"links-{detail.name}",
@@ -336,7 +343,8 @@ def _latency(detail: Detail) -> Chart:
     floor_s = max(float(bound_s), 1e-9) if known else 1e-9
     shares = np.linspace(0, 1, 201)
     traces = []
-    for k, (kind, rows) in enumerate(frame.groupby("kind", observed=True)):
+    kinds = [(kind, rows) for kind, rows in frame.groupby("kind") if len(rows) >= FEWEST_MESSAGES]
+    for k, (kind, rows) in enumerate(kinds):
         seconds = np.quantile(np.maximum(rows["seconds"], floor_s / 2), shares)
         traces.append(
             {
@@ -359,7 +367,7 @@ def _latency(detail: Detail) -> Chart:
         }
         layout["shapes"] = [shade | {"fillcolor": "#888888", "opacity": 0.25, "line": {"width": 0}}]
     limits = (
-        f"Grey: below the clocks' error bound of {1e6 * floor_s:.2g} µs no more can be said."
+        f"Grey: below the clocks' error bound of {number(1e6 * floor_s)} µs no more can be said."
         if known
         else "The trace has no clock readings: how far the clocks are apart is not known."
     )
