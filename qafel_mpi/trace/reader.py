@@ -124,8 +124,10 @@ class CutTrace(Trace):
 
     def __init__(self, path: Path, cut: CutFile, file: h5py.File):
         super().__init__(path, file)
-        self._readable = {t: readable_rows(file[t], cut.present_bytes) for t in TABLES if t in file}
-        counts = (f"{rows:,} of {file[t].shape[0]:,} {t}" for t, rows in self._readable.items())
+        # Where a table's description was cut off, something else may stand under its name.
+        found = {t: file[t] for t in TABLES if t in file and isinstance(file[t], h5py.Dataset)}
+        self._readable = {t: readable_rows(data, cut.present_bytes) for t, data in found.items()}
+        counts = (f"{rows:,} of {len(found[t]):,} {t}" for t, rows in self._readable.items())
         self.notes = (
             f"{path}: cut short, {cut.present_bytes:,} of {cut.whole_bytes:,} bytes are there; "
             f"readable: {', '.join(counts)}",
