@@ -25,6 +25,8 @@ from qafel_mpi.transport.frames import Received
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
 SEED = 5  # of the vector and its quantization
 WINDOW = 8  # messages under way in the bandwidth test
+LARGE_BYTES = 1 << 20  # from this size on:
+LARGE_WINDOW = 2  # as many as a client's uploads, which the caches hold
 BURST_BYTES = 32 << 20  # of one bandwidth sample, in whole messages: at least two windows, at most eight
 LOOP_SECONDS = 100e-6  # of one latency sample, about
 ONE_WAY_SECONDS = 5e-6  # guessed, plus the bytes at 5 GB/s: only to choose how many round trips make a sample
@@ -49,8 +51,9 @@ def _round_trips(size: int) -> int:
 
 
 def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
-    burst = min(8 * WINDOW, max(2 * WINDOW, BURST_BYTES // max(size, 1)))
-    return _row(comm, limits, "bandwidth", size, burst, window=WINDOW, make=_stream)
+    window = LARGE_WINDOW if size >= LARGE_BYTES else WINDOW
+    burst = min(8 * window, max(2 * window, BURST_BYTES // max(size, 1)))
+    return _row(comm, limits, "bandwidth", size, burst, window=window, make=_stream)
 
 
 Make = Callable[[MPI.Intracomm, Path, int], Case]
