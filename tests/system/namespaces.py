@@ -56,6 +56,8 @@ for k in $(seq $count); do
     nsenter -t $pid -n ip addr add 10.77.0.$k/24 dev eth0
     nsenter -t $pid -n ip link set eth0 up
 done
+# A port forwards once the kernel has noticed that its other end is up: on a busy machine that takes a while.
+until [ $(bridge link show master switch | grep -c 'state forwarding') = $count ]; do sleep 0.02; done
 touch $lab/ready
 wait
 """
@@ -210,7 +212,7 @@ def why_not() -> str:
     """What the machine lacks for such hosts, as the reason of a skip; empty where it lacks nothing."""
     if os.geteuid() != 0:
         return "needs root, for network namespaces"
-    for tool in ("ip", "tc", "unshare", "nsenter", "setpriv"):
+    for tool in ("ip", "tc", "bridge", "unshare", "nsenter", "setpriv"):
         if shutil.which(tool) is None:
             return f"needs {tool} (Debian: iproute2, util-linux)"
     trial = subprocess.run(
