@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from threading import Timer
 
 import numpy as np
@@ -85,7 +86,13 @@ def _call_task(task: Task, x0: Tensor) -> None:
 
 
 def say_what_to_know(setup: Setup) -> None:
-    """On rank 0's stderr, once a run: a codec that is no contraction (Definition 2.1), with its measured δ."""
+    """On rank 0's stderr: a codec that is no contraction (Definition 2.1), with its measured δ."""
     for link, codec in (("uplink", setup.uplink), ("downlink", setup.downlink)):
         if warning := contraction_warning(codec, seed=setup.experiment.seed):
-            print(f"qafel-mpi: {link}: {warning}", file=sys.stderr, flush=True)
+            _say_once(f"{link}: {warning}")
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Once a process: a suite's runs would all say the same."""
+    print(f"qafel-mpi: {text}", file=sys.stderr, flush=True)
