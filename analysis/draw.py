@@ -132,7 +132,7 @@ def _messages(detail: Detail) -> Iterator[Drawing]:
 
 def _bound(latency: pd.DataFrame) -> str:
     """What the clocks allow to be said."""
-    bound_s = latency["bound_s"].max()
+    bound_s = latency["bound_s"].max(skipna=False)
     if pd.isna(bound_s):
         return "The trace has no clock readings: how far the clocks are apart is not known."
     below = (latency["seconds"] <= latency["bound_s"]).mean()

@@ -181,7 +181,7 @@ def links(traffic: Traffic) -> Any:
 def latency(frame: pd.DataFrame) -> Any:
     """Share of messages that arrived within a time of their post; grey: what the clocks can't tell from zero."""
     figure, axes = new_figure()
-    bound_s = frame["bound_s"].max()
+    bound_s = frame["bound_s"].max(skipna=False)
     floor_s = max(bound_s, 1e-9) if np.isfinite(bound_s) else 1e-9
     if np.isfinite(bound_s):
         axes.axvspan(1e-12, floor_s, color="#BBBBBB", alpha=0.5, linewidth=0, label="clock error bound")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from qafel_analysis.grid import NOTHING, Grid, number, size
 from qafel_analysis.table import plain
 from qafel_analysis.traffic import quantile_s, traffic
@@ -33,14 +34,14 @@ def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(one object with KEYS per kind, what is wrong with the file). Raises TraceError.
 
     Durations are to a bin's width, 12%; null where none was recorded. latency_median_s: from post to arrival in a
-    sample of the messages; null where it is below clock_error_s, what the clocks can't tell from zero.
+    sample of the messages; null where clock_error_s, how wrong the clocks may make it, is as large or unknown.
     """
     with open_trace(path, salvage=True) as trace:
         found, notes = traffic(trace), list(trace.notes)
     made = []
     for kind, (sent, received, payload, wire) in sorted(found.kinds.items()):
         own = found.latency[found.latency["kind"] == kind]
-        latency_s, error_s = own["seconds"].median(), own["bound_s"].max()
+        latency_s, error_s = _median(own["seconds"], own["bound_s"])
         values = {
             "run": str(path),
             "kind": kind,
@@ -52,13 +53,21 @@ def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             "send_median_s": _quantile(found.sends_s, kind, 0.5),
             "send_p99_s": _quantile(found.sends_s, kind, 0.99),
             "decode_median_s": _quantile(found.decodes_s, kind, 0.5),
-            "latency_median_s": np.nan if latency_s <= error_s else latency_s,
+            "latency_median_s": latency_s if latency_s > error_s else np.nan,
             "clock_error_s": error_s,
         }
         made.append({key: plain(values[key]) for key in KEYS})
     if found.dropped:
         notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
     return made, notes
+
+
+def _median(seconds: pd.Series, bound_s: pd.Series) -> tuple[float, float]:
+    """(the median, how wrong it may be): with every message as fast, or as slow, as its bound allows."""
+    if bound_s.isna().any():
+        return float(seconds.median()), float("nan")
+    low, middle, high = (seconds + shift * bound_s for shift in (-1, 0, 1))
+    return float(middle.median()), float(max(high.median() - middle.median(), middle.median() - low.median()))
 
 
 def _quantile(histograms: dict[str, np.ndarray], kind: str, share: float) -> float:
@@ -94,7 +103,7 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
     )
     caption = (
         "Messages by kind, from their own rows. Latency: from post to arrival, in a sample; "
-        f"{NOTHING} where it is not recorded, or below the clocks' error"
+        f"{NOTHING} where it is not recorded, or not above the clocks' error"
     )
     return Grid(caption, headings, cells, texts=2)
 

@@ -338,7 +338,7 @@ def _links(detail: Detail) -> Chart:
 
 def _latency(detail: Detail) -> Chart:
     frame = detail.traffic.latency
-    bound_s = frame["bound_s"].max()
+    bound_s = frame["bound_s"].max(skipna=False)
     known = bool(np.isfinite(bound_s))
     floor_s = max(float(bound_s), 1e-9) if known else 1e-9
     shares = np.linspace(0, 1, 201)

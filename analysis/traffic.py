@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from qafel_mpi.trace.reader import Trace, TraceError
+from qafel_mpi.trace.reader import Clocks, Trace, TraceError
 from qafel_mpi.trace_schema import KIND_NAMES
 
 SENDER, RECEIVER = 0, 1
@@ -27,7 +27,7 @@ class Traffic:
     wire_bytes, counts: (ranks, ranks), from the senders' rows, [src, dst]. kinds: name -> (sent, received,
     payload bytes, wire bytes). sends_s, encodes_s, decodes_s: kind -> histogram over EDGES_S.
     latency: a frame with kind, src, dst, post_s, seconds (receiver's completion minus sender's post, both on
-    rank 0's clock) and bound_s, the clocks' error bound of that pair of ranks.
+    rank 0's clock) and bound_s, the error bound of the two ranks' clocks at these times; nan where it is unknown.
     """
 
     wire_bytes: np.ndarray
@@ -66,7 +66,7 @@ def traffic(trace: Trace) -> Traffic:
         picked = whole[_hash(whole) % np.uint64(one_in) == 0]
         for end, rows in samples.items():
             rows.append(picked[picked["end"] == end])
-    found.latency = _latency(samples, _bounds(trace, ranks))
+    found.latency = _latency(samples, trace.clocks)
     return found
 
 
@@ -126,17 +126,12 @@ def _hash(rows: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _bounds(trace: Trace, ranks: int) -> np.ndarray:
-    """Each rank's clock error bound in seconds: the worst of its synchronisations; nan where none is known."""
-    bounds = np.full(ranks, np.nan)
-    clock = trace.table("clock")
-    for rank in np.unique(clock["rank"]):
-        if 0 <= rank < ranks:
-            bounds[rank] = clock["error_bound_s"][clock["rank"] == rank].max()
-    return bounds
+def _errors_s(clocks: Clocks, ranks: pd.Series, seconds: pd.Series) -> pd.Series:
+    """How wrong each time may be that this rank's clock gave."""
+    return seconds.groupby(ranks).transform(lambda own: clocks.of(own.name).error_s(own.to_numpy()))
 
 
-def _latency(samples: dict[int, list[np.ndarray]], bounds: np.ndarray) -> pd.DataFrame:
+def _latency(samples: dict[int, list[np.ndarray]], clocks: Clocks) -> pd.DataFrame:
     """The two ends of each sampled message, side by side."""
     ends = {
         end: pd.DataFrame(np.concatenate(rows)[[*_KEY, "t_post", "t_complete"]] if rows else [])
@@ -155,7 +150,8 @@ def _latency(samples: dict[int, list[np.ndarray]], bounds: np.ndarray) -> pd.Dat
             "dst": both["dst"],
             "post_s": both["t_post_sent"],
             "seconds": both["t_complete_received"] - both["t_post_sent"],
-            "bound_s": bounds[both["src"]] + bounds[both["dst"]],
+            "bound_s": _errors_s(clocks, both["src"], both["t_post_sent"])
+            + _errors_s(clocks, both["dst"], both["t_complete_received"]),
         }
     )
 

@@ -129,7 +129,7 @@ RANKS = np.dtype(
 CLOCK = np.dtype(
     [
         ("rank", "<i4"),
-        ("sync", "<i4"),
+        ("sync", "<i4"),  # counts from 0, at the beginning, for every rank
         ("local_s", "<f8"),  # the rank's own clock at this synchronisation
         ("offset_s", "<f8"),
         ("drift", "<f8"),  # seconds a second, from the synchronisation before; nan at the first

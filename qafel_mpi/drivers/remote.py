@@ -135,6 +135,7 @@ class RemoteWorkers:
             self.session.recorder.messages.append(sent_row(sent, 0))
             if sent.last:
                 self._recycle(sent.frame)
+        self.session.keep_time()
         self.session.recorder.flush_if_due()
         if arrived or done:
             self.session.backoff.reset()
@@ -240,6 +241,7 @@ class Worker:
             self.session.backoff.reset()
         self._idle()
         self._look_for_halt()
+        self.session.keep_time()
         self.session.recorder.flush_if_due()
         return self.stopped and self.halted
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any
@@ -24,7 +24,7 @@ from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_r
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
-from qafel_mpi.transport.clocks import synchronise
+from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
 from qafel_mpi.transport.handshake import Card, agree
 from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.shared import leave_mark, take_mark
@@ -48,7 +48,8 @@ class Session:
     backoff: Backoff
     attributes: dict[str, Any]
     origin_s: float = 0.0
-    syncs: int = 0
+    syncs: dict[int, int] = field(default_factory=dict)  # the last of each rank
+    clocks: Asking | Answering = field(init=False)
     dropped: int = 0
 
     @property
@@ -83,7 +84,11 @@ class Session:
         if self.comm.rank == 0:
             say_what_to_know(setup)
         warm_up(setup, self.comm, self.wait)
-        self.synchronise()
+        transport = self.experiment.transport
+        self.clocks = clocks(
+            self.comm, rounds=transport.clock_rounds, every_s=transport.clock_seconds, clock=perf_counter
+        )
+        self._record(self.clocks.synchronise())
         self.origin_s = perf_counter()
         if self.comm.rank == 0:
             up, down = setup.paper_bytes()
@@ -116,13 +121,18 @@ class Session:
         no_mark = leave_mark(self.out, self.comm.rank, mark)
         return ("", no_mark) if no_mark else (mark, "")
 
-    def synchronise(self) -> None:
-        """Collective: one row of /clock per rank."""
-        for r in synchronise(self.comm, rounds=self.experiment.transport.clock_rounds):
-            self.recorder.clock.append(
-                (r.rank, self.syncs, r.local_s, r.offset_s, float("nan"), r.error_bound_s)
-            )
-        self.syncs += 1
+    def keep_time(self) -> None:
+        """From a driver's loop: rank 0 reads the other ranks' clocks every so often, and they answer. Never waits."""
+        if readings := self.clocks.poll():
+            self._record(readings)
+        if self.clocks.heard:
+            self.backoff.reset()
+
+    def _record(self, readings: Iterable[ClockReading]) -> None:
+        """Rows of /clock."""
+        for r in readings:
+            sync = self.syncs[r.rank] = self.syncs.get(r.rank, -1) + 1
+            self.recorder.clock.append((r.rank, sync, r.local_s, r.offset_s, float("nan"), r.error_bound_s))
 
     def close(
         self, version: int, x_hat: Tensor, *, sent: int, received: int, shared_state: bool = True
@@ -131,7 +141,8 @@ class Session:
 
         shared_state: False where each client downloads its own copy (unicast), and there is nothing to check.
         """
-        self.synchronise()
+        self._record(self.clocks.synchronise())
+        self.clocks.close()
         own = digest(x_hat.numpy())
         if shared_state:
             self._check_digests(version, own)

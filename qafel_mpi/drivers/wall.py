@@ -175,6 +175,7 @@ class WallServer:
     def _end_of_loop(self) -> None:
         now = self.session.now_s()
         self.ledger.tick(now)
+        self.session.keep_time()
         self.session.recorder.flush_if_due()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
@@ -462,6 +463,7 @@ class WallClient:
             for sent in self.sends.poll():
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
                 self.pool.release(sent.frame)
+            self.session.keep_time()
             self.session.recorder.flush_if_due()
 
     def _apply(self, received: Received) -> None:

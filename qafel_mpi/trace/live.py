@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qafel_mpi.trace.clock import correct_messages
+from qafel_mpi.trace.clock import Clocks, correct_messages
 from qafel_mpi.trace.merge import SUFFIX, read_clock, read_run
 from qafel_mpi.trace.reader import BLOCK_ROWS, Trace, conform
 from qafel_mpi.trace.shards import TraceError, blocks_from, scan, shard_path, shard_ranks
@@ -52,8 +52,7 @@ class ShardTrace(Trace):
         if name == "clock":
             yield read_clock(self.path)
             return
-        origin_s = float(self.attributes.get("origin_s", 0.0))
-        clock = read_clock(self.path, only) if name == "messages" else None
+        clocks = self._clocks(only) if name == "messages" else None
         shards = self._shards(name) if only is None else self._shard(name, only)
         for rank, path in shards.items():
             for end, block in blocks_from(path, ends.get(rank, 0)):
@@ -62,9 +61,14 @@ class ShardTrace(Trace):
                     rows = conform(block, TABLES[name])
                 except TypeError as error:
                     raise TraceError(f"{path}: {error}") from error
-                if clock is not None:
-                    correct_messages(rows, clock[clock["rank"] == rank], origin_s)
+                if clocks is not None:
+                    correct_messages(rows, clocks.of(rank))
                 yield rows
+
+    def _clocks(self, only: int | None) -> Clocks:
+        clock = read_clock(self.path)
+        own = clock if only is None else clock[clock["rank"] == only]
+        return Clocks(own, float(self.attributes.get("origin_s", 0.0)))
 
     def _shard(self, table: str, rank: int) -> dict[int, Path]:
         path = shard_path(self.path, table, rank)

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qafel_mpi.trace.clock import correct_messages, with_drift
+from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
 from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks
 from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA_VERSION, TABLES
 
@@ -23,7 +23,7 @@ SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
 
 # The long table comes last: what a file that was cut short still holds is then nearly everything.
-_ORDER = ("ranks", "clock", "steps", "encodings", "updates", "messages")
+_ORDER = ("ranks", "steps", "encodings", "updates", "messages")
 _RAW_TIMES = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
 
 
@@ -80,10 +80,12 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
                 file.attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
             file.attrs["schema_version"] = SCHEMA_VERSION
             clock = read_clock(directory)
+            clocks = Clocks(clock, float(attributes.get("origin_s", 0.0)))
+            file.create_dataset("clock", data=clock)
+            rows["clock"] = int(clock.size)
             _final(file, directory)
             for table in _ORDER:
-                origin_s = float(attributes.get("origin_s", 0.0))
-                rows[table] = _merge_table(file, directory, table, clock, origin_s, lost)
+                rows[table] = _merge_table(file, directory, table, clocks, lost)
             file.attrs["rows"] = json.dumps(rows)
             if lost:
                 file.attrs["lost_bytes"] = json.dumps(lost)
@@ -116,9 +118,9 @@ def read_run(directory: Path) -> dict[str, Any]:
     return attributes
 
 
-def read_clock(directory: Path, rank: int | None = None) -> np.ndarray:
-    """All rows of /clock, or those that one rank wrote, with drift."""
-    ranks = [r for r in shard_ranks(directory, "clock") if rank in (None, r)]
+def read_clock(directory: Path) -> np.ndarray:
+    """All rows of /clock, with drift."""
+    ranks = shard_ranks(directory, "clock")
     rows = [block for rank in ranks for block in read_blocks(shard_path(directory, "clock", rank))]
     return with_drift(np.concatenate(rows) if rows else np.zeros(0, dtype=CLOCK))
 
@@ -128,13 +130,8 @@ def _missing_ranks(directory: Path, ranks: int) -> list[int]:
     return sorted(set(range(ranks)) - seen)
 
 
-def _merge_table(
-    file: h5py.File, directory: Path, table: str, clock: np.ndarray, origin_s: float, lost: dict[str, int]
-) -> int:
+def _merge_table(file: h5py.File, directory: Path, table: str, clocks: Clocks, lost: dict[str, int]) -> int:
     """Every rank's blocks, one rank after the other. Messages' times are corrected; the raw ones go to /raw."""
-    if table == "clock":
-        file.create_dataset(table, data=clock)
-        return int(clock.size)
     paths = {rank: shard_path(directory, table, rank) for rank in shard_ranks(directory, table)}
     scans = {rank: scan(path) for rank, path in paths.items()}
     lost |= {paths[rank].name: found.torn_bytes for rank, found in scans.items() if found.torn_bytes}
@@ -143,14 +140,13 @@ def _merge_table(
     raw = file.create_dataset("raw/messages", (rows,), _RAW_TIMES) if table == "messages" else None
     begin = 0
     for rank, path in paths.items():
-        readings = clock[clock["rank"] == rank]
         for block in read_blocks(path):
             if block.dtype != TABLES[table]:
                 raise TraceError(f"{path}: rows of another version of the program; merge it with that one")
             end = begin + block.size
             if raw is not None:
                 own_times = block[list(MESSAGE_TIMES)].astype(_RAW_TIMES)
-                correct_messages(block, readings, origin_s)
+                correct_messages(block, clocks.of(rank))
                 data[begin:end] = block  # before the raw times: so it lies before them in the file
                 raw[begin:end] = own_times
             else:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.salvage import CutFile, readable_rows
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
@@ -26,7 +27,7 @@ from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
 if TYPE_CHECKING:
     from qafel_mpi.trace.live import ShardTrace
 
-__all__ = ["BLOCK_ROWS", "Trace", "TraceError", "follow", "open_trace"]
+__all__ = ["BLOCK_ROWS", "Clocks", "Trace", "TraceError", "follow", "open_trace"]
 
 BLOCK_ROWS = 262_144  # 30 MB of /messages
 
@@ -71,6 +72,11 @@ class Trace:
             return tomllib.loads(str(self.attributes.get("experiment", "")))
         except tomllib.TOMLDecodeError as error:
             raise TraceError(f"{self.path}: attribute experiment is not TOML: {error}") from error
+
+    @cached_property
+    def clocks(self) -> Clocks:
+        """Every rank's clock against rank 0's, and how far it can be trusted. Raises TraceError."""
+        return Clocks(self.table("clock"), float(self.attributes.get("origin_s", 0.0)))
 
     def rows(self, table: str) -> int:
         """Rows that can be read."""

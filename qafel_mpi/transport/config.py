@@ -22,4 +22,9 @@ class TransportConfig(BaseModel):
         "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
     )
     clock_rounds: int = Field(10, ge=1, description="round trips per rank at each clock synchronisation")
+    clock_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="between clock synchronisations during a run; there is one at each end besides",
+    )
     patience_seconds: float = Field(30.0, gt=0, description="say who waits for whom after so long")

@@ -8,7 +8,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.transport.backoff import Backoff, wait_until
-from qafel_mpi.transport.clocks import synchronise
+from qafel_mpi.transport.clocks import clocks, synchronise
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
 from qafel_mpi.transport.handshake import Card, HandshakeError, agree
@@ -113,6 +113,35 @@ def test_skewed_clocks_are_recovered_within_the_bound(comm):
     ok = all(abs(r.offset_s + 1000.0 * r.rank) <= r.error_bound_s + 1e-6 for r in readings)
     assert comm.allreduce(int(ok), MPI.MIN) == 1
     assert len(readings) == (comm.size if comm.rank == 0 else 0)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_clocks_that_drift_are_read_while_every_rank_works(comm):
+    """Rank 0 asks whenever 10 ms have passed; the others train for 1 ms between two looks. Offset and drift are
+    recovered, and the reading found while a rank waited for the next question is as good as one at the beginning."""
+    drift = 1e-3 * comm.rank
+
+    def skewed() -> float:
+        return perf_counter() * (1 + drift) - 50.0 * comm.rank
+
+    side = clocks(comm, rounds=20, every_s=0.01, clock=skewed)
+    readings = side.synchronise()
+    begun_s = perf_counter()
+    while perf_counter() < begun_s + 0.4:
+        readings += side.poll()
+        until_s = perf_counter() + (1e-3 if comm.rank else 0)
+        while perf_counter() < until_s:
+            pass
+    readings += side.synchronise()
+    side.close()
+    ok = True
+    for rank in range(1, comm.size) if comm.rank == 0 else ():
+        own = [r for r in readings if r.rank == rank]
+        true_s = [(r.local_s + 50.0 * rank) / (1 + 1e-3 * rank) for r in own]
+        wrong_s = [abs(r.local_s + r.offset_s - true) for r, true in zip(own, true_s, strict=True)]
+        ok &= all(w <= r.error_bound_s + 1e-7 for w, r in zip(wrong_s, own, strict=True))
+        ok &= len(own) >= 4 and true_s == sorted(true_s)
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
 
 
 def card(**changes: str) -> Card:

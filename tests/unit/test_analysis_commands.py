@@ -238,6 +238,19 @@ def test_messages_by_kind_in_every_format(good):
     assert "broadcast" in analysis("table", good, "--messages", "--markdown").stdout
 
 
+@pytest.mark.parametrize("bound_s", [1.0, float("nan")])
+def test_a_latency_that_the_clocks_can_not_tell_from_zero_is_not_claimed(good, tmp_path, bound_s):
+    shutil.copy(good, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        clock = file["clock"][:]
+        clock["error_bound_s"][clock["rank"] > 0] = bound_s
+        file["clock"][:] = clock
+    rows = json.loads(analysis("table", tmp_path / "a.h5", "--messages", "--json").stdout)
+    assert all(row["latency_median_s"] is None for row in rows)
+    known = json.loads(analysis("table", good, "--messages", "--json").stdout)
+    assert all(row["latency_median_s"] > row["clock_error_s"] for row in known)
+
+
 def test_latex_and_markdown_are_whole_tables(good):
     latex = analysis("table", good, "--latex").stdout
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2

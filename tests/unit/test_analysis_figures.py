@@ -10,8 +10,8 @@ from qafel_analysis import bench, collect, draw, figures, grid, points, settings
 from qafel_analysis.compare import groups
 from qafel_analysis.example import Example, write
 
-from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.trace_schema import MESSAGES
+from qafel_mpi.trace.reader import Clocks, open_trace
+from qafel_mpi.trace_schema import CLOCK, MESSAGES
 
 
 def bench_row(bench: str, median_us: float, ratio: float, **parameters) -> dict:
@@ -130,8 +130,24 @@ def test_messages_without_numbers_are_paired_in_order():
         rows["end"], rows["kind"], rows["src"] = end, 9, 1
         rows["t_post"] = rows["t_complete"] = times
         ends.append(rows)
-    found = traffic._latency({0: [ends[0]], 1: [ends[1]]}, np.zeros(2))
+    found = traffic._latency({0: [ends[0]], 1: [ends[1]]}, Clocks(np.zeros(0, CLOCK), 0.0))
     assert found["seconds"].tolist() == [0.5, 0.5, 0.5]
+    assert found["bound_s"].isna().all()
+
+
+def test_a_latencys_bound_is_that_of_its_two_ranks_at_its_own_time():
+    """Rank 1 was read well at 0 s and badly at 10 s, where its clock had wandered: later messages say less."""
+    clock = np.zeros(4, dtype=CLOCK)
+    clock["rank"], clock["local_s"], clock["error_bound_s"] = [0, 0, 1, 1], [0, 10, 0, 10], [0, 0, 1e-6, 1e-3]
+    clock["offset_s"][3] = 0.1
+    ends = []
+    for end in (0, 1):
+        rows = np.zeros(3, dtype=MESSAGES)
+        rows["end"], rows["src"], rows["t_post"] = end, 1, [0.0, 5.05, 10.1]
+        rows["t_complete"] = rows["t_post"] + 0.5
+        ends.append(rows)
+    found = traffic._latency({0: [ends[0]], 1: [ends[1]]}, Clocks(clock, 0.0))
+    assert found["bound_s"].tolist() == pytest.approx([1e-6, 0.5005e-3, 1e-3])
 
 
 def test_a_timeline_has_no_holes_and_trainings_reach_over_its_edges(folder):
