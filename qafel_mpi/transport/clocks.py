@@ -139,31 +139,35 @@ class Answering:
         self._receive = comm.Recv_init([self._question, MPI.DOUBLE], 0, TAG)
         self._send = comm.Send_init([self._answer, MPI.DOUBLE], 0, TAG)
         self._receive.Start()
+        # Rank 0 has said so: perhaps to a `poll`, where this rank comes late to `synchronise`.
+        self._over = False
 
     def synchronise(self) -> list[ClockReading]:
         """Collective: answer until rank 0 says that that is all."""
-        while True:
+        while not self._over:
             self._receive.Wait()
-            if self._question[0] == THAT_IS_ALL:
-                self._receive.Start()
-                return []
-            self._reply()
+            self._take()
+        self._over = False
+        return []
 
     def poll(self) -> list[ClockReading]:
         """Answer what has come, and what follows within LINGER_SECONDS."""
         if self._receive.Test():
-            self._reply()
+            self._take()
             until_s = self.clock() + LINGER_SECONDS
-            while self.clock() < until_s:
+            while self.clock() < until_s and not self._over:
                 if self._receive.Test():
-                    self._reply()
+                    self._take()
                     until_s = self.clock() + LINGER_SECONDS
         return []
 
-    def _reply(self) -> None:
-        self._send.Wait()  # the answer before: rank 0 has had it, or it would not ask again
-        self._answer[0] = self.clock()
-        self._send.Start()
+    def _take(self) -> None:
+        if self._question[0] == THAT_IS_ALL:
+            self._over = True
+        else:
+            self._send.Wait()  # the answer before: rank 0 has had it, or it would not ask again
+            self._answer[0] = self.clock()
+            self._send.Start()
         self._receive.Start()
 
     def close(self) -> None:
