@@ -151,6 +151,29 @@ def _contradictions(exp: Experiment) -> Iterable[str]:
         yield (
             "stop.virtual_seconds: clock.kind = 'wall' has no virtual time; set another of the stop settings"
         )
+    yield from _impossible_broadcasts(exp)
+
+
+def _impossible_broadcasts(exp: Experiment) -> Iterable[str]:
+    algorithm = exp.transport.broadcast
+    label = f"transport.broadcast = '{algorithm}'"
+    if algorithm == "fanout":
+        return
+    if exp.clock.kind == "virtual":
+        yield (
+            f"{label}: with clock.kind = 'virtual' a rank's orders must keep their place among the broadcasts, and "
+            "MPI keeps the order of messages from one rank only: set transport.broadcast = 'fanout'"
+        )
+    if exp.downlink.delivery == "unicast":
+        yield (
+            f"{label}: with downlink.delivery = 'unicast' every client downloads its own model, and there are no "
+            "broadcasts: set transport.broadcast = 'fanout'"
+        )
+    if algorithm == "ibcast" and exp.downlink.entropy != "none":
+        yield (
+            f"{label}: MPI_Ibcast needs the size at every rank beforehand, and with downlink.entropy = "
+            f"'{exp.downlink.entropy}' only rank 0 knows it: set transport.broadcast = 'fanout' or 'tree'"
+        )
 
 
 # --- loading ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ def sent_row(sent: Sent, src: int) -> tuple[Any, ...]:
     return (
         SENDER, m.kind, m.codec, m.bits, 0, src, sent.rank, m.client, m.version, m.sequence,
         m.payload_bytes, m.wire_bytes, f.t_encode_begin, f.t_encode_end,
-        sent.t_post, sent.t_complete, sent.t_complete, NAN, NAN,
+        sent.t_post, sent.t_complete, sent.t_complete if sent.matched else NAN, NAN, NAN,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session, begin
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, new_frame
 from qafel_mpi.transport.placement import place
@@ -95,7 +96,10 @@ def refuse_impossible(experiment: Experiment, ranks: int) -> None:
 
 
 class WallServer:
-    """Rank 0: receives uploads as they come, steps, and broadcasts. Never blocks on one client."""
+    """Rank 0: receives uploads as they come, steps, and broadcasts.
+
+    With the fan-out it never blocks on one client; with the others it waits before a step while broadcasts queue up.
+    """
 
     def __init__(self, session: Session, setup: Setup, interrupted: Interrupted, report: Report | None):
         self.session, self.setup, self.interrupted = session, setup, interrupted
@@ -113,20 +117,18 @@ class WallServer:
             slots=min(transport.receive_slots, 2 * len(clients)),
             source=MPI.ANY_SOURCE,
         )
-        self.sends = Sends(self.comm, TAG_DOWN)
         payload, full = setup.downlink.payload_bytes(), setup.full.payload_bytes()
-        self.fanout = FanOut(
-            self.sends,
-            FramePool(payload),
-            clients,
-            queue_limit=transport.queue_limit,
+        self.broadcast = broadcasts.root(
+            transport,
+            self.comm,
+            TAG_DOWN,
+            payload_bytes=payload,
             # As long as the missed payloads are cheaper than the full state; else one frame makes up for all.
             log_length=1 if setup.assigns else max(1, full // payload),
             catch_up=None if setup.assigns else self._catch_up,
         )
         self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
         self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
-        self.down_links = 0
         self.sequence = 0
         self.heard_s = 0.0
 
@@ -140,11 +142,12 @@ class WallServer:
         self.ledger.close(self.session.now_s())
         seconds = self.ledger.seconds
         self.inbox.close()
+        self.broadcast.close()
         server = self.server
         self.session.close(
             server.version,
             server.x_hat,
-            sent=self.sends.total,
+            sent=self.broadcast.total,
             received=self.inbox.total,
             shared_state=not self.setup.unicast,
         )
@@ -153,7 +156,7 @@ class WallServer:
             server.x,
             seconds=seconds,
             virtual_seconds=0.0,
-            down_links=self.down_links,
+            down_links=self.broadcast.link_bytes,
         )
 
     def _progress(self) -> bool:
@@ -161,16 +164,19 @@ class WallServer:
         arrived = self.inbox.poll()
         for received in arrived:
             self._take(received)
-        done = self.fanout.poll()
-        for sent in done:
-            self.down_links += sent.message.payload_bytes
-            self.session.recorder.messages.append(sent_row(sent, 0))
+        done = self._progress_broadcasts()
         if arrived or done:
             self.session.backoff.reset()
             self.heard_s = self.session.now_s()
             return True
         self.session.backoff.pause()
         return False
+
+    def _progress_broadcasts(self) -> bool:
+        done = self.broadcast.poll()
+        for sent in done:
+            self.session.recorder.messages.append(sent_row(sent, 0))
+        return bool(done)
 
     def _end_of_loop(self) -> None:
         now = self.session.now_s()
@@ -236,7 +242,8 @@ class WallServer:
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
             return
-        frame = self.fanout.frame()
+        self._wait_for_room()
+        frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
         version = self.server.version
         step = self.server.step(frame.payload)
@@ -249,13 +256,24 @@ class WallServer:
             sequence=version,
             seed=step.key,
         )
-        self.fanout.publish(frame)
+        self.broadcast.publish(frame)
         self.ledger.sent_down(step.payload_bytes)
         self.ledger.stepped(step, self.session.now_s())
 
+    def _wait_for_room(self) -> None:
+        """Backpressure where no version is skipped. Uploads wait at the clients meanwhile, who keep polling."""
+
+        def ready() -> bool:
+            self._progress_broadcasts()
+            return self.broadcast.ready
+
+        if not self.broadcast.ready:
+            self.session.wait(ready, self.broadcast.waits)
+
     def _download(self, rank: int, message: Message) -> None:
         """Unicast: the newest model for a client that starts again, quantized afresh."""
-        frame = self.fanout.frame()
+        assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
+        frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
         size, key = self.server.download(
             frame.payload, client=message.client, participation=message.sequence + 1
@@ -270,7 +288,7 @@ class WallServer:
             sequence=message.sequence + 1,
             seed=key,
         )
-        self.sends.post(frame, rank)
+        self.broadcast.sends.post(frame, rank)
         self.ledger.sent_down(size)
 
     def _catch_up(self) -> Frame:
@@ -304,23 +322,23 @@ class WallServer:
 
         def waits() -> str:
             silent = sorted(set(self.taken) - set(self.announced))[:8]
-            return f"the last messages of ranks {silent}" if silent else "uploads that were announced"
+            if silent:
+                return f"the last messages of ranks {silent}"
+            return "uploads that were announced" if self.broadcast.idle else self.broadcast.waits()
 
         def posted() -> bool:
             self._progress()
-            return not self.fanout.behind
+            return self.broadcast.posted
 
         self.session.wait(posted, lambda: "earlier broadcasts to be taken")
-        stop = new_frame(0).seal(Kind.STOP, version=self.server.version)
-        for rank in self.taken:
-            self.sends.post(stop, rank)
+        self.broadcast.end(self.server.version)
 
         def accounted() -> bool:
             self._progress()
             said = len(self.announced) == len(self.taken)
             # More than announced: something that no client sent as an update was dropped.
             taken = all(self.taken[rank] >= n for rank, n in self.announced.items())
-            return said and taken and self.fanout.idle
+            return said and taken and self.broadcast.idle
 
         self.session.wait(accounted, waits)
 
@@ -334,12 +352,17 @@ class WallClient:
         self.client = setup.client()
         self.replica = self.client.replica
         self.described = setup.expected()
-        self.expected = {
-            kind: self.described[kind] for kind in (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL, Kind.STOP)
-        }
         transport = session.experiment.transport
-        largest = max(setup.downlink.payload_bytes(), 0 if setup.assigns else setup.full.payload_bytes())
-        self.inbox = Inbox(self.comm, TAG_DOWN, payload_bytes=largest, slots=DOWN_SLOTS, source=0)
+        self.inbox = broadcasts.leaf(
+            transport,
+            self.comm,
+            TAG_DOWN,
+            payload_bytes=setup.downlink.payload_bytes(),
+            catch_up_bytes=0 if setup.assigns else setup.full.payload_bytes(),
+            slots=DOWN_SLOTS,
+        )
+        down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
+        self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
         self.sends = Sends(self.comm, TAG_UP)
         self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames)
         self.delta = torch.empty_like(setup.x0)
@@ -365,7 +388,7 @@ class WallClient:
         self.session.close(
             self.replica.version,
             self.replica.x_hat,
-            sent=self.sends.total,
+            sent=self.sends.total + self.inbox.passed_total,
             received=self.inbox.total,
             shared_state=not self.setup.unicast,
         )
@@ -460,6 +483,8 @@ class WallClient:
             while arrived := self.inbox.poll():
                 for received in arrived:
                     self._apply(received)
+            for sent in self.inbox.passed():
+                self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
             for sent in self.sends.poll():
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
                 self.pool.release(sent.frame)
@@ -470,6 +495,7 @@ class WallClient:
         begin_s = perf_counter()
         # A client can't drop a broadcast and stay in step: a bad one ends the job, with the reason.
         message = check(received.buffer, received.wire_bytes, self.expected, rank=received.source)
+        self.inbox.pass_on(received, message)
         payload = received.buffer[64 : received.wire_bytes]
         match message.kind:
             case Kind.BROADCAST:
@@ -488,13 +514,16 @@ class WallClient:
         self.session.recorder.messages.append(received_row(received, message, self.comm.rank, begin_s, end_s))
 
     def _say_goodbye(self) -> None:
-        """After the last upload has been taken: how many there were."""
+        """After the last upload has been taken, and what was to be passed on: how many uploads there were."""
 
         def idle() -> bool:
             self._progress()
-            return not len(self.sends)
+            return not len(self.sends) and self.inbox.idle
 
-        self.session.wait(idle, lambda: "rank 0 to take its last uploads")
+        def waits() -> str:
+            return "rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits()
+
+        self.session.wait(idle, waits)
         self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
         self.session.wait(lambda: self._sent_all(), lambda: "rank 0 to take its goodbye")
 

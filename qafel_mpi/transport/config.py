@@ -15,7 +15,15 @@ class TransportConfig(BaseModel):
     ranks: int | None = Field(
         None, ge=1, description="ranks that take part, the first so many of the job; all where left out"
     )
-    queue_limit: int = Field(4, ge=1, description="broadcasts under way to one client; past it they wait")
+    broadcast: Literal["fanout", "tree", "ibcast"] = Field(
+        "fanout",
+        description="q^t goes from rank 0 to each client, or down a binomial tree of the clients, or by MPI_Ibcast",
+    )
+    queue_limit: int = Field(
+        4,
+        ge=1,
+        description="broadcasts under way to one client; past it they wait (tree, ibcast: rank 0 waits)",
+    )
     receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
     upload_frames: int = Field(2, ge=1, description="uploads a client may have under way before it waits")
     progress: Literal["poll", "thread"] = Field(

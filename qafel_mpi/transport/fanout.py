@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from qafel_mpi.transport.frames import Frame, FramePool, Sends, Sent
+from mpi4py import MPI
+
+from qafel_mpi import wire
+from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 
 
 class FanOut:
@@ -37,6 +40,7 @@ class FanOut:
         self.next = dict.fromkeys(ranks, 0)  # the version that a rank needs next
         self.behind: set[int] = set()
         self.skipped = 0  # versions that a rank never got as such
+        self.link_bytes = 0  # payload, of all sends that completed
         self._model: Frame | None = None  # the catch-up frame of `_model_version`
         self._model_version = -1
 
@@ -60,6 +64,7 @@ class FanOut:
         """Progress: returns the sends that completed, and posts what waited for them."""
         done = self.sends.poll()
         for sent in done:
+            self.link_bytes += sent.message.payload_bytes
             if sent.last:
                 self._recycle(sent.frame)
         if done and self.behind:
@@ -76,10 +81,39 @@ class FanOut:
             else:
                 self.behind.discard(rank)
 
+    def end(self, version: int) -> None:
+        """Send the STOP; to be called once all is posted, so that it is behind the last broadcast."""
+        stop = new_frame(0).seal(wire.Kind.STOP, version=version)
+        for rank in self.next:
+            self.sends.post(stop, rank)
+
+    @property
+    def ready(self) -> bool:
+        """Another frame may be published: always, for what a queue has no room for waits in the log."""
+        return True
+
+    @property
+    def posted(self) -> bool:
+        """No rank waits for a post."""
+        return not self.behind
+
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is under way."""
-        return not self.behind and not len(self.sends)
+        return self.posted and not len(self.sends)
+
+    @property
+    def total(self) -> int:
+        """Messages sent."""
+        return self.sends.total
+
+    def waits(self) -> str:
+        """Who has not taken its messages yet, in words."""
+        late = sorted(rank for rank, n in self.sends.under_way.items() if n)
+        return f"ranks {late[:8]} to take broadcasts"
+
+    def close(self) -> None:
+        """Nothing is kept posted."""
 
     def _post_next(self, rank: int) -> None:
         first = self.version - len(self.log)
@@ -110,3 +144,23 @@ class FanOut:
     def _recycle(self, frame: Frame) -> None:
         if frame.payload.size == self.pool.payload_bytes:
             self.pool.release(frame)
+
+
+class Direct(Inbox):
+    """A client's end: all comes from rank 0, and nothing is passed on."""
+
+    stop = wire.Expected()
+    passed_total = 0
+    idle = True
+
+    def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, slots: int):
+        super().__init__(comm, tag, payload_bytes=payload_bytes, slots=slots, source=0)
+
+    def pass_on(self, received: Received, message: wire.Message) -> None:
+        """Nobody is below."""
+
+    def passed(self) -> list[Sent]:
+        return []
+
+    def waits(self) -> str:
+        return "nobody"

@@ -96,6 +96,7 @@ class Sent:
     """A send that has completed. Synchronous mode: complete means the receiver has matched it.
 
     last: no other send reads the frame any more. Of several that complete together one alone says so.
+    matched: False where completion says that the buffer is free again and no more (collectives).
     """
 
     frame: Frame
@@ -104,6 +105,7 @@ class Sent:
     t_post: float
     t_complete: float
     last: bool = False
+    matched: bool = True
 
 
 class Sends:

@@ -15,6 +15,8 @@ from qafel_mpi.drivers import wall, warmup
 from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import UPDATES
+from qafel_mpi.transport.ibcast import RING
+from qafel_mpi.transport.tree import parent
 from qafel_mpi.wire import Kind
 from tests.mpi.conftest import same_everywhere
 
@@ -26,7 +28,14 @@ DOWNLINKS = {
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
     "thread": ["algorithm=qafel", "transport.progress=thread"],
+    "tree": ["algorithm=qafel", "transport.broadcast=tree", "downlink.entropy=zstd"],
+    "tree, one at a time": ["algorithm=fedbuff", "transport.broadcast=tree", "transport.queue_limit=1"],
+    "tree, thread": ["transport.broadcast=tree", "transport.progress=thread"],
+    "ibcast": ["algorithm=qafel", "transport.broadcast=ibcast"],
+    "ibcast, one at a time": ["algorithm=fedbuff", "transport.broadcast=ibcast", "transport.queue_limit=1"],
+    "ibcast, thread": ["transport.broadcast=ibcast", "transport.progress=thread"],
 }
+BROADCASTS = ("fanout", "tree", "ibcast")
 
 
 def run(comm, folder, experiment, **options):
@@ -65,9 +74,10 @@ def test_the_first_rank_of_a_host_compiles_before_the_others_load(comm, folder, 
 
 
 @pytest.mark.mpi(min_size=2)
-def test_every_message_is_accounted_for(comm, folder, digits):
+@pytest.mark.parametrize("algorithm", BROADCASTS)
+def test_every_message_is_accounted_for(comm, folder, digits, algorithm):
     """Sent = received, message by message and byte by byte; the books agree with the messages."""
-    summary = run(comm, folder, digits())
+    summary = run(comm, folder, digits(f"transport.broadcast={algorithm}"))
     with h5py.File(folder / "a.h5") as file:
         messages, updates, steps = file["messages"][:], file["updates"][:], file["steps"][:]
         ranks, attributes = file["ranks"][:], dict(file.attrs)
@@ -82,6 +92,12 @@ def test_every_message_is_accounted_for(comm, folder, digits):
     assert up["wire_bytes"].sum() == summary.wire_bytes_up
     down = sent[np.isin(sent["kind"], (Kind.BROADCAST, Kind.MODEL))]
     assert down["payload_bytes"].sum() == summary.down_links
+    stops = Counter(received["dst"][received["kind"] == Kind.STOP].tolist())
+    assert stops == dict.fromkeys(range(1, comm.size), RING if algorithm == "ibcast" else 1)
+    if algorithm != "fanout":
+        assert summary.down_links == summary.payload_bytes_down * (comm.size - 1)  # nobody skips a version
+    if algorithm == "tree":
+        assert {(row["src"], row["dst"]) for row in down} == {(parent(r), r) for r in range(1, comm.size)}
     assert steps["version"].tolist() == list(range(summary.server_steps + 1))
     assert attributes["outcome"] == summary.outcome == "finished"
     assert summary.uploads >= 40
