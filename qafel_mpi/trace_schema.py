@@ -6,6 +6,7 @@ The virtual driver writes /updates and /steps on the virtual clock: there every 
 
 Root attributes: schema_version, experiment (TOML, presets resolved), algorithm, seed,
 driver ("wall" or "virtual"), command_line, git_commit, git_dirty, versions (JSON),
+host, cpu, memory_bytes, mpi_library, interconnect, scheduler (both JSON), container: rank 0's;
 started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_codec, uplink_bits,
 downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload, payload_bytes_per_broadcast,
 paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds, uploads, server_steps,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,16 +20,27 @@ from qafel_mpi.transport import placement
 PACKAGES = ("qafel-mpi", "torch", "numpy", "mpi4py", "h5py", "numba")
 SCHEDULER_PREFIXES = (
     "SLURM_JOB_",
+    "SLURM_ARRAY_",
+    "SLURM_STEP_",
+    "SLURM_CLUSTER_NAME",
     "SLURM_NNODES",
+    "SLURM_NODELIST",
     "SLURM_NTASKS",
     "SLURM_CPUS_PER_TASK",
+    "SLURM_GPUS",
+    "SLURM_RESTART_COUNT",
     "PBS_JOBID",
     "LSB_JOBID",
 )
+# Settings that choose a transport: Open MPI's, UCX's, libfabric's, MPICH's.
+TRANSPORT_SETTINGS = re.compile(
+    r"(OMPI_MCA_(pml|btl|mtl)(_.*)?|UCX_(TLS|NET_DEVICES)|FI_(PROVIDER|TCP_IFACE)|MPIR_CVAR_.*NETMOD|MPICH_.*NETMOD)"
+)
+CONTAINER_ID = re.compile(r"(?:docker|libpod|containers?|crio|cri-containerd)[-/]([0-9a-f]{64})(?![0-9a-f])")
 
 
 def provenance(command_line: list[str]) -> dict[str, Any]:
-    """Host, processor, MPI, versions, scheduler, git state and command line, JSON-able."""
+    """Host, processor, network, MPI, versions, scheduler, container, git state and command line, JSON-able."""
     commit, dirty = git_state()
     return {
         "command_line": " ".join(command_line),
@@ -39,6 +52,12 @@ def provenance(command_line: list[str]) -> dict[str, Any]:
         "cpu": placement.cpu_model(),
         "memory_bytes": psutil.virtual_memory().total,
         "mpi_library": placement.mpi_library(),
+        "interconnect": {
+            "device": placement.mpi_device(),
+            "settings": transport_settings(os.environ),
+            "network": network_devices(),
+        },
+        "container": container(os.environ),
         "scheduler": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SCHEDULER_PREFIXES)},
     }
 
@@ -69,3 +88,46 @@ def git_state() -> tuple[str, bool]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return "", False
+
+
+def transport_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that tell the MPI library which transport to take; empty: it chooses.
+
+    What it has chosen no library says: Open MPI's tool interface (MPI_T) lists transports that are not in use.
+    """
+    return {k: v for k, v in sorted(environment.items()) if TRANSPORT_SETTINGS.fullmatch(k)}
+
+
+def network_devices(classes: Path = Path("/sys/class")) -> dict[str, str]:
+    """Network hardware of this host -> its rate as the kernel says it, "" where it does not. Linux; else empty."""
+    found = {}
+    for port in sorted(classes.glob("infiniband/*/ports/*")):
+        found[f"{port.parents[1].name}:{port.name}"] = _line(port / "rate")
+    for device in sorted(classes.glob("net/*/device")):  # what has none is no hardware: lo, bridges, tunnels
+        speed = _line(device.parent / "speed")
+        found[device.parent.name] = f"{speed} Mbit/s" if speed.isdecimal() else ""  # -1: unknown
+    return found
+
+
+def container(environment: Mapping[str, str], process: Path = Path("/proc/self")) -> str:
+    """The container this process runs in: Docker's, Podman's or Kubernetes' id, Apptainer's image; "" for none."""
+    for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
+        if image := environment.get(name):
+            return image
+    # With its own cgroup namespace a container sees "/" there; the files mounted into it name it then.
+    for name in ("cgroup", "mountinfo"):
+        if match := CONTAINER_ID.search(_text(process / name)):
+            return match[1]
+    return ""
+
+
+def _line(path: Path) -> str:
+    return _text(path).strip()
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel's; "" where it can't be read (a link that is down refuses to tell its speed)."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -106,6 +106,14 @@ def mpi_library() -> str:
     return " ".join(line.split())
 
 
+def mpi_device() -> str:
+    """The communication device that the MPI library says it was built with ("ch4:ofi"); "" if it names none."""
+    for line in MPI.Get_library_version().replace("\0", "").splitlines():
+        if line.lower().startswith("mpich device"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
 def mpi_standard() -> str:
     major, minor = MPI.Get_version()
     return f"{major}.{minor}"

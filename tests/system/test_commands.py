@@ -395,6 +395,28 @@ def test_info_as_json_without_mpirun(tmp_path):
     assert about["versions"]["mpi4py"]
 
 
+def test_a_trace_and_info_say_the_same_of_where_they_were_made(tmp_path):
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_RESTART_COUNT": "1",
+        "OMPI_MCA_btl": "self,sm,tcp",
+    }
+    about = json.loads(qafel("info", "--json", cwd=tmp_path, env=job).stdout)
+    done = qafel("run", "digits", "--set", "stop.uploads=10", "--out", "a.h5", cwd=tmp_path, env=job)
+    assert done.returncode == 0, done.stderr
+    own = {"ranks", "command_line", "started"}  # info lists ranks; the trace has the table /ranks
+    with h5py.File(tmp_path / "a.h5") as trace:
+        for name in about.keys() - own:
+            stored = trace.attrs[name]
+            assert (json.loads(stored) if isinstance(about[name], dict) else stored) == about[name], name
+        assert trace["ranks"]["host"][0].decode() == about["ranks"][0]["host"]
+    assert {name: about["scheduler"][name] for name in job if name.startswith("SLURM_")} == {
+        name: value for name, value in job.items() if name.startswith("SLURM_")
+    }
+    assert about["interconnect"]["settings"]["OMPI_MCA_btl"] == "self,sm,tcp"
+
+
 def test_a_download_without_internet_says_what_to_do(tmp_path):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

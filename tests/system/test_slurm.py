@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -114,6 +115,13 @@ def test_sweep_array_does_one_run_a_task(slurm, submitted):
     assert len(complete(slurm, submitted, "sweep-array")) == 4
     names = {f"{variant}-seed{seed}.h5" for variant in ("qafel", "fedbuff") for seed in (0, 1)}
     assert submitted.runs("digits/*") == names
+    tasks = set()
+    for name in names:
+        with h5py.File(submitted.folder / "runs/digits" / name) as trace:
+            scheduler = json.loads(trace.attrs["scheduler"])
+        assert scheduler["SLURM_ARRAY_JOB_ID"] == submitted.numbers["sweep-array"]
+        tasks.add(scheduler["SLURM_ARRAY_TASK_ID"])
+    assert tasks == {"0", "1", "2", "3"}, "every trace names the task that made it"
 
 
 @pytest.mark.parametrize("kind", ["strong", "weak"])
