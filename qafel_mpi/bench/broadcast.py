@@ -1,4 +1,4 @@
-"""Broadcast of q^t: time from rank 0's decision to send until the last client has applied it.
+"""Broadcast of q^t, by each algorithm: time from rank 0's decision to send until the last client has applied it.
 
 Each round begins at a barrier. Clients' times are put on rank 0's clock (transport.clocks); the bound of its error
 is in the row. The reference is a blocking MPI_Bcast of the same payload and the same decode-accumulate.
@@ -15,17 +15,19 @@ from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
 from qafel_mpi.bench.ingest import codec_for
-from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, crowded, total, wrong_bytes
+from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, cores, crowded, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.clocks import synchronise
-from qafel_mpi.transport.fanout import FanOut
-from qafel_mpi.transport.frames import FramePool, Inbox, Sends
+from qafel_mpi.transport.config import TransportConfig
+from qafel_mpi.transport.ibcast import Ibcast
 
 REFERENCE = "MPI_Bcast and the same decode-accumulate"
 TAG = 23
 SLOTS = 4
+ALGORITHMS = broadcasts.ALGORITHMS
 CLOCK_ROUNDS = 50
 SEED = 11
 
@@ -43,10 +45,8 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
     codec = codec_for(size)
     content = _content(codec)
     offsets, bound_s = _offsets(comm)
-    ways: dict[str, Way] = {
-        "ours": ALGORITHMS[algorithm](comm, content),
-        "reference": Collective(comm, content),
-    }
+    stream = Stream(comm, content, algorithm)
+    ways: dict[str, Way] = {"ours": stream, "reference": Collective(comm, content)}
     wrong = 0
     for way in ways.values():
         for _ in range(3):
@@ -56,6 +56,7 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
     samples = interleave(cases, limits, agree=agree(comm))
     for way in ways.values():
         way.close()
+    post_s, handle_s = _medians(comm, stream)
     return Row(
         "broadcast",
         {"algorithm": algorithm, "ranks": comm.size, "bytes": content.size},
@@ -65,8 +66,20 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
         bytes_moved=float(content.size) * (comm.size - 1),
         wrong=total(comm, wrong),
         reduction=REDUCTION_MAX,
-        derived={"clock_error_us": 1e6 * bound_s},
+        derived={
+            "clock_error_us": 1e6 * bound_s,
+            "post_us": 1e6 * post_s,
+            "handle_us": 1e6 * handle_s,
+            "cores": float(cores(comm)),
+        },
     )
+
+
+def _medians(comm: MPI.Intracomm, stream: Stream) -> tuple[float, float]:
+    """Collective. Medians in seconds: of a post at rank 0; of a client's checking, passing on and applying."""
+    mine, everyone = np.array([np.median(stream.work_s)]), np.zeros(comm.size)
+    comm.Gather([mine, MPI.DOUBLE], [everyone, MPI.DOUBLE] if comm.rank == 0 else None, 0)
+    return float(mine[0]), float(np.median(everyone[1:]))
 
 
 def _content(codec: codecs.Codec) -> np.ndarray:
@@ -90,53 +103,68 @@ def _offsets(comm: MPI.Intracomm) -> tuple[np.ndarray, float]:
     return offsets, bound
 
 
-class FannedOut:
-    """transport.fanout, as the wall driver uses it."""
+class Stream:
+    """transport.broadcast's ends by one algorithm, as the wall driver uses them."""
 
-    def __init__(self, comm: MPI.Intracomm, content: np.ndarray):
+    def __init__(self, comm: MPI.Intracomm, content: np.ndarray, algorithm: str):
         self.comm, self.content = comm, content
-        self.described = {wire.Kind.BROADCAST: wire.Expected(payload_bytes=content.size)}
-        self.version = 0
+        described = wire.Expected(payload_bytes=content.size)
+        self.accepted = {wire.Kind.BROADCAST: described}
         self.backoff = Backoff(crowded=crowded(comm))
+        # Rank 0: seconds of posting, a rank that it sends to; a client: of checking, passing on and applying.
+        self.work_s: list[float] = []
+        config = TransportConfig.model_validate({"broadcast": algorithm, "queue_limit": SLOTS})
         if comm.rank == 0:
-            pool = FramePool(content.size)
-            self.fanout = FanOut(
-                Sends(comm, TAG),
-                pool,
-                range(1, comm.size),
-                queue_limit=SLOTS,
-                log_length=SLOTS,
-                catch_up=None,
+            self.root = broadcasts.root(
+                config, comm, TAG, payload_bytes=content.size, log_length=SLOTS, catch_up=None
             )
-            frames = [self.fanout.frame() for _ in range(2 * SLOTS)]
+            frames = [self.root.frame() for _ in range(2 * SLOTS)]
             for frame in frames:
                 frame.payload[:] = content
-                pool.release(frame)
+                self.root.pool.release(frame)
         else:
-            self.inbox = Inbox(comm, TAG, payload_bytes=content.size, slots=SLOTS, source=0)
+            self.leaf = broadcasts.leaf(
+                config, comm, TAG, payload_bytes=content.size, catch_up_bytes=0, slots=SLOTS
+            )
+            self.accepted[wire.Kind.STOP] = self.leaf.stop
 
     def send(self) -> None:
-        frame = self.fanout.frame()
+        root = self.root
+        self._until(lambda: bool(root.poll()), lambda: root.ready)
+        frame, version = root.frame(), root.version
         frame.seal(
             wire.Kind.BROADCAST,
-            expected=self.described[wire.Kind.BROADCAST],
+            expected=self.accepted[wire.Kind.BROADCAST],
             payload_bytes=self.content.size,
-            version=self.version,
+            version=version,
         )
-        self.version += 1
-        self.fanout.publish(frame)
-        self._until(lambda: bool(self.fanout.poll()) or self.fanout.idle, lambda: self.fanout.idle)
+        sent, begun = root.total, perf_counter()
+        root.publish(frame)
+        self.work_s.append((perf_counter() - begun) / (1 if isinstance(root, Ibcast) else root.total - sent))
+        self._until(lambda: bool(root.poll()), lambda: root.idle)
 
     def receive(self, take: Callable[[np.ndarray], None]) -> None:
-        arrived = self.inbox.poll()
-        while not arrived:
-            self.backoff.pause()
-            arrived = self.inbox.poll()
-        self.backoff.reset()
-        (received,) = arrived
-        wire.check(received.buffer, received.wire_bytes, self.described, rank=0)
-        take(received.buffer[wire.HEADER_BYTES : received.wire_bytes])
-        self.inbox.release(received.slot)
+        """The next broadcast; returns when this rank's part in it is done, passing on included."""
+        taken = stopped = False
+
+        def progress() -> bool:
+            nonlocal taken, stopped
+            # One message only, but for the end: there may be several STOPs.
+            passed, arrived = self.leaf.passed(), [] if taken and not stopped else self.leaf.poll()
+            for received in arrived:
+                begun = perf_counter()
+                message = wire.check(
+                    received.buffer, received.wire_bytes, self.accepted, rank=received.source
+                )
+                self.leaf.pass_on(received, message)
+                if message.kind == wire.Kind.BROADCAST:
+                    take(received.buffer[wire.HEADER_BYTES : received.wire_bytes])
+                    self.work_s.append(perf_counter() - begun)
+                self.leaf.release(received.slot)
+                taken, stopped = True, message.kind == wire.Kind.STOP
+            return bool(passed or arrived)
+
+        self._until(progress, lambda: taken and self.leaf.idle)
 
     def _until(self, progress: Callable[[], bool], done: Callable[[], bool]) -> None:
         while not done():
@@ -150,8 +178,14 @@ class FannedOut:
         return _once(self, self.comm, self.content)
 
     def close(self) -> None:
-        if self.comm.rank != 0:
-            self.inbox.close()
+        """Collective: the end of the stream."""
+        if self.comm.rank == 0:
+            self.root.end(self.root.version)
+            self._until(lambda: bool(self.root.poll()), lambda: self.root.idle)
+            self.root.close()
+        else:
+            self.receive(lambda payload: None)
+            self.leaf.close()
 
 
 class Collective:
@@ -175,8 +209,7 @@ class Collective:
         """Nothing is kept posted."""
 
 
-Way = FannedOut | Collective
-ALGORITHMS: dict[str, type[FannedOut]] = {"fanout": FannedOut}
+Way = Stream | Collective
 
 
 def _once(way: Way, comm: MPI.Intracomm, content: np.ndarray) -> np.ndarray:
@@ -191,14 +224,17 @@ def _once(way: Way, comm: MPI.Intracomm, content: np.ndarray) -> np.ndarray:
 def _case(comm: MPI.Intracomm, way: Way, apply: Callable[[np.ndarray], None], offsets: np.ndarray) -> Case:
     mine, everyone = np.zeros(1), np.zeros(comm.size)
 
+    def take(payload: np.ndarray) -> None:
+        apply(payload)
+        mine[0] = perf_counter()
+
     def case() -> float:
         comm.Barrier()
         begun = perf_counter()
         if comm.rank == 0:
             way.send()
         else:
-            way.receive(apply)
-            mine[0] = perf_counter()
+            way.receive(take)
         comm.Gather([mine, MPI.DOUBLE], [everyone, MPI.DOUBLE] if comm.rank == 0 else None, 0)
         return float((everyone + offsets)[1:].max() - begun) if comm.rank == 0 else 0.0
 

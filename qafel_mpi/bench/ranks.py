@@ -61,16 +61,27 @@ def require(comm: MPI.Intracomm | None, bench: str, ranks: int) -> MPI.Intracomm
     return comm
 
 
+def cores(comm: MPI.Intracomm) -> int:
+    """Collective: cores that the ranks of comm on this host may use between them."""
+    return _node(comm)[1]
+
+
 def crowded(comm: MPI.Intracomm) -> bool:
     """Collective: the ranks of comm on this host outnumber the cores that they may use between them."""
+    size, cores_here = _node(comm)
+    return size > cores_here
+
+
+def _node(comm: MPI.Intracomm) -> tuple[int, int]:
+    """Collective: (ranks of comm on this host, cores that they may use between them)."""
     mine, everyone = np.zeros(MOST_CORES, dtype=np.uint8), np.zeros(MOST_CORES, dtype=np.uint8)
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    mine[list(cores)] = 1
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    mine[list(own)] = 1
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     node.Allreduce([mine, MPI.UINT8_T], [everyone, MPI.UINT8_T], MPI.MAX)
     size = node.size
     node.Free()
-    return size > int(everyone.sum())
+    return size, int(everyone.sum())
 
 
 def powers_of_two(smallest: int, largest: int) -> list[int]:
