@@ -19,7 +19,7 @@ from qafel_analysis.cli_files import export, figures
 from qafel_analysis.cli_options import Accuracy, Loss, Runs, examples, say
 from qafel_analysis.cli_read import each, read
 from qafel_analysis.cli_report import report
-from qafel_analysis.cli_scaling import pace, scaling
+from qafel_analysis.cli_scaling import broadcast, pace, scaling
 from qafel_analysis.cli_theory import theory
 from qafel_analysis.cli_watch import watch
 from qafel_analysis.palette import MissingExtra
@@ -185,6 +185,12 @@ app.command(
         "qafel-analysis scaling runs/weak/*.h5 --train-seconds 1 --link-gbit 200 --markdown",
     )
 )(scaling)
+app.command(
+    epilog=examples(
+        "qafel-analysis broadcast p2p.json broadcast-*.json",
+        "qafel-analysis broadcast p2p.json broadcast-*.json --latency-us 2 --link-gbit 100 --markdown",
+    )
+)(broadcast)
 app.command(
     epilog=examples(
         "qafel-analysis theory runs/cross-term/*.h5",

@@ -1,4 +1,4 @@
-"""The commands `scaling` and `pace`."""
+"""The commands `scaling`, `broadcast` and `pace`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from qafel_analysis import loggp
 from qafel_analysis import scaling as study
+from qafel_analysis.bench import read_bench
 from qafel_analysis.cli_options import NOTHING_READ, Runs, say
 from qafel_analysis.grid import Grid, to_markdown, to_terminal
 from qafel_analysis.pace import Pace, pace_grid
@@ -48,6 +50,43 @@ def scaling(
     if costs is not None:
         grids.append(study.paper_grid(costs, train_s=train_seconds or costs.train_s, link_gbit=link_gbit))
     _print(grids, as_markdown)
+
+
+def broadcast(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.json...", help="Of `bench p2p` and `bench broadcast`.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    latency_us: Annotated[
+        float | None, typer.Option(min=0, metavar="US", help="On paper: the network's. Default: as fitted.")
+    ] = None,
+    link_gbit: Annotated[
+        float | None,
+        typer.Option(min=1e-6, metavar="GBIT", help="On paper: a rank's link. Default: as fitted."),
+    ] = None,
+    poll_ms: Annotated[
+        float, typer.Option(min=0, metavar="MS", help="On paper: between two looks of a client that trains.")
+    ] = 5.0,
+) -> None:
+    """What a broadcast costs by each algorithm: a LogGP model fitted to benchmarks, and carried to 10,000 ranks."""
+    benches = []
+    for path in files:
+        try:
+            benches += read_bench(path)
+        except TraceError as error:
+            say([error])
+    try:
+        seen = loggp.observations(benches)
+        fitted = loggp.fit(seen)
+    except TraceError as error:
+        say([error])
+        raise typer.Exit(NOTHING_READ) from error
+    network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
+    if as_json:
+        print(json.dumps(loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms), indent=1))
+        return
+    _print([loggp.fit_grid(fitted, seen), loggp.paper_grid(network, poll_s=1e-3 * poll_ms)], as_markdown)
 
 
 def pace(

@@ -56,7 +56,8 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
     samples = interleave(cases, limits, agree=agree(comm))
     for way in ways.values():
         way.close()
-    post_s, handle_s = _medians(comm, stream)
+    post_s, handle_s = _medians(comm, stream.work_s)
+    check_s = _medians(comm, stream.check_s)[1]
     return Row(
         "broadcast",
         {"algorithm": algorithm, "ranks": comm.size, "bytes": content.size},
@@ -69,15 +70,16 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
         derived={
             "clock_error_us": 1e6 * bound_s,
             "post_us": 1e6 * post_s,
+            "check_us": 1e6 * check_s,
             "handle_us": 1e6 * handle_s,
             "cores": float(cores(comm)),
         },
     )
 
 
-def _medians(comm: MPI.Intracomm, stream: Stream) -> tuple[float, float]:
-    """Collective. Medians in seconds: of a post at rank 0; of a client's checking, passing on and applying."""
-    mine, everyone = np.array([np.median(stream.work_s)]), np.zeros(comm.size)
+def _medians(comm: MPI.Intracomm, mine_s: list[float]) -> tuple[float, float]:
+    """Collective. Medians: of rank 0's values, and of the clients' medians; 0 where rank 0 has none."""
+    mine, everyone = np.array([np.median(mine_s) if mine_s else 0.0]), np.zeros(comm.size)
     comm.Gather([mine, MPI.DOUBLE], [everyone, MPI.DOUBLE] if comm.rank == 0 else None, 0)
     return float(mine[0]), float(np.median(everyone[1:]))
 
@@ -113,6 +115,7 @@ class Stream:
         self.backoff = Backoff(crowded=crowded(comm))
         # Rank 0: seconds of posting, a rank that it sends to; a client: of checking, passing on and applying.
         self.work_s: list[float] = []
+        self.check_s: list[float] = []  # a client's checks alone
         config = TransportConfig.model_validate({"broadcast": algorithm, "queue_limit": SLOTS})
         if comm.rank == 0:
             self.root = broadcasts.root(
@@ -156,6 +159,7 @@ class Stream:
                 message = wire.check(
                     received.buffer, received.wire_bytes, self.accepted, rank=received.source
                 )
+                self.check_s.append(perf_counter() - begun)
                 self.leaf.pass_on(received, message)
                 if message.kind == wire.Kind.BROADCAST:
                     take(received.buffer[wire.HEADER_BYTES : received.wire_bytes])
