@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from qafel_mpi.kernels.jit import bits_of, double_of, float_of, helper, jit, load32, load64, nearest, store
+from qafel_mpi.kernels.jit import (
+    bits_of,
+    double_of,
+    float_of,
+    helper,
+    jit,
+    load32,
+    load64,
+    nearest,
+    part,
+    store,
+)
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.reference import DROP, LIFT, SEGMENT, TINY
 
@@ -77,8 +88,9 @@ def encode(x, wide, plain, bits, levels, payload):
         store(payload, 8 * len(wide) + 4 * k, origin)
         lift = LIFT if scale < _TINY else np.float32(1)
         inverse = np.float32(1.0 / (scale * np.float64(lift)))
-        for first in range(begin, end, SEGMENT):
-            v = x[first : min(first + SEGMENT, end)]
+        # Backwards: the vector's end is what the search for its range left in the caches.
+        for first in range(begin + (end - begin - 1) // SEGMENT * SEGMENT, begin - 1, -SEGMENT):
+            v = part(x, first, min(first + SEGMENT, end))
             for i in range(v.size):
                 y = nearest(np.float32(np.float32(np.float32(v[i]) * lift) * inverse))
                 levels[i] = min(max(np.int32(y + origin), np.int32(0)), top)
@@ -101,7 +113,7 @@ def decode(payload, wide, plain, bits, weight, assign, levels, acc):
         lift, drop = (_LIFT, DROP) if scale < _TINY else (1.0, np.float32(1))
         factor = kind(weight) * kind(scale * lift)
         for first in range(wide[k, START], wide[k, STOP], SEGMENT):
-            target = acc[first : min(first + SEGMENT, wide[k, STOP])]
+            target = part(acc, first, min(first + SEGMENT, wide[k, STOP]))
             at = wide[k, AT] + (first - wide[k, START]) * bits // 8
             unpack(payload, at, target.size, bits, False, levels)
             add_levels(levels, zero, factor, drop, assign, target)

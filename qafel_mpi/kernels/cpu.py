@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, store
+from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, part, store
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.plan import BUCKET, SLOT, START, Plan, shares, spread
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
@@ -32,7 +32,7 @@ def _top(x):
     """The largest magnitude's bit pattern, of x rounded to float32; >= _INF_BITS: not finite."""
     top = np.int32(0)
     for i in range(x.size):
-        top = max(top, bits_of(np.float32(x[i])) & _MAGNITUDE)
+        top = max(top, np.int32(bits_of(np.float32(x[i])) & _MAGNITUDE))
     return top
 
 
@@ -43,7 +43,7 @@ def _take(x, out):
     for i in range(out.size):
         v = np.float32(x[i])
         out[i] = v
-        top = max(top, bits_of(v) & _MAGNITUDE)
+        top = max(top, np.int32(bits_of(v) & _MAGNITUDE))
     return top
 
 
@@ -54,7 +54,7 @@ def _take_difference(x, x_hat, out):
     for i in range(out.size):
         v = np.float32(x[i] - x_hat[i])
         out[i] = v
-        top = max(top, bits_of(v) & _MAGNITUDE)
+        top = max(top, np.int32(bits_of(v) & _MAGNITUDE))
     return top
 
 
@@ -118,8 +118,8 @@ def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     values = scratch[_VALUES_AT:_SUMS_AT].view(np.float32)
     sums = scratch[_SUMS_AT:].view(np.float64)
     for g in range(first, last):
-        v = values[: table[g + 1, START] - table[g, START]]
-        tops[g] = _take(x[table[g, START] : table[g + 1, START]], v)
+        v = part(values, 0, table[g + 1, START] - table[g, START])
+        tops[g] = _take(part(x, table[g, START], table[g + 1, START]), v)
         if tops[g] >= _INF_BITS:
             return g
         if kind != LINF:
@@ -156,7 +156,7 @@ def encode_range(
     fast = bits == 4 and kind == LINF and not step
     for g in range(first, last):
         begin, end, slot = table[g, START], table[g + 1, START], table[g, SLOT]
-        here, v = x[begin:end], values[: end - begin]
+        here, v = part(x, begin, end), part(values, 0, end - begin)
         slots, codes_begin, scale_at = (
             table[g + 1, SLOT] - slot,
             codes_at + slot * bits // 8,
@@ -165,7 +165,7 @@ def encode_range(
         if fast:
             top = _top(here)
         elif step:
-            top = _take_difference(here, x_hat[begin:end], v)
+            top = _take_difference(here, part(x_hat, begin, end), v)
         else:
             top = _take(here, v)
         if top >= _INF_BITS:
@@ -177,7 +177,9 @@ def encode_range(
             scale = _scale(total, top, v.size, kind)
             store(payload, scale_at, scale)
         if fast and scale >= TINY:
-            round_pack4(here, scale, s, k0, k1, slot, payload[codes_begin : codes_begin + ((slots + 1) >> 1)])
+            round_pack4(
+                here, scale, s, k0, k1, slot, part(payload, codes_begin, codes_begin + ((slots + 1) >> 1))
+            )
             continue
         if fast:
             _take(here, v)
@@ -188,8 +190,8 @@ def encode_range(
             round_levels(v, scale, s, bits, draws, levels)
         if step:
             unit, drop = _unit(scale, s)
-            add_levels(levels, _ZERO, one * unit, drop, False, x_hat[begin:end])
-        levels[v.size : v.size + 8] = 0  # up to the next segment's slot
+            add_levels(levels, _ZERO, one * unit, drop, False, part(x_hat, begin, end))
+        part(levels, v.size, v.size + 8)[:] = 0  # up to the next segment's slot
         pack(levels, slots, bits, True, payload, codes_begin)
     return -1
 
@@ -199,7 +201,7 @@ def decode_range(payload, table, first, last, s, bits, weight, assign, levels, c
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = acc[table[g, START] : table[g + 1, START]]
+        target = part(acc, table[g, START], table[g + 1, START])
         unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
         unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
         add_levels(levels, _ZERO, kind(weight) * kind(unit), drop, assign, target)

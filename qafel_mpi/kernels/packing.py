@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qafel_mpi.kernels.jit import helper, load16, load32, load64, store
+from qafel_mpi.kernels.jit import helper, load16, load32, load64, part, store
 
 _U64 = np.uint64
 _BYTES, _PAIRS, _FOURS = _U64(0x0101010101010101), _U64(0x0001000100010001), _U64(0x0000000100000001)
@@ -54,7 +54,7 @@ def pack(levels, n, bits, signed, payload, at):
         _pack_wide(levels, n, bits, payload[at:])
         return
     end = at + ((n * bits + 7) >> 3)
-    out = payload[at:end]
+    out = part(payload, at, end)
     if bits == 8:
         for i in range(n):
             out[i] = np.uint8(levels[i])
@@ -90,7 +90,7 @@ def unpack(payload, at, n, bits, signed, levels):
         _unpack_wide(payload[at:], n, bits, levels)
         return
     end = at + ((n * bits + 7) >> 3)
-    source = payload[at:end]
+    source = part(payload, at, end)
     if bits == 8:
         for i in range(n):
             levels[i] = np.int8(source[i])

@@ -89,3 +89,16 @@ def test_affine_gives_the_bytes_of_the_cpu_kernels(shapes, bits, exponent, dtype
         codec._cpu.decode(out, ours.numpy(), weight, assign=assign)
         eager.decode(payload, theirs, weight, assign=assign)
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_affine_writes_long_tensors_segment_by_segment_without_a_byte_beyond(bits):
+    layout = Layout(("long", "bias", "last"), ((3, 4111), (5,), (2, 4096)))
+    codec = build(CodecConfig(codec="affine", bits=bits), layout)
+    x = torch.from_numpy(vector(layout.elements, 0, seed=bits))
+    room = np.full(codec.payload_bytes() + 16, 0xA5, dtype=np.uint8)
+    assert codec.encode(x, room[:-16], 0) == room.size - 16
+    payload = torch.zeros(room.size - 16, dtype=torch.uint8)
+    assert EagerAffine(codec._cpu.wide, codec._cpu.plain, bits=bits).encode(x, payload)
+    assert payload.numpy().tobytes() == room[:-16].tobytes()
+    assert (room[-16:] == 0xA5).all()
