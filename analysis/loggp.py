@@ -1,14 +1,15 @@
 """What a broadcast costs by each algorithm, from benchmarks: a LogGP model, fitted, and carried to 10,000 ranks.
 
-LogGP (Alexandrov et al., 1995): a message of k bytes costs o at its sender, L on the way, G a byte, o at its
-receiver; a sender starts the next one g + kG later. A client takes check(k) = c₀ + c₁k to verify a message and
-handle(k) = h₀ + h₁k to verify and apply it. With n ranks, hop(k) = 2o + L + kG and gap(k) = g + kG, the last client
-has applied it after
+After LogGP (Alexandrov et al., 1995): a message of k bytes costs its sender o, and is there L + kG later; L has the
+receiver's overhead in it, since a ping-pong does not tell them apart. A sender starts the next one max(o, g) + kG
+later. A client takes check(k) = c₀ + c₁k to verify a message and handle(k) = h₀ + h₁k to verify and apply it. With n
+ranks, hop(k) = o + L + kG and gap(k) = max(o, g) + kG, the last client has applied it after
 
     fanout  (n − 2)·gap + hop + handle
     tree    (d − 1)·max(gap, hop + check) + hop + handle,    d = ⌈log₂ n⌉ rounds
-    ibcast  as Open MPI's libnbc: up to 4 ranks the fan-out's; below 64 KiB the tree's without checks; else a chain in
-            m segments of 8 KiB (from 512 KiB: 32 KiB), (n − 1)·hop(segment) + (m − 1)·gap(segment) + handle
+    ibcast  as Open MPI's libnbc, o = 0 in it: up to 4 ranks the fan-out's; below 64 KiB the tree's without checks;
+            else a chain, in m segments of 8 KiB (from 512 KiB: 32 KiB), (n − 1)·hop(segment) + (m − 1)·gap(segment)
+            + handle
 
 Ranks that share cores cost more: (n − cores)/cores · (s + kG + handle), Brent's bound for the work that has to wait.
 Where clients look for messages only now and then, every hop waits for a look.
@@ -36,7 +37,7 @@ PAPER_BYTES = (15_000, 5_936_084)  # q^t at 4 bits of the paper's CNN, about, an
 
 @dataclass(frozen=True)
 class LogGP:
-    """Seconds, and seconds a byte (G, check_byte, handle_byte)."""
+    """Seconds, and seconds a byte (G, check_byte, handle_byte). o is that of our sends, from Python."""
 
     L: float = 1e-6
     o: float = 1e-6
@@ -49,10 +50,10 @@ class LogGP:
     share: float = 1e-5  # s
 
     def hop(self, size: float) -> float:
-        return 2 * self.o + self.L + size * self.G
+        return self.o + self.L + size * self.G
 
     def gap(self, size: float) -> float:
-        return self.g + size * self.G
+        return max(self.o, self.g) + size * self.G
 
     def checking(self, size: float) -> float:
         return self.check + size * self.check_byte
@@ -87,6 +88,7 @@ def broadcast_s(
 
 
 def _spread_s(p: LogGP, algorithm: str, ranks: int, size: float) -> float:
+    p = replace(p, o=0.0) if algorithm == "ibcast" else p
     if algorithm == "ibcast" and ranks > 4 and size >= 65_536:
         segment = 8_192 if size < 524_288 else 32_768
         count = math.ceil(size / segment)
@@ -101,9 +103,9 @@ def predicted_s(p: LogGP, seen: Observation) -> float:
     """What the model says of an observation."""
     match seen.what:
         case "latency":
-            return p.hop(seen.size)
+            return p.L + seen.size * p.G
         case "bandwidth":
-            return p.gap(seen.size)
+            return p.g + seen.size * p.G
         case "post":
             return p.o
         case "check":

@@ -92,12 +92,12 @@ def test_the_trees_formula_is_what_its_sends_add_up_to(ranks, size):
 
 def test_by_hand_and_where_the_tree_overtakes():
     p = LogGP(L=1, o=1, g=2, G=0, check=0, check_byte=0, handle=5, handle_byte=0, share=1)
-    assert broadcast_s(p, "fanout", 5, 1) == 3 * 2 + 3 + 5
-    assert broadcast_s(p, "tree", 5, 1) == 2 * 3 + 3 + 5
-    assert broadcast_s(p, "fanout", 5, 1, cores=2) == 14 + 3 / 2 * (1 + 5)
-    assert broadcast_s(p, "fanout", 5, 1, poll_s=7) == 14 + 7
-    assert broadcast_s(p, "tree", 5, 1, poll_s=7) == 14 + 3 * 7
-    assert broadcast_s(p, "ibcast", 10, 81_920) == 9 * 3 + 9 * 2 + 5  # a chain of ten segments
+    assert broadcast_s(p, "fanout", 5, 1) == 3 * 2 + 2 + 5
+    assert broadcast_s(p, "tree", 5, 1) == 2 * 2 + 2 + 5
+    assert broadcast_s(p, "fanout", 5, 1, cores=2) == 13 + 3 / 2 * (1 + 5)
+    assert broadcast_s(p, "fanout", 5, 1, poll_s=7) == 13 + 7
+    assert broadcast_s(p, "tree", 5, 1, poll_s=7) == 11 + 3 * 7
+    assert broadcast_s(p, "ibcast", 10, 81_920) == 9 * 1 + 9 * 2 + 5  # a chain of ten segments
     found = crossover(p, 1)
     assert found is not None
     assert broadcast_s(p, "tree", found, 1) < broadcast_s(p, "fanout", found, 1)
