@@ -88,8 +88,7 @@ def encode(x, wide, plain, bits, levels, payload):
         store(payload, 8 * len(wide) + 4 * k, origin)
         lift = LIFT if scale < _TINY else np.float32(1)
         inverse = np.float32(1.0 / (scale * np.float64(lift)))
-        # Backwards: the vector's end is what the search for its range left in the caches.
-        for first in range(begin + (end - begin - 1) // SEGMENT * SEGMENT, begin - 1, -SEGMENT):
+        for first in range(begin, end, SEGMENT):
             v = part(x, first, min(first + SEGMENT, end))
             for i in range(v.size):
                 y = nearest(np.float32(np.float32(np.float32(v[i]) * lift) * inverse))
