@@ -19,6 +19,7 @@ _PARAMETERS = (
     "codec",
     "bits",
     "against",
+    "checksum",
     "threads",
     "device",
     "d",

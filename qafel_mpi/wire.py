@@ -6,9 +6,10 @@
 | 4      | kind          | u1   | a Kind                                                                 |
 | 5      | codec         | u1   | codec id of the payload (codecs.CODECS; 0: no codec)                   |
 | 6      | bits          | u1   | bits a code (32: float32, 64: float64)                                 |
-| 7      | flags         | u1   | FLAG_ENTROPY                                                           |
+| 7      | flags         | u1   | FLAG_ENTROPY, FLAG_HEADER_ONLY                                         |
 | 8      | client        | u4   | the client that an UPDATE or TRAIN is about                            |
-| 12     | checksum      | u4   | CRC-32C of header and payload, taken with this field as zero           |
+| 12     | checksum      | u4   | CRC-32C of header and payload (FLAG_HEADER_ONLY: of the header alone), |
+|        |               |      | taken with this field as zero                                          |
 | 16     | version       | u8   | server version t: an update's start, the t of q^t                      |
 | 24     | sequence      | u8   | counts the messages of a sender to one receiver (a client's updates)   |
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
@@ -18,21 +19,26 @@
 | 60     | train_seconds | f4   | UPDATE: seconds the local training took; zero elsewhere                |
 
 A CRC-32C finds every single flipped bit and every burst of up to 32 bits for certain.
+
+FLAG_ENTROPY: the payload is one Zstandard frame (codecs/FORMAT.md). FLAG_HEADER_ONLY: the checksum leaves the payload
+out, for networks that check their own packets. Which flags a message must have is agreed on before the first one, and
+never taken from the message: a flipped flag can't switch the check of the payload off.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import crc32c as _crc32c
+import crc32c
 import numpy as np
 
 MAGIC = b"QFL1"
 FLAG_ENTROPY = 1
+FLAG_HEADER_ONLY = 2
 
 HEADER = np.dtype(
     [
@@ -53,11 +59,15 @@ HEADER = np.dtype(
     ]
 )
 HEADER_BYTES = HEADER.itemsize
-# The same layout for `struct`, which reads and writes a header in a tenth of numpy's time.
-_HEADER = struct.Struct("<4sBBBBIIQQQQQff")
+# The same layout for `struct`, which reads and writes a header in a tenth of numpy's time. A Message's fields lie
+# there in its order; the checksum between them ("4x") is written as zero and left out in reading.
+_FIELDS = "BBBBI4xQQQQQff"
+_WRITE = struct.Struct("<4s" + _FIELDS)
+_READ = struct.Struct("<4x" + _FIELDS)
 _CHECKSUM = struct.Struct("<I")
 _CHECKSUM_AT = HEADER.fields["checksum"][1]  # type: ignore[index]
 _ZERO4 = bytes(4)
+_crc32c = crc32c.crc32c
 
 
 class Kind(IntEnum):
@@ -73,9 +83,6 @@ class Kind(IntEnum):
     EVALUATE = 8  # x^t in full, for a worker to evaluate its share of the test set (virtual clock)
     SCORE = 9  # what it found
     DIVERGED = 10  # in an UPDATE's place: the training gave no finite update; the reason as UTF-8 text
-
-
-_KINDS = {int(kind): kind for kind in Kind}
 
 
 class WireError(Exception):
@@ -108,7 +115,7 @@ class Message(NamedTuple):
     order is the header's, without magic and checksum.
     """
 
-    kind: Kind
+    kind: Kind  # as read from a frame: its number, which compares equal
     codec: int = 0
     bits: int = 0
     flags: int = 0
@@ -126,106 +133,87 @@ class Message(NamedTuple):
         return HEADER_BYTES + self.payload_bytes
 
 
-def checksum(frame: np.ndarray) -> int:
-    """CRC-32C of a whole frame (header and payload, uint8), with the checksum field taken as zero."""
-    return _checksum(frame.data)
+def without_payload_checksum(expected: Mapping[Kind, Expected]) -> dict[Kind, Expected]:
+    """The same kinds in a run whose checksums leave payloads out. A kind that has none stays as it is."""
+    return {
+        kind: replace(e, flags=e.flags | FLAG_HEADER_ONLY) if e.payload_bytes else e
+        for kind, e in expected.items()
+    }
 
 
-def _checksum(frame: memoryview) -> int:
-    crc32c = _crc32c.crc32c
-    return crc32c(frame[_CHECKSUM_AT + 4 :], crc32c(_ZERO4, crc32c(frame[:_CHECKSUM_AT])))
+def checksum(frame: memoryview, flags: int = 0) -> int:
+    """CRC-32C of a whole frame (header and payload, uint8), with the checksum field taken as zero.
 
-
-def pack(
-    frame: np.ndarray,
-    kind: Kind,
-    *,
-    payload_bytes: int = 0,
-    expected: Expected | None = None,
-    client: int = 0,
-    version: int = 0,
-    sequence: int = 0,
-    seed: int = 0,
-    loss: float = 0.0,
-    train_seconds: float = 0.0,
-) -> Message:
-    """Write the header of a frame whose payload already lies behind it. Returns what the header says.
-
-    frame: uint8, contiguous, at least HEADER_BYTES + payload_bytes. expected supplies codec, bits,
-    flags and elements, so that both ends describe a payload with the same value.
+    With FLAG_HEADER_ONLY in flags, of the header alone.
     """
-    e = expected or _NOTHING
-    return write(
-        frame,
-        Message(
-            kind, e.codec, e.bits, e.flags, client, version, sequence, payload_bytes, e.elements, seed, loss,
-            train_seconds,
-        ),
-    )  # fmt: skip
+    head = frame[:HEADER_BYTES].tobytes()
+    # Three bytes objects joined cost 0.3 µs less than three calls on views of the frame.
+    crc = _crc32c(head[:_CHECKSUM_AT] + _ZERO4 + head[_CHECKSUM_AT + 4 :])
+    return crc if flags & FLAG_HEADER_ONLY else _crc32c(frame[HEADER_BYTES:], crc)
 
 
-_NOTHING = Expected()
+def write(frame: memoryview, message: Message) -> Message:
+    """Write the header of a frame whose payload already lies behind it. Returns the message.
 
-
-def write(frame: np.ndarray, message: Message) -> Message:
-    """`pack` of a message that is already made; returns it."""
-    data = frame.data[: HEADER_BYTES + message[7]]
-    _HEADER.pack_into(data, 0, MAGIC, *message[:5], 0, *message[5:])
-    _CHECKSUM.pack_into(data, _CHECKSUM_AT, _crc32c.crc32c(data))
+    frame: at least message.wire_bytes long. Codec, bits, flags and elements are those of the Expected that the
+    receiver has for this kind.
+    """
+    _WRITE.pack_into(frame, 0, MAGIC, *message)
+    covered = HEADER_BYTES if message.flags & FLAG_HEADER_ONLY else message.wire_bytes
+    _CHECKSUM.pack_into(frame, _CHECKSUM_AT, _crc32c(frame[:covered]))
     return message
 
 
-def check(frame: np.ndarray, received: int, expected: Mapping[Kind, Expected], *, rank: int) -> Message:
-    """Read and verify the frame of `received` bytes that came from `rank`.
+def check(frame: memoryview, expected: Mapping[Kind, Expected], *, rank: int) -> Message:
+    """Read and verify the bytes that came from `rank`, all of them and no more.
 
-    frame: uint8, the receive buffer. expected: what this end accepts, by kind. Raises WireError naming the
-    first field that is off; nothing of such a message may be used.
+    expected: what this end accepts, by kind. Raises WireError naming the first field that is off; nothing of such
+    a message may be used.
     """
-    if received < HEADER_BYTES or received > frame.size:
+    if len(frame) < HEADER_BYTES:
         raise WireError(
-            "length", f"{received} bytes received, a header has {HEADER_BYTES}", rank=rank, sequence=0
+            "length", f"{len(frame)} bytes received, a header has {HEADER_BYTES}", rank=rank, sequence=0
         )
-    data = frame.data[:received]
-    (
-        magic, kind, codec, bits, flags, client, crc, version, sequence, payload_bytes, elements, seed,
-        loss, train_seconds,
-    ) = _HEADER.unpack_from(data)  # fmt: skip
+    message = Message._make(_READ.unpack_from(frame))
+    kind, codec, bits, flags, _, _, _, payload_bytes, elements, _, _, _ = message
     accepted = expected.get(kind)
     if (
-        magic != MAGIC
-        or payload_bytes != received - HEADER_BYTES
-        or crc != _checksum(data)
-        or accepted is None
+        accepted is None
         or (codec, bits, flags, elements)
         != (accepted.codec, accepted.bits, accepted.flags, accepted.elements)
+        or payload_bytes != len(frame) - HEADER_BYTES
         or (payload_bytes != accepted.payload_bytes and not accepted.variable)
         or payload_bytes > accepted.payload_bytes
+        or frame[:4] != MAGIC
+        or _CHECKSUM.unpack_from(frame, _CHECKSUM_AT)[0] != checksum(frame, accepted.flags)
     ):
-        raise _what_is_wrong(data, expected, rank)
-    return Message._make(
-        (_KINDS[kind], codec, bits, flags, client, version, sequence, payload_bytes, elements, seed,
-         loss, train_seconds)
-    )  # fmt: skip
+        raise _what_is_wrong(frame, expected, rank)
+    return message
 
 
-def _what_is_wrong(data: memoryview, expected: Mapping[Kind, Expected], rank: int) -> WireError:
-    """The first field that is off, in a header of which one is."""
-    h: dict[str, Any] = dict(zip(HEADER.names or (), _HEADER.unpack_from(data), strict=True))
-    received = len(data) - HEADER_BYTES
+def _what_is_wrong(frame: memoryview, expected: Mapping[Kind, Expected], rank: int) -> WireError:
+    """The first field that is off, in a header of which one is.
+
+    The checksum is taken as the header's own flags say, so that a sender of another configuration is told from
+    damage.
+    """
+    m = Message._make(_READ.unpack_from(frame))
+    magic, received = frame[:4].tobytes(), len(frame) - HEADER_BYTES
+    (said,) = _CHECKSUM.unpack_from(frame, _CHECKSUM_AT)
 
     def fault(field: str, detail: str) -> WireError:
-        return WireError(field, detail, rank=rank, sequence=h["sequence"])
+        return WireError(field, detail, rank=rank, sequence=m.sequence)
 
-    if h["magic"] != MAGIC:
-        return fault("magic", f"{h['magic']!r} is not {MAGIC!r}: not a message of this program or version")
-    if h["payload_bytes"] != received:
-        return fault("payload_bytes", f"header says {h['payload_bytes']}, {received} arrived")
-    if h["checksum"] != (found := _checksum(data)):
-        return fault("checksum", f"header says {h['checksum']:#010x}, the bytes give {found:#010x}")
-    accepted = expected.get(h["kind"])
+    if magic != MAGIC:
+        return fault("magic", f"{magic!r} is not {MAGIC!r}: not a message of this program or version")
+    if m.payload_bytes != received:
+        return fault("payload_bytes", f"header says {m.payload_bytes}, {received} arrived")
+    if said != (found := checksum(frame, m.flags)):
+        return fault("checksum", f"header says {said:#010x}, the bytes give {found:#010x}")
+    accepted = expected.get(m.kind)
     if accepted is None:
-        return fault("kind", f"{h['kind']} is not expected here; expected {sorted(k.name for k in expected)}")
+        return fault("kind", f"{m.kind} is not expected here; expected {sorted(k.name for k in expected)}")
     for field in ("codec", "bits", "flags", "elements"):
-        if h[field] != (wanted := getattr(accepted, field)):
-            return fault(field, f"{h[field]}, this run uses {wanted}")
+        if getattr(m, field) != (wanted := getattr(accepted, field)):
+            return fault(field, f"{getattr(m, field)}, this run uses {wanted}")
     return fault("payload_bytes", f"{received}, this run uses {accepted.payload_bytes}")

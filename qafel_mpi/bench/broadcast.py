@@ -156,13 +156,11 @@ class Stream:
             passed, arrived = self.leaf.passed(), [] if taken and not stopped else self.leaf.poll()
             for received in arrived:
                 begun = perf_counter()
-                message = wire.check(
-                    received.buffer, received.wire_bytes, self.accepted, rank=received.source
-                )
+                message = wire.check(received.data, self.accepted, rank=received.source)
                 self.check_s.append(perf_counter() - begun)
                 self.leaf.pass_on(received, message)
                 if message.kind == wire.Kind.BROADCAST:
-                    take(received.buffer[wire.HEADER_BYTES : received.wire_bytes])
+                    take(received.payload)
                     self.work_s.append(perf_counter() - begun)
                 self.leaf.release(received.slot)
                 taken, stopped = True, message.kind == wire.Kind.STOP

@@ -1,7 +1,8 @@
 """How many uploads a second rank 0 sustains: received, checked, decoded, accumulated and recorded.
 
 Client ranks send as fast as they can. The reference receives the same payloads and does the same
-decode-accumulate, with no protocol: no header, no checksum, no state machine, no trace.
+decode-accumulate, with no protocol: no header, no checksum, no state machine, no trace. Both ways of
+transport.checksum are measured.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from qafel_mpi import codecs, wire
 from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
-from qafel_mpi.bench.paths import OurPath, RawPath, four_bits
+from qafel_mpi.bench.paths import CHECKSUMS, OurPath, RawPath, four_bits
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
@@ -46,7 +47,7 @@ def rows(comm: MPI.Intracomm, limits: Limits, payloads: Sequence[int], row_of: R
 
 
 def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], list[Row]]:
-    return lambda comm: [_row(comm, limits, size, row_of)]
+    return lambda comm: _rows(comm, limits, size, row_of)
 
 
 def codec_for(payload_bytes: int) -> codecs.Codec:
@@ -63,16 +64,17 @@ def _payload(codec: codecs.Codec, client: int) -> np.ndarray:
     return out
 
 
-def _row(comm: MPI.Intracomm, limits: Limits, size: int, row_of: RowOf) -> Row:
+def _rows(comm: MPI.Intracomm, limits: Limits, size: int, row_of: RowOf) -> list[Row]:
     codec = codec_for(size)
     clients = comm.size - 1
     burst = max(2, min(BURST, BURST_BYTES // (clients * codec.payload_bytes())))
     content = _payload(codec, comm.rank)
     with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
         ends: dict[str, End] = {
-            "ours": _Ours(comm, codec, content, row_of, Path(folder)),
-            "reference": _Raw(comm, codec, content),
+            checksum: _Ours(comm, codec, content, checksum, row_of, Path(folder) / checksum)
+            for checksum in CHECKSUMS
         }
+        ends["reference"] = _Raw(comm, codec, content)
         wrong = 0
         for end in ends.values():
             _burst(comm, end, ROUNDS)
@@ -81,33 +83,51 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, row_of: RowOf) -> Row:
         samples = interleave(cases, limits, loops=burst * clients, agree=agree(comm))
         for end in ends.values():
             end.close()
-    return Row(
-        "ingest",
-        {"clients": clients, "bytes": codec.payload_bytes(), "elements": codec.layout.elements},
-        samples["ours"],
-        samples["reference"],
-        REFERENCE,
-        bytes_moved=float(codec.payload_bytes()),
-        wrong=total(comm, wrong),
-        reduction=REDUCTION_ROOT,
-        derived={
-            "uploads_per_s": 1 / max(samples["ours"].median, 1e-12),
-            "reference_uploads_per_s": 1 / max(samples["reference"].median, 1e-12),
-        },
-    )
+    parameters = {"clients": clients, "bytes": codec.payload_bytes(), "elements": codec.layout.elements}
+    wrong = total(comm, wrong)
+    return [
+        Row(
+            "ingest",
+            parameters | {"checksum": checksum},
+            samples[checksum],
+            samples["reference"],
+            REFERENCE,
+            bytes_moved=float(codec.payload_bytes()),
+            wrong=wrong,
+            reduction=REDUCTION_ROOT,
+            derived={
+                "uploads_per_s": 1 / max(samples[checksum].median, 1e-12),
+                "reference_uploads_per_s": 1 / max(samples["reference"].median, 1e-12),
+            },
+        )
+        for checksum in CHECKSUMS
+    ]
 
 
 class _Ours:
     """The way of an upload in the wall driver: check, server.receive, a row of the trace."""
 
     def __init__(
-        self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray, row_of: RowOf, folder: Path
+        self,
+        comm: MPI.Intracomm,
+        codec: codecs.Codec,
+        content: np.ndarray,
+        checksum: str,
+        row_of: RowOf,
+        folder: Path,
     ):
         described = wire.Expected(codec.id, codec.bits, 0, codec.layout.elements, content.size)
         window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
         peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
         self.path = OurPath(
-            comm, peer, content, window, crowded=crowded(comm), described=described, take=self.take
+            comm,
+            peer,
+            content,
+            window,
+            crowded=crowded(comm),
+            described=described,
+            checksum=checksum,
+            take=self.take,
         )
         self.row_of = row_of
         zero = torch.zeros(codec.layout.elements)
@@ -120,8 +140,7 @@ class _Ours:
 
     def take(self, received: Received, message: wire.Message) -> None:
         begin_s = perf_counter()
-        payload = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
-        self.server.receive(Update(message.client, message.version, payload, message.seed, 1))
+        self.server.receive(Update(message.client, message.version, received.payload, message.seed, 1))
         self.recorder.messages.append(self.row_of(received, message, 0, begin_s, perf_counter()))
 
     def send(self, count: int) -> None:

@@ -1,7 +1,8 @@
 """Two ranks: latency and bandwidth of our message path against raw mpi4py, in turns, as OSU's benchmarks do it.
 
 Latency: half a round trip. Bandwidth: a window of messages one way and an empty answer. Ours has header, checksum
-at both ends, buffer pools and progress by polling; the reference moves the same payload with no protocol.
+at both ends (of all bytes, and of the header alone: both ways of transport.checksum are measured), buffer pools and
+progress by polling; the reference moves the same payload with no protocol.
 Vector: half a round trip of a vector packed at 4 bits, encoding and decode-accumulate included, against the same
 vector as float32 by raw mpi4py, accumulated: what packing gains or costs where the link is this one.
 """
@@ -15,12 +16,10 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from qafel_mpi import wire
-from qafel_mpi.bench.paths import RAW, OurPath, Path, RawPath, exchange, four_bits
+from qafel_mpi.bench.paths import CHECKSUMS, RAW, OurPath, Path, RawPath, Take, exchange, four_bits
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, pattern, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
-from qafel_mpi.transport.frames import Received
 
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
 SEED = 5  # of the vector and its quantization
@@ -36,38 +35,38 @@ def rows(comm: MPI.Intracomm, limits: Limits, sizes: Sequence[int]) -> Iterator[
     """Collective over both ranks of comm. sizes: payload bytes."""
     for operation in (latency, bandwidth):
         for size in sizes:
-            yield operation(comm, limits, size)
+            yield from operation(comm, limits, size)
     for size in sizes:
         if size >= 4:
-            yield vector(comm, limits, size // 4)
+            yield from vector(comm, limits, size // 4)
 
 
-def latency(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
-    return _row(comm, limits, "latency", size, _round_trips(size), window=2, make=_ping_pong)
+def latency(comm: MPI.Intracomm, limits: Limits, size: int) -> list[Row]:
+    return _rows(comm, limits, "latency", size, _round_trips(size), window=2, make=_ping_pong)
 
 
 def _round_trips(size: int) -> int:
     return max(1, round(LOOP_SECONDS / (2 * (ONE_WAY_SECONDS + size / 5e9))))
 
 
-def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> Row:
+def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> list[Row]:
     window = LARGE_WINDOW if size >= LARGE_BYTES else WINDOW
     burst = min(8 * window, max(2 * window, BURST_BYTES // max(size, 1)))
-    return _row(comm, limits, "bandwidth", size, burst, window=window, make=_stream)
+    return _rows(comm, limits, "bandwidth", size, burst, window=window, make=_stream)
 
 
 Make = Callable[[MPI.Intracomm, Path, int], Case]
 
 
-def _row(
+def _rows(
     comm: MPI.Intracomm, limits: Limits, operation: str, size: int, loops: int, *, window: int, make: Make
-) -> Row:
+) -> list[Row]:
     peer = 1 - comm.rank
     content, wanted = pattern(size, comm.rank), pattern(size, peer)
     paths: dict[str, Path] = {
-        "ours": OurPath(comm, peer, content, window),
-        "reference": RawPath(comm, peer, content, window),
+        checksum: OurPath(comm, peer, content, window, checksum=checksum) for checksum in CHECKSUMS
     }
+    paths["reference"] = RawPath(comm, peer, content, window)
     wrong = sum(
         wrong_bytes(found, wanted) for path in paths.values() for found in exchange(path, comm.rank == 0)
     )
@@ -76,19 +75,23 @@ def _row(
     wrong += sum(wrong_bytes(path.last, wanted) for path in paths.values())  # the last messages, at both ends
     for path in paths.values():
         path.close()
-    return Row(
-        "p2p",
-        {"operation": operation, "bytes": size},
-        samples["ours"],
-        samples["reference"],
-        RAW,
-        bytes_moved=float(size),
-        wrong=total(comm, wrong),
-        reduction=REDUCTION_ROOT,
-    )
+    wrong = total(comm, wrong)
+    return [
+        Row(
+            "p2p",
+            {"operation": operation, "bytes": size, "checksum": checksum},
+            samples[checksum],
+            samples["reference"],
+            RAW,
+            bytes_moved=float(size),
+            wrong=wrong,
+            reduction=REDUCTION_ROOT,
+        )
+        for checksum in CHECKSUMS
+    ]
 
 
-def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> Row:
+def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> list[Row]:
     """bytes: of the float32 vector; packed_bytes: of the payload."""
     codec = four_bits(elements)
     x = torch.randn(elements, generator=torch.Generator().manual_seed(SEED))
@@ -96,42 +99,49 @@ def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> Row:
     codec.encode(x, packed, SEED)
     decoded = torch.zeros(elements)
     codec.decode(packed, decoded, SEED)
-    sums = {"ours": torch.zeros(elements), "reference": torch.zeros(elements)}
+    sums = {name: torch.zeros(elements) for name in (*CHECKSUMS, "reference")}
     floats = x.numpy().view(np.uint8)
 
-    def add(received: Received, message: wire.Message) -> None:
-        payload = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
-        codec.accumulate(payload, sums["ours"], 1.0, message.seed)
+    def adder(checksum: str) -> Take:
+        into = sums[checksum]
+        return lambda received, message: codec.accumulate(received.payload, into, 1.0, message.seed)
+
+    def fill(out: np.ndarray) -> object:
+        return codec.encode(x, out, SEED)
 
     def add_floats(payload: np.ndarray) -> None:
         sums["reference"].add_(torch.from_numpy(payload.view(np.float32)))
 
     peer = 1 - comm.rank
     paths: dict[str, Path] = {
-        "ours": OurPath(comm, peer, packed, 2, take=add, fill=lambda out: codec.encode(x, out, SEED)),
-        "reference": RawPath(comm, peer, floats, 2, take=add_floats),
+        c: OurPath(comm, peer, packed, 2, take=adder(c), fill=fill, checksum=c) for c in CHECKSUMS
     }
+    paths["reference"] = RawPath(comm, peer, floats, 2, take=add_floats)
     wrong = 0
     for name, path in paths.items():
         rounds = len(list(exchange(path, comm.rank == 0)))
-        wanted = (decoded if name == "ours" else x) * rounds
+        wanted = (x if name == "reference" else decoded) * rounds
         wrong += int((~torch.isclose(sums[name], wanted, rtol=1e-5, atol=1e-6)).sum())
     loops = _round_trips(4 * elements)
     cases = {name: _ping_pong(comm, path, loops) for name, path in paths.items()}
     samples = interleave(cases, limits, loops=loops, agree=agree(comm))
     for path in paths.values():
         path.close()
-    return Row(
-        "p2p",
-        {"operation": "vector", "bytes": 4 * elements},
-        samples["ours"],
-        samples["reference"],
-        FLOATS,
-        bytes_moved=4.0 * elements,
-        wrong=total(comm, wrong),
-        reduction=REDUCTION_ROOT,
-        derived={"packed_bytes": float(packed.size)},
-    )
+    wrong = total(comm, wrong)
+    return [
+        Row(
+            "p2p",
+            {"operation": "vector", "bytes": 4 * elements, "checksum": checksum},
+            samples[checksum],
+            samples["reference"],
+            FLOATS,
+            bytes_moved=4.0 * elements,
+            wrong=wrong,
+            reduction=REDUCTION_ROOT,
+            derived={"packed_bytes": float(packed.size)},
+        )
+        for checksum in CHECKSUMS
+    ]
 
 
 def _ping_pong(comm: MPI.Intracomm, path: Path, loops: int) -> Case:

@@ -6,16 +6,19 @@ Both keep at most `window` messages under way to or from a rank. Bytes only: not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
 from qafel_mpi.transport.backoff import Backoff
+from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, aligned_bytes
 
 TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"
+CHECKSUMS = get_args(TransportConfig.model_fields["checksum"].annotation)  # the ways there are: full, header
 
 Take = Callable[[Received, wire.Message], None]  # what is done with a message of ours before its slot is free
 TakeRaw = Callable[[np.ndarray], None]
@@ -73,7 +76,10 @@ class RawPath:
 
 
 class OurPath:
-    """What the drivers do with a message, without encoding, decoding and the trace's row."""
+    """What the drivers do with a message, without encoding, decoding and the trace's row.
+
+    On a communicator of its own: receives that it keeps posted are not searched for another path's messages.
+    """
 
     def __init__(
         self,
@@ -84,17 +90,20 @@ class OurPath:
         *,
         crowded: bool = False,
         described: wire.Expected | None = None,
+        checksum: str = "full",
         take: Take = _nothing,
         fill: Callable[[np.ndarray], object] | None = None,
     ):
-        """described: what the headers say of the content; by default its size alone. fill: writes each payload
-        before it is sent, in place of the content. Else see RawPath."""
+        """described: what the headers say of the content; by default its size alone. checksum: of CHECKSUMS. fill:
+        writes each payload before it is sent, in place of the content. Else see RawPath."""
         self.peer, self.size = peer, content.size
         self.take, self.fill = take, fill
-        self.described = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
+        kinds = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
+        self.described = wire.without_payload_checksum(kinds) if checksum == "header" else kinds
         self.pool = FramePool(self.size, limit=window)
-        self.sends = Sends(comm, TAG_OURS)
-        self.inbox = Inbox(comm, TAG_OURS, payload_bytes=self.size, slots=window, source=peer)
+        self.comm = comm.Dup()
+        self.sends = Sends(self.comm, TAG_OURS)
+        self.inbox = Inbox(self.comm, TAG_OURS, payload_bytes=self.size, slots=window, source=peer)
         self.backoff = Backoff(crowded=crowded)
         self.sent = 0
         self.last = np.zeros(0, dtype=np.uint8)
@@ -138,10 +147,8 @@ class OurPath:
         while count:
             arrived = self.inbox.poll()
             for received in arrived:
-                message = wire.check(
-                    received.buffer, received.wire_bytes, self.described, rank=received.source
-                )
-                self.last = received.buffer[wire.HEADER_BYTES : received.wire_bytes]
+                message = wire.check(received.data, self.described, rank=received.source)
+                self.last = received.payload
                 self.take(received, message)
                 self.inbox.release(received.slot)
                 count -= 1
@@ -156,6 +163,7 @@ class OurPath:
     def close(self) -> None:
         self.flush()
         self.inbox.close()
+        self.comm.Free()
 
 
 Path = RawPath | OurPath

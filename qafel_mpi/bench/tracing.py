@@ -21,7 +21,7 @@ from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Limits, Samples, measure, timed
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.transport.frames import Received
+from qafel_mpi.transport.frames import Received, new_frame
 
 if TYPE_CHECKING:
     from qafel_mpi.trace.reader import Trace
@@ -47,7 +47,8 @@ def message_cost(limits: Limits, row_of: RowOf) -> Row:
     message = wire.Message(
         wire.Kind.UPDATE, 1, 4, version=7, sequence=11, payload_bytes=15_000, elements=29_282
     )
-    received = Received(0, np.zeros(0, np.uint8), 1, message.wire_bytes, 0.0, 0.0)
+    frame = new_frame(message.payload_bytes)
+    received = Received(0, frame.buffer.data, frame.payload, 1, 0.0, 0.0)
     with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
         recorder = Recorder(Path(folder), 0, capacity=ROWS, flush_seconds=3600)
         samples = measure(timed(_one_row(recorder, row_of, received, message), ROWS), limits, loops=ROWS)

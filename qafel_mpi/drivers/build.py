@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
-from qafel_mpi.wire import Expected, Kind
+from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Setup:
         sends_model = self.experiment.server.update == "model"
         return Client(self.replica(), self.uplink, seed=self.experiment.seed, sends_model=sends_model)
 
-    def expected(self) -> dict[Kind, Expected]:
-        """What the header of each kind of message must say in this run."""
-        return {
+    def expected(self, more: Mapping[Kind, Expected] | None = None) -> dict[Kind, Expected]:
+        """What the header of each kind of message must say in this run. more: kinds that a driver adds."""
+        kinds = {
             Kind.UPDATE: _describe(self.uplink),
             Kind.BROADCAST: _describe(self.downlink),
             Kind.DOWNLOAD: _describe(self.downlink),
@@ -119,7 +119,10 @@ class Setup:
             Kind.TRAIN: Expected(payload_bytes=16 * self.task.together, variable=True),
             Kind.STOP: Expected(),
             Kind.BYE: Expected(),
+            **(more or {}),
         }
+        header_only = self.experiment.transport.checksum == "header"
+        return without_payload_checksum(kinds) if header_only else kinds
 
     def paper_bytes(self) -> tuple[float, float]:
         """(per upload, per broadcast) by the paper's formula."""
@@ -130,9 +133,8 @@ class Setup:
 
 
 def _describe(codec: Codec) -> Expected:
-    return Expected(
-        codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes(), bool(codec.flags)
-    )
+    variable = bool(codec.flags & FLAG_ENTROPY)
+    return Expected(codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes(), variable)
 
 
 def build(

@@ -18,7 +18,7 @@ from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.workers import Job, Result, Trainer
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, new_frame
-from qafel_mpi.wire import HEADER_BYTES, Expected, Kind, Message, check
+from qafel_mpi.wire import Expected, Kind, Message, check
 
 PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
 PARTS = np.dtype([("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8")])  # of a SCORE
@@ -31,11 +31,13 @@ DOWN_SLOTS = 8  # receives that a worker keeps posted
 def describe(setup: Setup) -> dict[Kind, Expected]:
     """What the header of each kind of message says in this run."""
     parts = setup.task.parts(setup.experiment.evaluation.examples)
-    return setup.expected() | {
-        Kind.EVALUATE: setup.expected()[Kind.MODEL],
-        Kind.SCORE: Expected(payload_bytes=PARTS.itemsize * parts, variable=True),
-        Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
-    }
+    kinds = setup.expected(
+        {
+            Kind.SCORE: Expected(payload_bytes=PARTS.itemsize * parts, variable=True),
+            Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
+        }
+    )
+    return kinds | {Kind.EVALUATE: kinds[Kind.MODEL]}
 
 
 class RemoteWorkers:
@@ -162,8 +164,8 @@ class RemoteWorkers:
 
     def _take(self, received: Received) -> None:
         begin_s = perf_counter()
-        message = check(received.buffer, received.wire_bytes, self.expected, rank=received.source)
-        payload = received.buffer[HEADER_BYTES : received.wire_bytes]
+        message = check(received.data, self.expected, rank=received.source)
+        payload = received.payload
         match message.kind:
             case Kind.BYE:
                 self.goodbyes += 1
@@ -253,8 +255,8 @@ class Worker:
     def _checked(self, received: Received, inbox: Inbox) -> tuple[Message, np.ndarray]:
         """The message, its payload copied where the slot is needed again; recorded."""
         begin_s = perf_counter()
-        message = check(received.buffer, received.wire_bytes, self.expected, rank=0)
-        payload = received.buffer[HEADER_BYTES : received.wire_bytes]
+        message = check(received.data, self.expected, rank=0)
+        payload = received.payload
         match message.kind:
             case Kind.BROADCAST:
                 self.replica.apply(payload, message.seed, message.version)

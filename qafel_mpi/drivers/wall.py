@@ -199,7 +199,7 @@ class WallServer:
         """An upload's way: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
         begin_s = perf_counter()
         try:
-            message = check(received.buffer, received.wire_bytes, self.expected, rank=received.source)
+            message = check(received.data, self.expected, rank=received.source)
             if message.kind == Kind.UPDATE:
                 weight = self._receive(received, message)
         except (WireError, PayloadError) as error:
@@ -233,9 +233,8 @@ class WallServer:
     def _receive(self, received: Received, message: Message) -> float:
         if self.ledger.reason:  # it arrived after the last step: counted, not used
             return 0.0
-        payload = received.buffer[64 : received.wire_bytes]
         examples = self.setup.task.examples(message.client)
-        update = Update(message.client, message.version, payload, message.seed, examples)
+        update = Update(message.client, message.version, received.payload, message.seed, examples)
         return self.server.receive(update)
 
     def _step(self) -> None:
@@ -494,9 +493,9 @@ class WallClient:
     def _apply(self, received: Received) -> None:
         begin_s = perf_counter()
         # A client can't drop a broadcast and stay in step: a bad one ends the job, with the reason.
-        message = check(received.buffer, received.wire_bytes, self.expected, rank=received.source)
+        message = check(received.data, self.expected, rank=received.source)
         self.inbox.pass_on(received, message)
-        payload = received.buffer[64 : received.wire_bytes]
+        payload = received.payload
         match message.kind:
             case Kind.BROADCAST:
                 self.setup.downlink.validate(payload)

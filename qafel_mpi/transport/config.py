@@ -26,6 +26,11 @@ class TransportConfig(BaseModel):
     )
     receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
     upload_frames: int = Field(2, ge=1, description="uploads a client may have under way before it waits")
+    checksum: Literal["full", "header"] = Field(
+        "full",
+        description="what a message's checksum covers: header and payload, or the header alone, on networks that "
+        "check their own packets (InfiniBand, TCP, shared memory)",
+    )
     progress: Literal["poll", "thread"] = Field(
         "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
     )

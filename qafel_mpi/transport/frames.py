@@ -23,20 +23,23 @@ def aligned_bytes(size: int) -> np.ndarray:
     return raw[offset : offset + size]
 
 
-@dataclass(slots=True, eq=False)
 class Frame:
-    """One message's buffer and what is known of it. references counts the sends that still read it."""
+    """One message's buffer and what is known of it.
 
-    buffer: np.ndarray
-    message: wire.Message | None = None
-    t_encode_begin: float = float("nan")
-    t_encode_end: float = float("nan")
-    references: int = 0
+    buffer: (bytes,) uint8. payload: what lies behind the header: encode into it, then seal. references: the sends
+    that still read the buffer.
+    """
 
-    @property
-    def payload(self) -> np.ndarray:
-        """The buffer behind the header: encode into this, then seal."""
-        return self.buffer[wire.HEADER_BYTES :]
+    __slots__ = ("buffer", "data", "message", "payload", "references", "t_encode_begin", "t_encode_end")
+
+    def __init__(self, buffer: np.ndarray):
+        # Views are made once: a frame is used for many messages, and each view costs as much as a test of a request.
+        self.buffer = buffer
+        self.payload = buffer[wire.HEADER_BYTES :]
+        self.data = buffer.data
+        self.message: wire.Message | None = None
+        self.t_encode_begin = self.t_encode_end = _NAN
+        self.references = 0
 
     def seal(
         self,
@@ -51,10 +54,10 @@ class Frame:
         loss: float = 0.0,
         train_seconds: float = 0.0,
     ) -> Frame:
-        """Write the header for the payload that already lies in the buffer (fields: see wire.pack)."""
+        """Write the header for the payload that already lies in the buffer (fields: see wire.py)."""
         e = expected
         self.message = wire.write(
-            self.buffer,
+            self.data,
             wire.Message(
                 kind, e.codec, e.bits, e.flags, client, version, sequence, payload_bytes, e.elements, seed,
                 loss, train_seconds,
@@ -167,14 +170,29 @@ class Sends:
 
 @dataclass(slots=True, eq=False)
 class Received:
-    """A message that has arrived, unverified. `buffer` is the inbox's until `release`."""
+    """A message that has arrived, unverified. data (all its bytes) and payload are the inbox's until `release`."""
 
     slot: int
-    buffer: np.ndarray
+    data: memoryview
+    payload: np.ndarray
     source: int
-    wire_bytes: int
     t_post: float
     t_complete: float
+
+    @property
+    def wire_bytes(self) -> int:
+        return len(self.data)
+
+
+class Slot:
+    """One preposted receive of an inbox: the frame that it fills, and its persistent request."""
+
+    __slots__ = ("frame", "index", "posted_s", "request")
+
+    def __init__(self, comm: MPI.Intracomm, index: int, source: int, tag: int, payload_bytes: int):
+        self.index, self.frame = index, new_frame(payload_bytes)
+        self.request = comm.Recv_init([self.frame.buffer, MPI.BYTE], source, tag)
+        self.posted_s = 0.0
 
 
 class Inbox:
@@ -185,53 +203,50 @@ class Inbox:
     """
 
     def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, slots: int, source: int):
-        size = wire.HEADER_BYTES + payload_bytes
-        self.buffers = [aligned_bytes(size) for _ in range(slots)]
-        self._requests = [comm.Recv_init([b, MPI.BYTE], source, tag) for b in self.buffers]
-        self._posted_s = [0.0] * slots
+        self._slots = [Slot(comm, k, source, tag, payload_bytes) for k in range(slots)]
+        self.frames = [slot.frame for slot in self._slots]
+        self._requests = [slot.request for slot in self._slots]
         self._ordered = source != MPI.ANY_SOURCE
-        self._posted: deque[int] = deque()  # slots in the order posted, in which messages match them
+        self._posted: deque[Slot] = deque()  # in the order posted, in which messages match them
         self._status = MPI.Status()
         self._statuses = [MPI.Status() for _ in range(slots)]
         self.total = 0
-        for slot in range(slots):
-            self.release(slot)
+        for index in range(slots):
+            self.release(index)
 
-    def release(self, slot: int) -> None:
+    def release(self, index: int) -> None:
         """Post the slot again: its bytes are not needed any more."""
-        self._posted_s[slot] = perf_counter()
+        slot = self._slots[index]
+        slot.posted_s = perf_counter()
         self._posted.append(slot)
-        self._requests[slot].Start()
+        slot.request.Start()
 
     def poll(self) -> list[Received]:
         """Messages that have arrived. Each slot must be released before it can receive again."""
-        posted, requests, status = self._posted, self._requests, self._status
+        posted, status = self._posted, self._status
         # Testing the slot that matches first takes a fifth of Testsome's time.
-        if posted and requests[posted[0]].Test(status):
+        if posted and posted[0].request.Test(status):
             return [self._received(posted.popleft(), status)]
         if self._ordered or not posted:
             # A small message may complete before a large one ahead of it: it waits its turn.
             return []
-        indices = MPI.Request.Testsome(requests, self._statuses) or ()
-        for slot in indices:
+        indices = MPI.Request.Testsome(self._requests, self._statuses) or ()
+        arrived = [self._slots[i] for i in indices]
+        for slot in arrived:
             posted.remove(slot)
-        return [self._received(slot, self._statuses[i]) for i, slot in enumerate(indices)]
+        return [self._received(slot, status) for slot, status in zip(arrived, self._statuses, strict=False)]
 
-    def _received(self, slot: int, status: MPI.Status) -> Received:
+    def _received(self, slot: Slot, status: MPI.Status) -> Received:
         self.total += 1
-        return Received(
-            slot,
-            self.buffers[slot],
-            status.Get_source(),
-            status.Get_count(MPI.BYTE),
-            self._posted_s[slot],
-            perf_counter(),
-        )
+        size, data, payload = status.Get_count(MPI.BYTE), slot.frame.data, slot.frame.payload
+        if size != len(data):
+            data, payload = data[:size], payload[: max(0, size - wire.HEADER_BYTES)]
+        return Received(slot.index, data, payload, status.Get_source(), slot.posted_s, perf_counter())
 
     def close(self) -> None:
         """Cancel the receives that are still posted, and free the requests."""
         for slot in self._posted:
-            self._requests[slot].Cancel()
-            self._requests[slot].Wait()
+            slot.request.Cancel()
+            slot.request.Wait()
         for request in self._requests:
             request.Free()

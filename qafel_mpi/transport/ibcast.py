@@ -19,7 +19,7 @@ from time import perf_counter
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.transport.frames import Frame, FramePool, Received, Sent, aligned_bytes
+from qafel_mpi.transport.frames import Frame, FramePool, Received, Sent, new_frame
 
 RING = 2  # Ibcasts that a client keeps posted: one is filled while the other is applied
 
@@ -153,7 +153,7 @@ class Ring:
         self.total = 0  # messages received
         self.released = 0
         self.stopped = False
-        self.buffers = [aligned_bytes(wire.HEADER_BYTES + payload_bytes) for _ in range(RING)]
+        self.frames = [new_frame(payload_bytes) for _ in range(RING)]
         self._posted: deque[tuple[int, MPI.Request, float]] = deque()
         for slot in range(RING):
             self._post(slot)
@@ -164,8 +164,8 @@ class Ring:
             return []
         slot, _, t_post = self._posted.popleft()
         self.total += 1
-        buffer = self.buffers[slot]
-        return [Received(slot, buffer, 0, buffer.size, t_post, perf_counter())]
+        frame = self.frames[slot]
+        return [Received(slot, frame.data, frame.payload, 0, t_post, perf_counter())]
 
     def pass_on(self, received: Received, message: wire.Message) -> None:
         """Nothing to send; after a STOP nothing is posted again."""
@@ -198,7 +198,7 @@ class Ring:
 
     def _post(self, slot: int) -> None:
         t_post = perf_counter()
-        self._posted.append((slot, self.comm.Ibcast([self.buffers[slot], MPI.BYTE], 0), t_post))
+        self._posted.append((slot, self.comm.Ibcast([self.frames[slot].buffer, MPI.BYTE], 0), t_post))
 
 
 def stop_of(payload_bytes: int) -> wire.Expected:

@@ -116,7 +116,7 @@ class Branch:
         self.inbox = Inbox(comm, tag, payload_bytes=payload_bytes, slots=slots, source=parent(comm.rank))
         self.sends = Sends(comm, tag)
         self.children = children(comm.rank, comm.size)
-        self._frames = [Frame(buffer) for buffer in self.inbox.buffers]  # by slot
+        self._frames = self.inbox.frames  # by slot
         self._applied: set[int] = set()  # slots whose bytes only the children still need
 
     def poll(self) -> list[Received]:

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from qafel_mpi.transport import broadcast
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.config import TransportConfig
-from qafel_mpi.wire import HEADER_BYTES, Expected, Kind, check
+from qafel_mpi.wire import Expected, Kind, check
 
 TAG = 9
 PAYLOAD = 70_000  # above every eager limit: what is not taken stays with its sender
@@ -71,13 +71,14 @@ class Run:
             nonlocal stopped
             leaf.passed()
             for received in leaf.poll():
-                message = check(received.buffer, received.wire_bytes, expected, rank=received.source)
+                message = check(received.data, expected, rank=received.source)
                 leaf.pass_on(received, message)
-                body = received.buffer[HEADER_BYTES : received.wire_bytes]
                 if message.kind == Kind.STOP:
                     stopped = True
                 else:
-                    assert (body == message.version % 256).all(), "a frame was reused while MPI still read it"
+                    assert (received.payload == message.version % 256).all(), (
+                        "a frame was reused while MPI still read it"
+                    )
                     assert not stopped, "a broadcast came behind the STOP"
                     self.seen.append(message.version)
                     time.sleep(self.pause_s)

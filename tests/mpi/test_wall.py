@@ -27,6 +27,7 @@ DOWNLINKS = {
     "hidden zstd": ["algorithm=qafel", "downlink.entropy=zstd", "uplink.entropy=zstd"],
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
+    "checksum of headers": ["transport.checksum=header", "uplink.entropy=zstd"],
     "thread": ["algorithm=qafel", "transport.progress=thread"],
     "tree": ["algorithm=qafel", "transport.broadcast=tree", "downlink.entropy=zstd"],
     "tree, one at a time": ["algorithm=fedbuff", "transport.broadcast=tree", "transport.queue_limit=1"],
