@@ -58,7 +58,7 @@ MESSAGES = np.dtype(
         ("t_encode_end", "<f8"),
         ("t_post", "<f8"),  # the send or receive was posted
         ("t_complete", "<f8"),  # the request was seen to be complete
-        ("t_matched", "<f8"),  # sender: the receiver has matched it (synchronous sends: equals t_complete)
+        ("t_matched", "<f8"),  # sender: the receiver has matched it (synchronous: t_complete; Ibcast: NaN)
         ("t_decode_begin", "<f8"),
         ("t_decode_end", "<f8"),
     ]
