@@ -102,7 +102,7 @@ class OurPath:
         self.described = wire.without_payload_checksum(kinds) if checksum == "header" else kinds
         self.pool = FramePool(self.size, limit=window)
         self.comm = comm.Dup()
-        self.sends = Sends(self.comm, TAG_OURS)
+        self.sends = Sends(self.comm, TAG_OURS, None if peer == MPI.ANY_SOURCE else peer)
         self.inbox = Inbox(self.comm, TAG_OURS, payload_bytes=self.size, slots=window, source=peer)
         self.backoff = Backoff(crowded=crowded)
         self.sent = 0
@@ -138,10 +138,17 @@ class OurPath:
             self.progress()
 
     def progress(self) -> None:
+        if not self._completed():
+            self.backoff.pause()
+
+    def _completed(self) -> bool:
+        """Frames whose messages have been taken are free again. Whether there were any."""
         done = self.sends.poll()
         for sent in done:
             self.pool.release(sent.frame)
-        self._pause(bool(done))
+        if done:
+            self.backoff.reset()
+        return bool(done)
 
     def receive(self, count: int) -> None:
         while count:
@@ -152,16 +159,14 @@ class OurPath:
                 self.take(received, message)
                 self.inbox.release(received.slot)
                 count -= 1
-            self._pause(bool(arrived))
-
-    def _pause(self, happened: bool) -> None:
-        if happened:
-            self.backoff.reset()
-        else:
-            self.backoff.pause()
+            if arrived:
+                self.backoff.reset()
+            else:  # sends are completed while nothing arrives, as in the drivers' loops
+                self.progress()
 
     def close(self) -> None:
         self.flush()
+        self.sends.close()
         self.inbox.close()
         self.comm.Free()
 

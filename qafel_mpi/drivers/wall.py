@@ -362,7 +362,7 @@ class WallClient:
         )
         down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
         self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
-        self.sends = Sends(self.comm, TAG_UP)
+        self.sends = Sends(self.comm, TAG_UP, peer=0)
         self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames)
         self.delta = torch.empty_like(setup.x0)
         self.errors = EncodingErrors.of(setup, session.recorder)
@@ -525,6 +525,7 @@ class WallClient:
         self.session.wait(idle, waits)
         self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
         self.session.wait(lambda: self._sent_all(), lambda: "rank 0 to take its goodbye")
+        self.sends.close()
 
     def _sent_all(self) -> bool:
         for sent in self.sends.poll():

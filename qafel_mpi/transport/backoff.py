@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 
-SPINS = 64  # polls before the core is offered to others
+SPINS = (
+    1000  # polls before the core is offered to others: some 0.3 ms, longer than a small message is waited for
+)
 
 
 class Backoff:

@@ -58,10 +58,10 @@ class Frame:
         e = expected
         self.message = wire.write(
             self.data,
-            wire.Message(
+            wire.message_of((
                 kind, e.codec, e.bits, e.flags, client, version, sequence, payload_bytes, e.elements, seed,
                 loss, train_seconds,
-            ),
+            )),
         )  # fmt: skip
         return self
 
@@ -114,40 +114,66 @@ class Sent:
 class Sends:
     """The sends under way to any rank.
 
-    MPI_Issend throughout: a standard send of a small message completes in a buffer of the MPI library at the
+    Synchronous mode throughout: a standard send of a small message completes in a buffer of the MPI library at the
     receiver's end, which nothing bounds; a synchronous one completes when it is matched, so the number under
-    way bounds the memory at both ends, and its completion time says when the receiver took it.
+    way bounds the memory at both ends, and its completion time says when the receiver took it. Its answer costs
+    0.1 to 0.2 µs at 72 bytes and nothing that can be measured at 15 kB, where a standard send waits for one too.
+
+    peer: the only rank that is sent to. Then each frame keeps a persistent request, which costs 0.4 to 0.7 µs less
+    to start than Issend to call; `close` frees them. Only for frames that are used again: it keeps them.
     """
 
-    def __init__(self, comm: MPI.Intracomm, tag: int):
-        self.comm, self.tag = comm, tag
-        self.under_way: dict[int, int] = {}
+    def __init__(self, comm: MPI.Intracomm, tag: int, peer: int | None = None):
+        self.comm, self.tag, self.peer = comm, tag, peer
+        self.under_way: dict[int, int] = {} if peer is None else {peer: 0}
         self.total = 0
         self._requests: list[MPI.Request] = []
         self._sent: list[Sent] = []
+        self._persistent: dict[Frame, tuple[int, MPI.Request]] = {}  # with the bytes that it sends
 
     def post(self, frame: Frame, rank: int) -> None:
         message = frame.message
         assert message is not None, "a frame is sealed before it is sent"
-        buffer, size = frame.buffer, message.wire_bytes
+        size = wire.HEADER_BYTES + message.payload_bytes
         frame.references += 1
-        t_post = perf_counter()
-        self._requests.append(
-            self.comm.Issend([buffer if size == len(buffer) else buffer[:size], MPI.BYTE], rank, self.tag)
-        )
+        if rank == self.peer:
+            known = self._persistent.get(frame)
+            request = known[1] if known is not None and known[0] == size else self._prepare(frame, size)
+            t_post = perf_counter()
+            request.Start()  # type: ignore[attr-defined]
+            self._requests.append(request)
+        else:
+            t_post = perf_counter()
+            self._requests.append(self.comm.Issend([frame.buffer[:size], MPI.BYTE], rank, self.tag))
         self._sent.append(Sent(frame, message, rank, t_post, _NAN))
         self.under_way[rank] = self.under_way.get(rank, 0) + 1
         self.total += 1
+
+    def _prepare(self, frame: Frame, size: int) -> MPI.Request:
+        """The frame's request, made anew where messages differ in size."""
+        if (old := self._persistent.pop(frame, None)) is not None:
+            old[1].Free()
+        assert self.peer is not None, "only asked for messages to the one peer"
+        request = self.comm.Ssend_init([frame.buffer[:size], MPI.BYTE], self.peer, self.tag)
+        self._persistent[frame] = (size, request)
+        return request
+
+    def close(self) -> None:
+        """Free the persistent requests; none is under way any more."""
+        for _, request in self._persistent.values():
+            request.Free()
+        self._persistent.clear()
 
     def poll(self) -> list[Sent]:
         """The sends that have completed since the last call."""
         requests = self._requests
         if not requests:
             return []
-        if len(requests) == 1:  # a client's usual case, in a fifth of Testsome's time
+        if len(requests) == 1 or self.peer is not None:
+            # To one rank they are matched in the order posted: a Test of the first takes a fifth of Testsome's time.
             if not requests[0].Test():
                 return []
-            done, self._sent, self._requests = self._sent, [], []
+            done, self._sent, self._requests = self._sent[:1], self._sent[1:], requests[1:]
         else:
             indices = MPI.Request.Testsome(requests)
             if not indices:
