@@ -238,6 +238,7 @@ _SAYS_IT_ALL = {
     "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
     "qafel_mpi.cli_job.LauncherError": ExitCode.USAGE,
     "qafel_mpi.tasks.errors.DataError": ExitCode.USAGE,
+    "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,
     "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
+from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
 
@@ -162,8 +164,19 @@ def compute_device(gpu: int | None) -> torch.device:
     return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
 
 
-def visible_gpus() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Those that this process may use: what CUDA_VISIBLE_DEVICES leaves of the host's."""
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(_gpu(index) for index in range(torch.cuda.device_count()))
+
+
+def _gpu(index: int) -> Gpu:
+    about: Any = torch.cuda.get_device_properties(index)
+    address = ""
+    if hasattr(about, "pci_bus_id"):  # not in older versions of torch
+        address = f"{about.pci_domain_id:04x}:{about.pci_bus_id:02x}:{about.pci_device_id:02x}.0"
+    return Gpu(index, str(about.uuid), address, about.name)
 
 
 def broadcast_bytes(comm: MPI.Intracomm, data: bytes) -> bytes:

@@ -20,6 +20,7 @@ def rank_facts(comm: MPI.Intracomm) -> dict[str, Any]:
         "rank": place.rank,
         "host": place.host,
         "gpu": f"{place.gpu}: {device_name(device)} {device_uuid(device)}" if place.gpu is not None else None,
+        "ranks on it": place.gpu_ranks or None,
         "cores": placement.cpu_ranges(place.cores),
         "threads": place.threads,
         "bound by": place.bound_by,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
 from qafel_mpi.transport.handshake import Card, agree
 from qafel_mpi.transport.handshake import digest as short_digest
+from qafel_mpi.transport.placement import some_hosts
 from qafel_mpi.transport.shared import leave_mark, take_mark
 
 TAG_DOWN, TAG_UP = 11, 12
@@ -83,6 +85,8 @@ class Session:
                 take_mark(self.out, self.comm.rank)
         if self.comm.rank == 0:
             say_what_to_know(setup)
+            if self.placement.shared:
+                print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
         self.clocks = clocks(

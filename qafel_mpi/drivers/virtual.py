@@ -59,8 +59,9 @@ def run(
     """
     comm = comm or MPI.COMM_SELF
     plan = planned(experiment) if comm.rank == 0 else None
-    spot = place(comm, gpus=visible_gpus())
-    device = compute_device(spot.gpu if comm.size == 1 or comm.rank > 0 else None)
+    gpus = visible_gpus()
+    spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
+    device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     setup = build(experiment, clients=experiment.task.clients, device=device, threads=1, data_dir=data_dir)
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
@@ -74,7 +75,7 @@ def run(
         client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
         workers = LocalWorkers(setup, client, session.recorder)
     else:
-        workers = RemoteWorkers(session, setup, gpus=spot.gpu is not None)
+        workers = RemoteWorkers(session, setup, gpus=bool(gpus))
     ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
     return Simulation(session, setup, plan, workers, ledger, interrupted).run()
 

@@ -64,9 +64,8 @@ def run(
     The same summary on every rank. Raises ConfigError and DataError where the experiment can't run.
     """
     refuse_impossible(experiment, comm.size)
-    spot = place(comm, gpus=visible_gpus())
-    # Rank 0 serves from the host's memory: its GPU, if it has one, is the clients'.
-    device = compute_device(None if comm.rank == 0 else spot.gpu)
+    spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
+    device = compute_device(spot.gpu)
     setup = build(experiment, clients=comm.size - 1, device=device, threads=spot.threads, data_dir=data_dir)
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)

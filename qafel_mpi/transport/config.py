@@ -34,6 +34,9 @@ class TransportConfig(BaseModel):
     progress: Literal["poll", "thread"] = Field(
         "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
     )
+    share_gpus: bool = Field(
+        True, description="two ranks may compute on one GPU; where not, a run with fewer GPUs is refused"
+    )
     clock_rounds: int = Field(10, ge=1, description="round trips per rank at each clock synchronisation")
     clock_seconds: float = Field(
         60.0,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 
 import psutil
 from mpi4py import MPI
+
+from qafel_mpi.transport.assignment import Given, Gpu, Share, assign
+from qafel_mpi.transport.exchange import broadcast_text, gather_text
+from qafel_mpi.transport.topology import topology
 
 THREAD_LEVELS = {
     MPI.THREAD_SINGLE: "single",
@@ -17,6 +23,10 @@ THREAD_LEVELS = {
     MPI.THREAD_SERIALIZED: "serialized",
     MPI.THREAD_MULTIPLE: "multiple",
 }
+
+
+class PlacementError(Exception):
+    """Ranks that would share GPUs without permission; the message names the host."""
 
 
 @dataclass(frozen=True)
@@ -32,58 +42,74 @@ class Placement:
     threads: int  # compute threads: its fair share of the host's cores, at least 1
     bound_by: str  # "launcher", "qafel-mpi" (fair share) or "none" (more ranks than cores)
     gpu: int | None  # index among the visible GPUs, None: compute on the CPU
+    gpu_ranks: int = 0  # ranks that compute on that GPU
+    shared: tuple[str, ...] = ()  # on rank 0: of every host where ranks share GPUs, a text that names it
 
     @property
     def crowded(self) -> bool:
         """Ranks on this host outnumber the cores that they may use."""
-        return self.bound_by == "none" and self.local_ranks > len(self.cores)
+        return self.bound_by == "none"
 
 
-def place(comm: MPI.Intracomm, *, gpus: int, bind: bool = True) -> Placement:
-    """Collective. Decide this rank's cores and GPU, and bind the process to its cores.
+def place(
+    comm: MPI.Intracomm, *, gpus: Sequence[Gpu] = (), share_gpus: bool = True, bind: bool = True
+) -> Placement:
+    """Collective. Decide this rank's cores and GPU, and bind the process to its cores (see `assign`).
 
-    gpus: how many this process sees; ranks take them round robin by node-local rank, so that ranks beyond
-    their number share. A launcher that left each rank with part of the host's cores (SLURM, mpirun --bind-to)
-    has decided already. Otherwise each rank gets an equal slice, or all cores where ranks outnumber them.
+    gpus: those that this process sees. share_gpus: whether two ranks may compute on one; where not, and on some
+    host they would have to, PlacementError is raised on every rank alike.
     """
+    given = Given(given_cores(), tuple(gpus), computes=comm.rank > 0 or comm.size == 1)
     node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
     try:
         local_rank, local_ranks = node.rank, node.size
+        everyone = [Given.read(text) for text in gather_text(node, given.write())]
+        shares = assign(everyone, topology(gpu.address for own in everyone for gpu in own.gpus))
+        answer = json.loads(broadcast_text(node, json.dumps([asdict(share) for share in shares])))[local_rank]
     finally:
         node.Free()
-    allowed = sorted(_affinity())
-    host_cores = os.cpu_count() or 1
-    if len(allowed) < host_cores and local_ranks > 1:
-        cores, bound_by = tuple(allowed), "launcher"
-    elif local_ranks > len(allowed):
-        cores, bound_by = tuple(allowed), "none"
-    else:
-        cores, bound_by = share(allowed, local_rank, local_ranks), "qafel-mpi"
-        if bind and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores)
-    threads = 1 if bound_by == "none" else len(cores)
-    gpu = local_rank % gpus if gpus else None
+    mine = Share(**answer | {"cores": tuple(answer["cores"])})
+    shared = tuple(filter(None, gather_text(comm, sharing(shares))))
+    if not share_gpus and (refusal := broadcast_text(comm, some_hosts(shared))):
+        raise PlacementError(
+            f"{refusal}, and transport.share_gpus is false: start fewer ranks there (a client rank for each GPU), or "
+            "set transport.share_gpus=true"
+        )
+    if bind and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, mine.cores)
     return Placement(
         comm.rank,
         socket.gethostname(),
         os.getpid(),
         local_rank,
         local_ranks,
-        cores,
-        threads,
-        bound_by,
-        gpu,
+        mine.cores,
+        1 if mine.bound_by == "none" else len(mine.cores),
+        mine.bound_by,
+        mine.gpu,
+        mine.gpu_ranks,
+        shared,
     )
 
 
-def share(cores: Sequence[int], local_rank: int, local_ranks: int) -> tuple[int, ...]:
-    """The slice of `cores` that is local_rank's when they are divided as evenly as can be.
+def sharing(shares: Sequence[Share]) -> str:
+    """ "h2: 3 ranks share 2 GPUs"; empty where no two do. shares: of this host, [] but on its first rank."""
+    ranks = [own for own in shares if own.gpu is not None]
+    if all(own.gpu_ranks == 1 for own in ranks):
+        return ""
+    number = round(sum(1 / own.gpu_ranks for own in ranks))
+    return f"{socket.gethostname()}: {len(ranks)} ranks share {number} GPU{'s' if number > 1 else ''}"
 
-    >>> [share(range(8), r, 3) for r in range(3)]
-    [(0, 1), (2, 3, 4), (5, 6, 7)]
+
+def some_hosts(texts: Sequence[str]) -> str:
+    """Texts about hosts, as one: the first three.
+
+    >>> some_hosts(["a", "b", "c", "d"])
+    'a; b; c; and so on 1 more host'
     """
-    n = len(cores)
-    return tuple(cores[local_rank * n // local_ranks : (local_rank + 1) * n // local_ranks])
+    more = len(texts) - 3
+    rest = [f"and so on {more} more host{'s' if more > 1 else ''}"] if more > 0 else []
+    return "; ".join([*texts[:3], *rest])
 
 
 def cpu_ranges(cores: Sequence[int]) -> str:
@@ -162,7 +188,9 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _affinity() -> set[int]:
+@cache
+def given_cores() -> tuple[int, ...]:
+    """The logical CPUs that the launcher lets this process use, before it is bound to a part of them."""
     if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))

@@ -1,5 +1,7 @@
 """The transport on real ranks: order, bounds, clocks, the handshake."""
 
+import re
+import socket
 from itertools import pairwise
 from time import perf_counter
 
@@ -7,16 +9,18 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import clocks, synchronise
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
 from qafel_mpi.transport.handshake import Card, HandshakeError, agree
-from qafel_mpi.transport.placement import place
+from qafel_mpi.transport.placement import PlacementError, place
 from qafel_mpi.transport.shared import leave_mark
 from qafel_mpi.wire import Expected, Kind, check
 
 PAYLOAD = 1000
+GPUS = (Gpu(0, "GPU-a"), Gpu(1, "GPU-b"))
 BROADCAST = Expected(elements=PAYLOAD, payload_bytes=PAYLOAD)
 MODEL = Expected(elements=PAYLOAD, payload_bytes=PAYLOAD * 3)
 EXPECTED = {Kind.BROADCAST: BROADCAST, Kind.MODEL: MODEL, Kind.STOP: Expected()}
@@ -188,11 +192,22 @@ def test_a_rank_that_differs_is_named_with_the_field_on_every_rank(comm, folder)
 
 @pytest.mark.mpi
 def test_placement_shares_gpus_round_robin_and_cores_fairly(comm):
-    spot = place(comm, gpus=2, bind=False)
-    assert spot.gpu == spot.local_rank % 2
+    spot = place(comm, gpus=GPUS, bind=False)
+    first = 1 if comm.size > 1 else 0  # rank 0 of several serves
+    assert spot.gpu == (None if spot.local_rank < first else (spot.local_rank - first) % 2)
     assert spot.cores
     assert spot.threads >= 1
     assert spot.local_ranks == comm.size
+
+
+@pytest.mark.mpi(min_size=3)
+def test_more_ranks_than_gpus_are_reported_or_without_permission_refused_by_host_on_every_rank(comm):
+    said = f"{socket.gethostname()}: {comm.size - 1} ranks share 1 GPU"
+    spot = place(comm, gpus=GPUS[:1], bind=False)
+    assert spot.shared == ((said,) if comm.rank == 0 else ())
+    assert spot.gpu_ranks == (comm.size - 1 if comm.rank else 0)
+    with pytest.raises(PlacementError, match=re.escape(said)):
+        place(comm, gpus=GPUS[:1], share_gpus=False, bind=False)
 
 
 @pytest.mark.mpi(min_size=2)
