@@ -7,6 +7,7 @@ from collections import Counter
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 from mpi4py import MPI
 
@@ -240,3 +241,41 @@ def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
 def test_one_rank_says_what_to_do_instead(comm, folder, digits):
     with pytest.raises(ConfigError, match="mpirun -n 4 qafel-mpi run"):
         run(comm, folder, digits())
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
+    comm, folder, digits, monkeypatch
+):
+    """It neither trains nor looks for messages for half a second at a time: others train in milliseconds."""
+    slow = comm.size - 1
+    frames: list[int] = []  # that rank 0 has made for broadcasts, step by step
+    rss: list[int] = []
+    step = wall.WallServer._step
+
+    def watched(server):
+        step(server)
+        frames.append(server.broadcast.pool.made)
+        rss.append(psutil.Process().memory_info().rss)
+
+    monkeypatch.setattr(wall.WallServer, "_step", watched)
+    if comm.rank == slow:
+        monkeypatch.setattr(wall.WallClient, "_pause", lambda client, seconds: time.sleep(0.5))
+    experiment = digits("stop.uploads=600", "server.buffer_size=2", "transport.broadcast=fanout")
+    summary = run(comm, folder, experiment)
+    with h5py.File(folder / "a.h5") as file:
+        messages, updates = file["messages"][:], file["updates"][:]
+    late = updates["client"] == slow - 1
+    sent = messages[(messages["end"] == 0) & (messages["src"] == 0)]
+    mine = sent[sent["dst"] == slow]
+    assert np.median(updates["train_seconds"][late]) > 0.5
+    assert updates["staleness"][late].max() > 5 * np.median(updates["staleness"][~late])
+    # It skipped versions: one full state stands for many, and its link carried fewer messages than the others'.
+    assert (mine["kind"] == Kind.MODEL).any()
+    assert (mine["kind"] == Kind.BROADCAST).sum() < summary.server_steps / 2
+    down = sent[np.isin(sent["kind"], (Kind.BROADCAST, Kind.MODEL))]
+    assert down["payload_bytes"].sum() == summary.down_links
+    half = len(frames) // 2
+    made, grown = comm.bcast((frames[half:], rss[-1] - rss[half]) if comm.rank == 0 else None)
+    assert made[0] == made[-1], "the queue for the slow client grows"
+    assert grown < 4 << 20

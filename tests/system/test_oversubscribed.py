@@ -1,0 +1,27 @@
+"""Many more ranks than cores: a run ends, and says what memory each rank took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.system.test_commands import qafel
+
+RANKS = 16
+SETTINGS = ("stop.uploads=300", "stop.accuracy=1.0", "server.buffer_size=15", "evaluation.every_steps=5")
+
+
+def test_sixteen_ranks_on_few_cores_run_to_the_end_and_report_their_memory(tmp_path: Path) -> None:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    done = qafel("run", "digits", *settings, "--out", "a.h5", ranks=RANKS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "a.h5") as file:
+        ranks, updates = file["ranks"][:], file["updates"][:]
+    assert ranks["rank"].tolist() == list(range(RANKS))
+    assert len(updates) >= 300
+    assert len(np.unique(updates["client"])) == RANKS - 1
+    assert len(set(ranks["x_hat_digest"])) == 1
+    assert (ranks["peak_memory_bytes"] > 50 << 20).all()
+    assert ranks["peak_memory_bytes"][0] < 2 << 30
