@@ -64,44 +64,37 @@ def _by_rank(clock: np.ndarray) -> list[np.ndarray]:
 
 
 def _settled(rows: np.ndarray, origin_s: float) -> RankClock:
-    """What a rank's readings say together. The best come first; a worse one counts as far as it contradicts them.
+    """What a rank's readings say together. The first and the last stand; of the others the best come first.
 
-    A reading is an interval, offset ± bound, and so is the line between its better neighbours. Where the two
-    meet, the offset lies in what they share; where they don't, the drift was not linear, and the reading holds.
+    A reading is an interval, offset ± bound, and so is the line between its neighbours among the better ones. Where
+    the two meet, the offset lies in what they share; where they don't, the drift was not linear, and the reading
+    holds.
     """
-    at: list[float] = []
-    offsets: list[float] = []
-    bounds: list[float] = []
-    for row in np.argsort(rows["error_bound_s"], kind="stable"):
-        local_s, offset_s, bound_s = (
-            float(rows[name][row]) for name in ("local_s", "offset_s", "error_bound_s")
-        )
-        place = bisect(at, local_s)
-        if place and at[place - 1] == local_s:
+    readings = [
+        (float(row["local_s"]), float(row["offset_s"]), float(row["error_bound_s"]))
+        for row in rows[np.argsort(rows["local_s"], kind="stable")]
+    ]
+    knots = readings[:1] if readings[0][0] == readings[-1][0] else [readings[0], readings[-1]]
+    for local_s, offset_s, bound_s in sorted(readings[1:-1], key=lambda reading: reading[2]):
+        place = bisect(knots, local_s, key=lambda knot: knot[0])
+        if knots[place - 1][0] == local_s:
             continue
-        if at:
-            line_s, error_s = _line(at, offsets, bounds, place, local_s)
-            low, high = max(line_s - error_s, offset_s - bound_s), min(line_s + error_s, offset_s + bound_s)
-            if low <= high:
-                offset_s, bound_s = (low + high) / 2, min(bound_s, error_s)
-        for knots, value in ((at, local_s), (offsets, offset_s), (bounds, bound_s)):
-            knots.insert(place, value)
-    return RankClock(np.array(at), np.array(offsets), np.array(bounds), origin_s)
+        line_s, error_s = _line(knots[place - 1], knots[place], local_s)
+        low, high = max(line_s - error_s, offset_s - bound_s), min(line_s + error_s, offset_s + bound_s)
+        if low <= high:
+            offset_s, bound_s = (low + high) / 2, min(bound_s, error_s)
+        knots.insert(place, (local_s, offset_s, bound_s))
+    at, offsets, bounds = (np.array(column) for column in zip(*knots, strict=True))
+    return RankClock(at, offsets, bounds, origin_s)
 
 
-def _line(
-    at: list[float], offsets: list[float], bounds: list[float], place: int, local_s: float
-) -> tuple[float, float]:
-    """(offset, error) that the knots on both sides of `place` say for this time."""
-    if place in (0, len(at)):
-        end = min(place, len(at) - 1)
-        return offsets[end], bounds[end] + WANDER * abs(local_s - at[end])
-    before, after = place - 1, place
-    share = (local_s - at[before]) / (at[after] - at[before])
-    return (
-        (1 - share) * offsets[before] + share * offsets[after],
-        (1 - share) * bounds[before] + share * bounds[after],
-    )
+Knot = tuple[float, float, float]  # local time, offset, error bound
+
+
+def _line(before: Knot, after: Knot, local_s: float) -> tuple[float, float]:
+    """(offset, error) that the knots on both sides say for this time."""
+    share = (local_s - before[0]) / (after[0] - before[0])
+    return (1 - share) * before[1] + share * after[1], (1 - share) * before[2] + share * after[2]
 
 
 def with_drift(clock: np.ndarray) -> np.ndarray:
