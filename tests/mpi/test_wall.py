@@ -12,7 +12,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers import wall, warmup
+from qafel_mpi.drivers import wall, wall_client, wall_server, warmup
 from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import UPDATES
@@ -251,16 +251,16 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
     slow = comm.size - 1
     frames: list[int] = []  # that rank 0 has made for broadcasts, step by step
     rss: list[int] = []
-    step = wall.WallServer._step
+    step = wall_server.WallServer._step
 
     def watched(server):
         step(server)
         frames.append(server.broadcast.pool.made)
         rss.append(psutil.Process().memory_info().rss)
 
-    monkeypatch.setattr(wall.WallServer, "_step", watched)
+    monkeypatch.setattr(wall_server.WallServer, "_step", watched)
     if comm.rank == slow:
-        monkeypatch.setattr(wall.WallClient, "_pause", lambda client, seconds: time.sleep(0.5))
+        monkeypatch.setattr(wall_client.WallClient, "_pause", lambda client, seconds: time.sleep(0.5))
     experiment = digits("stop.uploads=600", "server.buffer_size=2", "transport.broadcast=fanout")
     summary = run(comm, folder, experiment)
     with h5py.File(folder / "a.h5") as file:

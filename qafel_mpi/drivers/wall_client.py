@@ -1,0 +1,219 @@
+"""A client rank of the wall-clock driver: it trains without pause and applies broadcasts meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event, RLock, Thread
+from time import perf_counter, sleep
+
+import torch
+
+from qafel_mpi.drivers.build import RunSummary, Setup
+from qafel_mpi.drivers.encodings import EncodingErrors
+from qafel_mpi.drivers.rows import received_row, sent_row
+from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.transport import broadcast as broadcasts
+from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
+from qafel_mpi.wire import Kind, check
+
+DOWN_SLOTS = 4  # receives that a client keeps posted
+POLL_SECONDS = 500e-6  # of the progress thread
+PAUSE_SLICE_SECONDS = (
+    5e-3  # a client that idles on purpose looks for broadcasts so often, and leaves its core alone
+)
+
+
+class Stopped(Exception):
+    """Rank 0 has ended the run: a training under way is abandoned."""
+
+
+class WallClient:
+    """A client rank: Algorithm 2 in a loop, Algorithm 3 between its SGD steps (or on a thread beside them)."""
+
+    def __init__(self, session: Session, setup: Setup):
+        self.session, self.setup, self.comm = session, setup, session.comm
+        self.id = session.comm.rank - 1
+        self.client = setup.client()
+        self.replica = self.client.replica
+        self.described = setup.expected()
+        transport = session.experiment.transport
+        self.inbox = broadcasts.leaf(
+            transport,
+            self.comm,
+            TAG_DOWN,
+            payload_bytes=setup.downlink.payload_bytes(),
+            catch_up_bytes=0 if setup.assigns else setup.full.payload_bytes(),
+            slots=DOWN_SLOTS,
+        )
+        down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
+        self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
+        self.sends = Sends(self.comm, TAG_UP, peer=0)
+        self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames)
+        self.delta = torch.empty_like(setup.x0)
+        self.errors = EncodingErrors.of(setup, session.recorder)
+        self.uploads = 0
+        self.stopped = False
+        self.downloads = 0
+        self.threaded = transport.progress == "thread"
+        self.lock = RLock()
+
+    def run(self) -> RunSummary:
+        progress = Thread(target=self._progress_loop, daemon=True) if self.threaded else None
+        self._end = Event()
+        if progress is not None:
+            progress.start()
+        while not self.stopped:
+            self._participate()
+        self._end.set()
+        if progress is not None:
+            progress.join()
+        self._say_goodbye()
+        self.inbox.close()
+        self.session.close(
+            self.replica.version,
+            self.replica.x_hat,
+            sent=self.sends.total + self.inbox.passed_total,
+            received=self.inbox.total,
+            shared_state=not self.setup.unicast,
+        )
+        return self.session.finish(None, None)
+
+    def _participate(self) -> None:
+        """One training on the newest version, and its upload."""
+        frame = self._free_frame()
+        if frame is None:
+            return
+        seed = derive(self.session.experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
+        begun = perf_counter()
+        with self.lock:
+            version = self.client.begin()
+        try:
+            result = self.setup.task.train(
+                self.id, self.replica.x_hat, self.delta, seed, None if self.threaded else self._poll
+            )
+            self._pause(self.session.experiment.client.pause_seconds)
+        except Stopped:
+            return
+        frame.t_encode_begin = perf_counter()
+        size, key = self.client.encode(self.delta, frame.payload, client=self.id, participation=self.uploads)
+        frame.t_encode_end = perf_counter()
+        if self.errors is not None:
+            with self.lock:  # the thread flushes tables
+                self.errors.add(self.delta, frame.payload[:size], key, self.id, self.uploads)
+        frame.seal(
+            Kind.UPDATE,
+            payload_bytes=size,
+            expected=self.described[Kind.UPDATE],
+            client=self.id,
+            version=version,
+            sequence=self.uploads,
+            seed=key,
+            loss=result.loss,
+            train_seconds=frame.t_encode_begin - begun,
+        )
+        with self.lock:
+            self.sends.post(frame, 0)
+        self.uploads += 1
+        self._wait_for_next(version)
+
+    def _pause(self, seconds: float) -> None:
+        """Idle as part of the training: broadcasts are applied meanwhile. Raises Stopped."""
+        until_s = perf_counter() + seconds
+        while (left_s := until_s - perf_counter()) > 0:
+            sleep(min(PAUSE_SLICE_SECONDS, left_s))
+            self._poll()
+
+    def _wait_for_next(self, version: int) -> None:
+        """Synchronous rounds wait for the next version; unicast waits for its own download."""
+        if self.session.experiment.server.synchronous:
+            self._until(lambda: self.replica.version > version, "the next round")
+        elif self.setup.unicast:
+            wanted = self.uploads
+            self._until(lambda: self.downloads >= wanted, "its download")
+
+    def _free_frame(self) -> Frame | None:
+        """A buffer for the next upload; waits while all are under way. None when the run has ended."""
+        taken: list[Frame] = []
+
+        def ready() -> bool:
+            if frame := self.pool.acquire():
+                taken.append(frame)
+            return bool(taken)
+
+        self._until(ready, "rank 0 to take an upload")
+        if self.stopped and taken:
+            self.pool.release(taken.pop())
+        return taken[0] if taken else None
+
+    def _until(self, ready: Callable[[], bool], what: str) -> None:
+        def step() -> bool:
+            self._progress()
+            return self.stopped or ready()
+
+        self.session.wait(step, lambda: what)
+
+    def _poll(self) -> None:
+        self._progress()
+        if self.stopped:
+            raise Stopped
+
+    def _progress_loop(self) -> None:
+        while not self._end.wait(POLL_SECONDS):
+            self._progress()
+
+    def _progress(self) -> None:
+        """Algorithm 3: apply the broadcasts that have arrived; complete uploads."""
+        with self.lock:
+            while arrived := self.inbox.poll():
+                for received in arrived:
+                    self._apply(received)
+            for sent in self.inbox.passed():
+                self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
+            for sent in self.sends.poll():
+                self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
+                self.pool.release(sent.frame)
+            self.session.keep_time()
+            self.session.recorder.flush_if_due()
+
+    def _apply(self, received: Received) -> None:
+        begin_s = perf_counter()
+        # A client can't drop a broadcast and stay in step: a bad one ends the job, with the reason.
+        message = check(received.data, self.expected, rank=received.source)
+        self.inbox.pass_on(received, message)
+        payload = received.payload
+        match message.kind:
+            case Kind.BROADCAST:
+                self.setup.downlink.validate(payload)
+                self.replica.apply(payload, message.seed, message.version)
+            case Kind.DOWNLOAD:
+                self.setup.downlink.validate(payload)
+                self.replica.download(payload, message.seed, message.version)
+                self.downloads += 1
+            case Kind.MODEL:
+                self.replica.catch_up(payload, self.setup.full, message.version)
+            case _:
+                self.stopped = True
+        end_s = perf_counter()
+        self.inbox.release(received.slot)
+        self.session.recorder.messages.append(received_row(received, message, self.comm.rank, begin_s, end_s))
+
+    def _say_goodbye(self) -> None:
+        """After the last upload has been taken, and what was to be passed on: how many uploads there were."""
+
+        def idle() -> bool:
+            self._progress()
+            return not len(self.sends) and self.inbox.idle
+
+        def waits() -> str:
+            return "rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits()
+
+        self.session.wait(idle, waits)
+        self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
+        self.session.wait(lambda: self._sent_all(), lambda: "rank 0 to take its goodbye")
+        self.sends.close()
+
+    def _sent_all(self) -> bool:
+        for sent in self.sends.poll():
+            self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
+        return not len(self.sends)

@@ -1,0 +1,266 @@
+"""Rank 0 of the wall-clock driver: the buffered server."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+
+from mpi4py import MPI
+
+from qafel_mpi.algorithms.server import Update
+from qafel_mpi.codecs import PayloadError
+from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, Setup
+from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
+from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.transport import broadcast as broadcasts
+from qafel_mpi.transport.fanout import FanOut
+from qafel_mpi.transport.frames import Frame, Inbox, Received, new_frame
+from qafel_mpi.wire import Kind, Message, WireError, check
+
+
+class WallServer:
+    """Rank 0: receives uploads as they come, steps, and broadcasts.
+
+    With the fan-out it never blocks on one client; with the others it waits before a step while broadcasts queue up.
+    """
+
+    def __init__(self, session: Session, setup: Setup, interrupted: Interrupted, report: Report | None):
+        self.session, self.setup, self.interrupted = session, setup, interrupted
+        self.comm = session.comm
+        self.server = setup.server()
+        self.ledger = Ledger(setup, self.server, session.recorder, report)
+        self.described = setup.expected()
+        self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.BYE)}
+        transport = session.experiment.transport
+        clients = range(1, self.comm.size)
+        self.inbox = Inbox(
+            self.comm,
+            TAG_UP,
+            payload_bytes=setup.uplink.payload_bytes(),
+            slots=min(transport.receive_slots, 2 * len(clients)),
+            source=MPI.ANY_SOURCE,
+        )
+        payload, full = setup.downlink.payload_bytes(), setup.full.payload_bytes()
+        self.broadcast = broadcasts.root(
+            transport,
+            self.comm,
+            TAG_DOWN,
+            payload_bytes=payload,
+            # As long as the missed payloads are cheaper than the full state; else one frame makes up for all.
+            log_length=1 if setup.assigns else max(1, full // payload),
+            catch_up=None if setup.assigns else self._catch_up,
+        )
+        self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
+        self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
+        self.sequence = 0
+        self.heard_s = 0.0
+
+    def run(self) -> RunSummary:
+        self.ledger.open()
+        self.heard_s = self.session.now_s()
+        while not self.ledger.reason:
+            self._progress()
+            self._end_of_loop()
+        self._stop()
+        self.ledger.close(self.session.now_s())
+        seconds = self.ledger.seconds
+        self.inbox.close()
+        self.broadcast.close()
+        server = self.server
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.broadcast.total,
+            received=self.inbox.total,
+            shared_state=not self.setup.unicast,
+        )
+        return self.session.finish(
+            self.ledger,
+            server.x,
+            seconds=seconds,
+            virtual_seconds=0.0,
+            down_links=self.broadcast.link_bytes,
+        )
+
+    def _progress(self) -> bool:
+        """Take what has arrived and complete what was sent. Returns whether anything happened."""
+        arrived = self.inbox.poll()
+        for received in arrived:
+            self._take(received)
+        done = self._progress_broadcasts()
+        if arrived or done:
+            self.session.backoff.reset()
+            self.heard_s = self.session.now_s()
+            return True
+        self.session.backoff.pause()
+        return False
+
+    def _progress_broadcasts(self) -> bool:
+        done = self.broadcast.poll()
+        for sent in done:
+            self.session.recorder.messages.append(sent_row(sent, 0))
+        return bool(done)
+
+    def _end_of_loop(self) -> None:
+        now = self.session.now_s()
+        self.ledger.tick(now)
+        self.session.keep_time()
+        self.session.recorder.flush_if_due()
+        if self.interrupted():
+            self.ledger.reason = self.ledger.reason or "interrupted"
+        if now - self.heard_s > self.session.patience_s:
+            self.heard_s = now
+            least = min(self.taken, key=lambda rank: self.taken[rank])
+            print(
+                f"qafel-mpi: rank 0 has waited {self.session.patience_s:.0f} s for any upload; rank {least} has "
+                f"sent the fewest, {self.taken[least]}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _take(self, received: Received) -> None:
+        """An upload's way: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
+        begin_s = perf_counter()
+        try:
+            message = check(received.data, self.expected, rank=received.source)
+            if message.kind == Kind.UPDATE:
+                weight = self._receive(received, message)
+        except (WireError, PayloadError) as error:
+            self._drop(received, error)
+            return
+        end_s = perf_counter()
+        self.inbox.release(received.slot)
+        self.session.recorder.messages.append(received_row(received, message, 0, begin_s, end_s))
+        if message.kind == Kind.BYE:
+            self.announced[received.source] = message.sequence
+            return
+        self.taken[received.source] += 1
+        finish_s = received.t_complete - self.session.origin_s
+        self.ledger.received(
+            client=message.client,
+            participation=message.sequence,
+            start_version=message.version,
+            weight=weight,
+            loss=message.loss,
+            examples=self.setup.task.examples(message.client),
+            payload_bytes=message.payload_bytes,
+            train_seconds=message.train_seconds,
+            start_s=finish_s - message.train_seconds,
+            finish_s=finish_s,
+        )
+        if self.server.full:  # also where this upload is the last one: what it completes is used
+            self._step()
+        if self.setup.unicast and not self.ledger.reason:
+            self._download(received.source, message)
+
+    def _receive(self, received: Received, message: Message) -> float:
+        if self.ledger.reason:  # it arrived after the last step: counted, not used
+            return 0.0
+        examples = self.setup.task.examples(message.client)
+        update = Update(message.client, message.version, received.payload, message.seed, examples)
+        return self.server.receive(update)
+
+    def _step(self) -> None:
+        if self.setup.unicast:
+            self.ledger.stepped(self.server.step(None), self.session.now_s())
+            return
+        self._wait_for_room()
+        frame = self.broadcast.frame()
+        frame.t_encode_begin = perf_counter()
+        version = self.server.version
+        step = self.server.step(frame.payload)
+        frame.t_encode_end = perf_counter()
+        frame.seal(
+            Kind.BROADCAST,
+            payload_bytes=step.payload_bytes,
+            expected=self.described[Kind.BROADCAST],
+            version=version,
+            sequence=version,
+            seed=step.key,
+        )
+        self.broadcast.publish(frame)
+        self.ledger.sent_down(step.payload_bytes)
+        self.ledger.stepped(step, self.session.now_s())
+
+    def _wait_for_room(self) -> None:
+        """Backpressure where no version is skipped. Uploads wait at the clients meanwhile, who keep polling."""
+
+        def ready() -> bool:
+            self._progress_broadcasts()
+            return self.broadcast.ready
+
+        if not self.broadcast.ready:
+            self.session.wait(ready, self.broadcast.waits)
+
+    def _download(self, rank: int, message: Message) -> None:
+        """Unicast: the newest model for a client that starts again, quantized afresh."""
+        assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
+        frame = self.broadcast.frame()
+        frame.t_encode_begin = perf_counter()
+        size, key = self.server.download(
+            frame.payload, client=message.client, participation=message.sequence + 1
+        )
+        frame.t_encode_end = perf_counter()
+        frame.seal(
+            Kind.DOWNLOAD,
+            payload_bytes=size,
+            expected=self.described[Kind.DOWNLOAD],
+            client=message.client,
+            version=self.server.version,
+            sequence=message.sequence + 1,
+            seed=key,
+        )
+        self.broadcast.sends.post(frame, rank)
+        self.ledger.sent_down(size)
+
+    def _catch_up(self) -> Frame:
+        """One frame with the newest hidden state, for clients that fell too far behind."""
+        frame = new_frame(self.setup.full.payload_bytes())
+        frame.t_encode_begin = perf_counter()
+        size = self.setup.full.encode(self.server.x_hat, frame.payload, 0)
+        frame.t_encode_end = perf_counter()
+        return frame.seal(
+            Kind.MODEL,
+            payload_bytes=size,
+            expected=self.described[Kind.MODEL],
+            version=self.server.version,
+            sequence=self.server.version,
+        )
+
+    def _drop(self, received: Received, error: Exception) -> None:
+        """Nothing of a bad message reaches the model; it is counted, and said once a message."""
+        self.session.dropped += 1
+        self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
+        print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
+        self.taken[received.source] += 1
+        self.inbox.release(received.slot)
+
+    def _stop(self) -> None:
+        """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
+
+        The broadcasts need only be posted: MPI keeps the order. To wait until they are taken would let the clients
+        upload meanwhile, on a slow link for longer than the whole run.
+        """
+
+        def waits() -> str:
+            silent = sorted(set(self.taken) - set(self.announced))[:8]
+            if silent:
+                return f"the last messages of ranks {silent}"
+            return "uploads that were announced" if self.broadcast.idle else self.broadcast.waits()
+
+        def posted() -> bool:
+            self._progress()
+            return self.broadcast.posted
+
+        self.session.wait(posted, lambda: "earlier broadcasts to be taken")
+        self.broadcast.end(self.server.version)
+
+        def accounted() -> bool:
+            self._progress()
+            said = len(self.announced) == len(self.taken)
+            # More than announced: something that no client sent as an update was dropped.
+            taken = all(self.taken[rank] >= n for rank, n in self.announced.items())
+            return said and taken and self.broadcast.idle
+
+        self.session.wait(accounted, waits)
