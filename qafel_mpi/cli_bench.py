@@ -204,6 +204,24 @@ def broadcast(
 
 
 @bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench backoff\n\n"
+    "  mpirun -n 2 qafel-mpi bench backoff --seconds 5 --json backoff.json",
+)
+def backoff(
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """What waiting costs: latency, processor time and a neighbour's speed, against busy polling and a fixed sleep.
+
+    With a core for each of ranks 0 and 1 (apart), and with both on one (shared).
+    """
+    run("backoff", _backoff, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+
+
+@bench.command(
     epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench overlap\n\n"
     "  mpirun -n 4 qafel-mpi bench overlap --uploads 1000 --json overlap.json",
 )
@@ -244,12 +262,13 @@ def all_(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Codec, p2p, ingest, broadcast, overlap and tracing, one after the other, in one file."""
+    """Codec, p2p, ingest, broadcast, backoff, overlap and tracing, one after the other, in one file."""
     parts = (
         _codec,
         _p2p(8, 4 << 20),
         _ingest(PAYLOADS),
         _broadcast(PAYLOADS, None),
+        _backoff,
         _overlap(UPLOADS),
         _tracing(UPLOADS),
     )
@@ -304,6 +323,13 @@ def _broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
         return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
 
     return measure
+
+
+def _backoff(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+    from qafel_mpi.bench import backoff as ours
+    from qafel_mpi.bench.ranks import first
+
+    return first(comm, 2, lambda pair: ours.rows(pair, limits, _say))
 
 
 def _overlap(uploads: int) -> Measure:

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
 from qafel_mpi.bench.ingest import codec_for
-from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, cores, crowded, total, wrong_bytes
+from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, cores_here, crowded, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
 from qafel_mpi.transport import broadcast as broadcasts
@@ -72,7 +72,7 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
             "post_us": 1e6 * post_s,
             "check_us": 1e6 * check_s,
             "handle_us": 1e6 * handle_s,
-            "cores": float(cores(comm)),
+            "cores": float(len(cores_here(comm))),
         },
     )
 

@@ -61,18 +61,18 @@ def require(comm: MPI.Intracomm | None, bench: str, ranks: int) -> MPI.Intracomm
     return comm
 
 
-def cores(comm: MPI.Intracomm) -> int:
-    """Collective: cores that the ranks of comm on this host may use between them."""
+def cores_here(comm: MPI.Intracomm) -> list[int]:
+    """Collective: cores that the ranks of comm on this host may use between them, ascending."""
     return _node(comm)[1]
 
 
 def crowded(comm: MPI.Intracomm) -> bool:
     """Collective: the ranks of comm on this host outnumber the cores that they may use between them."""
-    size, cores_here = _node(comm)
-    return size > cores_here
+    size, cores = _node(comm)
+    return size > len(cores)
 
 
-def _node(comm: MPI.Intracomm) -> tuple[int, int]:
+def _node(comm: MPI.Intracomm) -> tuple[int, list[int]]:
     """Collective: (ranks of comm on this host, cores that they may use between them)."""
     mine, everyone = np.zeros(MOST_CORES, dtype=np.uint8), np.zeros(MOST_CORES, dtype=np.uint8)
     own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
@@ -81,7 +81,7 @@ def _node(comm: MPI.Intracomm) -> tuple[int, int]:
     node.Allreduce([mine, MPI.UINT8_T], [everyone, MPI.UINT8_T], MPI.MAX)
     size = node.size
     node.Free()
-    return size, int(everyone.sum())
+    return size, np.flatnonzero(everyone).tolist()
 
 
 def powers_of_two(smallest: int, largest: int) -> list[int]:

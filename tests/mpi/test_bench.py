@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import broadcast, ingest, overlap, p2p, ranks, tracing
+from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, ranks, tracing
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.config import load
@@ -67,6 +68,44 @@ def test_a_broadcast_is_timed_until_the_last_client_has_applied_it(comm, algorit
     assert fine(found[0])
     assert comm.rank != 0 or (found[0].ours.values > 0).all()
     assert "largest over the ranks" in found[0].reduction
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_waits_leaves_a_shared_core_to_others(comm, monkeypatch):
+    """Ours burns at most a third of what busy polling does, and no row's messages are wrong."""
+    monkeypatch.setattr(backoff, "ASIDE_SECONDS", 10e-3)
+    said: list[str] = []
+    found, any_here = on_every_rank(
+        comm, ranks.first(comm, 2, lambda pair: backoff.rows(pair, SHORT, said.append))
+    )
+    assert any_here
+    if comm.rank != 0:
+        return
+    names = [tuple(row.parameters[key] for key in ("operation", "cores", "waits")) for row in found]
+    assert len(set(names)) == len(names) == 9 * (2 - len(said))
+    assert all(row.wrong == 0 and len(row.ours.values) >= 5 for row in found)
+    idle = found[names.index(("idle", "shared", "ours"))]
+    assert idle.reference is not None
+    assert idle.ours.median < idle.reference.median / 3
+
+
+@pytest.mark.mpi(min_size=2)
+def test_binding_that_fails_on_one_rank_is_left_on_both(comm, monkeypatch):
+    before = os.sched_getaffinity(0)
+    bind = os.sched_setaffinity
+
+    def refuses(pid: int, cores: set[int]) -> None:
+        monkeypatch.setattr(os, "sched_setaffinity", bind)  # once
+        raise OSError("not in this cpuset")
+
+    pair = MPI.Intracomm(comm.Split(0 if comm.rank < 2 else 1, comm.rank))
+    if comm.rank == 1:
+        monkeypatch.setattr(os, "sched_setaffinity", refuses)
+    if comm.rank < 2:
+        with backoff._bound(pair, [min(before)] * 2) as bound:
+            assert not bound
+    assert os.sched_getaffinity(0) == before
+    pair.Free()
 
 
 @pytest.mark.mpi(min_size=2)
