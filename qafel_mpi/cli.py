@@ -230,14 +230,15 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.
     """Show each rank's host, cores and GPU, and what the MPI library offers."""
     from mpi4py import MPI
 
-    from qafel_mpi.drivers.facts import rank_facts
+    from qafel_mpi.drivers.facts import host_facts, hosts, rank_facts
     from qafel_mpi.drivers.provenance import provenance
 
     comm = job.world() or MPI.COMM_SELF
     with job.all_ranks_end(comm):
         ranks = job.to_rank_0(comm, rank_facts(comm))
+        machines = job.to_rank_0(comm, host_facts())
         if comm.rank == 0:
-            about = {"ranks": ranks, **provenance(sys.argv)}
+            about = {"ranks": ranks, **provenance(sys.argv), "hosts": hosts(machines)}
             print(json.dumps(about, indent=1) if as_json else show.table(ranks))
 
 

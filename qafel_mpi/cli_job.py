@@ -112,43 +112,29 @@ def from_rank_0(comm: MPI.Intracomm | None, prepare: Callable[[], dict[str, Any]
 
     No rank but 0 need see the files that it reads. Without a communicator: prepare(), here.
     """
-    answer: bytes = b""
+    answer = ""
     if comm is None or comm.rank == 0:
         try:
             prepared = prepare()
         except ConfigError as error:
             print(error, file=sys.stderr)
         else:
-            answer = json.dumps(prepared).encode()
+            answer = json.dumps(prepared)
     if comm is not None:
-        answer = _broadcast(comm, answer)
+        from qafel_mpi.transport.exchange import broadcast_text
+
+        answer = broadcast_text(comm, answer)
     if not answer:
         sys.exit(ExitCode.USAGE)
     result: dict[str, Any] = json.loads(answer)
     return result
 
 
-def _broadcast(comm: MPI.Intracomm, data: bytes) -> bytes:
-    import numpy as np
-
-    size = np.array([len(data)], dtype=np.int64)
-    comm.Bcast(size, root=0)
-    buffer = np.frombuffer(data, np.uint8).copy() if comm.rank == 0 else np.empty(int(size[0]), np.uint8)
-    comm.Bcast(buffer, root=0)
-    return buffer.tobytes()
-
-
 def to_rank_0(comm: MPI.Intracomm, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Collective: every rank's JSON-able record, in rank order, on rank 0; [] elsewhere."""
-    import numpy as np
+    from qafel_mpi.transport.exchange import gather_text
 
-    mine = np.frombuffer(json.dumps(record).encode(), np.uint8).copy()
-    sizes = np.zeros(comm.size, dtype=np.int64)
-    comm.Gather(np.array([mine.size], dtype=np.int64), sizes, root=0)
-    everything = np.empty(int(sizes.sum()), np.uint8)
-    comm.Gatherv(mine, [everything, sizes] if comm.rank == 0 else None, root=0)
-    parts = np.split(everything, np.cumsum(sizes)[:-1]) if comm.rank == 0 else []
-    return [json.loads(part.tobytes()) for part in parts]
+    return [json.loads(text) for text in gather_text(comm, json.dumps(record))]
 
 
 # --- interrupts and failures ---------------------------------------------------------------------------------------

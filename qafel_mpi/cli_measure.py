@@ -72,21 +72,23 @@ def run(
 
 
 def about(comm: MPI.Intracomm, seeds: Mapping[str, int]) -> dict[str, Any]:
-    """Collective: the provenance on rank 0, with every rank's host, cores and binding. Binds as a run does."""
+    """Collective: the provenance on rank 0, with every host's processor and memory, every rank's cores and binding.
+
+    Binds as a run does.
+    """
     import time
 
-    from qafel_mpi.drivers.facts import rank_facts
+    from qafel_mpi.drivers.facts import host_facts, hosts, rank_facts
     from qafel_mpi.drivers.provenance import provenance
 
     facts = job.to_rank_0(comm, rank_facts(comm))
+    machines = job.to_rank_0(comm, host_facts())
     if comm.rank != 0:
         return {}
-    hosts = [fact["host"] for fact in facts]
     clock = time.get_clock_info("perf_counter")
     return provenance(sys.argv) | {
         "ranks": facts,
-        "hosts": sorted(set(hosts)),
-        "ranks_per_host": [hosts.count(host) for host in sorted(set(hosts))],
+        "hosts": hosts(machines),
         "binding": [f"{fact['cores']} ({fact['bound by']})" for fact in facts],
         "clock": {"method": clock.implementation, "resolution_s": clock.resolution},
         "seeds": dict(seeds),

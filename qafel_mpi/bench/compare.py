@@ -12,7 +12,9 @@ from qafel_mpi.bench.result import Result, Row
 from qafel_mpi.bench.timing import Interval
 
 # Times of hosts that differ in these say nothing about the program.
-ALIKE = ("hosts", "cpu", "memory_bytes", "mpi_library", "binding", "ranks_per_host")
+# hosts: name, processor, memory and number of ranks of each; binding: every rank's cores, and who has bound it.
+ALIKE = ("mpi_library", "hosts", "binding")
+SHOWN = 3  # differing hosts, and ranks
 RESAMPLES = 2000
 SEED = 20230800  # of the bootstrap: the same two files always give the same intervals
 
@@ -38,11 +40,22 @@ class Pair:
 
 def unlike(a: Result, b: Result) -> list[str]:
     """What of the machines differs, a line each; [] where the two may be compared."""
-    return [
-        f"{name}: {a.provenance.get(name)!r} against {b.provenance.get(name)!r}"
-        for name in ALIKE
-        if a.provenance.get(name) != b.provenance.get(name)
-    ]
+    return [line for name in ALIKE for line in _unlike(name, a.provenance.get(name), b.provenance.get(name))]
+
+
+def _unlike(name: str, a: Any, b: Any) -> list[str]:
+    if a == b:
+        return []
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b):
+            return [f"{name}: {len(a)} against {len(b)}"]
+        pairs = [(i, x, y) for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+        lines = [line for i, x, y in pairs[:SHOWN] for line in _unlike(f"{name}[{i}]", x, y)]
+        return lines + ([f"{name}: {len(pairs) - SHOWN} more differ"] if len(pairs) > SHOWN else [])
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = list(a | b)
+        return [line for key in keys for line in _unlike(f"{name}.{key}", a.get(key), b.get(key))]
+    return [f"{name}: {a!r} against {b!r}"]
 
 
 def compare(a: Result, b: Result) -> tuple[list[Pair], list[Row]]:

@@ -50,6 +50,10 @@ def test_both_files_hold_every_sample_and_where_they_come_from(results):
     )
     assert set(wanted) | {"clock", "seeds", "ranks"} <= about.keys()
     assert len(about["ranks"]) == len(about["binding"]) == 2
+    (host,) = about["hosts"]
+    assert host["cpu"] == about["cpu"]
+    assert host["memory_bytes"] == about["memory_bytes"] > 1 << 28
+    assert host["ranks"] == 2
     with h5py.File(results / "a.h5") as file:
         for number, row in enumerate(content["rows"]):
             group = file[f"p2p/{number:03d}"]
@@ -68,12 +72,12 @@ def test_check_says_why_and_exits_with_4_and_compare_pairs_the_rows(results):
 
 def test_unlike_hosts_are_refused_unless_told(results):
     other = json.loads((results / "a.json").read_text())
-    other["provenance"]["cpu"] = "another"
+    other["provenance"]["hosts"][0]["cpu"] = "another"
     (results / "b.json").write_text(json.dumps(other))
     done = qafel("bench", "compare", "a.json", "b.json", cwd=results)
     assert done.returncode == 2
     assert "unlike hosts" in done.stderr
-    assert "cpu: " in done.stderr
+    assert "hosts[0].cpu: " in done.stderr
     assert qafel("bench", "compare", "a.json", "b.json", "--unlike-hosts", cwd=results).returncode == 0
 
 

@@ -120,6 +120,9 @@ def test_a_pair_gives_the_ratio_as_speed_and_the_difference_as_cost():
 # --- files --------------------------------------------------------------------------------------------------
 
 
+HOSTS = [{"host": f"n{i}", "cpu": "c", "memory_bytes": 8 << 30, "ranks": 1} for i in range(1, 7)]
+
+
 @pytest.fixture
 def made() -> Result:
     rows = [
@@ -128,7 +131,7 @@ def made() -> Result:
         ),
         row(steady(3e-3), derived={"hidden_share": 0.9}, parameters={"operation": "x", "bytes": 16}),
     ]
-    return Result("p2p", rows, {"host": "n1", "cpu": "c", "hosts": ["n1"], "seeds": {"content": 1}})
+    return Result("p2p", rows, {"host": "n1", "hosts": HOSTS, "binding": ["0", "1"], "seeds": {"content": 1}})
 
 
 @pytest.mark.parametrize("suffix", ["json", "h5"])
@@ -227,10 +230,28 @@ def test_twice_the_time_is_seen_and_the_same_time_is_not(made):
     assert compare.compare(made, same)[0][0].verdict == "no difference seen"
 
 
-def test_unlike_hosts_are_told_apart_by_what_differs(made):
-    other = Result(made.bench, made.rows, {**made.provenance, "cpu": "another"})
-    assert compare.unlike(made, made) == []
-    assert compare.unlike(made, other) == ["cpu: 'c' against 'another'"]
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({}, []),
+        (
+            {"hosts": [*HOSTS[:5], {**HOSTS[5], "cpu": "d", "memory_bytes": 1}]},
+            ["hosts[5].cpu: 'c' against 'd'", f"hosts[5].memory_bytes: {8 << 30} against 1"],
+        ),
+        ({"hosts": HOSTS[:1]}, ["hosts: 6 against 1"]),
+        ({"binding": ["0", "0"]}, ["binding[1]: '1' against '0'"]),
+    ],
+)
+def test_unlike_hosts_are_told_apart_by_what_differs(made, changed, lines):
+    """Also by what differs on a host that is not rank 0's."""
+    assert compare.unlike(made, Result(made.bench, made.rows, {**made.provenance, **changed})) == lines
+
+
+def test_of_many_unlike_hosts_three_are_shown(made):
+    others = [{**host, "cpu": "d"} for host in HOSTS]
+    lines = compare.unlike(made, Result(made.bench, made.rows, {**made.provenance, "hosts": others}))
+    assert len(lines) == 4
+    assert lines[-1] == "hosts: 3 more differ"
 
 
 # --- references ---------------------------------------------------------------------------------------------
