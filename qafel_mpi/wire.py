@@ -34,8 +34,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
-import crc32c
 import numpy as np
+from fastcrc import crc32
 
 MAGIC = b"QFL1"
 FLAG_ENTROPY = 1
@@ -68,7 +68,7 @@ _READ = struct.Struct("<4x" + _FIELDS)
 _CHECKSUM = struct.Struct("<I")
 _CHECKSUM_AT = HEADER.fields["checksum"][1]  # type: ignore[index]
 _ZERO4 = bytes(4)
-_crc32c = crc32c.crc32c
+_crc32c = crc32.iscsi  # CRC-32C is the CRC of iSCSI (RFC 3720)
 
 
 class Kind(IntEnum):

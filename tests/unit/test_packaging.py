@@ -35,7 +35,9 @@ def pins() -> dict[str, Requirement]:
 
 def test_conda_gets_the_same_packages_and_lowest_versions() -> None:
     lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    conda = {Requirement(line).name: str(Requirement(line).specifier) for line in lines}
+    *lines, from_pypi = lines
+    requirements = map(Requirement, [*lines, *from_pypi["pip"]])
+    conda = {r.name: str(r.specifier) for r in requirements}
     expected = {CONDA_NAMES.get(r.name, r.name): str(r.specifier) for r in REQUIREMENTS}
     assert {name: conda[name] for name in conda.keys() - CONDA_ONLY} == expected
     assert conda["python"] == PROJECT["project"]["requires-python"]
