@@ -96,38 +96,47 @@ class Server:
         A synchronous server uses nothing of earlier rounds. Raises ValueError where an update claims to start
         from a version that does not exist yet, or its payload can't be decoded.
         """
-        return self.receive_all((update,))[0]
+        weighed = self._weigh(update)
+        if weighed is not None:
+            self.uplink.validate(update.payload)
+            s, n = weighed
+            self.uplink.accumulate(update.payload, self.buffer, s * n, update.key)
+        return self._count(weighed)
 
     def receive_all(self, updates: Sequence[Update]) -> list[float]:
         """`receive` of each, in this order, with the same bits; the buffer may be full after the last, not before.
 
         Where it raises, none of them was received.
         """
-        version = self.version
-        for update in updates:
-            if update.start_version > version:
-                raise ValueError(
-                    f"update of client {update.client} starts from version {update.start_version}, "
-                    f"the server is at {version}"
-                )
-        late = version if self.config.synchronous else 0
-        used = [update for update in updates if update.start_version >= late]
-        by_examples = self.config.weighting == "examples"
-        weights = [self.weight(version - update.start_version) for update in used]
-        examples = [float(update.examples) if by_examples else 1.0 for update in used]
-        coefficients = [s * n for s, n in zip(weights, examples, strict=True)]
+        weighed = [self._weigh(update) for update in updates]
+        used = [(u, w[0] * w[1]) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
-            payloads, keys = [update.payload for update in used], [update.key for update in used]
-            self.uplink.accumulate_all(payloads, self.buffer, coefficients, keys)
-        for coefficient, n in zip(coefficients, examples, strict=True):
-            self._weights += n
-            self._coefficients += coefficient
-        self.uploads += len(updates)
-        self.filled += len(used)
-        if len(used) == len(updates):
-            return weights
-        given = iter(weights)
-        return [next(given) if update.start_version >= late else 0.0 for update in updates]
+            payloads, keys = [u.payload for u, _ in used], [u.key for u, _ in used]
+            self.uplink.accumulate_all(payloads, self.buffer, [c for _, c in used], keys)
+        return [self._count(w) for w in weighed]
+
+    def _weigh(self, update: Update) -> tuple[float, float] | None:
+        """s(τ) and w of an update; None where a synchronous server has no use for it. Raises ValueError."""
+        tau = self.version - update.start_version
+        if tau < 0:
+            raise ValueError(
+                f"update of client {update.client} starts from version {update.start_version}, "
+                f"the server is at {self.version}"
+            )
+        if tau and self.config.synchronous:
+            return None
+        return self.weight(tau), float(update.examples) if self.config.weighting == "examples" else 1.0
+
+    def _count(self, weighed: tuple[float, float] | None) -> float:
+        """One upload more. Returns its s(τ); 0 where it was not used."""
+        self.uploads += 1
+        if weighed is None:
+            return 0.0
+        s, n = weighed
+        self.filled += 1
+        self._weights += n
+        self._coefficients += s * n
+        return s
 
     def step(self, out: np.ndarray | None, *, measure: bool = True) -> Step:
         """Algorithm 1: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t) written to out, x̂^{t+1} = x̂^t + decode(q^t).
