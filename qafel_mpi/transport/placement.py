@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import psutil
 from mpi4py import MPI
@@ -17,6 +19,7 @@ from qafel_mpi.transport.assignment import Given, Gpu, Share, assign
 from qafel_mpi.transport.exchange import broadcast_text, gather_text
 from qafel_mpi.transport.topology import topology
 
+CUDA = 0  # MPIX_GPU_SUPPORT_CUDA
 THREAD_LEVELS = {
     MPI.THREAD_SINGLE: "single",
     MPI.THREAD_FUNNELED: "funneled",
@@ -150,20 +153,24 @@ def thread_level() -> str:
 
 
 def gpu_aware() -> bool | None:
-    """Whether the library takes device buffers: True or False where it says so, None where it can't be asked.
+    """Whether the library takes CUDA buffers: True or False where it says so, None where it can't be asked.
 
-    Open MPI lists its accelerator support among its capabilities; MPICH answers through an environment
-    setting at start-up and can't be asked without a call that may crash.
+    Open MPI, MPICH and their kin have MPIX_Query_cuda_support, which Open MPI 5 answers for this very process (4: as
+    it was built); Cray's MPICH has MPIX_GPU_query_support. Neither touches a GPU.
     """
-    text = MPI.Get_library_version().lower()
-    if "open mpi" in text:
-        info = MPI.COMM_WORLD.Get_info()
-        try:
-            memory_kinds = info.Get("mpi_memory_alloc_kinds") or ""
-        finally:
-            info.Free()
-        return any(kind in memory_kinds for kind in ("cuda", "rocm", "level_zero"))
+    library = _mpi_functions()
+    if hasattr(library, "MPIX_Query_cuda_support"):
+        return bool(library.MPIX_Query_cuda_support())
+    if hasattr(library, "MPIX_GPU_query_support"):
+        supported = ctypes.c_int(0)
+        failed = library.MPIX_GPU_query_support(CUDA, ctypes.byref(supported))
+        return None if failed else bool(supported.value)
     return None
+
+
+def _mpi_functions() -> Any:
+    """What is loaded already: a name is looked up in mpi4py's module and in the libraries that it depends on."""
+    return ctypes.CDLL(MPI.__file__)
 
 
 def cpu_model() -> str:

@@ -1,5 +1,11 @@
-"""Cores and GPUs of a host, divided among made-up ranks."""
+"""Cores and GPUs of a host, divided among made-up ranks; what the MPI library says of GPUs."""
 
+from types import SimpleNamespace
+
+import pytest
+from mpi4py import MPI
+
+from qafel_mpi.transport import placement
 from qafel_mpi.transport.assignment import Given, Gpu, assign
 from qafel_mpi.transport.topology import Topology, topology
 
@@ -46,3 +52,23 @@ def test_nodes_are_read_from_the_system(tmp_path):
     assert found.node_of_core == {0: 0, 1: 0, 2: 1, 3: 1}
     assert found.node_of_device == {"0000:3B:00.0": 1}
     assert (found.distance(0, "0000:3B:00.0"), found.distance(2, "0000:3B:00.0")) == (21, 10)
+
+
+@pytest.mark.parametrize(
+    ("functions", "aware"),
+    [
+        ({"MPIX_Query_cuda_support": lambda: 1}, True),
+        ({"MPIX_Query_cuda_support": lambda: 0}, False),
+        ({}, None),
+        ({"MPIX_GPU_query_support": lambda kind, answer: setattr(answer._obj, "value", 1 - kind)}, True),
+        ({"MPIX_GPU_query_support": lambda kind, answer: 16}, None),  # the call failed
+    ],
+)
+def test_the_library_is_asked_for_gpu_support_where_it_can_be(monkeypatch, functions, aware):
+    monkeypatch.setattr(placement, "_mpi_functions", lambda: SimpleNamespace(**functions))
+    assert placement.gpu_aware() is aware
+
+
+def test_the_library_that_is_loaded_answers():
+    if "open mpi" in MPI.Get_library_version().lower():
+        assert placement.gpu_aware() in (True, False)
