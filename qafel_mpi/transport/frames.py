@@ -128,7 +128,7 @@ class Sends:
         self.under_way: dict[int, int] = {} if peer is None else {peer: 0}
         self.total = 0
         self._requests: list[MPI.Request] = []
-        self._sent: list[Sent] = []
+        self._posted: list[tuple[Frame, wire.Message, int, float]] = []  # what each request sends, t_post
         self._persistent: dict[Frame, tuple[int, MPI.Request]] = {}  # with the bytes that it sends
 
     def post(self, frame: Frame, rank: int) -> None:
@@ -145,7 +145,7 @@ class Sends:
         else:
             t_post = perf_counter()
             self._requests.append(self.comm.Issend([frame.buffer[:size], MPI.BYTE], rank, self.tag))
-        self._sent.append(Sent(frame, message, rank, t_post, _NAN))
+        self._posted.append((frame, message, rank, t_post))
         self.under_way[rank] = self.under_way.get(rank, 0) + 1
         self.total += 1
 
@@ -173,22 +173,23 @@ class Sends:
             # To one rank they are matched in the order posted: a Test of the first takes a fifth of Testsome's time.
             if not requests[0].Test():
                 return []
-            done, self._sent, self._requests = self._sent[:1], self._sent[1:], requests[1:]
+            done, self._posted, self._requests = self._posted[:1], self._posted[1:], requests[1:]
         else:
             indices = MPI.Request.Testsome(requests)
             if not indices:
                 return []
-            done = [self._sent[i] for i in indices]
+            done = [self._posted[i] for i in indices]
             finished = set(indices)
             self._requests = [r for i, r in enumerate(requests) if i not in finished]
-            self._sent = [s for i, s in enumerate(self._sent) if i not in finished]
+            self._posted = [p for i, p in enumerate(self._posted) if i not in finished]
         now = perf_counter()
-        for sent in done:
-            sent.t_complete = now
-            sent.frame.references -= 1
-            sent.last = sent.frame.references == 0
-            self.under_way[sent.rank] -= 1
-        return done
+        return [self._complete(posted, now) for posted in done]
+
+    def _complete(self, posted: tuple[Frame, wire.Message, int, float], now: float) -> Sent:
+        frame, message, rank, t_post = posted
+        frame.references -= 1
+        self.under_way[rank] -= 1
+        return Sent(frame, message, rank, t_post, now, last=frame.references == 0)
 
     def __len__(self) -> int:
         return len(self._requests)
