@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -16,9 +18,17 @@ _NOTHING = wire.Expected()
 ALIGNMENT = 64  # bytes: a cache line, and enough for every SIMD load of a payload
 
 
-def aligned_bytes(size: int) -> np.ndarray:
-    """An uninitialised uint8 array of `size` bytes whose address is a multiple of ALIGNMENT."""
-    raw = np.empty(size + ALIGNMENT, dtype=np.uint8)
+def pageable_bytes(size: int) -> np.ndarray:
+    """Uninitialised uint8."""
+    return np.empty(size, dtype=np.uint8)
+
+
+def aligned_bytes(size: int, memory: Callable[[int], np.ndarray] = pageable_bytes) -> np.ndarray:
+    """An uninitialised uint8 array of `size` bytes whose address is a multiple of ALIGNMENT.
+
+    memory: makes it; drivers that use a GPU pass one whose bytes are page-locked.
+    """
+    raw = memory(size + ALIGNMENT)
     offset = -raw.ctypes.data % ALIGNMENT
     return raw[offset : offset + size]
 
@@ -27,16 +37,18 @@ class Frame:
     """One message's buffer and what is known of it.
 
     buffer: (bytes,) uint8. payload: what lies behind the header: encode into it, then seal. references: the sends
-    that still read the buffer.
+    that still read the buffer. sent: what MPI reads of it, by slices: the buffer, but for payloads on a GPU
+    (drivers/device_frames.py).
     """
 
-    __slots__ = ("buffer", "data", "message", "payload", "references", "t_encode_begin", "t_encode_end")
+    __slots__ = ("buffer", "data", "message", "payload", "references", "sent", "t_encode_begin", "t_encode_end")
 
     def __init__(self, buffer: np.ndarray):
         # Views are made once: a frame is used for many messages, and each view costs as much as a test of a request.
         self.buffer = buffer
         self.payload = buffer[wire.HEADER_BYTES :]
         self.data = buffer.data
+        self.sent: Any = buffer
         self.message: wire.Message | None = None
         self.t_encode_begin = self.t_encode_end = _NAN
         self.references = 0
@@ -73,10 +85,14 @@ def new_frame(payload_bytes: int) -> Frame:
 
 @dataclass(eq=False)
 class FramePool:
-    """Frames of one size, reused. `limit` bounds how many there can be; without one it grows on need."""
+    """Frames of one size, reused. `limit` bounds how many there can be; without one it grows on need.
+
+    make: a frame for so many bytes of payload.
+    """
 
     payload_bytes: int
     limit: int | None = None
+    make: Callable[[int], Frame] = new_frame
     free: list[Frame] = field(default_factory=list)
     made: int = 0
 
@@ -87,7 +103,7 @@ class FramePool:
         if self.limit is not None and self.made >= self.limit:
             return None
         self.made += 1
-        return new_frame(self.payload_bytes)
+        return self.make(self.payload_bytes)
 
     def release(self, frame: Frame) -> None:
         frame.message = None
@@ -144,7 +160,7 @@ class Sends:
             self._requests.append(request)
         else:
             t_post = perf_counter()
-            self._requests.append(self.comm.Issend([frame.buffer[:size], MPI.BYTE], rank, self.tag))
+            self._requests.append(self.comm.Issend([frame.sent[:size], MPI.BYTE], rank, self.tag))
         self._posted.append((frame, message, rank, t_post))
         self.under_way[rank] = self.under_way.get(rank, 0) + 1
         self.total += 1
@@ -154,7 +170,7 @@ class Sends:
         if (old := self._persistent.pop(frame, None)) is not None:
             old[1].Free()
         assert self.peer is not None, "only asked for messages to the one peer"
-        request = self.comm.Ssend_init([frame.buffer[:size], MPI.BYTE], self.peer, self.tag)
+        request = self.comm.Ssend_init([frame.sent[:size], MPI.BYTE], self.peer, self.tag)
         self._persistent[frame] = (size, request)
         return request
 
