@@ -6,14 +6,13 @@ included) and sends 1-D tensors (biases, norms) as float32. Deterministic and bi
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError
+from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError
 from qafel_mpi.kernels.affine import AffineKernels
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ class Affine(Codec):
     """
 
     name, id, unbiased = "affine", 3, False
+    encodes_on_device = True
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, bits: int = 8):
         super().__init__(layout, dtype)
@@ -45,14 +45,20 @@ class Affine(Codec):
                 at += -(-(b - a) * bits // 8)
         self._bytes = at
         self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits)
+        self._gpu: gpu.AffineKernels | None = None
 
     def payload_bytes(self) -> int:
         return self._bytes
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        if (self._gpu.encode(x, out) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
+        if (self._on(x.device).encode(x, out) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
             self.refuse(x)
         return self._bytes
+
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        if not x.is_cuda:
+            return super().begin(x, out, key)
+        return OnDevice(self, x, self._on(x.device).begin(x, out))
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
         self._decode(payload, out, 1.0, assign=True)
@@ -67,19 +73,19 @@ class Affine(Codec):
 
     def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
         if acc.is_cuda:
-            self._gpu.decode(payload, acc, weight, assign=assign)
+            self._on(acc.device).decode(payload, acc, weight, assign=assign)
         else:
             self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
 
-    @cached_property
-    def _gpu(self) -> gpu.AffineKernels:
-        """For the current CUDA device, made at its first tensor."""
-        from qafel_mpi.kernels import gpu
+    def _on(self, device: torch.device) -> gpu.AffineKernels:
+        """The kernels for tensors there: one device a process, made at its first tensor."""
+        if self._gpu is None:
+            from qafel_mpi.kernels import gpu
 
-        device = torch.device("cuda", torch.cuda.current_device())
-        return gpu.AffineKernels(
-            self._cpu.wide, self._cpu.plain, bits=self.bits, payload_bytes=self._bytes, device=device
-        )
+            self._gpu = gpu.AffineKernels(
+                self._cpu.wide, self._cpu.plain, bits=self.bits, payload_bytes=self._bytes, device=device
+            )
+        return self._gpu
 
 
 def _table(rows: list[tuple[int, int, int]]) -> np.ndarray:

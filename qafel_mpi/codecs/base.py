@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -64,6 +64,56 @@ Buffers = (
 )  # uint8, one for each of several messages, or the rows of one array
 
 
+class Encoding(Protocol):
+    """An encoding that Codec.begin has started."""
+
+    def ready(self) -> bool:
+        """Whether it is done, and `finish` waits for nothing. Never waits itself."""
+
+    def finish(self) -> int:
+        """Wait until it is done. Returns the bytes written. Raises NonFiniteError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An encoding that was done at once."""
+
+    payload_bytes: int
+
+    def ready(self) -> bool:
+        return True
+
+    def finish(self) -> int:
+        return self.payload_bytes
+
+
+class Transfer(Protocol):
+    """A payload that a device writes: kernels.gpu's side of an Encoding."""
+
+    def ready(self) -> bool:
+        """Whether it lies where it was wanted."""
+
+    def finish(self) -> int:
+        """Wait for it. Returns -1, or an index not below 0 where the vector was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """The encoding of a tensor on a GPU, on a stream of the codec's own. It keeps x alive until it is done."""
+
+    codec: Codec
+    x: Tensor
+    transfer: Transfer
+
+    def ready(self) -> bool:
+        return self.transfer.ready()
+
+    def finish(self) -> int:
+        if self.transfer.finish() >= 0:
+            self.codec.refuse(self.x)
+        return self.codec.payload_bytes()
+
+
 class Codec(ABC):
     """Encodes vectors of one layout. Holds scratch of its own, so that a call allocates nothing.
 
@@ -76,6 +126,7 @@ class Codec(ABC):
     unbiased: bool  # E[Q(x)] = x
     bits: int  # a code's width, in the header; 32 and 64 for floats
     flags: int = 0  # header flags of its messages
+    encodes_on_device: bool = False  # `begin` can also write to a tensor beside x
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         self.layout = layout
@@ -90,13 +141,15 @@ class Codec(ABC):
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         """Quantize and pack x into out. Returns the bytes written. Raises NonFiniteError."""
 
-    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
-        """Start encoding x, which must not change until the function returned has been called.
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        """Start `encode`. Neither x nor out may be touched until it is finished, nor the codec be used else.
 
-        That function is `encode` without x: it takes `out` and returns the bytes written. For a tensor on a GPU
-        the quantizing and the copy to the host go on meanwhile, beside what the caller's stream does.
+        For a tensor on a GPU the quantizing and the copy to the host, straight to `out` where that is pinned, go on
+        beside what the caller's stream does; where encodes_on_device, `out` may also be a uint8 tensor on x's
+        device, and nothing crosses. Others encode at once.
         """
-        return lambda out: self.encode(x, out, key)
+        assert isinstance(out, np.ndarray), f"{self.name} encodes to the host"
+        return Done(self.encode(x, out, key))
 
     @abstractmethod
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:

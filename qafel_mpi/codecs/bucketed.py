@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Buffers, Codec, Layout, PayloadError
+from qafel_mpi.codecs.base import Buffers, Codec, Encoding, Layout, OnDevice, PayloadError
 from qafel_mpi.kernels import cpu
 from qafel_mpi.kernels.plan import plan
 from qafel_mpi.kernels.rows import RowKernels
@@ -29,6 +28,8 @@ class Bucketed(Codec):
     (kernels.reference). s: levels a sign. threads: used where the vector is long enough.
     """
 
+    encodes_on_device = True
+
     def __init__(
         self,
         layout: Layout,
@@ -45,28 +46,22 @@ class Bucketed(Codec):
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
+        self._gpu: gpu.BucketKernels | None = None
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
         return self._bytes
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        bad = self._gpu.encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
+        bad = self._on(x.device).encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
         if bad >= 0:
             self.refuse(x)
         return self._bytes
 
-    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
         if not x.is_cuda:
-            return super().begin(x, key)
-        self._gpu.begin(x, key)
-
-        def finish(out: np.ndarray) -> int:
-            if self._gpu.finish(out) >= 0:
-                self.refuse(x)
-            return self._bytes
-
-        return finish
+            return super().begin(x, out, key)
+        return OnDevice(self, x, self._on(x.device).begin(x, out, key))
 
     def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
         if self._rows is None or xs.is_cuda:
@@ -103,7 +98,7 @@ class Bucketed(Codec):
             return super().encode_difference(x, x_hat, out, key)
         on_gpu = x.is_cuda
         bad = (
-            self._gpu.step(x, x_hat, out, key)
+            self._on(x.device).step(x, x_hat, out, key)
             if on_gpu
             else self._cpu.step(x.numpy(), x_hat.numpy(), out, key)
         )
@@ -119,17 +114,17 @@ class Bucketed(Codec):
 
     def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
         if acc.is_cuda:
-            self._gpu.decode(payload, acc, weight, assign=assign)
+            self._on(acc.device).decode(payload, acc, weight, assign=assign)
         else:
             self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
 
-    @cached_property
-    def _gpu(self) -> gpu.BucketKernels:
-        """For the current CUDA device, made at its first tensor."""
-        from qafel_mpi.kernels import gpu
+    def _on(self, device: torch.device) -> gpu.BucketKernels:
+        """The kernels for tensors there: one device a process, made at its first tensor."""
+        if self._gpu is None:
+            from qafel_mpi.kernels import gpu
 
-        device = torch.device("cuda", torch.cuda.current_device())
-        return gpu.BucketKernels(self.plan, bits=self.bits, s=self.s, kind=self.kind, device=device)
+            self._gpu = gpu.BucketKernels(self.plan, bits=self.bits, s=self.s, kind=self.kind, device=device)
+        return self._gpu
 
 
 def _bucket_starts(layout: Layout, bucket: int | str) -> np.ndarray:

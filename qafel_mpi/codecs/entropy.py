@@ -6,13 +6,13 @@ coding them pays on slow links only. The payload's size varies; the header's FLA
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import zstandard
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, PayloadError
+from qafel_mpi.codecs.base import Codec, Encoding, PayloadError
 from qafel_mpi.wire import FLAG_ENTROPY
 
 
@@ -38,14 +38,14 @@ class Entropy(Codec):
         return self.inner.delta()
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        return self._compress(self.inner.encode(x, self._raw, key), out)
+        return self.compress(self.inner.encode(x, self._raw, key), out)
 
-    def begin(self, x: Tensor, key: int) -> Callable[[np.ndarray], int]:
-        finish = self.inner.begin(x, key)
-        return lambda out: self._compress(finish(self._raw), out)
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        assert isinstance(out, np.ndarray), "it is compressed on the host"
+        return _Compressing(self, self.inner.begin(x, self._raw, key), out)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
-        return self._compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
+        return self.compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
         self.inner.decode(self._decompress(payload), out, key)
@@ -56,7 +56,8 @@ class Entropy(Codec):
     def validate(self, payload: np.ndarray) -> None:
         self.inner.validate(self._decompress(payload))
 
-    def _compress(self, raw_bytes: int, out: np.ndarray) -> int:
+    def compress(self, raw_bytes: int, out: np.ndarray) -> int:
+        """What the inner codec has written to this codec's own buffer, to out. Returns the bytes written."""
         coded = self._compressor.compress(self._raw[:raw_bytes].data)
         out[: len(coded)] = np.frombuffer(coded, dtype=np.uint8)
         return len(coded)
@@ -75,3 +76,18 @@ class Entropy(Codec):
             raise PayloadError(f"{self.name}: not a zstd frame: {error}") from error
         self._raw[:] = np.frombuffer(raw, dtype=np.uint8)
         return self._raw
+
+
+@dataclass(frozen=True, slots=True)
+class _Compressing:
+    """The inner codec's encoding under way; its payload is compressed when that is done."""
+
+    codec: Entropy
+    inner: Encoding
+    out: np.ndarray
+
+    def ready(self) -> bool:
+        return self.inner.ready()
+
+    def finish(self) -> int:
+        return self.codec.compress(self.inner.finish(), self.out)

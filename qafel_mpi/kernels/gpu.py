@@ -1,14 +1,15 @@
 """The kernels for CUDA tensors: the interface and the bytes of cpu.py and affine.py.
 
-Only packed bytes cross to the host: through pinned memory, on a stream of the codec's own, so that what runs on
-the caller's stream goes on meanwhile. `begin` starts an encoding, `finish` waits for that stream and hands the
-bytes out; nothing else waits for the device.
+Only packed bytes cross to the host, on a stream of the codec's own, so that what runs on the caller's stream goes on
+meanwhile: straight into a pinned buffer of the caller's, or through one kept here. `begin` starts an encoding; its
+`ready` asks and its `finish` waits for an event behind the last byte; nothing else waits for the device.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,44 +22,96 @@ from qafel_mpi.kernels.plan import Plan
 FUSED_BITS = 8  # widest code that the Triton kernels write
 
 
-class _Staging:
-    """A payload on the device, its pinned twin on the host, and the stream on which one becomes the other."""
+def pinned_bytes(size: int) -> Tensor:
+    """Uninitialised uint8 on the host, page-locked: the device copies there and from there by itself."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def is_pinned(host: Tensor) -> bool:
+    return host.is_pinned()
+
+
+class _Outgoing:
+    """Encodings on their way from the device, one at a time, on a stream of their own."""
 
     def __init__(self, payload_bytes: int, device: torch.device):
-        self.stream = torch.cuda.Stream(device)
-        self.payload = torch.empty(payload_bytes, dtype=torch.uint8, device=device)
-        self.host = torch.empty(payload_bytes, dtype=torch.uint8, pin_memory=True)
-        self.finite = torch.empty(1, dtype=torch.int32, pin_memory=True)
-        self._device = device
+        self._device, self._size = device, payload_bytes
+        self._stream = torch.cuda.Stream(device)
+        self._done = torch.cuda.Event()
+        self._finite = pinned_bytes(4).view(torch.int32)
+        self._copy_to: np.ndarray | None = None  # by the host, at the end
 
-    def begin(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """encode(payload) returns whether the vector was finite; both are on their way to the host after."""
-        self.stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self.stream):
-            finite = encode(self.payload)
-            self.host.copy_(self.payload, non_blocking=True)
-            self.finite.copy_(finite.view(1), non_blocking=True)
+    @cached_property
+    def _payload(self) -> Tensor:
+        return torch.empty(self._size, dtype=torch.uint8, device=self._device)
 
-    def finish(self, out: np.ndarray) -> int:
-        """The payload to out. Returns 0 where the vector was not finite, else -1."""
-        self.stream.synchronize()  # before the bytes are sent, and only then
-        out[: self.host.numel()] = self.host.numpy()
-        return -1 if int(self.finite) else 0
+    @cached_property
+    def _host(self) -> Tensor:
+        return pinned_bytes(self._size)
 
-    def hand_in(self, payload: np.ndarray, decode: Callable[[Tensor], None]) -> None:
-        """decode(payload), in order with the caller's stream on both sides; returns before it is done."""
-        self.stream.synchronize()  # the pinned buffer may still be on its way to the device
-        self.host.numpy()[:] = payload
-        current = torch.cuda.current_stream(self._device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            self.payload.copy_(self.host, non_blocking=True)
-            decode(self.payload)
-        current.wait_stream(self.stream)
+    def begin(self, encode: Callable[[Tensor], Tensor], out: np.ndarray | Tensor) -> _Outgoing:
+        """encode(payload) returns whether the vector was finite. out: on the host, or a tensor on the device."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            if isinstance(out, Tensor):
+                finite = encode(out[: self._size])
+                self._copy_to = None
+            else:
+                finite = encode(self._payload)
+                self._target(out).copy_(self._payload, non_blocking=True)
+            self._finite.copy_(finite.view(1).to(torch.int32), non_blocking=True)
+            self._done.record(self._stream)
+        return self
+
+    def _target(self, out: np.ndarray) -> Tensor:
+        """Where the device copies to: out itself where it may."""
+        target = torch.from_numpy(out[: self._size])
+        if is_pinned(target):
+            self._copy_to = None
+            return target
+        self._copy_to = out
+        return self._host
+
+    def ready(self) -> bool:
+        return self._done.query()
+
+    def finish(self) -> int:
+        """Wait for what was begun. Returns 0 where the vector was not finite, else -1."""
+        self._done.synchronize()  # before the bytes are sent, and only then
+        if self._copy_to is not None:
+            self._copy_to[: self._size] = self._host.numpy()
+        return -1 if int(self._finite) else 0
 
     def release(self) -> None:
-        """Let the caller's stream go on only when this one is done: it has written the caller's vector."""
-        torch.cuda.current_stream(self._device).wait_stream(self.stream)
+        """Let the caller's stream go on only when what was begun is done: it has written the caller's vector."""
+        torch.cuda.current_stream(self._device).wait_event(self._done)
+
+
+class _Incoming:
+    """Payloads on their way to the device, in order with the caller's stream on both sides."""
+
+    def __init__(self, payload_bytes: int, device: torch.device):
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._copied = torch.cuda.Event()
+        with torch.cuda.stream(
+            self._stream
+        ):  # memory that the caller's stream may still use is not handed out
+            self._payload = torch.empty(payload_bytes, dtype=torch.uint8, device=device)
+        self._host = pinned_bytes(payload_bytes)
+
+    def hand_in(self, payload: np.ndarray, decode: Callable[[Tensor], None]) -> None:
+        """decode(payload); returns before it is done, and the payload may change then."""
+        self._copied.synchronize()  # the pinned buffer may still be on its way to the device
+        self._host.numpy()[:] = payload
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._stream):
+            # Behind the last decode, not behind what the caller's stream has queued: that is for the vector.
+            self._payload.copy_(self._host, non_blocking=True)
+            self._copied.record(self._stream)
+            self._stream.wait_stream(current)
+            decode(self._payload)
+        current.wait_stream(self._stream)
 
 
 class BucketKernels:
@@ -67,24 +120,19 @@ class BucketKernels:
     def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, device: torch.device):
         self._kernels = bucket_kernels(plan, bits, s, kind, device)
         size = 4 * plan.buckets + plan.code_bytes(bits)
-        self._outgoing, self._incoming = _Staging(size, device), _Staging(size, device)
+        self._outgoing, self._incoming = _Outgoing(size, device), _Incoming(size, device)
 
-    def begin(self, x: Tensor, key: int) -> None:
-        """Start encoding x, which must not change before `finish`."""
-        self._outgoing.begin(lambda payload: self._kernels.encode(x, payload, key))
-
-    def finish(self, out: np.ndarray) -> int:
-        """The payload begun, to out."""
-        return self._outgoing.finish(out)
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> _Outgoing:
+        """Start encoding x; neither x nor out may be touched before it is finished, nor another begin."""
+        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload, key), out)
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        self.begin(x, key)
-        return self.finish(out)
+        return self.begin(x, out, key).finish()
 
     def step(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
-        self._outgoing.begin(lambda payload: self._kernels.step(x, x_hat, payload, key))
+        self._outgoing.begin(lambda payload: self._kernels.step(x, x_hat, payload, key), out)
         self._outgoing.release()
-        return self.finish(out)
+        return self._outgoing.finish()
 
     def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
         self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))
@@ -97,11 +145,14 @@ class AffineKernels:
         self, wide: np.ndarray, plain: np.ndarray, *, bits: int, payload_bytes: int, device: torch.device
     ):
         self._kernels = EagerAffine(wide, plain, bits=bits)
-        self._outgoing, self._incoming = _Staging(payload_bytes, device), _Staging(payload_bytes, device)
+        self._outgoing, self._incoming = _Outgoing(payload_bytes, device), _Incoming(payload_bytes, device)
+
+    def begin(self, x: Tensor, out: np.ndarray | Tensor) -> _Outgoing:
+        """As BucketKernels.begin."""
+        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload), out)
 
     def encode(self, x: Tensor, out: np.ndarray) -> int:
-        self._outgoing.begin(lambda payload: self._kernels.encode(x, payload))
-        return self._outgoing.finish(out)
+        return self.begin(x, out).finish()
 
     def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
         self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))

@@ -41,7 +41,16 @@ class Frame:
     (drivers/device_frames.py).
     """
 
-    __slots__ = ("buffer", "data", "message", "payload", "references", "sent", "t_encode_begin", "t_encode_end")
+    __slots__ = (
+        "buffer",
+        "data",
+        "message",
+        "payload",
+        "references",
+        "sent",
+        "t_encode_begin",
+        "t_encode_end",
+    )
 
     def __init__(self, buffer: np.ndarray):
         # Views are made once: a frame is used for many messages, and each view costs as much as a test of a request.
