@@ -101,6 +101,7 @@ class Table(StrEnum):
     RANKS = "ranks"
     CLOCK = "clock"
     ENCODINGS = "encodings"
+    MEMORY = "memory"
 
 
 def export(

@@ -18,7 +18,7 @@ from typing import Any
 
 from qafel_analysis import report_tables as tables
 from qafel_analysis.collect import Collection, Drawn, collect
-from qafel_analysis.compare import label
+from qafel_analysis.compare import Run, label
 from qafel_analysis.grid import size
 from qafel_analysis.palette import extra
 from qafel_analysis.report_charts import Chart, charts, details
@@ -139,6 +139,7 @@ def _environment(drawn: Drawn) -> str:
     facts = [(name.replace("_", " "), attributes[name]) for name in _ENVIRONMENT if name in attributes]
     if "memory_bytes" in attributes:
         facts.append(("memory", size(float(attributes["memory_bytes"]))))
+    facts += _memory_of_rank_0(run)
     facts += _versions(attributes)
     experiment = str(attributes.get("experiment", ""))
     name = Path(run["run"])
@@ -156,6 +157,14 @@ def _command(drawn: Drawn) -> str:
     launcher = f"mpirun -n {ranks} " if ranks > 1 else ""
     file = shlex.quote(f"{Path(drawn.run['run']).stem}.toml")
     return f"{launcher}qafel-mpi run {file} --out repeated.h5"
+
+
+def _memory_of_rank_0(run: Run) -> list[tuple[str, Any]]:
+    most, growth = run.get("rank_0_memory_bytes"), run.get("rank_0_memory_growth_bytes")
+    if most is None:
+        return []
+    grown = "" if growth is None else f", {'+' if growth >= 0 else '-'}{size(abs(growth))} in the last third"
+    return [("rank 0's memory", f"{size(most)} at most{grown}")]
 
 
 def _versions(attributes: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -140,6 +140,7 @@ def runs(found: Sequence[Run]) -> str:
         Column("seconds", views.seconds, lambda r: r["virtual_seconds"] or r["seconds"]),
         plain("ranks"),
         plain("dropped_messages"),
+        sized("rank_0_memory_bytes", "rank 0's memory"),
     ]
     return html("runs-table", "Runs: totals at their end", columns, found)
 

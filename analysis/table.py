@@ -11,7 +11,7 @@ import numpy as np
 from qafel_analysis.settings import settings
 from qafel_analysis.unicast import Unicast
 
-from qafel_mpi.trace.reader import Trace, open_trace
+from qafel_mpi.trace.reader import Trace, TraceError, open_trace
 from qafel_mpi.trace_schema import HEADER_BYTES
 
 # The contract of `table --json`; an object has at least these keys, in this order.
@@ -62,6 +62,8 @@ KEYS = (
     "mean_staleness",
     "max_staleness",
     "dropped_messages",
+    "rank_0_memory_bytes",
+    "rank_0_memory_growth_bytes",
     "seconds",
     "virtual_seconds",
     "started",
@@ -138,7 +140,7 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     else:
         values["uploads_to_target"] = own if own >= 0 else None
     values |= _from_updates(trace, None if at is None else int(steps["uploads"][at]))
-    values |= _totals(values)
+    values |= _totals(values) | _memory(trace)
     if at is not None:
         values |= _to_target(values, steps[at], by_broadcast=_broadcasts(trace))
     elif values["uploads_to_target"] is not None:  # the evaluation after the last step found it
@@ -202,6 +204,25 @@ def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
     if count:
         found |= {"mean_staleness": total / count, "max_staleness": largest}
         found |= {"payload_bytes_unicast": unicast.payload_bytes, "unicasts": unicast.messages}
+    return found
+
+
+def _memory(trace: Trace) -> dict[str, int]:
+    """Rank 0's resident memory: the most that was seen, and how much more its last third has than the middle one.
+
+    Medians of either; the first third is left out, in which buffers and caches fill.
+    """
+    try:
+        resident = trace.table("memory")["resident_bytes"]
+    except TraceError:  # of an older version
+        return {}
+    if not len(resident):
+        return {}
+    found = {"rank_0_memory_bytes": int(resident.max())}
+    third = len(resident) // 3
+    if third:
+        middle, last = np.median(resident[third:-third]), np.median(resident[-third:])
+        found["rank_0_memory_growth_bytes"] = int(last - middle)
     return found
 
 

@@ -30,6 +30,7 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
         "down\npayload",
         "down\nlinks",
         "seconds",
+        "rank 0's\nmemory",
     )
     rows = tuple(
         (
@@ -47,6 +48,7 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
             size(run["payload_bytes_down"]),
             size(run["down_links"]),
             seconds(run),
+            size(run["rank_0_memory_bytes"]),
         )
         for run in runs
     )

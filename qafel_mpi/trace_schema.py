@@ -148,6 +148,14 @@ ENCODINGS = np.dtype(
     ]
 )
 
+# Rank 0's resident memory, every trace.flush_seconds while the run goes on.
+MEMORY = np.dtype(
+    [
+        ("time_s", "<f8"),  # seconds since the run began, also on the virtual clock
+        ("resident_bytes", "<i8"),
+    ]
+)
+
 TABLES = {
     "messages": MESSAGES,
     "updates": UPDATES,
@@ -155,6 +163,7 @@ TABLES = {
     "ranks": RANKS,
     "clock": CLOCK,
     "encodings": ENCODINGS,
+    "memory": MEMORY,
 }
 
 # The columns of /messages that are times, and so corrected at the merge.

@@ -137,8 +137,7 @@ class RemoteWorkers:
             self.session.recorder.messages.append(sent_row(sent, 0))
             if sent.last:
                 self._recycle(sent.frame)
-        self.session.keep_time()
-        self.session.recorder.flush_if_due()
+        self.session.keep_books()
         if arrived or done:
             self.session.backoff.reset()
         return bool(arrived or done)
@@ -243,8 +242,7 @@ class Worker:
             self.session.backoff.reset()
         self._idle()
         self._look_for_halt()
-        self.session.keep_time()
-        self.session.recorder.flush_if_due()
+        self.session.keep_books()
         return self.stopped and self.halted
 
     def _look_for_halt(self) -> None:

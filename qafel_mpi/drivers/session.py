@@ -53,6 +53,7 @@ class Session:
     syncs: dict[int, int] = field(default_factory=dict)  # the last of each rank
     clocks: Asking | Answering = field(init=False)
     dropped: int = 0
+    memory_due_s: float = 0.0  # the next row of /memory
 
     @property
     def patience_s(self) -> float:
@@ -125,12 +126,24 @@ class Session:
         no_mark = leave_mark(self.out, self.comm.rank, mark)
         return ("", no_mark) if no_mark else (mark, "")
 
-    def keep_time(self) -> None:
-        """From a driver's loop: rank 0 reads the other ranks' clocks every so often, and they answer. Never waits."""
+    def keep_books(self) -> None:
+        """From a driver's loop: clocks, rank 0's memory, rows that are due to be written. Never waits.
+
+        Rank 0 reads the other ranks' clocks every so often, and they answer.
+        """
         if readings := self.clocks.poll():
             self._record(readings)
         if self.clocks.heard:
             self.backoff.reset()
+        if self.comm.rank == 0 and self.now_s() >= self.memory_due_s:
+            self._weigh()
+        self.recorder.flush_if_due()
+
+    def _weigh(self) -> None:
+        """A row of /memory: some 20 µs."""
+        now_s = self.now_s()
+        self.recorder.memory.append((now_s, placement.resident_bytes()))
+        self.memory_due_s = now_s + self.experiment.trace.flush_seconds
 
     def _record(self, readings: Iterable[ClockReading]) -> None:
         """Rows of /clock."""
@@ -148,6 +161,8 @@ class Session:
         self._record(self.clocks.synchronise())
         self.clocks.close()
         own = digest(x_hat.numpy())
+        if self.comm.rank == 0:
+            self._weigh()
         if shared_state:
             self._check_digests(version, own)
         p = self.placement

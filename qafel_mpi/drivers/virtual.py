@@ -195,7 +195,7 @@ class Simulation:
                 look_s = perf_counter() + LOOK_SECONDS
 
     def _look(self) -> None:
-        self.session.recorder.flush_if_due()
+        self.session.keep_books()
         limit_s = self.session.experiment.stop.seconds
         if limit_s is not None and self.session.now_s() >= limit_s:
             self.ledger.reason = self.ledger.reason or "finished"

@@ -173,8 +173,7 @@ class WallClient:
             for sent in self.sends.poll():
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
                 self.pool.release(sent.frame)
-            self.session.keep_time()
-            self.session.recorder.flush_if_due()
+            self.session.keep_books()
 
     def _apply(self, received: Received) -> None:
         begin_s = perf_counter()

@@ -105,8 +105,7 @@ class WallServer:
     def _end_of_loop(self) -> None:
         now = self.session.now_s()
         self.ledger.tick(now)
-        self.session.keep_time()
-        self.session.recorder.flush_if_due()
+        self.session.keep_books()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
         if now - self.heard_s > self.session.patience_s:

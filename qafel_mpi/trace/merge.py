@@ -23,7 +23,7 @@ SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
 
 # The long table comes last: what a file that was cut short still holds is then nearly everything.
-_ORDER = ("ranks", "steps", "encodings", "updates", "messages")
+_ORDER = ("ranks", "steps", "memory", "encodings", "updates", "messages")
 _RAW_TIMES = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
 
 
@@ -84,13 +84,15 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
             file.create_dataset("clock", data=clock)
             rows["clock"] = int(clock.size)
             _final(file, directory)
-            for table in _ORDER:
-                rows[table] = _merge_table(file, directory, table, clocks, lost)
+            for table in _ORDER:  # all that is no row first: a file that is cut short still has it
+                rows[table] = _make_table(file, directory, table, lost)
             file.attrs["rows"] = json.dumps(rows)
             if lost:
                 file.attrs["lost_bytes"] = json.dumps(lost)
             if missing:
                 file.attrs["missing_ranks"] = json.dumps(missing)
+            for table in _ORDER:
+                _fill_table(file, directory, table, clocks)
         os.replace(temporary, out)
     except OSError as error:
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
@@ -130,16 +132,25 @@ def _missing_ranks(directory: Path, ranks: int) -> list[int]:
     return sorted(set(range(ranks)) - seen)
 
 
-def _merge_table(file: h5py.File, directory: Path, table: str, clocks: Clocks, lost: dict[str, int]) -> int:
-    """Every rank's blocks, one rank after the other. Messages' times are corrected; the raw ones go to /raw."""
-    paths = {rank: shard_path(directory, table, rank) for rank in shard_ranks(directory, table)}
-    scans = {rank: scan(path) for rank, path in paths.items()}
-    lost |= {paths[rank].name: found.torn_bytes for rank, found in scans.items() if found.torn_bytes}
+def _make_table(file: h5py.File, directory: Path, table: str, lost: dict[str, int]) -> int:
+    """An empty table for every rank's rows, and how many these are."""
+    paths = [shard_path(directory, table, rank) for rank in shard_ranks(directory, table)]
+    scans = {path: scan(path) for path in paths}
+    lost |= {path.name: found.torn_bytes for path, found in scans.items() if found.torn_bytes}
     rows = sum(found.rows for found in scans.values())
-    data = file.create_dataset(table, shape=(rows,), dtype=TABLES[table])
-    raw = file.create_dataset("raw/messages", (rows,), _RAW_TIMES) if table == "messages" else None
+    file.create_dataset(table, shape=(rows,), dtype=TABLES[table])
+    if table == "messages":
+        file.create_dataset("raw/messages", (rows,), _RAW_TIMES)
+    return rows
+
+
+def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) -> None:
+    """Every rank's blocks, one rank after the other. Messages' times are corrected; the raw ones go to /raw."""
+    data = file[table]
+    raw = file["raw/messages"] if table == "messages" else None
     begin = 0
-    for rank, path in paths.items():
+    for rank in shard_ranks(directory, table):
+        path = shard_path(directory, table, rank)
         for block in read_blocks(path):
             if block.dtype != TABLES[table]:
                 raise TraceError(f"{path}: rows of another version of the program; merge it with that one")
@@ -152,7 +163,6 @@ def _merge_table(file: h5py.File, directory: Path, table: str, clocks: Clocks, l
             else:
                 data[begin:end] = block
             begin = end
-    return rows
 
 
 def _final(file: h5py.File, directory: Path) -> None:

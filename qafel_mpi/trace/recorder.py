@@ -89,7 +89,16 @@ class Recorder:
         self.ranks = Table("ranks", directory, rank, 64, flush_seconds)
         self.clock = Table("clock", directory, rank, 64, flush_seconds)
         self.encodings = Table("encodings", directory, rank, capacity, flush_seconds)
-        self._tables = (self.messages, self.updates, self.steps, self.ranks, self.clock, self.encodings)
+        self.memory = Table("memory", directory, rank, 64, flush_seconds)
+        self._tables = (
+            self.messages,
+            self.updates,
+            self.steps,
+            self.ranks,
+            self.clock,
+            self.encodings,
+            self.memory,
+        )
 
     def flush_if_due(self) -> None:
         now_s = perf_counter()

@@ -185,13 +185,17 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def resident_bytes() -> int:
+    """What this process has in memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_memory_bytes() -> int:
     """The largest resident set this process has had."""
-    info = psutil.Process().memory_info()
     try:
         import resource
     except ImportError:  # not a POSIX system
-        return int(info.rss)
+        return resident_bytes()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
