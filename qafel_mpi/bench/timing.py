@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count as count_up
 from time import perf_counter
 
 import numpy as np
@@ -115,16 +116,19 @@ def interleave(
 ) -> dict[str, Samples]:
     """Sample all cases in turns, round by round, so that what disturbs one disturbs all.
 
-    Every other round goes backwards: none always follows the same one. Collective where `agree` is: all ranks
+    Three and more rotate: none always follows the same one. None ever follows itself, which would find its own
+    data in the caches and so have two speeds. Collective where `agree` is: all ranks
     make the same calls, and rank 0's samples decide when it is enough.
     """
     names = list(cases)
     taken: dict[str, list[float]] = {name: [] for name in names}
+    turn = count_up()
 
     def rounds(count: int) -> float:
         begun = perf_counter()
-        for i in range(count):
-            for name in names if i % 2 == 0 else reversed(names):
+        for _ in range(count):
+            first = next(turn) % len(names) if len(names) > 2 else 0
+            for name in names[first:] + names[:first]:
                 taken[name].append(cases[name]())
         return perf_counter() - begun
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -26,6 +27,11 @@ def row(values, reference=None, **fields) -> Row:
 
 def steady(median: float = 1e-5, n: int = 200, seed: int = 0) -> np.ndarray:
     return median * (1 + 0.01 * np.random.default_rng(seed).standard_normal(n))
+
+
+def uneven() -> np.ndarray:
+    """From 0.8 to 1.2 of 10 µs, evenly spread."""
+    return 1e-5 * np.random.default_rng(3).permutation(np.linspace(0.8, 1.2, 200))
 
 
 # --- the median's interval ----------------------------------------------------------------------------------
@@ -83,16 +89,21 @@ def test_time_is_a_limit_too():
     assert taken.values.sum() < 1.0
 
 
-def test_cases_are_taken_in_turns_and_neither_always_goes_first():
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd"])
+def test_cases_are_taken_in_turns_and_none_follows_itself(names):
+    """Of three and more each follows at least two others, in whichever batches the rounds come."""
     order: list[str] = []
 
     def of(name):
         return lambda: order.append(name) or 1.0
 
-    timing.interleave({"a": of("a"), "b": of("b")}, Limits(seconds=60, least=10, most=10, warmups=1))
-    pairs = ["".join(order[i : i + 2]) for i in range(2, len(order), 2)]
-    assert set(pairs) == {"ab", "ba"}
-    assert len(pairs) == 10
+    timing.interleave({n: of(n) for n in names}, Limits(seconds=60, least=25, most=25, warmups=2))
+    rounds = [order[i : i + len(names)] for i in range(0, len(order), len(names))]
+    assert len(rounds) == 27
+    assert all(sorted(found) == list(names) for found in rounds)
+    follows = set(itertools.pairwise(order))
+    assert all(a != b for a, b in follows)
+    assert all(sum(b == name for _, b in follows) >= min(2, len(names) - 1) for name in names)
 
 
 def test_rank_0_decides_how_many_rounds_there_are():
@@ -177,7 +188,9 @@ def test_a_file_that_is_no_result_is_named(content, tmp_path: Path):
 
 
 def test_a_steady_result_is_believed():
-    assert check.reasons(row(steady(), steady(2e-5), wrong=0)) == []
+    believed = row(steady(), steady(2e-5), wrong=0)
+    assert check.doubts(believed) == []
+    assert check.summary([believed, row(steady())]) == "1 of 1 ratios and 2 of 2 times are to be believed"
 
 
 @pytest.mark.parametrize(
@@ -186,22 +199,42 @@ def test_a_steady_result_is_believed():
         (steady(n=9), 1000, "too few"),
         (steady(5e-6), 1, "too short"),
         (np.random.default_rng(0).lognormal(-11, 2, 200), 1000, "spread"),
-        (np.where(np.arange(200) % 10 == 3, 1e-4, steady()), 1000, "outliers: 10%"),
+        (np.where(np.arange(200) % 9 < 2, 1e-4, uneven()), 1000, "outliers: 23%"),
         (np.where(np.arange(200) % 3 == 0, steady(1.5e-5), steady()), 1000, "bimodal"),
         (np.concatenate([steady(n=100), steady(1.3e-5, n=100)]), 1000, "drift: the last third is +30%"),
     ],
 )
 def test_each_defect_has_its_reason(values, loops, word):
     bad = Row("p2p", {}, samples(values, loops))
-    assert any(reason.startswith(word) for reason in check.reasons(bad))
+    assert any(doubt.claim == "time" and doubt.reason.startswith(word) for doubt in check.doubts(bad))
+    assert check.summary([bad]) == "0 of 1 times are to be believed"
 
 
-def test_a_reference_that_can_t_be_believed_is_named_as_such():
-    assert check.reasons(row(steady(), steady(n=5)))[0].startswith("reference: too few")
+def test_a_tail_that_does_not_move_the_median_does_not_count_against_it():
+    assert check.doubts(row(np.where(np.arange(200) % 10 == 3, 1e-4, steady()))) == []
+
+
+def test_what_disturbs_both_alike_counts_against_the_time_and_not_against_the_ratio():
+    load = np.repeat([1.0, 1.4], 100)
+    found = check.doubts(row(load * steady(), load * steady(2e-5, seed=1)))
+    assert {doubt.claim for doubt in found} == {"time"}
+
+
+def test_a_ratio_that_drifts_is_not_believed_where_our_time_is():
+    found = check.doubts(row(steady(), np.repeat([1.0, 1.4], 100) * steady(2e-5, seed=1)))
+    assert {doubt.claim for doubt in found} == {"ratio"}
+    assert any(doubt.reason.startswith("drift: the last third is +40%") for doubt in found)
+
+
+def test_a_reference_that_is_too_short_is_named_as_such():
+    short = Row("p2p", {}, samples(steady()), samples(steady(1e-6), loops=1))
+    assert any(doubt.reason.startswith("reference: too short") for doubt in check.doubts(short))
 
 
 def test_wrong_content_is_never_believed():
-    assert check.reasons(row(steady(), wrong=3))[0].startswith("3 wrong")
+    wrong = row(steady(), steady(), wrong=3)
+    assert check.doubts(wrong)[0].reason.startswith("3 wrong")
+    assert check.summary([wrong]) == "0 of 1 ratios and 0 of 1 times are to be believed"
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "exponential", "lognormal"])
