@@ -417,19 +417,19 @@ def virtual(
 
 @bench.command(epilog="Examples:\n\n  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench check p2p.json")
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF5 of a benchmark.")]) -> None:
-    """Say which results are not to be believed, and why: spread, outliers, too few, too short, two modes, drift.
+    """Say which times and ratios are not to be believed, and why: spread, outliers, too few, two modes, drift.
 
-    Exits with 4 where there are any.
+    A ratio is judged by the rounds' own ratios: what disturbed both sides alike does not count against it. Exits with
+    4 where there are any doubts.
     """
-    from qafel_mpi.bench.check import reasons
+    from qafel_mpi.bench.check import doubts, summary
 
     result = _read(file)
-    doubts = [(row, reason) for row in result.rows for reason in reasons(row)]
-    for row, reason in doubts:
-        print(f"{label(row)}: {reason}")
-    doubted = len({id(row) for row, _ in doubts})
-    print(f"{len(result.rows) - doubted} of {len(result.rows)} rows are to be believed")
-    sys.exit(ExitCode.TARGET_NOT_REACHED if doubts else ExitCode.DONE)
+    found = [(row, doubt) for row in result.rows for doubt in doubts(row)]
+    for row, doubt in found:
+        print(f"{label(row)}: {doubt.claim}: {doubt.reason}")
+    print(summary(result.rows))
+    sys.exit(ExitCode.TARGET_NOT_REACHED if found else ExitCode.DONE)
 
 
 @bench.command(

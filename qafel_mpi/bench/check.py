@@ -1,6 +1,19 @@
-"""Is a result to be believed? Reasons why not, a sentence each."""
+"""Is a result to be believed? Reasons why not, a sentence each, for each of the two things that a row claims.
+
+time: the median of our own samples; what `bench compare` holds against another file, and a site's reference.
+ratio: the median over rounds of the reference's time over ours, of a row that has a reference.
+
+What disturbs the machine for longer than a round disturbs both series, which are taken in turns: such a time
+is off and drifts, the ratio beside it holds. So each is judged by its own series. Both are medians, and their
+precision is their interval (Hoefler and Belli, SC 2015); 10% of width, about ±5%, is our choice. A tail of slow
+samples, which a shared machine always has, hardly moves a median: far outliers are kept, and count against it
+only where without them it would be another; mean, maximum and p99 show them in any case.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,49 +24,90 @@ CLOCK_COST_S = 0.1e-6  # of two readings of the clock
 CLOCK_SHARE = 0.01  # of a sample that the clock may cost
 LEAST_SAMPLES = 10
 WIDEST = 0.10  # of the median's interval, relative to the median
-OUTLIERS = 0.05  # share of the samples that may lie far out
+MOVED = WIDEST / 2  # how far outliers may move the median, relative to it
 TWO_MODES = (
     0.85  # share of the variance that a split in two explains; a uniform distribution has 0.75, a normal 0.64
 )
 DRIFT = 0.10  # between the medians of the first and last third
 
 
-def reasons(row: Row) -> list[str]:
-    """Why the row is not to be believed; [] where nothing speaks against it."""
-    found = [f"{row.wrong} wrong: the content was not what it should be"] if row.wrong else []
-    found += _of_series(row.ours)
-    if row.reference is not None:
-        found += [f"reference: {reason}" for reason in _of_series(row.reference)]
-    return found
+class Doubt(NamedTuple):
+    """Why a claim of a row is not to be believed."""
+
+    claim: str  # "time", "ratio"; "content" speaks against both
+    reason: str
 
 
-def _of_series(samples: Samples) -> list[str]:
-    values = samples.values
+def claims(row: Row) -> list[str]:
+    return ["time"] if row.reference is None else ["time", "ratio"]
+
+
+def doubts(row: Row) -> list[Doubt]:
+    """[] where nothing speaks against the row."""
+    if row.wrong:
+        return [Doubt("content", f"{row.wrong} wrong: it was not what it should be")]
+    own = _too_short(row.ours) + _unsteady(row.ours.values, _microseconds)
+    found = [Doubt("time", reason) for reason in own]
+    if row.reference is None:
+        return found
+    ratios = row.reference.values / row.ours.values
+    for name, samples in (("", row.ours), ("reference: ", row.reference)):
+        found += [Doubt("ratio", name + reason) for reason in _too_short(samples)]
+    return found + [Doubt("ratio", reason) for reason in _unsteady(ratios, lambda ratio: f"{ratio:.3g}")]
+
+
+def doubted(row: Row, claim: str) -> bool:
+    return any(doubt.claim in (claim, "content") for doubt in doubts(row))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """ "18 of 18 ratios and 12 of 20 times are to be believed"."""
+    parts = []
+    for claim in ("ratio", "time"):
+        made = [row for row in rows if claim in claims(row)]
+        if made:
+            believed = sum(not doubted(row, claim) for row in made)
+            parts.append(f"{believed} of {len(made)} {claim}s")
+    return f"{' and '.join(parts) or 'no rows'} are to be believed"
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{1e6 * seconds:.3g} µs"
+
+
+def _too_short(samples: Samples) -> list[str]:
+    taken_s = samples.median * samples.loops
+    if taken_s * CLOCK_SHARE >= CLOCK_COST_S:
+        return []
+    return [f"too short: a sample takes {1e6 * taken_s:.2g} µs, of which the clock is over 1%"]
+
+
+def _unsteady(values: np.ndarray, show: Callable[[float], str]) -> list[str]:
+    """What speaks against the median of a series."""
     if len(values) < LEAST_SAMPLES:
         return [f"too few: {len(values)} samples, at least {LEAST_SAMPLES}"]
     found = []
-    taken_s = samples.median * samples.loops
-    if taken_s * CLOCK_SHARE < CLOCK_COST_S:
-        found.append(f"too short: a sample takes {1e6 * taken_s:.2g} µs, of which the clock is over 1%")
     width = relative_width(values)
     if width > WIDEST:
         found.append(f"spread: the 95% interval of the median is {width:.0%} of it wide")
-    share = outliers(values)
-    if share > OUTLIERS:
-        found.append(f"outliers: {share:.0%} of the samples lie far out")
+    far = outliers(values)
+    moved = float(np.median(values) / np.median(values[~far])) - 1
+    if abs(moved) > MOVED:
+        found.append(
+            f"outliers: {far.mean():.0%} of the samples lie far out and move the median by {moved:+.0%}"
+        )
     if modes := two_modes(values):
-        low, high = modes
-        found.append(f"bimodal: samples lie about {1e6 * low:.3g} and about {1e6 * high:.3g} µs")
+        found.append(f"bimodal: samples lie about {show(modes[0])} and about {show(modes[1])}")
     if drift := drifts(values):
         found.append(f"drift: the last third is {drift:+.0%} from the first")
     return found
 
 
-def outliers(values: np.ndarray) -> float:
-    """The share beyond Tukey's outer fences: three interquartile ranges from the quartiles."""
+def outliers(values: np.ndarray) -> np.ndarray:
+    """Which lie beyond Tukey's outer fences: three interquartile ranges from the quartiles."""
     q1, q3 = np.quantile(values, [0.25, 0.75])
     fence = 3 * max(q3 - q1, 0.01 * abs(q3))  # a clock's ticks can make the range zero
-    return float(np.mean((values < q1 - fence) | (values > q3 + fence)))
+    return (values < q1 - fence) | (values > q3 + fence)
 
 
 def two_modes(values: np.ndarray) -> tuple[float, float] | None:
