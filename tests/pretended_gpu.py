@@ -47,6 +47,9 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         pass
 
+    def synchronize(self) -> None:
+        pass
+
 
 class Event:
     """Has happened when it was asked for `late` times since it was recorded, or waited for."""
@@ -119,6 +122,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True) -> None:
         "bucket_kernels",
         lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
     )
-    Watched.begun = Watched.finished = Watched.waited = 0
     Watched.busy = None
-    OnGpu.crossed = 0
+    count_afresh()
+
+
+def count_afresh() -> None:
+    Watched.begun = Watched.finished = Watched.waited = OnGpu.crossed = 0

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Buffers, Codec, NonFiniteError
+from qafel_mpi.codecs.base import Buffers, Codec, Encoding, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.rows import derive_rows
 
@@ -82,10 +82,17 @@ class Client:
         delta: (d,), y_P − y_0; FedAsync overwrites it. out: uint8. participation: which of the client's
         trainings this is. Raises NonFiniteError where the training diverged.
         """
+        encoding, key = self.begin_encoding(delta, out, client=client, participation=participation)
+        return encoding.finish(), key
+
+    def begin_encoding(
+        self, delta: Tensor, out: np.ndarray | Tensor, *, client: int, participation: int
+    ) -> tuple[Encoding, int]:
+        """Start `encode`: the next training may begin, with another delta. out: see Codec.begin."""
         key = derive(self.seed, Stream.UPLINK, client, participation)
         if self._start is not None:
             delta.add_(self._start)
-        return self.uplink.encode(delta, out, key), key
+        return self.uplink.begin(delta, out, key), key
 
     def encode_all(self, deltas: Tensor, outs: Buffers, trainings: np.ndarray) -> Encoded:
         """encode of several trainings from one version, with the same bytes.
@@ -94,7 +101,7 @@ class Client:
         """
         keys = derive_rows(self.seed, Stream.UPLINK, trainings)
         if self._start is not None:
-            deltas.add_(self._start)
+            deltas.add_(self._start.to(deltas.device))
         try:
             return Encoded(self.uplink.encode_all(deltas, outs, keys), keys.tolist(), {})
         except NonFiniteError:

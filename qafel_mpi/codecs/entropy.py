@@ -42,6 +42,8 @@ class Entropy(Codec):
 
     def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
         assert isinstance(out, np.ndarray), "it is compressed on the host"
+        if not x.is_cuda:
+            return super().begin(x, out, key)
         return _Compressing(self, self.inner.begin(x, self._raw, key), out)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:

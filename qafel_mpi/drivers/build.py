@@ -100,6 +100,10 @@ class Setup:
     def replica(self) -> Replica:
         return Replica(self.x0, self.downlink, assigns=self.assigns)
 
+    def where_trained(self, x: Tensor) -> Tensor:
+        """x on the device of the training: of what is computed there, only payloads are to cross to the host."""
+        return x.to(self.task.device)
+
     def server(self) -> Server:
         e = self.experiment
         return Server(
@@ -108,7 +112,8 @@ class Setup:
 
     def client(self) -> Client:
         sends_model = self.experiment.server.update == "model"
-        return Client(self.replica(), self.uplink, seed=self.experiment.seed, sends_model=sends_model)
+        replica = Replica(self.where_trained(self.x0), self.downlink, assigns=self.assigns)
+        return Client(replica, self.uplink, seed=self.experiment.seed, sends_model=sends_model)
 
     def expected(self, more: Mapping[Kind, Expected] | None = None) -> dict[Kind, Expected]:
         """What the header of each kind of message must say in this run. more: kinds that a driver adds."""
@@ -144,6 +149,7 @@ def build(
 ) -> Setup:
     """Raises DataError or ConfigError where the settings don't fit the data."""
     torch.set_num_threads(threads)
+    use(device)
     task = tasks.build(
         experiment.task,
         experiment.client,
@@ -162,6 +168,12 @@ def build(
 
 def compute_device(gpu: int | None) -> torch.device:
     return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+
+
+def use(device: torch.device) -> None:
+    """Make a GPU the one that this thread's kernels go to."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def visible_gpus() -> tuple[Gpu, ...]:

@@ -25,8 +25,12 @@ class EncodingErrors:
         wanted = setup.experiment.trace.encoding_error
         return cls(setup.uplink, recorder.encodings) if wanted else None
 
-    def add(self, vector: Tensor, payload: np.ndarray, key: int, client: int, participation: int) -> None:
-        """vector: (d,), what was encoded. payload: what came of it, of exactly its bytes."""
+    def add(
+        self, vector: Tensor, payload: np.ndarray | Tensor, key: int, client: int, participation: int
+    ) -> None:
+        """vector: (d,), what was encoded. payload: what came of it, of exactly its bytes, on any device."""
+        if isinstance(payload, Tensor):
+            payload = payload.cpu().numpy()
         if self._decoded is None:
             self._decoded = torch.empty_like(vector)
         self._codec.decode(payload, self._decoded, key)

@@ -13,6 +13,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.device_frames import pinned_frame
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.workers import Job, Result, Trainer
@@ -220,7 +221,8 @@ class Worker:
         self.halts = Inbox(self.comm, TAG_HALT, payload_bytes=0, slots=1, source=0)
         self.sends = Sends(self.comm, TAG_UP)
         answer = max(self.described[kind].payload_bytes for kind in (Kind.UPDATE, Kind.DIVERGED))
-        self.pool = FramePool(answer, limit=4 * setup.task.together + 4)
+        make = pinned_frame if self.replica.x_hat.is_cuda else new_frame
+        self.pool = FramePool(answer, limit=4 * setup.task.together + 4, make=make)
         self.answers = 0
         self.halted = self.stopped = False
 

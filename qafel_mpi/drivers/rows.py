@@ -12,7 +12,10 @@ SENDER, RECEIVER = 0, 1
 
 
 def sent_row(sent: Sent, src: int) -> tuple[Any, ...]:
-    """The sender's row. A synchronous send completes when it is matched: t_matched = t_complete."""
+    """The sender's row. A synchronous send completes when it is matched: t_matched = t_complete.
+
+    What a GPU has encoded was done at t_encode_end or before: the sender looks between two SGD steps.
+    """
     kind, codec, bits, _, client, version, sequence, payload_bytes, _, _, _, _ = sent.message
     f = sent.frame
     return (
@@ -23,7 +26,7 @@ def sent_row(sent: Sent, src: int) -> tuple[Any, ...]:
 
 
 def received_row(received: Received, m: Message, dst: int, begin_s: float, end_s: float) -> tuple[Any, ...]:
-    """The receiver's row; begin_s, end_s: when its payload was checked and decoded."""
+    """The receiver's row; begin_s, end_s: when its payload was checked and decoded (on a GPU: handed to it)."""
     kind, codec, bits, _, client, version, sequence, payload_bytes, _, _, _, _ = m
     return (
         RECEIVER, kind, codec, bits, 0, received.source, dst, client, version, sequence,

@@ -160,7 +160,7 @@ class Session:
         """
         self._record(self.clocks.synchronise())
         self.clocks.close()
-        own = digest(x_hat.numpy())
+        own = digest(x_hat.cpu().numpy())
         if self.comm.rank == 0:
             self._weigh()
         if shared_state:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Event, RLock, Thread
 from time import perf_counter, sleep
 
 import torch
+from torch import Tensor
 
-from qafel_mpi.drivers.build import RunSummary, Setup
+from qafel_mpi.codecs.base import Encoding
+from qafel_mpi.drivers.build import RunSummary, Setup, use
+from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
@@ -28,8 +32,26 @@ class Stopped(Exception):
     """Rank 0 has ended the run: a training under way is abandoned."""
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What is sent once its encoding is done. delta: what is encoded, untouched until then."""
+
+    frame: Frame
+    delta: Tensor
+    encoding: Encoding
+    key: int
+    version: int
+    participation: int
+    loss: float
+    train_seconds: float
+
+
 class WallClient:
-    """A client rank: Algorithm 2 in a loop, Algorithm 3 between its SGD steps (or on a thread beside them)."""
+    """A client rank: Algorithm 2 in a loop, Algorithm 3 between its SGD steps (or on a thread beside them).
+
+    On a GPU an update is encoded beside the next training, which has a vector of its own, and posted between two
+    of its steps; on a CPU it is posted at once.
+    """
 
     def __init__(self, session: Session, setup: Setup):
         self.session, self.setup, self.comm = session, setup, session.comm
@@ -49,8 +71,10 @@ class WallClient:
         down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
         self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
         self.sends = Sends(self.comm, TAG_UP, peer=0)
-        self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames)
-        self.delta = torch.empty_like(setup.x0)
+        make = frame_maker(session.experiment, setup.uplink, self.replica.x_hat)
+        self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames, make=make)
+        self.deltas: list[Tensor] = []  # that nothing is encoded from
+        self.encoding: Upload | None = None
         self.errors = EncodingErrors.of(setup, session.recorder)
         self.uploads = 0
         self.stopped = False
@@ -84,38 +108,59 @@ class WallClient:
         frame = self._free_frame()
         if frame is None:
             return
+        delta = self.deltas.pop() if self.deltas else torch.empty_like(self.replica.x_hat)
         seed = derive(self.session.experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
         begun = perf_counter()
         with self.lock:
             version = self.client.begin()
         try:
             result = self.setup.task.train(
-                self.id, self.replica.x_hat, self.delta, seed, None if self.threaded else self._poll
+                self.id, self.replica.x_hat, delta, seed, None if self.threaded else self._poll
             )
             self._pause(self.session.experiment.client.pause_seconds)
         except Stopped:
             return
+        train_seconds = perf_counter() - begun
+        with self.lock:
+            self._finish_encoding()  # begun a training ago: not done yet only where the device is behind
         frame.t_encode_begin = perf_counter()
-        size, key = self.client.encode(self.delta, frame.payload, client=self.id, participation=self.uploads)
+        encoding, key = self.client.begin_encoding(
+            delta, frame.payload, client=self.id, participation=self.uploads
+        )
+        upload = Upload(frame, delta, encoding, key, version, self.uploads, result.loss, train_seconds)
+        with self.lock:
+            self.encoding = upload
+            self.uploads += 1
+            self._post_what_is_encoded()
+        self._wait_for_next(version)
+
+    def _post_what_is_encoded(self) -> None:
+        if self.encoding is not None and self.encoding.encoding.ready():
+            self._finish_encoding()
+
+    def _finish_encoding(self) -> None:
+        """Post the update under way; waits where its encoding is not done. Under the lock: the thread posts too."""
+        if (upload := self.encoding) is None:
+            return
+        self.encoding = None
+        frame, size = upload.frame, upload.encoding.finish()
         frame.t_encode_end = perf_counter()
         if self.errors is not None:
-            with self.lock:  # the thread flushes tables
-                self.errors.add(self.delta, frame.payload[:size], key, self.id, self.uploads)
+            payload = frame.payload[:size]
+            self.errors.add(upload.delta, payload, upload.key, self.id, upload.participation)
+        self.deltas.append(upload.delta)
         frame.seal(
             Kind.UPDATE,
             payload_bytes=size,
             expected=self.described[Kind.UPDATE],
             client=self.id,
-            version=version,
-            sequence=self.uploads,
-            seed=key,
-            loss=result.loss,
-            train_seconds=frame.t_encode_begin - begun,
+            version=upload.version,
+            sequence=upload.participation,
+            seed=upload.key,
+            loss=upload.loss,
+            train_seconds=upload.train_seconds,
         )
-        with self.lock:
-            self.sends.post(frame, 0)
-        self.uploads += 1
-        self._wait_for_next(version)
+        self.sends.post(frame, 0)
 
     def _pause(self, seconds: float) -> None:
         """Idle as part of the training: broadcasts are applied meanwhile. Raises Stopped."""
@@ -159,12 +204,14 @@ class WallClient:
             raise Stopped
 
     def _progress_loop(self) -> None:
+        use(self.replica.x_hat.device)
         while not self._end.wait(POLL_SECONDS):
             self._progress()
 
     def _progress(self) -> None:
-        """Algorithm 3: apply the broadcasts that have arrived; complete uploads."""
+        """Algorithm 3: apply the broadcasts that have arrived; post and complete uploads."""
         with self.lock:
+            self._post_what_is_encoded()
             while arrived := self.inbox.poll():
                 for received in arrived:
                     self._apply(received)
@@ -202,9 +249,11 @@ class WallClient:
 
         def idle() -> bool:
             self._progress()
-            return not len(self.sends) and self.inbox.idle
+            return self.encoding is None and not len(self.sends) and self.inbox.idle
 
         def waits() -> str:
+            if self.encoding is not None:
+                return "its last update to be encoded"
             return "rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits()
 
         self.session.wait(idle, waits)

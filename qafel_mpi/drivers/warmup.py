@@ -28,9 +28,13 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
 
     The first rank of each host compiles; the others wait, and load what it has left on disk.
     """
+    vectors = [setup.x0] if comm.rank == 0 else []
+    if comm.rank > 0 or (comm.size == 1 and setup.task.device.type != "cpu"):
+        vectors.append(setup.where_trained(setup.x0))
     with _after_the_first_of_this_host(comm, wait) as first, _explained(say=comm.rank == 0):
         for codec in {setup.uplink, setup.downlink, setup.full}:
-            _call_codec(codec, setup.x0)
+            for x in vectors:
+                _call_codec(codec, x)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
             _call_task(setup.task, setup.x0)
 

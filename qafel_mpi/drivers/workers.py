@@ -76,7 +76,7 @@ class Trainer:
         self.task, self.client, self.seed = setup.task, client, setup.experiment.seed
         self.errors = EncodingErrors.of(setup, recorder)
         shape = (setup.task.together, setup.task.layout.elements)
-        self.deltas = torch.empty(shape, dtype=setup.task.dtype)
+        self.deltas = setup.where_trained(torch.empty(shape, dtype=setup.task.dtype))
         self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
 
     def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:

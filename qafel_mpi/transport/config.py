@@ -31,6 +31,11 @@ class TransportConfig(BaseModel):
         description="what a message's checksum covers: header and payload, or the header alone, on networks that "
         "check their own packets (InfiniBand, TCP, shared memory)",
     )
+    device_buffers: Literal["auto", False] = Field(
+        "auto",
+        description="uploads go from a GPU's memory to MPI where it takes that (`qafel-mpi info`: GPU-aware) and "
+        "checksum is 'header'; false: from page-locked memory of the host, as elsewhere",
+    )
     progress: Literal["poll", "thread"] = Field(
         "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
     )
