@@ -443,7 +443,7 @@ def compare(
         bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
     ] = False,
 ) -> None:
-    """Pair the rows of two files: B's median time over A's, with a 95% interval.
+    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
 
     Files from unlike hosts are refused (exit code 2).
     """

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qafel_mpi.bench.check import doubted
 from qafel_mpi.bench.result import Result, Row
 from qafel_mpi.bench.timing import Interval
 
@@ -29,13 +30,16 @@ class Pair:
     b_us: float
     change: float
     change_interval: Interval
+    in_doubt: bool = False  # bench/check.py does not believe the one time or the other
 
     @property
     def verdict(self) -> str:
         low, high = self.change_interval
+        doubt = ", times in doubt" if self.in_doubt else ""
         if low <= 1 <= high:
-            return "no difference seen"
-        return f"{self.change:.2f} times slower" if low > 1 else f"{1 / self.change:.2f} times faster"
+            return f"no difference seen{doubt}"
+        change = f"{self.change:.2f} times slower" if low > 1 else f"{1 / self.change:.2f} times faster"
+        return change + doubt
 
 
 def unlike(a: Result, b: Result) -> list[str]:
@@ -69,7 +73,15 @@ def compare(a: Result, b: Result) -> tuple[list[Pair], list[Row]]:
 def _pair(a: Row, b: Row) -> Pair:
     change = b.ours.median / a.ours.median
     interval = ratio_of_medians(b.ours.values, a.ours.values)
-    return Pair(a.bench, a.parameters, 1e6 * a.ours.median, 1e6 * b.ours.median, change, interval)
+    return Pair(
+        a.bench,
+        a.parameters,
+        1e6 * a.ours.median,
+        1e6 * b.ours.median,
+        change,
+        interval,
+        in_doubt=doubted(a, "time") or doubted(b, "time"),
+    )
 
 
 def ratio_of_medians(over: np.ndarray, under: np.ndarray) -> Interval:

@@ -263,6 +263,12 @@ def test_twice_the_time_is_seen_and_the_same_time_is_not(made):
     assert compare.compare(made, same)[0][0].verdict == "no difference seen"
 
 
+def test_a_difference_of_times_that_are_not_believed_says_so(made):
+    wide = np.random.default_rng(0).lognormal(-8, 2, 200)
+    after = Result(made.bench, [row(wide, parameters=made.rows[0].parameters)], made.provenance)
+    assert compare.compare(made, after)[0][0].verdict.endswith("times slower, times in doubt")
+
+
 @pytest.mark.parametrize(
     ("changed", "lines"),
     [
