@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from qafel_mpi import wire
 from qafel_mpi.bench.paths import CHECKSUMS, RAW, OurPath, Path, RawPath, Take, exchange, four_bits
 from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, pattern, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.transport.frames import Received
 
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
 SEED = 5  # of the vector and its quantization
@@ -104,7 +106,12 @@ def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> list[Row]:
 
     def adder(checksum: str) -> Take:
         into = sums[checksum]
-        return lambda received, message: codec.accumulate(received.payload, into, 1.0, message.seed)
+
+        def add(arrived: list[tuple[Received, wire.Message]]) -> None:
+            for received, message in arrived:
+                codec.accumulate(received.payload, into, 1.0, message.seed)
+
+        return add
 
     def fill(out: np.ndarray) -> object:
         return codec.encode(x, out, SEED)

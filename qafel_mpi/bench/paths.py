@@ -20,7 +20,8 @@ TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"
 CHECKSUMS = get_args(TransportConfig.model_fields["checksum"].annotation)  # the ways there are: full, header
 
-Take = Callable[[Received, wire.Message], None]  # what is done with a message of ours before its slot is free
+# What is done with messages of ours that have arrived together, before their slots are free.
+Take = Callable[[list[tuple[Received, wire.Message]]], None]
 TakeRaw = Callable[[np.ndarray], None]
 
 
@@ -152,14 +153,13 @@ class OurPath:
 
     def receive(self, count: int) -> None:
         while count:
-            arrived = self.inbox.poll()
-            for received in arrived:
-                message = wire.check(received.data, self.described, rank=received.source)
-                self.last = received.payload
-                self.take(received, message)
-                self.inbox.release(received.slot)
-                count -= 1
-            if arrived:
+            if arrived := self.inbox.poll():
+                checked = [(r, wire.check(r.data, self.described, rank=r.source)) for r in arrived]
+                self.take(checked)
+                for received in arrived:
+                    self.inbox.release(received.slot)
+                self.last = arrived[-1].payload
+                count -= len(arrived)
                 self.backoff.reset()
             else:  # sends are completed while nothing arrives, as in the drivers' loops
                 self.progress()

@@ -78,9 +78,13 @@ class Bucketed(Codec):
     def accumulate_all(
         self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
     ) -> None:
-        whole = {payload.size for payload in payloads} == {self._bytes}
-        if self._rows is None or acc.is_cuda or len(payloads) == 1 or not whole:
+        if acc.is_cuda or len(payloads) == 1:
             super().accumulate_all(payloads, acc, weights, keys)
+            return
+        if self._rows is None or {payload.size for payload in payloads} != {self._bytes}:
+            for payload in payloads:
+                self.validate(payload)
+            self._cpu.accumulate(payloads, acc.numpy(), weights)
             return
         rows = np.concatenate(payloads).reshape(-1, self._bytes)
         if (bad := self._rows.invalid(rows)) >= 0:

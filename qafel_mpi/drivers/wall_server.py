@@ -18,6 +18,8 @@ from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received, new_frame
 from qafel_mpi.wire import Kind, Message, WireError, check
 
+Upload = tuple[Received, Message]
+
 
 class WallServer:
     """Rank 0: receives uploads as they come, steps, and broadcasts.
@@ -86,8 +88,8 @@ class WallServer:
     def _progress(self) -> bool:
         """Take what has arrived and complete what was sent. Returns whether anything happened."""
         arrived = self.inbox.poll()
-        for received in arrived:
-            self._take(received)
+        if arrived:
+            self._take(arrived)
         done = self._progress_broadcasts()
         if arrived or done:
             self.session.backoff.reset()
@@ -118,22 +120,67 @@ class WallServer:
                 flush=True,
             )
 
-    def _take(self, received: Received) -> None:
-        """An upload's way: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
+    def _take(self, arrived: list[Received]) -> None:
+        """The way of uploads: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
         begin_s = perf_counter()
+        uploads: list[Upload] = []
+        for received in arrived:
+            try:
+                message = check(received.data, self.expected, rank=received.source)
+            except WireError as error:
+                self._drop(received, error)
+                continue
+            if message.kind == Kind.BYE:
+                self.announced[received.source] = message.sequence
+                self.inbox.release(received.slot)
+                row = received_row(received, message, 0, begin_s, perf_counter())
+                self.session.recorder.messages.append(row)
+            else:
+                uploads.append((received, message))
+        while uploads:
+            # What arrives after the last step is counted, not used: there is no end to its room.
+            room = len(uploads) if self.ledger.reason else self.ledger.room()
+            self._receive(uploads[:room], begin_s)
+            uploads, begin_s = uploads[room:], perf_counter()
+
+    def _receive(self, uploads: list[Upload], begin_s: float) -> None:
+        """Uploads that the buffer has room for, checked since begin_s."""
         try:
-            message = check(received.data, self.expected, rank=received.source)
-            if message.kind == Kind.UPDATE:
-                weight = self._receive(received, message)
-        except (WireError, PayloadError) as error:
-            self._drop(received, error)
+            weights = self._weigh(uploads)
+        except PayloadError as error:
+            if len(uploads) == 1:
+                self._drop(uploads[0][0], error)
+            else:  # none was received
+                for upload in uploads:
+                    self._receive([upload], perf_counter())
             return
-        end_s = perf_counter()
-        self.inbox.release(received.slot)
-        self.session.recorder.messages.append(received_row(received, message, 0, begin_s, end_s))
-        if message.kind == Kind.BYE:
-            self.announced[received.source] = message.sequence
-            return
+        each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
+        for i, (received, message) in enumerate(uploads):
+            self.inbox.release(received.slot)
+            since_s = begin_s + i * each_s
+            self.session.recorder.messages.append(
+                received_row(received, message, 0, since_s, since_s + each_s)
+            )
+        last = len(uploads) - 1
+        for i, ((received, message), weight) in enumerate(zip(uploads, weights, strict=True)):
+            self._count(received, message, weight)
+            if i == last and self.server.full:  # also where the run's last upload fills the buffer
+                self._step()
+            if self.setup.unicast and not self.ledger.reason:
+                self._download(received.source, message)
+
+    def _weigh(self, uploads: list[Upload]) -> list[float]:
+        """Decode the uploads into the server's buffer. Returns their weights. Raises PayloadError."""
+        if self.ledger.reason:
+            return [0.0] * len(uploads)
+        examples = self.setup.task.examples
+        updates = [
+            Update(message.client, message.version, received.payload, message.seed, examples(message.client))
+            for received, message in uploads
+        ]
+        return [self.server.receive(updates[0])] if len(updates) == 1 else self.server.receive_all(updates)
+
+    def _count(self, received: Received, message: Message, weight: float) -> None:
         self.taken[received.source] += 1
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
@@ -148,17 +195,6 @@ class WallServer:
             start_s=finish_s - message.train_seconds,
             finish_s=finish_s,
         )
-        if self.server.full:  # also where this upload is the last one: what it completes is used
-            self._step()
-        if self.setup.unicast and not self.ledger.reason:
-            self._download(received.source, message)
-
-    def _receive(self, received: Received, message: Message) -> float:
-        if self.ledger.reason:  # it arrived after the last step: counted, not used
-            return 0.0
-        examples = self.setup.task.examples(message.client)
-        update = Update(message.client, message.version, received.payload, message.seed, examples)
-        return self.server.receive(update)
 
     def _step(self) -> None:
         if self.setup.unicast:

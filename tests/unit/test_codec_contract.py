@@ -13,6 +13,7 @@ from qafel_mpi.codecs.measure import measure_delta, relative_error
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.kernels import reference
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.plan import ELEMENTS_PER_THREAD
 
 warnings.filterwarnings("ignore", message=".*no contraction.*")
 
@@ -306,6 +307,25 @@ def test_several_messages_in_one_call_are_those_of_one_at_a_time_to_the_bit(name
     c.accumulate_all(alone, together, weights, keys.tolist())
     for payload, weight, key in zip(alone, weights, keys.tolist(), strict=True):
         c.accumulate(payload, one_by_one, weight, key)
+    assert torch.equal(together, one_by_one)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("messages", [2, 4, 7])
+def test_long_messages_in_one_call_are_those_of_one_at_a_time_to_the_bit(messages, threads):
+    """Longer than what is copied for one call, and than what one thread is given."""
+    layout = Layout(("x",), ((3 * ELEMENTS_PER_THREAD + 5,),))
+    c = build(CodecConfig(codec="qsgd", bits=4), layout, threads=threads)
+    payloads = [encoded(c, gaussian(layout.elements, seed)) for seed in range(messages)]
+    weights = [1 / (i + 3) for i in range(messages)]
+    together, one_by_one = (gaussian(layout.elements, 9) for _ in range(2))
+    c.accumulate_all(payloads, together, weights, [7] * messages)
+    for payload, weight in zip(payloads, weights, strict=True):
+        c.accumulate(payload, one_by_one, weight, 7)
+    assert torch.equal(together, one_by_one)
+    payloads[-1][:4] = 0xFF
+    with pytest.raises(PayloadError):
+        c.accumulate_all(payloads, together, weights, [7] * messages)
     assert torch.equal(together, one_by_one)
 
 
