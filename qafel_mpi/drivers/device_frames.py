@@ -19,7 +19,7 @@ from qafel_mpi.config import Experiment
 from qafel_mpi.kernels import gpu
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.frames import Frame, aligned_bytes, new_frame
-from qafel_mpi.wire import HEADER_BYTES
+from qafel_mpi.wire import FLAG_HEADER_ONLY, HEADER_BYTES
 
 
 class DeviceBytes:
@@ -64,6 +64,8 @@ class DeviceFrame(Frame):
     def seal(self, *message: Any, **fields: Any) -> Frame:
         """Write the header. The payload is finished; after this MPI may read the frame."""
         super().seal(*message, **fields)
+        assert self.message is not None
+        assert self.message.flags & FLAG_HEADER_ONLY, "the payload is not on the host"
         with torch.cuda.stream(self._stream):
             self._bytes[:HEADER_BYTES].copy_(self._header, non_blocking=True)
         self._stream.synchronize()

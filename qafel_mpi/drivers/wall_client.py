@@ -81,6 +81,9 @@ class WallClient:
         self.downloads = 0
         self.threaded = transport.progress == "thread"
         self.lock = RLock()
+        # What is trained on: beside a thread that moves x̂ meanwhile, a copy of one version of it.
+        self.start = torch.empty_like(self.replica.x_hat) if self.threaded else self.replica.x_hat
+        self.failure: Exception | None = None  # of the thread
 
     def run(self) -> RunSummary:
         progress = Thread(target=self._progress_loop, daemon=True) if self.threaded else None
@@ -113,9 +116,11 @@ class WallClient:
         begun = perf_counter()
         with self.lock:
             version = self.client.begin()
+            if self.threaded:
+                self.start.copy_(self.replica.x_hat)
         try:
             result = self.setup.task.train(
-                self.id, self.replica.x_hat, delta, seed, None if self.threaded else self._poll
+                self.id, self.start, delta, seed, None if self.threaded else self._poll
             )
             self._pause(self.session.experiment.client.pause_seconds)
         except Stopped:
@@ -204,13 +209,19 @@ class WallClient:
             raise Stopped
 
     def _progress_loop(self) -> None:
+        """On the thread; what it raises is raised where the client waits next."""
         use(self.replica.x_hat.device)
-        while not self._end.wait(POLL_SECONDS):
-            self._progress()
+        try:
+            while not self._end.wait(POLL_SECONDS):
+                self._progress()
+        except Exception as error:
+            self.failure = error
 
     def _progress(self) -> None:
         """Algorithm 3: apply the broadcasts that have arrived; post and complete uploads."""
         with self.lock:
+            if self.failure is not None:
+                raise self.failure
             self._post_what_is_encoded()
             while arrived := self.inbox.poll():
                 for received in arrived:

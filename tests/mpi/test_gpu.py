@@ -27,6 +27,13 @@ SETTINGS = {
 HEADER_ONLY = "transport.checksum=header"
 
 
+@pytest.fixture(autouse=True)
+def no_other_gpu(monkeypatch):
+    """Where there is a real one, these tests leave it alone."""
+    for driver in (wall, virtual):
+        monkeypatch.setattr(driver, "visible_gpus", lambda: ())
+
+
 def on_gpus(comm: MPI.Intracomm, monkeypatch: pytest.MonkeyPatch, *, aware: bool = False) -> None:
     """From here on ranks other than 0 compute on a pretended GPU. aware: MPI takes its buffers."""
 
@@ -92,7 +99,7 @@ def test_an_update_is_encoded_beside_the_next_training_and_none_is_left_over(
     comm, folder, digits, monkeypatch, settings
 ):
     on_gpus(comm, monkeypatch, aware=True)
-    experiment = digits(*settings, "client.local_epochs=8")
+    experiment = digits(*settings, "client.local_epochs=4", "stop.uploads=24")
     summary = wall.run(experiment, comm, folder / "a.h5")
     counts = comm.allgather((Watched.begun, Watched.finished, Watched.waited, OnGpu.crossed))
     rows = comm.bcast(sent_updates(folder / "a.h5") if comm.rank == 0 else None)

@@ -29,6 +29,7 @@ DOWNLINKS = {
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
     "checksum of headers": ["transport.checksum=header", "uplink.entropy=zstd"],
+    "device buffers, if there are": ["transport.checksum=header"],
     "thread": ["algorithm=qafel", "transport.progress=thread"],
     "tree": ["algorithm=qafel", "transport.broadcast=tree", "downlink.entropy=zstd"],
     "tree, one at a time": ["algorithm=fedbuff", "transport.broadcast=tree", "transport.queue_limit=1"],
