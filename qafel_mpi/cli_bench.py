@@ -116,7 +116,7 @@ def codec(
             yield from ours.rows(points, limits, peers, _say)
         yield from _gpu_rows(points, limits)
 
-    run("codec", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"vector": 0})
+    run("codec", measure, Output(json, out, reference), seconds=seconds, width=width)
 
 
 def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
@@ -263,21 +263,23 @@ def all_(
     reference: Reference = None,
 ) -> None:
     """Codec, p2p, ingest, broadcast, backoff, overlap and tracing, one after the other, in one file."""
-    parts = (
-        _codec,
-        _p2p(8, 4 << 20),
-        _ingest(PAYLOADS),
-        _broadcast(PAYLOADS, None),
-        _backoff,
-        _overlap(UPLOADS),
-        _tracing(UPLOADS),
-    )
+    parts = {
+        "codec": _codec,
+        "p2p": _p2p(8, 4 << 20),
+        "ingest": _ingest(PAYLOADS),
+        "broadcast": _broadcast(PAYLOADS, None),
+        "backoff": _backoff,
+        "overlap": _overlap(UPLOADS),
+        "tracing": _tracing(UPLOADS),
+    }
 
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
-        for part in parts:
+        for part in parts.values():
             yield from part(comm, limits)
 
-    run("all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+    run(
+        "all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2, parts=list(parts)
+    )
 
 
 # Each gives a function that measures; the modules are imported when that is called.
@@ -409,7 +411,7 @@ def virtual(
         if VirtualPart.SPEED_UP in parts:
             yield from ours.speedup(drive, comm, limits, cnn_uploads=uploads)
 
-    run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width, seeds={"run": 0})
+    run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)
 
 
 # --- files ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +42,12 @@ def run(
     seconds: float,
     width: float,
     ranks: int = 1,
-    seeds: Mapping[str, int] | None = None,
+    parts: Sequence[str] = (),
 ) -> None:
     """Collective: run one benchmark, show its rows as they come, write its files, leave with its exit code.
 
     measure(comm, limits) gives rows, the same number on every rank; rank 0's count. ranks: the fewest it needs.
-    seeds: for the provenance.
+    parts: the benchmarks that it is made of; left out: itself.
     """
     from mpi4py import MPI
 
@@ -59,7 +59,7 @@ def run(
     with job.all_ranks_end(world):
         comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
         references = _references(comm, output.reference)
-        provenance = about(comm, seeds or {})
+        provenance = about(comm, parts or (name,))
         rows = measure(comm, Limits(seconds=seconds, width=width))
         code = ExitCode.DONE
         if comm.rank != 0:
@@ -71,13 +71,14 @@ def run(
     _leave(comm, code)
 
 
-def about(comm: MPI.Intracomm, seeds: Mapping[str, int]) -> dict[str, Any]:
+def about(comm: MPI.Intracomm, benches: Sequence[str]) -> dict[str, Any]:
     """Collective: the provenance on rank 0, with every host's processor and memory, every rank's cores and binding.
 
     Binds as a run does.
     """
     import time
 
+    from qafel_mpi.bench.seeds import seeds
     from qafel_mpi.drivers.facts import host_facts, hosts, rank_facts
     from qafel_mpi.drivers.provenance import provenance
 
@@ -91,7 +92,7 @@ def about(comm: MPI.Intracomm, seeds: Mapping[str, int]) -> dict[str, Any]:
         "hosts": hosts(machines),
         "binding": [f"{fact['cores']} ({fact['bound by']})" for fact in facts],
         "clock": {"method": clock.implementation, "resolution_s": clock.resolution},
-        "seeds": dict(seeds),
+        "seeds": seeds(benches),
     }
 
 

@@ -49,6 +49,7 @@ def test_both_files_hold_every_sample_and_where_they_come_from(results):
         "scheduler",
     )
     assert set(wanted) | {"clock", "seeds", "ranks"} <= about.keys()
+    assert about["seeds"] == {"p2p": {"vector": 5, "content": "the sender's rank"}}
     assert len(about["ranks"]) == len(about["binding"]) == 2
     (host,) = about["hosts"]
     assert host["cpu"] == about["cpu"]

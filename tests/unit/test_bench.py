@@ -12,7 +12,11 @@ import pytest
 
 from qafel_mpi.bench import check, compare, references, result, timing
 from qafel_mpi.bench.result import Result, ResultError, Row
+from qafel_mpi.bench.seeds import seeds
 from qafel_mpi.bench.timing import Limits, Samples
+from qafel_mpi.cli_bench import bench
+from qafel_mpi.cli_job import ExitCode
+from qafel_mpi.cli_measure import _judge
 from qafel_mpi.config_text import ConfigError
 
 
@@ -291,6 +295,27 @@ def test_of_many_unlike_hosts_three_are_shown(made):
     lines = compare.unlike(made, Result(made.bench, made.rows, {**made.provenance, "hosts": others}))
     assert len(lines) == 4
     assert lines[-1] == "hosts: 3 more differ"
+
+
+# --- provenance and exit codes ------------------------------------------------------------------------------
+
+
+def test_every_benchmark_says_its_seeds():
+    every = [command.name or command.callback.__name__ for command in bench.registered_commands]
+    measuring = [name for name in every if name not in ("all", "check", "compare")]
+    found = seeds(measuring)
+    assert all(found[name] for name in measuring)
+    assert found["virtual"] == {"cnn": 0, "logistic": 0}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "missed", "code"),
+    [(0, False, ExitCode.DONE), (2, True, ExitCode.FAILED), (0, True, ExitCode.TARGET_NOT_REACHED)],
+)
+def test_wrong_content_fails_before_a_missed_reference(made, tmp_path, wrong, missed, code):
+    rows = [row(steady(), wrong=wrong, parameters=made.rows[0].parameters)]
+    reference = load(TOML.replace("8.0", "5.0" if missed else "10.0"), tmp_path)
+    assert _judge(Result("p2p", rows, made.provenance), reference) == code
 
 
 # --- references ---------------------------------------------------------------------------------------------

@@ -1,0 +1,29 @@
+"""What every benchmark's random numbers come from, for the provenance of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from qafel_mpi.bench import broadcast, codec, ingest, overlap, p2p, tracing, virtual
+
+Seeds = Mapping[str, int | str]
+OF_A_RANK = "the sender's rank"  # of bytes that ranks.pattern makes
+
+_SEEDS: Mapping[str, Callable[[], Seeds]] = {
+    "codec": lambda: {"vector": codec.SEED},
+    "p2p": lambda: {"vector": p2p.SEED, "content": OF_A_RANK},
+    "ingest": lambda: {"vector": f"{ingest.SEED} + the client's rank"},
+    "broadcast": lambda: {"vector": broadcast.SEED},
+    "backoff": lambda: {"content": OF_A_RANK},
+    "overlap": lambda: {"run": overlap.experiment(1).seed},
+    "tracing": lambda: {"run": tracing.experiment(1).seed},
+    "virtual": lambda: {
+        "cnn": virtual.cnn_experiment(1).seed,
+        "logistic": virtual.logistic_experiment(1).seed,
+    },
+}
+
+
+def seeds(benches: Iterable[str]) -> dict[str, Seeds]:
+    """By benchmark."""
+    return {name: _SEEDS[name]() for name in benches}
