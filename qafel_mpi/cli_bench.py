@@ -67,7 +67,8 @@ UPLOADS = 300
     epilog="Examples:\n\n  qafel-mpi bench codec --json codec.json\n\n"
     "  qafel-mpi bench codec --codec qsgd --bits 4 --d 1000000 --threads 1,2\n\n"
     "  qafel-mpi bench codec --against numpy,torch,bitsandbytes,torchao\n\n"
-    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 29282 --busy-neighbour",
+    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 29282 --busy-neighbour\n\n"
+    "  qafel-mpi bench codec --device cuda --codec qsgd --bits 4",
 )
 def codec(
     codecs: Annotated[
@@ -84,6 +85,9 @@ def codec(
     busy_neighbour: Annotated[
         bool, typer.Option("--busy-neighbour", help="Share one core with a process that spins.")
     ] = False,
+    device: Annotated[str, typer.Option(metavar="LIST", help="Of cpu, cuda; a GPU where there is one.")] = (
+        "cpu,cuda"
+    ),
     seconds: Seconds = 1.0,
     width: Width = 0.02,
     json: Json = None,
@@ -101,6 +105,9 @@ def codec(
     widths = whole_numbers("--bits", bits, 1, 16)
     sizes = whole_numbers("--d", d, 1, 2**31)
     counts = whole_numbers("--threads", threads, 1, 1024)
+    devices = choices("--device", device, ("cpu", "cuda"))
+    if devices == ["cuda"] and not _has_gpu():
+        raise ConfigError(["--device cuda: no GPU here"])
 
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
         from qafel_mpi.bench import codec as ours
@@ -112,23 +119,31 @@ def codec(
             if not ours.fits(size):
                 _say(f"d = {size:,} is left out: it does not fit into half the free memory")
         points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
-        with neighbour() if busy_neighbour else nullcontext():
-            yield from ours.rows(points, limits, peers, _say)
-        yield from _gpu_rows(points, limits)
+        if "cpu" in devices:
+            with neighbour() if busy_neighbour else nullcontext():
+                yield from ours.rows(points, limits, peers, _say)
+        if "cuda" in devices:
+            yield from _gpu_rows(points, limits)
 
     run("codec", measure, Output(json, out, reference), seconds=seconds, width=width)
 
 
 def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
-    import torch
-
-    if not torch.cuda.is_available():
+    if not _has_gpu():
         _say("no GPU here: its rows stay empty")
         return
+    import torch
+
     from qafel_mpi.bench import codec_gpu
 
     one_thread = [point for point in points if point.threads == points[0].threads]  # threads are the CPU's
     yield from codec_gpu.rows(one_thread, limits, torch.device("cuda", torch.cuda.current_device()))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _say(line: str) -> None:

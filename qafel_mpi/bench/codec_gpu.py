@@ -1,6 +1,8 @@
 """The GPU's kernels alone, device to device, against a copy on that device that moves as many bytes.
 
-Launch and synchronisation count for both. What crosses to the host is a payload (kernels/gpu.py), and not timed here.
+Timed are the operations themselves, one behind the other as a recorded graph of launches replays them, with the
+device's own clock; `call_us` is what one call takes from Python, its launch and the wait for it counted. What
+crosses to the host is a payload (kernels/gpu.py), and not timed here.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import torch
 
 from qafel_mpi.bench.codec import OPERATIONS, SEED, Point
 from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
+from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, measure, timed
 from qafel_mpi.codecs import Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels import gpu
 from qafel_mpi.kernels.keys import Stream, derive
 
 COPY = "a copy on the device that moves as many bytes"
+SAMPLE_S = 1e-3  # of calls in a row that make a sample
+MOST_LAUNCHES = 512  # in a graph
+CALL_LIMITS = Limits(seconds=0.2, least=5)
 
 
 def rows(points: Sequence[Point], limits: Limits, device: torch.device) -> Iterator[Row]:
@@ -66,17 +71,44 @@ class _Bench:
 
         return run
 
+    def _in_a_row(self, launch: Callable[[], object], launches: int) -> Case:
+        """A case: seconds a launch, of so many."""
+        if self.device.type != "cuda":
+            return timed(launch, launches)
+        stream, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize(self.device)
+        with torch.cuda.stream(stream):
+            launch()  # what is compiled or loaded at the first call can't be recorded
+            torch.cuda.synchronize(self.device)
+            with torch.cuda.graph(graph, stream=stream):
+                for _ in range(launches):
+                    launch()
+        torch.cuda.synchronize(self.device)
+
+        def case() -> float:
+            with torch.cuda.stream(stream):
+                begin.record()
+                graph.replay()
+                end.record()
+            end.synchronize()
+            return float(begin.elapsed_time(end)) / 1e3 / launches  # it gives milliseconds
+
+        return case
+
     def row(self, operation: str, limits: Limits) -> Row:
         vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3}[operation]
         traffic = 4 * vectors * self.x.numel() + self.payload.numel()
         # A copy reads and writes each byte.
         source = torch.zeros(traffic // 2, dtype=torch.uint8, device=self.device)
         copy = torch.empty_like(source)
-        ours = self._awaited(getattr(self, f"_{operation}"))
-        loops = calibrate(ours)
-        cases: dict[str, Case] = {
-            "ours": timed(ours, loops),
-            "copy": timed(self._awaited(lambda: copy.copy_(source)), loops),
+        ours: Callable[[], object] = getattr(self, f"_{operation}")
+        call = self._awaited(ours)
+        loops = calibrate(call, SAMPLE_S)
+        loops = min(loops + loops % 2, MOST_LAUNCHES)  # even: a hidden step goes to its two targets in turns
+        cases = {
+            "ours": self._in_a_row(ours, loops),
+            "copy": self._in_a_row(lambda: copy.copy_(source), loops),
         }
         samples = interleave(cases, limits, loops=loops)
         about = {
@@ -90,6 +122,7 @@ class _Bench:
         derived = {
             "float32_gb_per_s": 4 * self.x.numel() / samples["ours"].median / 1e9,
             "payload_bytes": float(self.payload.numel()),
+            "call_us": 1e6 * measure(timed(call), CALL_LIMITS).median,
         }
         return Row(
             "codec", about, samples["ours"], samples["copy"], COPY, traffic, self._wrong(), derived=derived

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+import torch
+
 from tests.system.test_commands import qafel
 
 
@@ -25,3 +28,21 @@ def test_bench_codec_names_what_it_does_not_know(tmp_path):
     assert (done.returncode, done.stderr) == (2, "--codec qsdg: did you mean qsgd?\n")
     done = qafel("bench", "codec", "--bits", "4,99", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "--bits 4,99: each from 1 to 16\n")
+    done = qafel("bench", "codec", "--device", "cpx", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "--device cpx: did you mean cpu?\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a host without a GPU")
+def test_bench_codec_refuses_a_gpu_that_is_not_there(tmp_path):
+    done = qafel("bench", "codec", "--device", "cuda", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "--device cuda: no GPU here\n")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_bench_codec_measures_a_gpu_and_its_bytes_are_the_cpu_s(tmp_path):
+    few = ("--device", "cuda", "--codec", "qsgd,sign", "--bits", "4", "--d", "29282", "--seconds", "0.1")
+    done = qafel("bench", "codec", *few, "--json", "c.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert {(row["codec"], row["operation"]) for row in rows} >= {("qsgd", "encode"), ("sign", "encode")}
+    assert all(row["wrong"] == 0 for row in rows)

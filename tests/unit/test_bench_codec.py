@@ -148,6 +148,7 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
     found = list(codec_gpu.rows(points, SHORT, torch.device("cpu")))
     assert [row.parameters["codec"] for row in found] == ["qsgd"] * 3 + ["sign"] * 3
     assert all(row.wrong == 0 and row.reference_name == codec_gpu.COPY for row in found)
+    assert all(row.derived["call_us"] > 0 for row in found)
     bench = codec_gpu._Bench(
         codec.build(points[0].config, codec.Layout(("w",), ((D,),))), torch.device("cpu")
     )
