@@ -198,10 +198,11 @@ class Codec(ABC):
             )
 
     def scratch(self, like: Tensor) -> Tensor:
-        """A vector of this codec's own."""
-        if self._scratch is None or self._scratch.dtype != like.dtype:
-            self._scratch = torch.empty_like(like)
-        return self._scratch
+        """A vector of this codec's own, of that type on that device."""
+        scratch = self._scratch
+        if scratch is None or (scratch.dtype, scratch.device) != (like.dtype, like.device):
+            scratch = self._scratch = torch.empty_like(like)
+        return scratch
 
     def require_finite(self, x: Tensor) -> None:
         """Raise NonFiniteError where an element of x is not finite."""

@@ -34,6 +34,11 @@ _WORD = 0xFFFFFFFF
 _HUGE, _TINY, _LIFT, _DROP = float(FLOAT_MAX), float(TINY), float(LIFT), float(DROP)
 
 
+def _number(value: float, like: Tensor) -> Tensor:
+    """On like's device, of its type; made there: a copy from the host would wait for all that is queued."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
 @dataclass(frozen=True)
 class Run:
     """Consecutive buckets of one size: the rows of a matrix. slot: of the first one."""
@@ -180,7 +185,7 @@ class EagerKernels:
             data[: self.payload_bytes - begin] = payload[begin : min(begin + size, self.payload_bytes)]
             levels = unpack(data, self.bits).view(run.rows, run.slots)[:, : run.columns].to(acc.dtype)
             unit, drop = units(scale, self.s)
-            factor = unit.to(acc.dtype) * torch.tensor(weight, dtype=acc.dtype, device=acc.device)
+            factor = unit.to(acc.dtype) * _number(weight, acc)
             value = levels * factor[:, None] * drop.to(acc.dtype)[:, None]
             target = run.of(acc)
             target.copy_(value) if assign else target.add_(value)
@@ -219,7 +224,7 @@ class EagerAffine:
 
     def decode(self, payload: Tensor, acc: Tensor, weight: float, *, assign: bool) -> None:
         """acc += weight · Q(x), or acc = Q(x)."""
-        w = torch.tensor(weight, dtype=acc.dtype, device=acc.device)
+        w = _number(weight, acc)
         for begin, end, at in self._plain:
             values = payload[at : at + 4 * (end - begin)].clone().view(torch.float32).to(acc.dtype) * w
             acc[begin:end].copy_(values) if assign else acc[begin:end].add_(values)

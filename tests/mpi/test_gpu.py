@@ -158,6 +158,31 @@ def test_a_frame_on_a_device_is_on_the_wire_as_one_on_the_host(comm, aware):
 
 
 @pytest.mark.mpi(min_size=2)
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and placement.gpu_aware()),
+    reason="needs a GPU, and an MPI library that takes its buffers",
+)
+def test_mpi_sends_from_a_gpu(comm):
+    device = torch.device("cuda", torch.cuda.current_device())
+    described = without_payload_checksum({Kind.UPDATE: Expected(codec=2, bits=4, payload_bytes=100_000)})
+    payload = np.random.default_rng(1).integers(0, 256, 100_000, dtype=np.uint8)
+    found = np.zeros(HEADER_BYTES + payload.size, np.uint8)
+    if comm.rank == 0:
+        frame = DeviceFrame(payload.size, device=device, stream=torch.cuda.Stream(device))
+        frame.payload.copy_(torch.from_numpy(payload))
+        torch.cuda.synchronize()
+        sends = Sends(comm, 6, peer=1)
+        sends.post(frame.seal(Kind.UPDATE, payload_bytes=payload.size, expected=described[Kind.UPDATE]), 1)
+        while not sends.poll():
+            pass
+        sends.close()
+    if comm.rank == 1:
+        comm.Recv([found, MPI.BYTE], 0, 6)
+        check(found.data, described, rank=0)
+    assert (comm.bcast(found, 1)[HEADER_BYTES:] == payload).all()
+
+
+@pytest.mark.mpi(min_size=2)
 def test_mpi_takes_what_has_the_cuda_array_interface(comm):
     """Without a GPU, and without support for one, a pointer to the host's memory is as good."""
     bytes_ = torch.arange(HEADER_BYTES, dtype=torch.uint8)

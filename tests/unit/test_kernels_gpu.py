@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,35 @@ def test_every_codec_works_on_a_gpu():
             {"bits": 4, "entropy": "zstd"},
         ):
             agree_on_both_devices(build(CodecConfig(**settings), layout, dtype), x)
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("settings", [{"bits": 4}, {"codec": "affine", "bits": 4}])
+def test_encoding_and_decoding_go_on_beside_what_the_caller_has_queued(settings):
+    """Nothing of ours waits, on the host or on the device, for work that was queued after it."""
+    d = 1_000_003
+    codec = build(CodecConfig(**settings), Layout(("v",), ((1, d),)))
+    x, acc = torch.randn(d, device="cuda"), torch.zeros(d, device="cuda")
+    out = gpu.pinned_bytes(codec.payload_bytes()).numpy()
+    codec.encode(x, out, 7)  # compiled
+    codec.accumulate(out, acc, 1.0, 7)
+    payload = out.copy()
+    out[:] = 0
+    torch.cuda.synchronize()
+    encoding = codec.begin(x, out, 7)
+    torch.cuda._sleep(4_000_000_000)  # cycles: 2 s of the caller's stream
+    begun_s = time.monotonic()
+    while not encoding.ready():
+        assert time.monotonic() < begun_s + 1
+    assert encoding.finish() == payload.size
+    assert out.tobytes() == payload.tobytes()
+    for _ in range(2):  # a payload handed in is decoded when its turn comes; the host goes on
+        codec.accumulate(payload, acc, 1.0, 7)
+    assert not torch.cuda.current_stream().query(), "the caller's stream was waited for"
+    torch.cuda.synchronize()
+    once = torch.empty_like(acc)
+    codec.decode(payload, once, 7)
+    assert torch.equal(acc, once + once + once)
 
 
 def begun(codec, x: torch.Tensor) -> set[bytes]:
