@@ -169,7 +169,8 @@ def write(frame: memoryview, message: Message) -> Message:
     _WRITE.pack_into(frame, 0, MAGIC, *message)
     _, _, _, flags, _, _, _, payload_bytes, _, _, _, _ = message  # names take three times as long
     covered = HEADER_BYTES if flags & FLAG_HEADER_ONLY else HEADER_BYTES + payload_bytes
-    _CHECKSUM.pack_into(frame, _CHECKSUM_AT, _crc32c(frame[:covered]))
+    # A frame that is just full, which is most of them, needs no view.
+    _CHECKSUM.pack_into(frame, _CHECKSUM_AT, _crc32c(frame if covered == len(frame) else frame[:covered]))
     return message
 
 

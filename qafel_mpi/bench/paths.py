@@ -154,12 +154,16 @@ class OurPath:
     def receive(self, count: int) -> None:
         while count:
             if arrived := self.inbox.poll():
-                checked = [(r, wire.check(r.data, self.described, rank=r.source)) for r in arrived]
+                checked = []
+                for received in arrived:
+                    checked.append(
+                        (received, wire.check(received.data, self.described, rank=received.source))
+                    )
                 self.take(checked)
                 for received in arrived:
                     self.inbox.release(received.slot)
-                self.last = arrived[-1].payload
-                count -= len(arrived)
+                    count -= 1
+                self.last = received.payload
                 self.backoff.reset()
             else:  # sends are completed while nothing arrives, as in the drivers' loops
                 self.progress()
