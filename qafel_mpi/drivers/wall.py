@@ -17,7 +17,7 @@ from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, build, comp
 from qafel_mpi.drivers.session import begin
 from qafel_mpi.drivers.wall_client import WallClient
 from qafel_mpi.drivers.wall_server import WallServer
-from qafel_mpi.transport.placement import place
+from qafel_mpi.transport.placement import THREAD_LEVELS, place
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
 
     The same summary on every rank. Raises ConfigError and DataError where the experiment can't run.
     """
-    refuse_impossible(experiment, comm.size)
+    refuse_impossible(experiment, comm.size, MPI.Query_thread())
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     device = compute_device(spot.gpu)
     setup = build(experiment, clients=comm.size - 1, device=device, threads=spot.threads, data_dir=data_dir)
@@ -45,14 +45,25 @@ def run(
     return WallClient(session, setup).run()
 
 
-def refuse_impossible(experiment: Experiment, ranks: int) -> None:
-    """Raise ConfigError for what can only hang or make no sense, with the reason."""
+def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:
+    """Raise ConfigError for what can only hang, crash or make no sense, with the reason.
+
+    thread_level: what the MPI library gives, MPI.Query_thread().
+    """
     clients = ranks - 1
     if clients < 1:
         raise ConfigError(
             [
                 "clock.kind = 'wall' needs a server and at least one client rank: start it as "
                 "`mpirun -n 4 qafel-mpi run ...`, or use --set clock.kind=virtual in one process"
+            ]
+        )
+    # Both of a client's threads call MPI, one at a time: under its lock.
+    if experiment.transport.progress == "thread" and thread_level < MPI.THREAD_SERIALIZED:
+        raise ConfigError(
+            [
+                "transport.progress = 'thread' needs MPI_THREAD_SERIALIZED at least, and this MPI library gives "
+                f"{THREAD_LEVELS.get(thread_level, thread_level)}: set transport.progress=poll, or load another MPI"
             ]
         )
     server = experiment.server

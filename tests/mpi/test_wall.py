@@ -238,6 +238,15 @@ def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
         run(comm, folder, experiment)
 
 
+@pytest.mark.mpi(min_size=2)
+def test_a_progress_thread_is_refused_where_the_library_allows_no_second_thread(comm, digits):
+    threaded = digits("transport.progress=thread")
+    with pytest.raises(ConfigError, match=r"needs MPI_THREAD_SERIALIZED at least, .* gives funneled: set"):
+        wall.refuse_impossible(threaded, comm.size, MPI.THREAD_FUNNELED)
+    wall.refuse_impossible(threaded, comm.size, MPI.THREAD_SERIALIZED)
+    wall.refuse_impossible(digits("transport.progress=poll"), comm.size, MPI.THREAD_SINGLE)
+
+
 @pytest.mark.mpi(max_size=1)
 def test_one_rank_says_what_to_do_instead(comm, folder, digits):
     with pytest.raises(ConfigError, match="mpirun -n 4 qafel-mpi run"):
