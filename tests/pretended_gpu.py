@@ -103,8 +103,11 @@ class Watched(gpu._Outgoing):
         return result
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True) -> None:
-    """From here on tensors of class OnGpu take the way that a GPU's take. pinned: every host buffer is."""
+def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True, triton: bool = False) -> None:
+    """From here on tensors of class OnGpu take the way that a GPU's take. pinned: every host buffer is.
+
+    triton: its kernels compute, in a process where they are interpreted; else torch's operations.
+    """
     for name, stand_in in {
         "Stream": Stream,
         "Event": Event,
@@ -117,11 +120,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True) -> None:
     monkeypatch.setattr(gpu, "pinned_bytes", partial(torch.empty, dtype=torch.uint8))
     monkeypatch.setattr(gpu, "is_pinned", lambda host: pinned)
     monkeypatch.setattr(gpu, "_Outgoing", Watched)
-    monkeypatch.setattr(
-        gpu,
-        "bucket_kernels",
-        lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
-    )
+    if not triton:
+        monkeypatch.setattr(
+            gpu,
+            "bucket_kernels",
+            lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
+        )
     Watched.busy = None
     count_afresh()
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from qafel_mpi.kernels import cpu, plan
+from qafel_mpi.kernels import cpu, gpu, plan
 from qafel_mpi.kernels.fused import FusedKernels
 from qafel_mpi.kernels.reference import L2, LINF, MEAN
+from tests import pretended_gpu
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_kernels_gpu.py"
 
@@ -55,6 +56,29 @@ def test_triton_gives_the_bytes_of_the_cpu(d, bucket, bits, kind):
     ours.decode(out, state, 1.0, assign=True)
     theirs.decode(payload, moved, 1.0, assign=True)
     assert moved.numpy().tobytes() == state.tobytes()
+
+
+@pytest.mark.parametrize(("bits", "bucket"), [(4, 512), (3, 4500)])
+def test_what_gpu_py_hands_out_and_takes_in_is_the_cpu_s(monkeypatch, bits, bucket):
+    """To a page-locked buffer, and behind a header on the device; the next vector may change meanwhile."""
+    pretended_gpu.pretend(monkeypatch, triton=True)
+    d = 4601
+    cut, s = plan.plan(np.append(np.arange(0, d, bucket), d)), 2 ** (bits - 1) - 1
+    theirs = gpu.BucketKernels(cut, bits=bits, s=s, kind=LINF, device=CPU)
+    ours, x = cpu.BucketKernels(cut, bits=bits, s=s, kind=LINF), vector(d, 0)
+    wanted = np.zeros(4 * cut.buckets + cut.code_bytes(bits), dtype=np.uint8)
+    ours.encode(x, wanted, KEY)
+    message = torch.zeros(64 + wanted.size, dtype=torch.uint8)
+    for out in (np.zeros_like(wanted), message[64:]):
+        encoding = theirs.begin(torch.from_numpy(x), out, KEY)
+        while not encoding.ready():
+            pass
+        assert encoding.finish() == -1
+        assert torch.as_tensor(out).numpy().tobytes() == wanted.tobytes()
+    acc, state = torch.zeros(d), np.zeros(d, np.float32)
+    theirs.decode(wanted, acc, 0.5, assign=False)
+    ours.decode(wanted, state, 0.5, assign=False)
+    assert acc.numpy().tobytes() == state.tobytes()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
