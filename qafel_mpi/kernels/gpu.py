@@ -39,6 +39,7 @@ class _Outgoing:
         self._stream = torch.cuda.Stream(device)
         self._done = torch.cuda.Event()
         self._finite = pinned_bytes(4).view(torch.int32)
+        self._flag = self._finite  # the kernels' own, on the device
         self._copy_to: np.ndarray | None = None  # by the host, at the end
 
     @cached_property
@@ -59,7 +60,8 @@ class _Outgoing:
             else:
                 finite = encode(self._payload)
                 self._target(out).copy_(self._payload, non_blocking=True)
-            self._finite.copy_(finite.view(1).to(torch.int32), non_blocking=True)
+            self._flag = finite.view(1)
+            self._finite.copy_(self._flag.to(torch.int32), non_blocking=True)
             self._done.record(self._stream)
         return self
 
@@ -78,9 +80,13 @@ class _Outgoing:
     def finish(self) -> int:
         """Wait for what was begun. Returns 0 where the vector was not finite, else -1."""
         self._done.synchronize()  # before the bytes are sent, and only then
+        if not int(self._finite):
+            with torch.cuda.stream(self._stream):
+                self._flag.fill_(1)  # for the next vector
+            return 0
         if self._copy_to is not None:
             self._copy_to[: self._size] = self._host.numpy()
-        return -1 if int(self._finite) else 0
+        return -1
 
     def release(self) -> None:
         """Let the caller's stream go on only when what was begun is done: it has written the caller's vector."""
@@ -94,9 +100,8 @@ class _Incoming:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._copied = torch.cuda.Event()
-        with torch.cuda.stream(
-            self._stream
-        ):  # memory that the caller's stream may still use is not handed out
+        # On its stream: memory that the caller's still uses is not handed out then.
+        with torch.cuda.stream(self._stream):
             self._payload = torch.empty(payload_bytes, dtype=torch.uint8, device=device)
         self._host = pinned_bytes(payload_bytes)
 

@@ -75,6 +75,12 @@ def test_what_gpu_py_hands_out_and_takes_in_is_the_cpu_s(monkeypatch, bits, buck
             pass
         assert encoding.finish() == -1
         assert torch.as_tensor(out).numpy().tobytes() == wanted.tobytes()
+    bad = torch.from_numpy(x.copy())
+    bad[7] = float("nan")
+    out = np.zeros_like(wanted)
+    assert theirs.begin(bad, out, KEY).finish() == 0
+    assert theirs.encode(torch.from_numpy(x), out, KEY) == -1  # it is forgotten
+    assert out.tobytes() == wanted.tobytes()
     acc, state = torch.zeros(d), np.zeros(d, np.float32)
     theirs.decode(wanted, acc, 0.5, assign=False)
     ours.decode(wanted, state, 0.5, assign=False)
