@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event, RLock, Thread
 from time import perf_counter, sleep
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class Stopped(Exception):
     """Rank 0 has ended the run: a training under way is abandoned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """What is sent once its encoding is done. delta: what is encoded, untouched until then."""
 
     frame: Frame

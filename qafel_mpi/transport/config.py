@@ -25,7 +25,11 @@ class TransportConfig(BaseModel):
         description="broadcasts under way to one client; past it they wait (tree, ibcast: rank 0 waits)",
     )
     receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
-    upload_frames: int = Field(2, ge=1, description="uploads a client may have under way before it waits")
+    upload_frames: int = Field(
+        2,
+        ge=1,
+        description="uploads a client may have under way before it waits; with 1 no GPU encodes beside a training",
+    )
     checksum: Literal["full", "header"] = Field(
         "full",
         description="what a message's checksum covers: header and payload, or the header alone, on networks that "
