@@ -1,4 +1,4 @@
-"""A SLURM of the tests' own on this machine: munged, slurmctld and slurmd for two make-believe nodes with a GPU each.
+"""A SLURM of the tests' own on this machine: munged, slurmctld and slurmd for three make-believe nodes, a GPU each.
 
 Everything lies in one folder and listens on ports of its own: a SLURM that runs here already is not disturbed.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.support import mpi_environment, search_path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-NODES = ("n1", "n2")
+NODES = ("n1", "n2", "n3")
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 # cred_expire: a requeued job starts again after so many seconds, not two minutes.
@@ -50,7 +50,7 @@ GresTypes=gpu
 KillWait=20
 SchedulerParameters=bf_interval=1,sched_interval=2
 NodeName=DEFAULT CPUs=8 RealMemory=1000 Gres=gpu:1 State=UNKNOWN
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}]
+NodeName=n[1-3] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[3]}]
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -92,7 +92,7 @@ class Slurm:
         host = socket.gethostname().split(".")[0]
         ports = _free_ports()
         (self.run / "slurm.conf").write_text(CONF.format(host=host, ports=ports, run=self.run))
-        (self.run / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\n")
+        (self.run / "gres.conf").write_text("NodeName=n[1-3] Name=gpu File=/dev/null\n")
         key = self.run / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
@@ -188,11 +188,13 @@ def _path() -> str:
 
 
 def _free_ports() -> list[int]:
-    """One for slurmctld and two in a row for the slurmds."""
-    for first in range(20_000 + os.getpid() % 10_000, 32_000, 3):
-        if all(_is_free(port) for port in range(first, first + 3)):
-            return [first, first + 1, first + 2]
-    raise RuntimeError("no three free ports in a row")
+    """One for slurmctld, and one for each slurmd, in a row."""
+    count = 1 + len(NODES)
+    for first in range(20_000 + os.getpid() % 10_000, 32_000, count):
+        ports = list(range(first, first + count))
+        if all(map(_is_free, ports)):
+            return ports
+    raise RuntimeError(f"no {count} free ports in a row")
 
 
 def _is_free(port: int) -> bool:
