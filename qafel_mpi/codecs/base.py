@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -74,8 +74,7 @@ class Encoding(Protocol):
         """Wait until it is done. Returns the bytes written. Raises NonFiniteError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """An encoding that was done at once."""
 
     payload_bytes: int
