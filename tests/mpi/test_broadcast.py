@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.transport import broadcast
+from qafel_mpi.transport import broadcast, tree
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.config import TransportConfig
+from qafel_mpi.transport.frames import Sent
 from qafel_mpi.wire import Expected, Kind, check
 
 TAG = 9
@@ -31,6 +33,7 @@ class Run:
         self.pause_s = pause_s if comm.rank in slow else 0.0
         self.seen: list[int] = []
         self.waited = self.most_ahead = self.sent = self.received = 0
+        self.done: list[Sent] = []  # by rank 0
         if comm.rank == 0:
             self.publish()
         else:
@@ -41,17 +44,23 @@ class Run:
         root = broadcast.root(
             self.config, self.comm, TAG, payload_bytes=PAYLOAD, log_length=self.versions, catch_up=None
         )
+
+        def poll() -> list[Sent]:
+            done = root.poll()
+            self.done += done
+            return done
+
         for version in range(self.versions):
             self.waited += not root.ready
-            until(lambda: not root.poll() and root.ready, root.waits, self.patience_s)
+            until(lambda: not poll() and root.ready, root.waits, self.patience_s)
             frame = root.frame()
             frame.payload[:] = version % 256
             root.publish(
                 frame.seal(Kind.BROADCAST, payload_bytes=PAYLOAD, expected=BROADCAST, version=version)
             )
-        until(lambda: not root.poll() and root.posted)
+        until(lambda: not poll() and root.posted)
         root.end(self.versions)
-        until(lambda: not root.poll() and root.idle)
+        until(lambda: not poll() and root.idle)
         self.made, self.sent, self.link_bytes = root.pool.made, root.total, root.link_bytes
         root.close()
 
@@ -101,6 +110,21 @@ def test_every_rank_gets_every_version_in_order_and_all_that_was_sent_arrives(co
     assert run.everywhere(run.seen == (list(range(100)) if comm.rank else []))
     assert comm.allreduce(run.sent) == comm.allreduce(run.received)
     assert run.everywhere(comm.rank != 0 or run.link_bytes == 100 * PAYLOAD * (comm.size - 1))
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("queue_limit", [1, 4])
+def test_large_messages_go_down_the_tree_one_at_a_time(comm, monkeypatch, queue_limit):
+    """No two of rank 0's sends overlap, where together they would: it has two children at least."""
+    overlaps = {}
+    for least_bytes in (PAYLOAD, PAYLOAD + 1):
+        monkeypatch.setattr(tree, "IN_TURN_BYTES", least_bytes)
+        run = Run(comm, "tree", 60, queue_limit=queue_limit)
+        assert run.everywhere(run.seen == (list(range(60)) if comm.rank else []))
+        assert comm.allreduce(run.sent) == comm.allreduce(run.received)
+        large = sorted((s.t_post, s.t_complete) for s in run.done if s.message.payload_bytes)
+        overlaps[least_bytes] = sum(post < before for (_, before), (post, _) in itertools.pairwise(large))
+    assert run.everywhere(comm.rank != 0 or (overlaps[PAYLOAD] == 0 and overlaps[PAYLOAD + 1] > 0))
 
 
 @pytest.mark.mpi(min_size=2)
