@@ -29,6 +29,7 @@ from typing import Literal, Self
 from tests.support import ROOT, mpi_environment, mpirun, search_path
 
 START_SECONDS = 20
+RELAY = Path(__file__).with_name("relay.py")
 CLOCKS_APART_S = 1000  # host k's monotonic clock is k times so much ahead of the machine's
 
 # The lab's first process. It waits for its end, and reaps what its hosts leave behind.
@@ -50,7 +51,12 @@ for k in $(seq $count); do
         mv $lab/.h'$k' $lab/h'$k'
         exec sleep infinity' &
     until [ -e $lab/h$k ]; do sleep 0.02; kill -0 $!; done
-    pid=$(cat $lab/h$k)
+done
+pids=$(for k in $(seq $count); do cat $lab/h$k; done)
+if [ -n "$relay" ]; then exec $relay $pids; fi
+k=0
+for pid in $pids; do
+    k=$((k + 1))
     ip link add port$k type veth peer name eth0 netns $pid
     ip link set port$k master switch up
     nsenter -t $pid -n ip addr add 10.77.0.$k/24 dev eth0
@@ -76,12 +82,13 @@ exec nsenter -t $pid -n -u -i -m -T -- taskset -c $core sh -c "$*"
 class Hosts:
     """`count` hosts h1, h2, ... with the addresses 10.77.0.1, ...; a context manager.
 
-    rate: of each host's link in each direction as tc writes it ("100mbit"); None: as fast as memory.
+    rate: of each host's link in each direction as tc writes it ("100mbit"); None: as fast as memory. delay_ms: of
+    each packet, one way, by relay.py in the switch's place; 0: the kernel's switch.
     """
 
-    def __init__(self, count: int = 3, *, rate: str | None = None):
+    def __init__(self, count: int = 3, *, rate: str | None = None, delay_ms: float = 0):
         self.names = [f"h{k}" for k in range(1, count + 1)]
-        self.rate = rate
+        self.rate, self.delay_ms = rate, delay_ms
 
     def __enter__(self) -> Self:
         # A short path: those of mpirun's sockets may have 107 characters.
@@ -89,9 +96,9 @@ class Hosts:
         self.agent = self.folder / "agent"
         self.agent.write_text(AGENT)
         self.agent.chmod(0o755)
-        environment = os.environ | {
-            "lab": str(self.folder), "count": str(len(self.names)), "apart_s": str(CLOCKS_APART_S),
-        }  # fmt: skip
+        settings = {"lab": self.folder, "count": len(self.names), "apart_s": CLOCKS_APART_S}
+        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        environment["relay"] = shlex.join(self._relay())
         # The parent's death ends setpriv's process, whose end ends the lab: also after kill -9 of the tests.
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "-n", "-m", "-p", "--mount-proc", "--fork"]
         self.lab = subprocess.Popen(
@@ -177,9 +184,25 @@ class Hosts:
         """
         shaper = f"root tbf rate {rate} burst 16kb latency 200ms"
         self.shell(host, f"tc qdisc replace dev eth0 {shaper}")
+        if self.delay_ms:  # the relay has the other end
+            return
         port = f"port{host.removeprefix('h')}"
         command = [*self._in_the_lab(), "tc", "qdisc", "replace", "dev", port, *shaper.split()]
         subprocess.run(command, check=True)
+
+    def _relay(self) -> list[str]:
+        """The command that stands for the switch where packets are delayed; else nothing."""
+        if not self.delay_ms:
+            return []
+        words = [
+            sys.executable,
+            str(RELAY),
+            "--delay-ms",
+            str(self.delay_ms),
+            "--ready",
+            str(self.folder / "ready"),
+        ]
+        return [*words, "--rate", self.rate] if self.rate else words
 
     def _in_the_lab(self) -> list[str]:
         """What joins the lab: its first process is the only child of the one that made it."""
@@ -230,13 +253,16 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=3, metavar="RANKS", help="number of ranks")
     parser.add_argument("--rate", help="of every host's link, as tc writes it: 100mbit, 1gbit")
     parser.add_argument(
+        "--delay-ms", type=float, default=0, help="of each packet, one way, by a relay in user space"
+    )
+    parser.add_argument(
         "--map-by", default="node", help="how mpirun spreads the ranks: node (in turn) or slot"
     )
     parser.add_argument("command", nargs="+", metavar="WORD", help="after --")
     options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
-    with Hosts(options.hosts, rate=options.rate) as hosts:
+    with Hosts(options.hosts, rate=options.rate, delay_ms=options.delay_ms) as hosts:
         words = hosts.mpirun(options.n, *options.command, map_by=options.map_by)
         sys.exit(subprocess.run(hosts.command("h1", *words, cwd=Path.cwd()), env=_environment()).returncode)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,27 @@ def test_a_shaped_link_carries_what_it_should_and_the_lab_leaves_nothing_behind(
     assert 0.4 < float(done.stdout) < 1.5, done.stderr
     assert not folder.exists()
     assert not Path(f"/proc/{first}").exists()
+
+
+@pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="needs a kernel with TUN devices")
+def test_a_relay_delays_what_hosts_say_to_each_other(tmp_path):
+    """10 ms one way: a round trip takes 20 and little more, half of it is the clocks' error bound, and one-way
+    latencies are told from it because the way is as long there as back."""
+    small = ("qafel-mpi", "run", "digits", *SMALL)
+    with Hosts(3, rate="100mbit", delay_ms=10) as lab:
+        done = run(lab, *small, "--out", "a.h5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "a.h5") as file:
+        messages, clock = (file[name][:] for name in ("messages", "clock"))
+    bound_s = clock["error_bound_s"][clock["rank"] > 0]
+    assert (bound_s >= 0.010).all()
+    assert bound_s.min() < 0.013
+    assert clocks_agree(messages, clock)
+    sent, taken = (messages[messages["end"] == end] for end in (0, 1))
+    key = ["kind", "src", "dst", "client", "sequence"]
+    posted = {tuple(row[key]): row["t_post"] for row in sent}
+    least_s = min(row["t_complete"] - posted[tuple(row[key])] for row in taken)
+    assert 0.007 < least_s < 0.020
 
 
 # --- bad input: one message that names the host, and no hang -----------------------------------------
