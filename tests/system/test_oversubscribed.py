@@ -11,7 +11,7 @@ from tests.system.test_commands import qafel
 
 RANKS = 16
 SETTINGS = (
-    "stop.uploads=1500",
+    "stop.uploads=800",
     "stop.accuracy=1.0",
     "server.buffer_size=15",
     "evaluation.every_steps=5",
@@ -27,7 +27,7 @@ def test_sixteen_ranks_on_few_cores_run_to_the_end_and_report_their_memory(tmp_p
         memory = file["memory"][:]
         ranks, updates = file["ranks"][:], file["updates"][:]
     assert ranks["rank"].tolist() == list(range(RANKS))
-    assert len(updates) >= 1500
+    assert len(updates) >= 800
     assert len(np.unique(updates["client"])) == RANKS - 1
     assert len(set(ranks["x_hat_digest"])) == 1
     assert (ranks["peak_memory_bytes"] > 50 << 20).all()
