@@ -72,7 +72,7 @@ def test_a_broadcast_is_timed_until_the_last_client_has_applied_it(comm, algorit
 
 @pytest.mark.mpi(min_size=2)
 def test_a_rank_that_waits_leaves_a_shared_core_to_others(comm, monkeypatch):
-    """Ours burns at most a third of what busy polling does, and no row's messages are wrong."""
+    """Ours burns less than a quarter of it where busy polling burns what it gets; no row's messages are wrong."""
     monkeypatch.setattr(backoff, "ASIDE_SECONDS", 10e-3)
     said: list[str] = []
     found, any_here = on_every_rank(
@@ -86,7 +86,8 @@ def test_a_rank_that_waits_leaves_a_shared_core_to_others(comm, monkeypatch):
     assert all(row.wrong == 0 and len(row.ours.values) >= 5 for row in found)
     idle = found[names.index(("idle", "shared", "ours"))]
     assert idle.reference is not None
-    assert idle.ours.median < idle.reference.median / 3
+    assert idle.derived["core_share"] < 0.25
+    assert idle.ours.median < idle.reference.median
 
 
 @pytest.mark.mpi(min_size=2)
