@@ -271,7 +271,8 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
     monkeypatch.setattr(wall_server.WallServer, "_step", watched)
     if comm.rank == slow:
         monkeypatch.setattr(wall_client.WallClient, "_pause", lambda client, seconds: time.sleep(0.5))
-    experiment = digits("stop.uploads=600", "server.buffer_size=2", "transport.broadcast=fanout")
+    never_met = "stop.accuracy=1.0"
+    experiment = digits("stop.uploads=400", never_met, "server.buffer_size=2", "transport.broadcast=fanout")
     summary = run(comm, folder, experiment)
     with h5py.File(folder / "a.h5") as file:
         messages, updates = file["messages"][:], file["updates"][:]
