@@ -45,7 +45,7 @@ class Point:
 def sweep(
     codecs: Sequence[str], bits: Sequence[int], sizes: Sequence[int], threads: Sequence[int]
 ) -> list[Point]:
-    """Every codec at every size, those with a choice of bits at each; linf per 512 for qsgd."""
+    """Every codec at every size, those with a choice of bits at each; a scale per 512 elements, as peers have it."""
     points = []
     for name in codecs:
         for config in _configs(name, bits):
@@ -58,7 +58,7 @@ def _configs(name: str, bits: Sequence[int]) -> list[CodecConfig]:
         case "qsgd":
             return [CodecConfig(codec="qsgd", bits=b) for b in bits]
         case "affine":
-            return [CodecConfig(codec="affine", bits=b) for b in bits if b <= 8]
+            return [CodecConfig(codec="affine", bits=b, bucket=peers.GROUP) for b in bits if b <= 8]
         case "topk" | "randk":
             return [CodecConfig.model_validate({"codec": name, "fraction": 0.01})]
         case _:

@@ -1,7 +1,8 @@
-"""affine: min-max quantization per tensor, rounded to nearest, as in the authors' neural-network runs.
+"""affine: min-max quantization per tensor or bucket, rounded to nearest, as in the authors' neural-network runs.
 
 FLSim's channel quantizes each tensor of 2 or more dimensions between its least and greatest value (zero always
-included) and sends 1-D tensors (biases, norms) as float32. Deterministic and biased.
+included) and sends 1-D tensors (biases, norms) as float32. Deterministic and biased. Buckets within a tensor cost 12
+bytes each, and take one pass over the vector where a tensor's range takes another.
 """
 
 from __future__ import annotations
@@ -20,19 +21,32 @@ if TYPE_CHECKING:
 
 
 class Affine(Codec):
-    """Payload: a float64 scale per quantized tensor, then an int32 zero point per quantized tensor, the 1-D
-    tensors as float32, then each quantized tensor's codes (`bits` each, unsigned, least significant bit first,
-    from a whole byte on). value = (code − zero) · scale. At 8, 4 and 2 bits this is the paper's message size.
+    """Payload: a float64 scale per bucket, then an int32 zero point per bucket, the 1-D tensors as float32, then each
+    bucket's codes (`bits` each, unsigned, least significant bit first, from a whole byte on). value = (code − zero) ·
+    scale. bucket: "layer", one for each tensor of 2 or more dimensions, or so many elements of one. With "layer" and
+    8, 4 or 2 bits this is the paper's message size.
     """
 
     name, id, unbiased = "affine", 3, False
     encodes_on_device = True
 
-    def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, bits: int = 8):
+    def __init__(
+        self,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        *,
+        bits: int = 8,
+        bucket: int | str = "layer",
+    ):
         super().__init__(layout, dtype)
         self.bits = bits
         tensors = zip(layout.shapes, layout.offsets, layout.offsets[1:], strict=False)
-        extents = [(len(shape) >= 2, a, b) for shape, a, b in tensors if b > a]
+        extents = [
+            (len(shape) >= 2, first, min(first + size, end))
+            for shape, begin, end in tensors
+            for size in (end - begin if len(shape) < 2 or bucket == "layer" else int(bucket),)
+            for first in (range(begin, end, size) if end > begin else ())
+        ]
         at = 12 * sum(quantized for quantized, _, _ in extents)
         plain, wide = [], []
         for quantized, a, b in extents:

@@ -24,6 +24,7 @@ _INF_BITS = np.int32(0x7F800000)
 _TINY, _LIFT, _FLOAT_MAX = np.float64(TINY), np.float64(LIFT), float(np.finfo(np.float32).max)
 # (top code − zero) · scale stays below the largest float32 by this much, rounding included.
 _LARGEST = _FLOAT_MAX * (1 - 2.0**-20)
+_LARGE = _LARGEST / 255 / 2
 START, STOP, AT = 0, 1, 2  # columns of the tables: first element, end, first byte in the payload
 
 
@@ -56,7 +57,11 @@ def _grid(least, greatest, top):
     if scale == 0:
         return 1.0, 0.0
     zero = min(max(np.rint(-least / scale), 0.0), np.float64(top))
-    return min(scale, _LARGEST / max(zero, top - zero)), zero
+    if (
+        scale > _LARGE
+    ):  # below, no code reaches the limit, and a division less is worth having in small buckets
+        scale = min(scale, _LARGEST / max(zero, top - zero))
+    return scale, zero
 
 
 @helper
@@ -70,16 +75,50 @@ def _copy_plain(x, payload, at):
     return top
 
 
+@helper
+def _code(value, inverse, origin, top):
+    y = nearest(np.float32(np.float32(value) * inverse))
+    return min(max(np.int32(y + origin), np.int32(0)), top)
+
+
+@helper
+def _codes8(v, inverse, origin, out):
+    for i in range(v.size):
+        out[i] = np.uint8(_code(v[i], inverse, origin, np.int32(255)))
+
+
+@helper
+def _codes4(v, inverse, origin, out):
+    top = np.int32(15)
+    for p in range(v.size >> 1):
+        even, odd = _code(v[2 * p], inverse, origin, top), _code(v[2 * p + 1], inverse, origin, top)
+        out[p] = np.uint8(even | (odd << np.int32(4)))
+    if v.size & 1:
+        out[v.size >> 1] = np.uint8(_code(v[v.size - 1], inverse, origin, top))
+
+
+@helper
+def _codes(v, lift, inverse, origin, bits, levels, payload, codes_at):
+    """Codes of any width, by way of levels."""
+    top = np.int32((1 << bits) - 1)
+    for first in range(0, v.size, SEGMENT):
+        piece = part(v, first, min(first + SEGMENT, v.size))
+        for i in range(piece.size):
+            levels[i] = _code(np.float32(np.float32(piece[i]) * lift), inverse, origin, top)
+        part(levels, piece.size, piece.size + 8)[:] = 0
+        pack(levels, piece.size, bits, False, payload, codes_at + first * bits // 8)
+
+
 @jit
 def encode(x, wide, plain, bits, levels, payload):
     """The payload of x. Returns the first element of a tensor that is not finite in float32, or -1."""
     top = np.int32((1 << bits) - 1)
     for k in range(len(plain)):
-        if _copy_plain(x[plain[k, START] : plain[k, STOP]], payload, plain[k, AT]) >= _INF_BITS:
+        if _copy_plain(part(x, plain[k, START], plain[k, STOP]), payload, plain[k, AT]) >= _INF_BITS:
             return plain[k, START]
     for k in range(len(wide)):
         begin, end = wide[k, START], wide[k, STOP]
-        least, greatest = _range(x[begin:end])
+        least, greatest = _range(part(x, begin, end))
         if greatest >= _INF_BITS or least <= ~_INF_BITS:
             return begin
         scale, zero = _grid(_float_from(least), _float_from(greatest), top)
@@ -88,13 +127,16 @@ def encode(x, wide, plain, bits, levels, payload):
         store(payload, 8 * len(wide) + 4 * k, origin)
         lift = LIFT if scale < _TINY else np.float32(1)
         inverse = np.float32(1.0 / (scale * np.float64(lift)))
-        for first in range(begin, end, SEGMENT):
-            v = part(x, first, min(first + SEGMENT, end))
-            for i in range(v.size):
-                y = nearest(np.float32(np.float32(np.float32(v[i]) * lift) * inverse))
-                levels[i] = min(max(np.int32(y + origin), np.int32(0)), top)
-            levels[v.size : v.size + 8] = 0
-            pack(levels, v.size, bits, False, payload, wide[k, AT] + (first - begin) * bits // 8)
+        v, out = (
+            part(x, begin, end),
+            part(payload, wide[k, AT], wide[k, AT] + (((end - begin) * bits + 7) >> 3)),
+        )
+        if lift == 1 and bits == 8:
+            _codes8(v, inverse, origin, out)
+        elif lift == 1 and bits == 4:
+            _codes4(v, inverse, origin, out)
+        else:
+            _codes(v, lift, inverse, origin, bits, levels, payload, wide[k, AT])
     return -1
 
 
@@ -103,7 +145,7 @@ def decode(payload, wide, plain, bits, weight, assign, levels, acc):
     """acc += weight · Q(x), or acc = Q(x)."""
     kind = acc.dtype.type
     for k in range(len(plain)):
-        target, at = acc[plain[k, START] : plain[k, STOP]], plain[k, AT]
+        target, at = part(acc, plain[k, START], plain[k, STOP]), plain[k, AT]
         for i in range(target.size):
             value = kind(weight) * kind(float_of(load32(payload, at + 4 * i)))
             target[i] = value if assign else target[i] + value

@@ -197,11 +197,25 @@ class EagerKernels:
         return finite
 
 
+def _runs(wide: np.ndarray, bits: int) -> list[tuple[int, int, int, int]]:
+    """Buckets of one size that follow each other in vector and payload: (count, elements, first element, byte)."""
+    runs: list[tuple[int, int, int, int]] = []
+    for begin, end, at in wide.tolist():
+        count, m, first, first_at = runs[-1] if runs else (0, 0, 0, 0)
+        follows = (begin, at) == (first + count * m, first_at + count * -(-m * bits // 8))
+        if follows and end - begin == m:
+            runs[-1] = (count + 1, m, first, first_at)
+        else:
+            runs.append((1, end - begin, begin, at))
+    return runs
+
+
 class EagerAffine:
-    """As affine.AffineKernels, on tensors of one device."""
+    """As affine.AffineKernels, on tensors of one device: a run of equal buckets at a time."""
 
     def __init__(self, wide: np.ndarray, plain: np.ndarray, *, bits: int):
-        self._wide, self._plain, self._bits = wide.tolist(), plain.tolist(), bits
+        self._runs, self._plain, self._bits = _runs(wide, bits), plain.tolist(), bits
+        self._buckets = len(wide)
         self._top = (1 << bits) - 1
 
     def encode(self, x: Tensor, payload: Tensor) -> Tensor:
@@ -209,17 +223,19 @@ class EagerAffine:
         v = x.float()
         for begin, end, at in self._plain:
             payload[at : at + 4 * (end - begin)] = v[begin:end].view(torch.uint8)
-        grids = [self._grid(v[begin:end]) for begin, end, _ in self._wide]
+        rows = [v[begin : begin + count * m].view(count, m) for count, m, begin, _ in self._runs]
+        grids = [self._grid(row) for row in rows]
         if grids:
-            scale, zero = torch.stack([g[0] for g in grids]), torch.stack([g[1] for g in grids])
-            payload[: 12 * len(grids)] = torch.cat((scale.view(torch.uint8), zero.view(torch.uint8)))
-        for (begin, end, at), (scale, zero) in zip(self._wide, grids, strict=True):
+            scales, zeros = torch.cat([g[0] for g in grids]), torch.cat([g[1] for g in grids])
+            payload[: 12 * self._buckets] = torch.cat((scales.view(torch.uint8), zeros.view(torch.uint8)))
+        for (count, m, _, at), row, (scale, zero) in zip(self._runs, rows, grids, strict=True):
             lift = torch.where(scale < _TINY, _LIFT, 1.0)
             inverse = (1.0 / (scale * lift.double())).float()
-            code = (v[begin:end] * lift * inverse).round().int().add_(zero).clamp_(0, self._top)
-            packed = pack(torch.nn.functional.pad(code, (0, -code.numel() % 8)), self._bits)
-            size = -(-code.numel() * self._bits // 8)
-            payload[at : at + size] = packed[:size]
+            code = (row * lift[:, None] * inverse[:, None]).round().int().add_(zero[:, None])
+            code = torch.nn.functional.pad(code.clamp_(0, self._top), (0, -m % 8))
+            size = -(-m * self._bits // 8)
+            packed = pack(code.view(-1), self._bits).view(count, -1)
+            payload[at : at + count * size] = packed[:, :size].reshape(-1)
         return torch.isfinite(v).all()
 
     def decode(self, payload: Tensor, acc: Tensor, weight: float, *, assign: bool) -> None:
@@ -228,21 +244,25 @@ class EagerAffine:
         for begin, end, at in self._plain:
             values = payload[at : at + 4 * (end - begin)].clone().view(torch.float32).to(acc.dtype) * w
             acc[begin:end].copy_(values) if assign else acc[begin:end].add_(values)
-        n = len(self._wide)
-        scales = payload[: 8 * n].clone().view(torch.float64)
-        zeros = payload[8 * n : 12 * n].clone().view(torch.int32)
-        for k, (begin, end, at) in enumerate(self._wide):
-            size = -(-(end - begin) * self._bits // 8)
-            data = torch.nn.functional.pad(payload[at : at + size], (0, -size % self._bits))
-            codes_ = unpack(data, self._bits, signed=False)[: end - begin]
-            tiny = scales[k] < _TINY
-            factor = (scales[k] * torch.where(tiny, _LIFT, 1.0)).to(acc.dtype) * w
-            values = (codes_ - zeros[k]).to(acc.dtype) * factor * torch.where(tiny, _DROP, 1.0).to(acc.dtype)
-            acc[begin:end].copy_(values) if assign else acc[begin:end].add_(values)
+        n = self._buckets
+        scales = payload[: 8 * n].clone().view(torch.float64).split([run[0] for run in self._runs])
+        zeros = payload[8 * n : 12 * n].clone().view(torch.int32).split([run[0] for run in self._runs])
+        for (count, m, begin, at), scale, zero in zip(self._runs, scales, zeros, strict=True):
+            size = -(-m * self._bits // 8)
+            data = torch.nn.functional.pad(
+                payload[at : at + count * size].view(count, size), (0, -size % self._bits)
+            )
+            codes_ = unpack(data.view(-1), self._bits, signed=False).view(count, -1)[:, :m]
+            tiny = scale < _TINY
+            factor = (scale * torch.where(tiny, _LIFT, 1.0)).to(acc.dtype) * w
+            values = (codes_ - zero[:, None]).to(acc.dtype) * factor[:, None]
+            values *= torch.where(tiny, _DROP, 1.0).to(acc.dtype)[:, None]
+            target = acc[begin : begin + count * m].view(count, m)
+            target.copy_(values) if assign else target.add_(values)
 
     def _grid(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(scale float64, zero point int32) of a tensor, as 0-d tensors."""
-        least, greatest = v.min().clamp(max=0).double(), v.max().clamp(min=0).double()
+        """(scale float64, zero point int32) of each row."""
+        least, greatest = v.amin(1).clamp(max=0).double(), v.amax(1).clamp(min=0).double()
         spread = (greatest - least) / self._top
         flat = spread == 0
         zero = torch.where(flat, 0.0, (-least / torch.where(flat, 1.0, spread)).round().clamp(0, self._top))

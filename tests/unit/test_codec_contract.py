@@ -25,6 +25,7 @@ CONFIGS = {
     "qsgd layer": {"bits": 3, "bucket": "layer"},
     "qsgd 100": {"bits": 5, "bucket": 100},
     **{f"affine {b} bits": {"codec": "affine", "bits": b} for b in range(1, 9)},
+    "affine in buckets": {"codec": "affine", "bits": 4, "bucket": 100},
     "topk": {"codec": "topk", "fraction": 0.1},
     "randk": {"codec": "randk", "fraction": 0.3},
     "sign": {"codec": "sign"},

@@ -73,8 +73,13 @@ def decode_buckets(data: bytes, bits: int, s: int, bucket: int | str, float_: ty
     return values
 
 
-def decode_affine(data: bytes, bits: int, float_: type) -> list:
-    wide = [size for size, shape in zip(SIZES, SHAPES, strict=True) if len(shape) >= 2]
+def decode_affine(data: bytes, bits: int, bucket: int | str, float_: type) -> list:
+    tensors = [size for size, shape in zip(SIZES, SHAPES, strict=True) if len(shape) >= 2]
+    per_tensor = [
+        [size] if isinstance(bucket, str) else [min(bucket, size - a) for a in range(0, size, bucket)]
+        for size in tensors
+    ]
+    wide = [size for sizes in per_tensor for size in sizes]
     n = len(wide)
     scales = [s for (s,) in struct.iter_unpack("<d", data[: 8 * n])]
     zeros = [z for (z,) in struct.iter_unpack("<i", data[8 * n : 12 * n])]
@@ -91,7 +96,11 @@ def decode_affine(data: bytes, bits: int, float_: type) -> list:
         at = end
     values: list = []
     for size, shape in zip(SIZES, SHAPES, strict=True):
-        values += quantized.pop(0) if len(shape) >= 2 else [float_(plain.pop(0)) for _ in range(size)]
+        if len(shape) < 2:
+            values += [float_(plain.pop(0)) for _ in range(size)]
+            continue
+        for _ in per_tensor.pop(0):
+            values += quantized.pop(0)
     return values
 
 
@@ -115,7 +124,7 @@ def decode_plainly(case: dict, float_: type) -> np.ndarray:
             kind = "<f" if case["dtype"] == "float32" else "<d"
             values = [float_(v) for (v,) in struct.iter_unpack(kind, data)]
         case "affine":
-            values = decode_affine(data, settings["bits"], float_)
+            values = decode_affine(data, settings["bits"], settings.get("bucket", "layer"), float_)
         case "topk" | "randk":
             values = decode_sparse(data, settings, case["key"], float_)
         case "sign":

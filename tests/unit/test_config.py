@@ -230,6 +230,8 @@ codecs = st.one_of(
     st.builds(lambda levels, entropy: ["codec=qsgd", f"levels={levels}", "scale=l2", f"entropy={entropy}"],
               st.integers(1, 32767), st.sampled_from(["none", "zstd"])),
     st.builds(lambda bits: ["codec=affine", f"bits={bits}"], st.integers(1, 8)),
+    st.builds(lambda bits, bucket: ["codec=affine", f"bits={bits}", f"bucket={bucket}"],
+              st.integers(1, 8), st.sampled_from(["layer", "512"])),
     st.builds(lambda codec, share: [f"codec={codec}", f"fraction={share}"],
               st.sampled_from(["topk", "randk"]), st.floats(1e-9, 1)),
 )  # fmt: skip

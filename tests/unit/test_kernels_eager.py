@@ -71,12 +71,13 @@ def test_what_is_not_finite_is_reported():
     ),
     bits=st.integers(1, 8),
     exponent=st.integers(-44, 37),
+    bucket=st.sampled_from(["layer", 1, 3, 8, 20]),
 )
 @settings(max_examples=60)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_affine_gives_the_bytes_of_the_cpu_kernels(shapes, bits, exponent, dtype):
+def test_affine_gives_the_bytes_of_the_cpu_kernels(shapes, bits, exponent, bucket, dtype):
     layout = Layout(tuple(f"t{i}" for i in range(len(shapes))), tuple(shapes))
-    codec = build(CodecConfig(codec="affine", bits=bits), layout)
+    codec = build(CodecConfig(codec="affine", bits=bits, bucket=bucket), layout)
     eager = EagerAffine(codec._cpu.wide, codec._cpu.plain, bits=bits)
     x = torch.from_numpy(vector(layout.elements, exponent, seed=bits))
     out = np.full(codec.payload_bytes(), 0xA5, dtype=np.uint8)

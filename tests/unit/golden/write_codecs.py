@@ -27,6 +27,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"codec": "topk", "fraction": 0.2},
     {"codec": "randk", "fraction": 0.2},
     {"codec": "sign", "bucket": 24},
+    *({"codec": "affine", "bits": bits, "bucket": 12} for bits in (3, 4, 8)),
 ]
 
 
