@@ -15,6 +15,7 @@ from qafel_mpi.kernels.jit import (
     nearest,
     part,
     store,
+    umax32,
 )
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.reference import DROP, LIFT, SEGMENT, TINY
@@ -29,25 +30,16 @@ START, STOP, AT = 0, 1, 2  # columns of the tables: first element, end, first by
 
 
 @helper
-def _ordered(value):
-    """float32 to int32 in the same order, -0 just below 0: integers vectorise where float minima do not."""
-    pattern = bits_of(value)
-    return np.int32(pattern ^ ((pattern >> np.int32(31)) & _MAGNITUDE))
-
-
-@helper
-def _float_from(order):
-    return np.float64(float_of(np.int32(order ^ ((order >> np.int32(31)) & _MAGNITUDE))))
-
-
-@helper
 def _range(x):
-    """(least, greatest) of x and 0, _ordered."""
+    """Bit patterns of the (least, greatest) of x and 0, in float32: integers vectorise where float minima do not.
+
+    Of negative numbers the least has the largest pattern, read as unsigned.
+    """
     least, greatest = np.int32(0), np.int32(0)
     for i in range(x.size):
-        order = _ordered(np.float32(x[i]))
-        least, greatest = min(least, order), max(greatest, order)
-    return least, greatest
+        pattern = bits_of(np.float32(x[i]))
+        least, greatest = umax32(least, pattern), max(greatest, pattern)
+    return min(least, np.int32(0)), greatest
 
 
 @helper
@@ -119,9 +111,9 @@ def encode(x, wide, plain, bits, levels, payload):
     for k in range(len(wide)):
         begin, end = wide[k, START], wide[k, STOP]
         least, greatest = _range(part(x, begin, end))
-        if greatest >= _INF_BITS or least <= ~_INF_BITS:
+        if greatest >= _INF_BITS or (least & _MAGNITUDE) >= _INF_BITS:
             return begin
-        scale, zero = _grid(_float_from(least), _float_from(greatest), top)
+        scale, zero = _grid(np.float64(float_of(least)), np.float64(float_of(greatest)), top)
         origin = np.int32(zero)
         store(payload, 8 * k, scale)
         store(payload, 8 * len(wide) + 4 * k, origin)
