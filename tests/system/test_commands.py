@@ -405,12 +405,13 @@ def test_a_trace_and_info_say_the_same_of_where_they_were_made(tmp_path):
     about = json.loads(qafel("info", "--json", cwd=tmp_path, env=job).stdout)
     done = qafel("run", "digits", "--set", "stop.uploads=10", "--out", "a.h5", cwd=tmp_path, env=job)
     assert done.returncode == 0, done.stderr
-    own = {"ranks", "command_line", "started"}  # info lists ranks; the trace has the table /ranks
+    # info lists ranks and hosts; the trace has the table /ranks, with each one's host and device.
+    own = {"ranks", "hosts", "command_line", "started"}
     with h5py.File(tmp_path / "a.h5") as trace:
         for name in about.keys() - own:
             stored = trace.attrs[name]
             assert (json.loads(stored) if isinstance(about[name], dict) else stored) == about[name], name
-        assert trace["ranks"]["host"][0].decode() == about["ranks"][0]["host"]
+        assert trace["ranks"]["host"][0].decode() == about["ranks"][0]["host"] == about["hosts"][0]["host"]
     assert {name: about["scheduler"][name] for name in job if name.startswith("SLURM_")} == {
         name: value for name, value in job.items() if name.startswith("SLURM_")
     }
