@@ -19,7 +19,7 @@ import pytest
 import qafel_mpi
 from qafel_mpi.wire import Kind
 from tests.support import ROOT
-from tests.system.namespaces import CLOCKS_APART_S, Hosts, why_not
+from tests.system.namespaces import CLOCKS_APART_S, Hosts, launcher, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "needs namespaces")
 
@@ -177,5 +177,11 @@ def test_a_host_whose_mpi_library_is_not_the_launchers_is_named(hosts, tmp_path)
     """On h3 the library finds no launcher: what any library does that is not the launcher's own."""
     alien = f'[ $(hostname) = h3 ] && unset $(env | grep -o "^PM[IX][^=]*"); exec {COMMAND} run digits'
     said = refused(hosts, "sh", "-c", alien, cwd=tmp_path)
+    if (
+        launcher() == "orte"
+    ):  # Open MPI 4's library does not let us speak: it aborts in MPI_Init, naming the host
+        assert "An error occurred in MPI_Init" in said
+        assert "[h3:" in said
+        return
     assert said.count("rank 2 on h3: the launcher has started 3 ranks, and the MPI library here (") == 1
     assert not list(tmp_path.glob("*"))
