@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support import ROOT, search_path
 from tests.system import slurm as slurm_module
+from tests.system.namespaces import launcher
 from tests.system.slurm import Job, Slurm, said
 
 SECONDS = 240  # for all jobs of one test
@@ -126,6 +128,20 @@ def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_pat
     assert sorted(seen.read_text().split()) == ["n1", "n1", "n2", "n3"], (
         "the server beside a client, then clients"
     )
+
+
+def test_srun_starts_the_ranks_as_mpirun_does(slurm, site):
+    """By the protocol that the MPI library speaks. Two tasks: SLURM binds each to a core, which must be there."""
+    protocol = "pmi2" if launcher() == "hydra" else "pmix"
+    loads = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libpmix.so')"]
+    if protocol == "pmix" and subprocess.run(loads, capture_output=True).returncode:
+        pytest.skip("needs libpmix-dev, which SLURM loads for --mpi=pmix")
+    env = {"LAUNCHER": "srun", "SRUN_MPI": protocol, "OPTIONS": SMALL}
+    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=env)
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    with h5py.File(site / f"runs/qafel-single-{number}.h5") as trace:
+        assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
 
 
 def test_sweep_array_does_one_run_a_task(slurm, submitted):
