@@ -113,37 +113,6 @@ def test_multi_node_gpu_has_a_client_for_each_gpu_and_the_server(slurm, submitte
         assert number in str(dict(trace.attrs)), "SLURM's variables are kept"
 
 
-def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_path):
-    """Ranks that filled the hosts' places one after the other would leave a client too many on the second."""
-    jobs = tmp_path / "jobs"
-    jobs.mkdir()
-    for name in ("site.env", "job.sh"):
-        (jobs / name).symlink_to(ROOT / "jobs" / name)
-    (jobs / "checked.sh").write_text('echo "$SLURMD_NODENAME" >> "$SEEN"\n')  # in the program's place
-    flags = ("--nodes=3", "--gpus-per-node=1", "--ntasks-per-node=2")
-    seen = tmp_path / "seen"
-    number = slurm.submit(template("multi-node-gpu"), *flags, cwd=tmp_path, env={"SEEN": str(seen)})
-    (job,) = slurm.wait([number], SECONDS)
-    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
-    assert sorted(seen.read_text().split()) == ["n1", "n1", "n2", "n3"], (
-        "the server beside a client, then clients"
-    )
-
-
-def test_srun_starts_the_ranks_as_mpirun_does(slurm, site):
-    """By the protocol that the MPI library speaks. Two tasks: SLURM binds each to a core, which must be there."""
-    protocol = "pmi2" if launcher() == "hydra" else "pmix"
-    loads = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libpmix.so')"]
-    if protocol == "pmix" and subprocess.run(loads, capture_output=True).returncode:
-        pytest.skip("needs libpmix-dev, which SLURM loads for --mpi=pmix")
-    env = {"LAUNCHER": "srun", "SRUN_MPI": protocol, "OPTIONS": SMALL}
-    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=env)
-    (job,) = slurm.wait([number], SECONDS)
-    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
-    with h5py.File(site / f"runs/qafel-single-{number}.h5") as trace:
-        assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
-
-
 def test_sweep_array_does_one_run_a_task(slurm, submitted):
     assert len(complete(slurm, submitted, "sweep-array")) == 4
     names = {f"{variant}-seed{seed}.h5" for variant in ("qafel", "fedbuff") for seed in (0, 1)}
@@ -228,3 +197,37 @@ def test_what_scancel_leaves_can_be_read(slurm, site):
         )
     with h5py.File(trace) as file:
         assert len(file["updates"]) > 0
+
+
+# Last, when the nodes are free: these jobs are not among those that are submitted at once.
+
+
+def test_srun_starts_the_ranks_as_mpirun_does(slurm, site):
+    """By the protocol that the MPI library speaks. Two tasks: SLURM binds each to a core, which must be there."""
+    protocol = "pmi2" if launcher() == "hydra" else "pmix"
+    loads = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libpmix.so')"]
+    if protocol == "pmix" and subprocess.run(loads, capture_output=True).returncode:
+        pytest.skip("needs libpmix-dev, which SLURM loads for --mpi=pmix")
+    env = {"LAUNCHER": "srun", "SRUN_MPI": protocol, "OPTIONS": SMALL}
+    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=env)
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    with h5py.File(site / f"runs/qafel-single-{number}.h5") as trace:
+        assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
+
+
+def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_path):
+    """Ranks that filled the hosts' places one after the other would leave a client too many on the second."""
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    for name in ("site.env", "job.sh"):
+        (jobs / name).symlink_to(ROOT / "jobs" / name)
+    (jobs / "checked.sh").write_text('echo "$SLURMD_NODENAME" >> "$SEEN"\n')  # in the program's place
+    flags = ("--nodes=3", "--gpus-per-node=1", "--ntasks-per-node=2")
+    seen = tmp_path / "seen"
+    number = slurm.submit(template("multi-node-gpu"), *flags, cwd=tmp_path, env={"SEEN": str(seen)})
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    assert sorted(seen.read_text().split()) == ["n1", "n1", "n2", "n3"], (
+        "the server beside a client, then clients"
+    )
