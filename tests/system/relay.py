@@ -30,6 +30,15 @@ CLONE_NEWNET = 0x40000000
 DESTINATION = 19  # last byte of an IPv4 packet's destination: the host's number
 
 
+def why_not() -> str:
+    """What the machine lacks for such devices, as the reason of a skip; empty where it lacks nothing."""
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"needs a kernel with TUN devices: {error}"
+    return ""
+
+
 def open_device(pid: int, address: str) -> int:
     """The file descriptor of a new TUN device eth0 in the network namespace of `pid`. This process moves there."""
     with Path(f"/proc/{pid}/ns/net").open() as namespace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 import qafel_mpi
 from qafel_mpi.wire import Kind
 from tests.support import ROOT
+from tests.system import relay
 from tests.system.namespaces import CLOCKS_APART_S, Hosts, launcher, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "needs namespaces")
@@ -111,7 +111,7 @@ def test_a_shaped_link_carries_what_it_should_and_the_lab_leaves_nothing_behind(
     assert not Path(f"/proc/{first}").exists()
 
 
-@pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="needs a kernel with TUN devices")
+@pytest.mark.skipif(bool(relay.why_not()), reason=relay.why_not() or "needs a kernel with TUN devices")
 def test_a_relay_delays_what_hosts_say_to_each_other(tmp_path):
     """10 ms one way: a round trip takes 20 and little more, half of it is the clocks' error bound, and one-way
     latencies are told from it because the way is as long there as back."""
