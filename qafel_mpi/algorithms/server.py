@@ -108,6 +108,8 @@ class Server:
 
         Where it raises, none of them was received.
         """
+        if len(updates) == 1:  # without the lists, in half the time beside the decoding
+            return [self.receive(updates[0])]
         weighed = [self._weigh(update) for update in updates]
         used = [(u, w[0] * w[1]) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:

@@ -55,7 +55,6 @@ class WallServer:
         )
         self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
         self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
-        self.sequence = 0
         self.heard_s = 0.0
 
     def run(self) -> RunSummary:
@@ -174,11 +173,14 @@ class WallServer:
         if self.ledger.reason:
             return [0.0] * len(uploads)
         examples = self.setup.task.examples
-        updates = [
-            Update(message.client, message.version, received.payload, message.seed, examples(message.client))
-            for received, message in uploads
-        ]
-        return [self.server.receive(updates[0])] if len(updates) == 1 else self.server.receive_all(updates)
+        return self.server.receive_all(
+            [
+                Update(
+                    message.client, message.version, received.payload, message.seed, examples(message.client)
+                )
+                for received, message in uploads
+            ]
+        )
 
     def _count(self, received: Received, message: Message, weight: float) -> None:
         self.taken[received.source] += 1
