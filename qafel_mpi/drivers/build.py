@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
@@ -24,6 +23,7 @@ from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.transport.assignment import Gpu
+from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
 
@@ -73,7 +73,7 @@ class RunSummary:
 
     def shared(self, comm: MPI.Intracomm) -> RunSummary:
         """Collective: rank 0's summary on every rank."""
-        return RunSummary(**json.loads(broadcast_bytes(comm, json.dumps(asdict(self)).encode())))
+        return RunSummary(**json.loads(broadcast_text(comm, json.dumps(asdict(self)))))
 
 
 @dataclass
@@ -189,12 +189,3 @@ def _gpu(index: int) -> Gpu:
     if hasattr(about, "pci_bus_id"):  # not in older versions of torch
         address = f"{about.pci_domain_id:04x}:{about.pci_bus_id:02x}:{about.pci_device_id:02x}.0"
     return Gpu(index, str(about.uuid), address, about.name)
-
-
-def broadcast_bytes(comm: MPI.Intracomm, data: bytes) -> bytes:
-    """Collective: rank 0's bytes on every rank."""
-    size = np.array([len(data)], dtype=np.int64)
-    comm.Bcast([size, MPI.INT64_T], 0)
-    buffer = np.frombuffer(data, np.uint8).copy() if comm.rank == 0 else np.empty(int(size[0]), np.uint8)
-    comm.Bcast([buffer, MPI.BYTE], 0)
-    return buffer.tobytes()

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from qafel_mpi.config import ConfigError, Experiment, from_toml, load, to_toml, variants_of
 from qafel_mpi.config_text import did_you_mean, toml_value
-from qafel_mpi.drivers.build import Interrupted, RunSummary, broadcast_bytes
+from qafel_mpi.drivers.build import Interrupted, RunSummary
 from qafel_mpi.trace.reader import TraceError, open_trace
 from qafel_mpi.trace_schema import SCHEMA_VERSION
+from qafel_mpi.transport.exchange import broadcast_text
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -288,7 +289,7 @@ def _shared(comm: MPI.Intracomm | None, prepare: Callable[[], list[SuiteRun]]) -
         except ConfigError as error:
             answer = {"problems": error.problems}
     if comm is not None:
-        answer = json.loads(broadcast_bytes(comm, json.dumps(answer).encode()))
+        answer = json.loads(broadcast_text(comm, json.dumps(answer)))
     if "problems" in answer:
         raise ConfigError(answer["problems"])
     return [SuiteRun(**run) for run in answer["runs"]]
@@ -296,7 +297,9 @@ def _shared(comm: MPI.Intracomm | None, prepare: Callable[[], list[SuiteRun]]) -
 
 def _everyone_hears(comm: MPI.Intracomm | None, interrupted: Interrupted) -> bool:
     """Collective: rank 0's answer on every rank."""
-    return interrupted() if comm is None else broadcast_bytes(comm, bytes([interrupted()])) != b"\0"
+    return (
+        interrupted() if comm is None else bool(json.loads(broadcast_text(comm, json.dumps(interrupted()))))
+    )
 
 
 def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSummary:

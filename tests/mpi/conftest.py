@@ -11,7 +11,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.config import Experiment, load
-from qafel_mpi.drivers.build import broadcast_bytes
+from qafel_mpi.transport.exchange import broadcast_text
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def comm() -> Iterator[MPI.Intracomm]:
 def folder(comm: MPI.Intracomm) -> Iterator[Path]:
     """One folder that all ranks see; rank 0 makes and removes it."""
     with tempfile.TemporaryDirectory(prefix="qafel-") as name:
-        yield Path(broadcast_bytes(comm, name.encode()).decode())
+        yield Path(broadcast_text(comm, name))
         comm.Barrier()
 
 
