@@ -7,6 +7,7 @@ bytes each, and take one pass over the vector where a tensor's range takes anoth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,13 +41,7 @@ class Affine(Codec):
     ):
         super().__init__(layout, dtype)
         self.bits = bits
-        tensors = zip(layout.shapes, layout.offsets, layout.offsets[1:], strict=False)
-        extents = [
-            (len(shape) >= 2, first, min(first + size, end))
-            for shape, begin, end in tensors
-            for size in (end - begin if len(shape) < 2 or bucket == "layer" else int(bucket),)
-            for first in (range(begin, end, size) if end > begin else ())
-        ]
+        extents = list(_extents(layout, bucket))
         at = 12 * sum(quantized for quantized, _, _ in extents)
         plain, wide = [], []
         for quantized, a, b in extents:
@@ -100,6 +95,15 @@ class Affine(Codec):
                 self._cpu.wide, self._cpu.plain, bits=self.bits, payload_bytes=self._bytes, device=device
             )
         return self._gpu
+
+
+def _extents(layout: Layout, bucket: int | str) -> Iterator[tuple[bool, int, int]]:
+    """(quantized, first element, end) of every bucket and every 1-D tensor, in the layout's order."""
+    for shape, begin, end in zip(layout.shapes, layout.offsets, layout.offsets[1:], strict=False):
+        quantized = len(shape) >= 2
+        size = int(bucket) if quantized and bucket != "layer" else max(1, end - begin)
+        for first in range(begin, end, size):
+            yield quantized, first, min(first + size, end)
 
 
 def _table(rows: list[tuple[int, int, int]]) -> np.ndarray:
