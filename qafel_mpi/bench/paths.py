@@ -13,12 +13,12 @@ from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
 from qafel_mpi.transport.backoff import Backoff
-from qafel_mpi.transport.config import TransportConfig
+from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, aligned_bytes
 
 TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"
-CHECKSUMS = get_args(TransportConfig.model_fields["checksum"].annotation)  # the ways there are: full, header
+CHECKSUMS = get_args(Coverage)  # what a message's checksum may cover: "full", "header"
 
 # What is done with messages of ours that have arrived together, before their slots are free.
 Take = Callable[[list[tuple[Received, wire.Message]]], None]

@@ -23,6 +23,7 @@ from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.transport.assignment import Gpu
+from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
@@ -87,6 +88,7 @@ class Setup:
     full: Identity  # a catch-up's codec
     clients: int
     x0: Tensor
+    checksum: Coverage  # of messages
 
     @property
     def assigns(self) -> bool:
@@ -128,8 +130,7 @@ class Setup:
             Kind.BYE: Expected(),
             **(more or {}),
         }
-        header_only = self.experiment.transport.checksum == "header"
-        return without_payload_checksum(kinds) if header_only else kinds
+        return without_payload_checksum(kinds) if self.checksum == "header" else kinds
 
     def paper_bytes(self) -> tuple[float, float]:
         """(per upload, per broadcast) by the paper's formula."""
@@ -145,7 +146,13 @@ def _describe(codec: Codec) -> Expected:
 
 
 def build(
-    experiment: Experiment, *, clients: int, device: torch.device, threads: int, data_dir: Path | None
+    experiment: Experiment,
+    *,
+    clients: int,
+    device: torch.device,
+    threads: int,
+    data_dir: Path | None,
+    checksum: Coverage,
 ) -> Setup:
     """Raises DataError or ConfigError where the settings don't fit the data."""
     torch.set_num_threads(threads)
@@ -163,7 +170,7 @@ def build(
     x0 = task.initial(experiment.seed).to("cpu")
     if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
-    return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0)
+    return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0, checksum)
 
 
 def compute_device(gpu: int | None) -> torch.device:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs import Codec
-from qafel_mpi.config import Experiment
+from qafel_mpi.drivers.build import Setup
 from qafel_mpi.kernels import gpu
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.frames import Frame, aligned_bytes, new_frame
@@ -77,21 +76,20 @@ def pinned_frame(payload_bytes: int) -> Frame:
     return Frame(aligned_bytes(HEADER_BYTES + payload_bytes, lambda size: gpu.pinned_bytes(size).numpy()))
 
 
-def frame_maker(experiment: Experiment, codec: Codec, x: Tensor) -> Callable[[int], Frame]:
-    """How to make the frames of what `codec` encodes of vectors like x."""
+def frame_maker(setup: Setup, x: Tensor) -> Callable[[int], Frame]:
+    """How to make the frames of uploads that are encoded of vectors like x."""
     if not x.is_cuda:
         return new_frame
-    if not stays_on_device(experiment, codec):
+    if not stays_on_device(setup):
         return pinned_frame
     return partial(DeviceFrame, device=x.device, stream=torch.cuda.Stream(x.device))
 
 
-def stays_on_device(experiment: Experiment, codec: Codec) -> bool:
-    """Whether payloads of a rank on a GPU are sent from there."""
-    transport = experiment.transport
+def stays_on_device(setup: Setup) -> bool:
+    """Whether uploads of a rank on a GPU are sent from there."""
     return (
-        transport.device_buffers == "auto"
-        and transport.checksum == "header"
-        and codec.encodes_on_device
+        setup.experiment.transport.device_buffers == "auto"
+        and setup.checksum == "header"
+        and setup.uplink.encodes_on_device
         and placement.gpu_aware() is True
     )

@@ -111,6 +111,7 @@ class Session:
                 "downlink_codec": setup.downlink.name,
                 "downlink_bits": setup.downlink.bits,
                 "buffer_size": self.experiment.server.buffer_size,
+                "checksum": setup.checksum,
                 "payload_bytes_per_upload": setup.uplink.payload_bytes(),
                 "payload_bytes_per_broadcast": setup.downlink.payload_bytes(),
                 "paper_bytes_per_upload": up,

@@ -35,6 +35,7 @@ from qafel_mpi.drivers.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.session import Session, begin
 from qafel_mpi.drivers.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
+from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
 
 # Uploads that may wait for the server to take them in one call; it does not move meanwhile.
@@ -63,7 +64,14 @@ def run(
     spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
     device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
-    setup = build(experiment, clients=experiment.task.clients, device=device, threads=1, data_dir=data_dir)
+    setup = build(
+        experiment,
+        clients=experiment.task.clients,
+        device=device,
+        threads=1,
+        data_dir=data_dir,
+        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+    )
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)
     if plan is None:

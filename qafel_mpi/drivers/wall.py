@@ -17,6 +17,7 @@ from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, build, comp
 from qafel_mpi.drivers.session import begin
 from qafel_mpi.drivers.wall_client import WallClient
 from qafel_mpi.drivers.wall_server import WallServer
+from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import THREAD_LEVELS, place
 
 
@@ -37,7 +38,14 @@ def run(
     refuse_impossible(experiment, comm.size, MPI.Query_thread())
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     device = compute_device(spot.gpu)
-    setup = build(experiment, clients=comm.size - 1, device=device, threads=spot.threads, data_dir=data_dir)
+    setup = build(
+        experiment,
+        clients=comm.size - 1,
+        device=device,
+        threads=spot.threads,
+        data_dir=data_dir,
+        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+    )
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)
     if comm.rank == 0:

@@ -70,7 +70,7 @@ class WallClient:
         down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
         self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
         self.sends = Sends(self.comm, TAG_UP, peer=0)
-        make = frame_maker(session.experiment, setup.uplink, self.replica.x_hat)
+        make = frame_maker(setup, self.replica.x_hat)
         self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames, make=make)
         self.deltas: list[Tensor] = []  # that nothing is encoded from
         self.encoding: Upload | None = None

@@ -30,15 +30,15 @@ class TransportConfig(BaseModel):
         ge=1,
         description="uploads a client may have under way before it waits; with 1 no GPU encodes beside a training",
     )
-    checksum: Literal["full", "header"] = Field(
-        "full",
+    checksum: Literal["auto", "full", "header"] = Field(
+        "auto",
         description="what a message's checksum covers: header and payload, or the header alone, on networks that "
-        "check their own packets (InfiniBand, TCP, shared memory)",
+        "check their own packets; auto: the header where all ranks are on one host or MPI is GPU-aware, else both",
     )
     device_buffers: Literal["auto", False] = Field(
         "auto",
         description="uploads go from a GPU's memory to MPI where it takes that (`qafel-mpi info`: GPU-aware) and "
-        "checksum is 'header'; false: from page-locked memory of the host, as elsewhere",
+        "checksums leave payloads out; false: from page-locked memory of the host, as elsewhere",
     )
     progress: Literal["poll", "thread"] = Field(
         "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"

@@ -94,7 +94,9 @@ def test_a_run_on_gpus_ends_with_the_model_of_a_run_on_cpus(comm, folder, digits
 
 
 @pytest.mark.mpi(min_size=2)
-@pytest.mark.parametrize("settings", [(), ("transport.progress=thread",), (HEADER_ONLY,)])
+@pytest.mark.parametrize(
+    "settings", [("transport.checksum=full",), ("transport.progress=thread",), (HEADER_ONLY,)]
+)
 def test_an_update_is_encoded_beside_the_next_training_and_none_is_left_over(
     comm, folder, digits, monkeypatch, settings
 ):

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi.transport import placement
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import clocks, synchronise
+from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
 from qafel_mpi.transport.handshake import Card, HandshakeError, agree
@@ -208,6 +210,21 @@ def test_more_ranks_than_gpus_are_reported_or_without_permission_refused_by_host
     assert spot.gpu_ranks == (comm.size - 1 if comm.rank else 0)
     with pytest.raises(PlacementError, match=re.escape(said)):
         place(comm, gpus=GPUS[:1], share_gpus=False, bind=False)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_checksums_leave_payloads_out_on_one_host_or_where_gpus_send_them_on_every_rank(comm, monkeypatch):
+    for wanted in ("full", "header"):
+        assert coverage(comm, wanted, local_ranks=1) == wanted
+    some = comm.size - 1  # ranks on this host, where there is another
+    for local_ranks, aware, answer in [
+        (comm.size, [False] * comm.size, "header"),
+        (some, [None] * comm.size, "full"),
+        (some, [True] * comm.size, "header"),
+        (some, [True] * some + [False], "full"),
+    ]:
+        monkeypatch.setattr(placement, "gpu_aware", lambda aware=aware: aware[comm.rank])
+        assert coverage(comm, "auto", local_ranks=local_ranks) == answer
 
 
 @pytest.mark.mpi(min_size=2)

@@ -16,7 +16,7 @@ SETTINGS = {
     "dropout, poisson": ["clock.dropout=0.2", "clock.start=poisson"],
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],
     "always": ["clock.start=always"],
-    "checksum of headers": ["transport.checksum=header"],
+    "checksum of payloads": ["transport.checksum=full"],
     "zstd": ["uplink.entropy=zstd", "downlink.entropy=zstd"],
 }
 

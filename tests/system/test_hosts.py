@@ -62,6 +62,7 @@ def test_a_wall_run_over_three_hosts_has_one_trace_in_which_everything_balances(
         final, attributes = file["final"].attrs["x_hat_digest"], dict(file.attrs)
     assert [host.decode() for host in ranks["host"]] == ["h1", "h2", "h3", "h1"]
     assert {digest.decode() for digest in ranks["x_hat_digest"]} == {final}
+    assert attributes["checksum"] == "full", "payloads go over a network"
     columns = ["kind", "src", "dst", "client", "version", "sequence", "payload_bytes", "wire_bytes"]
     sent, received = (messages[messages["end"] == end][columns] for end in (0, 1))
     assert Counter(sent.tolist()) == Counter(received.tolist())

@@ -1,5 +1,7 @@
 """Which frames a rank sends its updates in."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ HEADER = "transport.checksum=header"
     [
         ([HEADER], {"bits": 4}, True, True),
         ([HEADER], {"codec": "affine", "bits": 4}, True, True),
-        ([], {"bits": 4}, True, False),  # the checksum reads the payload
+        (["transport.checksum=full"], {"bits": 4}, True, False),  # the checksum reads the payload
         ([HEADER], {"bits": 4}, False, False),
         ([HEADER], {"bits": 4}, None, False),  # the library can't be asked
         ([HEADER, "transport.device_buffers=false"], {"bits": 4}, True, False),
@@ -34,8 +36,9 @@ def test_a_payload_stays_on_the_device_where_nothing_reads_it_on_the_host(
     pretend(monkeypatch)
     monkeypatch.setattr(placement, "gpu_aware", lambda: aware)
     experiment, built = load("digits", settings), build(CodecConfig(**codec), Layout(("v",), ((100,),)))
-    assert frame_maker(experiment, built, X) is new_frame
-    make = frame_maker(experiment, built, X.as_subclass(OnGpu))
+    setup = SimpleNamespace(experiment=experiment, uplink=built, checksum=experiment.transport.checksum)
+    assert frame_maker(setup, X) is new_frame
+    make = frame_maker(setup, X.as_subclass(OnGpu))
     assert isinstance(make(50), DeviceFrame) is on_device
     assert on_device or make is pinned_frame
 
