@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import count as count_up
+from random import Random
 from time import perf_counter
 
 import numpy as np
@@ -116,19 +116,22 @@ def interleave(
 ) -> dict[str, Samples]:
     """Sample all cases in turns, round by round, so that what disturbs one disturbs all.
 
-    Three and more rotate: none always follows the same one. None ever follows itself, which would find its own
-    data in the caches and so have two speeds. Collective where `agree` is: all ranks
+    Three and more are shuffled: each follows each other one as often. None ever follows itself, which would find its
+    own data in the caches and so have two speeds. Collective where `agree` is: all ranks
     make the same calls, and rank 0's samples decide when it is enough.
     """
-    names = list(cases)
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    turn = count_up()
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    order, shuffle = list(cases), Random(0).shuffle  # the same on every rank
 
     def rounds(count: int) -> float:
         begun = perf_counter()
         for _ in range(count):
-            first = next(turn) % len(names) if len(names) > 2 else 0
-            for name in names[first:] + names[:first]:
+            last = order[-1]
+            while len(order) > 2:
+                shuffle(order)
+                if order[0] != last:
+                    break
+            for name in order:
                 taken[name].append(cases[name]())
         return perf_counter() - begun
 
@@ -144,7 +147,7 @@ def interleave(
         spent += rounds(batch)
         done += batch
         batch = _next_batch(taken, done, spent, limits)
-    return {name: Samples(np.array(taken[name]), warm[name], loops) for name in names}
+    return {name: Samples(np.array(taken[name]), warm[name], loops) for name in cases}
 
 
 def _next_batch(taken: Mapping[str, list[float]], done: int, spent: float, limits: Limits) -> int:
