@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Buffers, Codec, Encoding, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import copy_of
 from qafel_mpi.kernels.rows import derive_rows
 
 
@@ -20,7 +21,7 @@ class Replica:
     """
 
     def __init__(self, x0: Tensor, downlink: Codec, *, assigns: bool):
-        self.x_hat = x0.clone()
+        self.x_hat = copy_of(x0)
         self.downlink = downlink
         self.assigns = assigns
         self.version = 0
@@ -68,7 +69,7 @@ class Client:
         self.uplink = uplink
         self.seed = seed
         # FedAsync uploads y_P = y_0 + (y_P - y_0): y_0 must be kept, for x̂ moves on while the client trains.
-        self._start = replica.x_hat.clone() if sends_model else None
+        self._start = copy_of(replica.x_hat) if sends_model else None
 
     def begin(self) -> int:
         """y_0 = x̂^t, whatever version it holds now. Returns t."""

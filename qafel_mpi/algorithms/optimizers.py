@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.config import ServerConfig
+from qafel_mpi.kernels.memory import vector_like
 
 
 class SGD:
@@ -13,7 +14,7 @@ class SGD:
 
     def __init__(self, config: ServerConfig, x: Tensor):
         self.learning_rate, self.beta = config.learning_rate, config.momentum
-        self.m = torch.zeros_like(x) if self.beta else None
+        self.m = vector_like(x).zero_() if self.beta else None
 
     def step(self, x: Tensor, direction: Tensor) -> None:
         if self.m is not None:
@@ -30,7 +31,7 @@ class Adam:
     def __init__(self, config: ServerConfig, x: Tensor):
         self.learning_rate, self.epsilon = config.learning_rate, config.epsilon
         self.beta1, self.beta2 = config.beta1, config.beta2
-        self.m, self.v, self.scale = torch.zeros_like(x), torch.zeros_like(x), torch.empty_like(x)
+        self.m, self.v, self.scale = vector_like(x).zero_(), vector_like(x).zero_(), vector_like(x)
 
     def step(self, x: Tensor, direction: Tensor) -> None:
         self.m.mul_(self.beta1).add_(direction, alpha=1 - self.beta1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.client import Replica
@@ -16,6 +15,7 @@ from qafel_mpi.algorithms.optimizers import OPTIMIZERS
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import copy_of, vector_like
 from qafel_mpi.kernels.norms import distance, norm
 
 # Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
@@ -62,7 +62,7 @@ class Server:
         seed: int,
         clients: int,
     ):
-        self.x = x0.clone()
+        self.x = copy_of(x0)
         self.replica = replica
         self.uplink = uplink
         self.config = server
@@ -70,7 +70,7 @@ class Server:
         self.seed = seed
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
-        self.buffer = torch.zeros_like(self.x)
+        self.buffer = vector_like(self.x).zero_()
         self.filled = 0
         self.uploads = 0
         self._weights = 0.0  # Σ w_i
@@ -200,5 +200,5 @@ class Server:
 
     def _keep_x(self) -> Tensor:
         if self._scratch is None:
-            self._scratch = torch.empty_like(self.x)
+            self._scratch = vector_like(self.x)
         return self._scratch.copy_(self.x)

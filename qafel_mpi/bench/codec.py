@@ -21,6 +21,7 @@ from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
 from qafel_mpi.codecs import Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_qsgd
 
 PASS = "a memory pass with the same reads and writes"
@@ -101,10 +102,12 @@ class _Bench:
         self.codec = build(point.config, layout, threads=point.threads)
         self.coded = build(point.config.model_copy(update={"entropy": "zstd"}), layout, threads=point.threads)
         self.key = derive(SEED, Stream.UPLINK, 0, 0)
-        self.x = torch.randn(point.d, generator=torch.Generator().manual_seed(SEED))
-        self.acc, self.x_hat = torch.zeros(point.d), torch.zeros(point.d)
+        self.x, self.x_hat, minus, self.acc = (vector(point.d, torch.float32) for _ in range(4))
+        self.x.normal_(generator=torch.Generator().manual_seed(SEED))
+        self.acc.zero_()
+        self.x_hat.zero_()
         # x̂ must not arrive: following x and −x in turns keeps the difference as large as a vector.
-        self._targets = cycle((self.x, -self.x))
+        self._targets = cycle((self.x, minus.copy_(self.x).neg_()))
         self.payload = np.zeros(self.codec.payload_bytes(), dtype=np.uint8)
         self.bytes = self.codec.encode(self.x, self.payload, self.key)
         self.passes = Passes(point.d, self.bytes, point.threads)

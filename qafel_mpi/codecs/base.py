@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.memory import vector_like
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -200,7 +202,7 @@ class Codec(ABC):
         """A vector of this codec's own, of that type on that device."""
         scratch = self._scratch
         if scratch is None or (scratch.dtype, scratch.device) != (like.dtype, like.device):
-            scratch = self._scratch = torch.empty_like(like)
+            scratch = self._scratch = vector_like(like)
         return scratch
 
     def require_finite(self, x: Tensor) -> None:

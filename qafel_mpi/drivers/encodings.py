@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from qafel_mpi.codecs import Codec
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.norms import distance, norm
 from qafel_mpi.trace.recorder import Recorder, Table
 
@@ -32,6 +32,6 @@ class EncodingErrors:
         if isinstance(payload, Tensor):
             payload = payload.cpu().numpy()
         if self._decoded is None:
-            self._decoded = torch.empty_like(vector)
+            self._decoded = vector_like(vector)
         self._codec.decode(payload, self._decoded, key)
         self._table.append((client, participation, norm(vector), distance(self._decoded, vector)))

@@ -7,7 +7,6 @@ from threading import Event, RLock, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Encoding
@@ -17,6 +16,7 @@ from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
 from qafel_mpi.wire import Kind, check
@@ -81,7 +81,7 @@ class WallClient:
         self.threaded = transport.progress == "thread"
         self.lock = RLock()
         # What is trained on: beside a thread that moves x̂ meanwhile, a copy of one version of it.
-        self.start = torch.empty_like(self.replica.x_hat) if self.threaded else self.replica.x_hat
+        self.start = vector_like(self.replica.x_hat) if self.threaded else self.replica.x_hat
         self.failure: Exception | None = None  # of the thread
 
     def run(self) -> RunSummary:
@@ -110,7 +110,7 @@ class WallClient:
         frame = self._free_frame()
         if frame is None:
             return
-        delta = self.deltas.pop() if self.deltas else torch.empty_like(self.replica.x_hat)
+        delta = self.deltas.pop() if self.deltas else vector_like(self.replica.x_hat)
         seed = derive(self.session.experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
         begun = perf_counter()
         with self.lock:

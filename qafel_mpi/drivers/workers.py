@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.client import Client
@@ -20,6 +19,7 @@ from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.kernels.keys import Stream
+from qafel_mpi.kernels.memory import vector, vector_like
 from qafel_mpi.kernels.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.trace.recorder import Recorder
@@ -75,8 +75,8 @@ class Trainer:
     def __init__(self, setup: Setup, client: Client, recorder: Recorder):
         self.task, self.client, self.seed = setup.task, client, setup.experiment.seed
         self.errors = EncodingErrors.of(setup, recorder)
-        shape = (setup.task.together, setup.task.layout.elements)
-        self.deltas = setup.where_trained(torch.empty(shape, dtype=setup.task.dtype))
+        task, rows = self.task, self.task.together
+        self.deltas = setup.where_trained(vector(rows * task.layout.elements, task.dtype).view(rows, -1))
         self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
 
     def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:
@@ -111,7 +111,7 @@ class LocalWorkers:
         self.setup = setup
         self.trainer = Trainer(setup, client, recorder)
         x_hat = client.replica.x_hat
-        self.start = torch.empty_like(x_hat) if setup.unicast else x_hat
+        self.start = vector_like(x_hat) if setup.unicast else x_hat
         self._payload_bytes = setup.uplink.payload_bytes()
         self._results: dict[Job, Result] = {}
 

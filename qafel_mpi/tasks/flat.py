@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qafel_mpi.codecs.base import Layout
+from qafel_mpi.kernels.memory import vector
 from qafel_mpi.tasks.errors import DataError
 
 
@@ -34,8 +35,8 @@ class FlatModule:
         named = [*trained, *held]
         self.layout = Layout(tuple(name for name, _ in named), tuple(tuple(t.shape) for _, t in named))
         self.trained = sum(p.numel() for _, p in trained)
-        self.vector = torch.empty(self.layout.elements, dtype=dtype, device=device)
-        self.gradient = torch.zeros(self.trained, dtype=dtype, device=device)
+        self.vector = vector(self.layout.elements, dtype, device)
+        self.gradient = vector(self.trained, dtype, device).zero_()
         self._variances: list[Tensor] = []
         for k, (name, tensor) in enumerate(named):
             where = slice(self.layout.offsets[k], self.layout.offsets[k + 1])

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
 from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
@@ -58,7 +59,7 @@ class NeuralTask(Task):
         )
         self.flat = self._fresh(seed)
         self.layout = self.flat.layout
-        self._velocity = torch.zeros_like(self.flat.gradient) if client.momentum else None
+        self._velocity = vector_like(self.flat.gradient).zero_() if client.momentum else None
         self._may_draw = _may_draw(self.flat.module)
         self._norms = [m for m in self.flat.module.modules() if isinstance(m, _BatchNorm)]
         self._check_logits(data)

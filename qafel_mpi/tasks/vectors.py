@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Layout
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig
 
@@ -34,7 +35,7 @@ class VectorTask(Task):
         generator = np.random.Generator(np.random.Philox(key=derive(seed, Stream.PARTITION)))
         shifts = 0.1 * generator.standard_normal(clients)
         self._shifts = shifts - shifts.mean()
-        self._y = torch.empty_like(self._target)
+        self._y = vector_like(self._target)
 
     def initial(self, seed: int) -> Tensor:
         return self._normal(derive(seed, Stream.INIT))

@@ -1,0 +1,50 @@
+"""Vectors in huge pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qafel_mpi.kernels.memory import copy_of, vector, vector_like
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.parametrize("elements", [0, 1, 1000, 1 << 20, (1 << 21) + 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_vectors_are_torchs_own_in_size_type_and_alignment(elements, dtype):
+    x = vector(elements, dtype)
+    assert (x.shape, x.dtype, x.is_contiguous()) == ((elements,), dtype, True)
+    assert x.data_ptr() % 64 == 0
+    x.fill_(2)
+    y = copy_of(x)
+    x.zero_()
+    assert torch.equal(y, torch.full((elements,), 2, dtype=dtype))
+    assert vector_like(y).dtype == dtype
+
+
+def test_long_vectors_in_a_row_begin_half_a_page_apart():
+    begins = [vector(1 << 21, torch.float32).data_ptr() % 4096 for _ in range(4)]
+    assert begins in ([0, 2048, 0, 2048], [2048, 0, 2048, 0])
+
+
+def test_on_another_device_it_is_torchs_memory():
+    assert vector(1 << 21, torch.float32, "meta").device.type == "meta"
+
+
+@pytest.mark.skipif(
+    not HUGE.exists() or "[never]" in HUGE.read_text(), reason="this kernel gives no huge pages"
+)
+def test_a_long_vector_lies_in_huge_pages():
+    x = vector(16 << 20, torch.float32).fill_(1)
+    begin, found = x.data_ptr(), 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            low, high = (int(part, 16) for part in head.split("-"))
+            within = low <= begin + (32 << 20) < high
+        elif within and head == "AnonHugePages:":
+            found = int(line.split()[1])
+    assert found > 0
