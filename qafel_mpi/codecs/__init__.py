@@ -46,7 +46,7 @@ def _build(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int
                 threads=threads,
             )
         case "affine":
-            return Affine(layout, dtype, bits=config.bits, bucket=config.bucket)
+            return Affine(layout, dtype, bits=config.bits, bucket=config.bucket, threads=threads)
         case "topk":
             return TopK(layout, dtype, fraction=_fraction(config))
         case "randk":

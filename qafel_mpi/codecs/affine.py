@@ -38,6 +38,7 @@ class Affine(Codec):
         *,
         bits: int = 8,
         bucket: int | str = "layer",
+        threads: int = 1,
     ):
         super().__init__(layout, dtype)
         self.bits = bits
@@ -53,7 +54,7 @@ class Affine(Codec):
                 wide.append((a, b, at))
                 at += -(-(b - a) * bits // 8)
         self._bytes = at
-        self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits)
+        self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits, threads=threads)
         self._gpu: gpu.AffineKernels | None = None
 
     def payload_bytes(self) -> int:

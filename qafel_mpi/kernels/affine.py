@@ -18,6 +18,7 @@ from qafel_mpi.kernels.jit import (
     umax32,
 )
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
+from qafel_mpi.kernels.plan import shares, spread
 from qafel_mpi.kernels.reference import DROP, LIFT, SEGMENT, TINY
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -27,6 +28,10 @@ _TINY, _LIFT, _FLOAT_MAX = np.float64(TINY), np.float64(LIFT), float(np.finfo(np
 _LARGEST = _FLOAT_MAX * (1 - 2.0**-20)
 _LARGE = _LARGEST / 255 / 2
 START, STOP, AT = 0, 1, 2  # columns of the tables: first element, end, first byte in the payload
+GROUP = (
+    1024  # elements whose ranges are taken before their codes are written; 2048 and 512 were slower at 11e6
+)
+TOGETHER = 64  # buckets that this can be
 
 
 @helper
@@ -54,6 +59,11 @@ def _grid(least, greatest, top):
     ):  # below, no code reaches the limit, and a division less is worth having in small buckets
         scale = min(scale, _LARGEST / max(zero, top - zero))
     return scale, zero
+
+
+@helper
+def _lift(scale):
+    return LIFT if scale < _TINY else np.float32(1)
 
 
 @helper
@@ -102,54 +112,61 @@ def _codes(v, lift, inverse, origin, bits, levels, payload, codes_at):
 
 
 @jit
-def encode(x, wide, plain, bits, levels, payload):
-    """The payload of x. Returns the first element of a tensor that is not finite in float32, or -1."""
+def encode_range(x, wide, first, last, plain, bits, inverses, levels, payload):
+    """What `plain` has, and buckets first..last-1 of `wide`. The first element of a tensor that is not finite, or -1.
+
+    Ranges of some buckets, then their codes: a scale takes a chain of divisions, in which the processor would wait if
+    there were not the next bucket to read. Of more than GROUP elements it finds the first no longer in the caches.
+    """
     top = np.int32((1 << bits) - 1)
     for k in range(len(plain)):
         if _copy_plain(part(x, plain[k, START], plain[k, STOP]), payload, plain[k, AT]) >= _INF_BITS:
             return plain[k, START]
-    for k in range(len(wide)):
-        begin, end = wide[k, START], wide[k, STOP]
-        least, greatest = _range(part(x, begin, end))
-        if greatest >= _INF_BITS or (least & _MAGNITUDE) >= _INF_BITS:
-            return begin
-        scale, zero = _grid(np.float64(float_of(least)), np.float64(float_of(greatest)), top)
-        origin = np.int32(zero)
-        store(payload, 8 * k, scale)
-        store(payload, 8 * len(wide) + 4 * k, origin)
-        lift = LIFT if scale < _TINY else np.float32(1)
-        inverse = np.float32(1.0 / (scale * np.float64(lift)))
-        v, out = (
-            part(x, begin, end),
-            part(payload, wide[k, AT], wide[k, AT] + (((end - begin) * bits + 7) >> 3)),
-        )
-        if lift == 1 and bits == 8:
-            _codes8(v, inverse, origin, out)
-        elif lift == 1 and bits == 4:
-            _codes4(v, inverse, origin, out)
-        else:
-            _codes(v, lift, inverse, origin, bits, levels, payload, wide[k, AT])
+    origins_at = 8 * len(wide)
+    while first < last:
+        group, end = first, min(first + len(inverses), last)
+        while first < end and (first == group or wide[first, STOP] - wide[group, START] <= GROUP):
+            least, greatest = _range(part(x, wide[first, START], wide[first, STOP]))
+            if greatest >= _INF_BITS or (least & _MAGNITUDE) >= _INF_BITS:
+                return wide[first, START]
+            scale, zero = _grid(np.float64(float_of(least)), np.float64(float_of(greatest)), top)
+            store(payload, 8 * first, scale)
+            store(payload, origins_at + 4 * first, np.int32(zero))
+            inverses[first - group] = np.float32(1.0 / (scale * np.float64(_lift(scale))))
+            first += 1
+        for k in range(group, first):
+            v = part(x, wide[k, START], wide[k, STOP])
+            out = part(payload, wide[k, AT], wide[k, AT] + ((v.size * bits + 7) >> 3))
+            lift = _lift(double_of(load64(payload, 8 * k)))
+            inverse, origin = inverses[k - group], load32(payload, origins_at + 4 * k)
+            if lift == 1 and bits == 8:
+                _codes8(v, inverse, origin, out)
+            elif lift == 1 and bits == 4:
+                _codes4(v, inverse, origin, out)
+            else:
+                _codes(v, lift, inverse, origin, bits, levels, payload, wide[k, AT])
     return -1
 
 
 @jit
-def decode(payload, wide, plain, bits, weight, assign, levels, acc):
-    """acc += weight · Q(x), or acc = Q(x)."""
+def decode_range(payload, wide, first, last, plain, bits, weight, assign, levels, acc):
+    """acc += weight · Q(x), or acc = Q(x), for what `plain` has and buckets first..last-1 of `wide`."""
     kind = acc.dtype.type
     for k in range(len(plain)):
         target, at = part(acc, plain[k, START], plain[k, STOP]), plain[k, AT]
         for i in range(target.size):
             value = kind(weight) * kind(float_of(load32(payload, at + 4 * i)))
             target[i] = value if assign else target[i] + value
-    for k in range(len(wide)):
+    for k in range(first, last):
         scale, zero = double_of(load64(payload, 8 * k)), load32(payload, 8 * len(wide) + 4 * k)
         lift, drop = (_LIFT, DROP) if scale < _TINY else (1.0, np.float32(1))
         factor = kind(weight) * kind(scale * lift)
-        for first in range(wide[k, START], wide[k, STOP], SEGMENT):
-            target = part(acc, first, min(first + SEGMENT, wide[k, STOP]))
-            at = wide[k, AT] + (first - wide[k, START]) * bits // 8
+        for begin in range(wide[k, START], wide[k, STOP], SEGMENT):
+            target = part(acc, begin, min(begin + SEGMENT, wide[k, STOP]))
+            at = wide[k, AT] + (begin - wide[k, START]) * bits // 8
             unpack(payload, at, target.size, bits, False, levels)
             add_levels(levels, zero, factor, drop, assign, target)
+    return -1
 
 
 @jit
@@ -170,18 +187,48 @@ def valid(payload, wide, plain, bits):
 class AffineKernels:
     """One encoder and decoder for a layout. wide, plain: (tensors, 3) int64 tables of quantized and float tensors.
 
-    Arrays as for cpu.BucketKernels.
+    Arrays as for cpu.BucketKernels. Threads share whole buckets: the first one has the float tensors too.
     """
 
-    def __init__(self, wide: np.ndarray, plain: np.ndarray, *, bits: int):
+    def __init__(self, wide: np.ndarray, plain: np.ndarray, *, bits: int, threads: int = 1):
         self.wide, self.plain, self.bits = wide, plain, bits
-        self._levels = np.empty(SEGMENT + 8, dtype=np.uint8)
+        self._shares = shares(np.cumsum(wide[:, STOP] - wide[:, START]), threads)
+        self._plain = [plain, *(plain[:0] for _ in self._shares[1:])]
+        self._levels = [np.empty(SEGMENT + 8, dtype=np.uint8) for _ in self._shares]
+        self._inverses = [np.empty(TOGETHER, dtype=np.float32) for _ in self._shares]
 
     def encode(self, x: np.ndarray, payload: np.ndarray) -> int:
-        return encode(x, self.wide, self.plain, self.bits, self._levels, payload)
+        def call(i: int, first: int, last: int) -> int:
+            return encode_range(
+                x,
+                self.wide,
+                first,
+                last,
+                self._plain[i],
+                self.bits,
+                self._inverses[i],
+                self._levels[i],
+                payload,
+            )
+
+        return spread(call, self._shares)
 
     def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool) -> None:
-        decode(payload, self.wide, self.plain, self.bits, weight, assign, self._levels, acc)
+        def call(i: int, first: int, last: int) -> int:
+            return decode_range(
+                payload,
+                self.wide,
+                first,
+                last,
+                self._plain[i],
+                self.bits,
+                weight,
+                assign,
+                self._levels[i],
+                acc,
+            )
+
+        spread(call, self._shares)
 
     def valid(self, payload: np.ndarray) -> bool:
         return valid(payload, self.wide, self.plain, self.bits)

@@ -252,7 +252,7 @@ class BucketKernels:
     def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, threads: int = 1):
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
         self.codes_at = 4 * plan.buckets
-        self._shares = shares(plan, threads)
+        self._shares = shares(plan.table[1:, START], threads)
         self.scratch = [np.empty(_SCRATCH_BYTES, dtype=np.uint8) for _ in self._shares]
         level = np.int8 if bits <= 8 else np.int16
         self.levels = [np.empty(SEGMENT + 8, dtype=level) for _ in self._shares]

@@ -71,10 +71,15 @@ def plan(bucket_starts: np.ndarray) -> Plan:
     )
 
 
-def shares(plan: Plan, threads: int) -> list[tuple[int, int]]:
-    """[first, last) segments for each of up to `threads` threads; one share where more would not pay."""
-    count = max(1, min(threads, plan.elements // ELEMENTS_PER_THREAD, plan.segments))
-    return list(pairwise(plan.segments * i // count for i in range(count + 1)))
+def shares(ends: np.ndarray, threads: int) -> list[tuple[int, int]]:
+    """[first, last) pieces for each of up to `threads` threads, of about as many elements each.
+
+    ends: (pieces,) elements up to and with each piece. One share where more would not pay.
+    """
+    total = int(ends[-1]) if len(ends) else 0
+    count = max(1, min(threads, total // ELEMENTS_PER_THREAD, len(ends)))
+    inner = np.searchsorted(ends, total * np.arange(1, count) // count, side="right")
+    return list(pairwise([0, *inner.tolist(), len(ends)]))
 
 
 def spread(call: Callable[[int, int, int], int], shares: list[tuple[int, int]]) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qafel_mpi.codecs import CODECS, CodecConfig, Layout, NonFiniteError, PayloadError, build
 from qafel_mpi.codecs.measure import measure_delta, relative_error
 from qafel_mpi.codecs.sizes import paper_message_bytes
-from qafel_mpi.kernels import reference
+from qafel_mpi.kernels import plan, reference
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.plan import ELEMENTS_PER_THREAD
 
@@ -245,6 +245,25 @@ def test_two_threads_give_the_bytes_of_one():
         one, two = (build(config, layout, threads=t) for t in (1, 2))
         assert encoded(one, x).tobytes() == encoded(two, x).tobytes()
         assert torch.equal(decoded(one, x), decoded(two, x))
+
+
+@pytest.mark.parametrize("bucket", [512, 5, "layer"])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_threads_give_affines_bytes_of_one_and_each_float_tensor_once(monkeypatch, bits, bucket):
+    monkeypatch.setattr(plan, "ELEMENTS_PER_THREAD", 1000)
+    shapes = ((1001, 3), (7,), (50, 100), (1, 4099), (2000,), (3, 1))
+    layout = Layout(tuple("abcdef"), shapes)
+    x = gaussian(layout.elements)
+    x[3100:3200] *= 1e-43  # buckets whose scale needs a lift
+    config = CodecConfig(codec="affine", bits=bits, bucket=bucket)
+    one, *more = (build(config, layout, threads=t) for t in (1, 2, 3, 5))
+    for many in more:
+        assert encoded(one, x).tobytes() == encoded(many, x).tobytes()
+        assert torch.equal(decoded(one, x), decoded(many, x))
+        sums = [x.clone(), x.clone()]
+        for codec, total in zip((one, many), sums, strict=True):
+            codec.accumulate(encoded(codec, x), total, 0.5, 0)
+        assert torch.equal(*sums)
 
 
 def test_golden_bytes():
