@@ -29,7 +29,8 @@ class Replica:
     def apply(self, payload: np.ndarray, key: int, version: int) -> None:
         """Algorithm 3: x̂^{t+1} = x̂^t + decode(q^t), in order. version: t.
 
-        Raises ValueError where q^t is not the one that x̂ needs next; a payload that carries x itself may skip.
+        Raises ValueError, and then x̂ is as it was, where q^t can't be decoded, or is not the one that x̂ needs next;
+        a payload that carries x itself may skip.
         """
         if self.assigns:
             self.downlink.decode(payload, self.x_hat, key)
@@ -40,12 +41,12 @@ class Replica:
         self.version = version + 1
 
     def download(self, payload: np.ndarray, key: int, version: int) -> None:
-        """Unicast: x̂ = decode(Q_s(x^version)), for this holder alone."""
+        """Unicast: x̂ = decode(Q_s(x^version)), for this holder alone. Raises PayloadError."""
         self.downlink.decode(payload, self.x_hat, key)
         self.version = version
 
     def catch_up(self, payload: np.ndarray, full: Codec, version: int) -> None:
-        """Take over x̂^version as another rank holds it. full: the identity codec."""
+        """Take over x̂^version as another rank holds it. full: the identity codec. Raises PayloadError."""
         full.decode(payload, self.x_hat, 0)
         self.version = version
 

@@ -98,7 +98,6 @@ class Server:
         """
         weighed = self._weigh(update)
         if weighed is not None:
-            self.uplink.validate(update.payload)
             s, n = weighed
             self.uplink.accumulate(update.payload, self.buffer, s * n, update.key)
         return self._count(weighed)

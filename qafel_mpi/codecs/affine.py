@@ -70,22 +70,17 @@ class Affine(Codec):
             return super().begin(x, out, key)
         return OnDevice(self, x, self._on(x.device).begin(x, out))
 
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self._decode(payload, out, 1.0, assign=True)
-
-    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self._decode(payload, acc, weight, assign=False)
-
-    def validate(self, payload: np.ndarray) -> None:
+    def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         if not self._cpu.valid(payload):
             raise PayloadError(f"{self.name}: a scale, zero point or 1-D element that no encoder writes")
+        return payload
 
-    def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
         if acc.is_cuda:
-            self._on(acc.device).decode(payload, acc, weight, assign=assign)
+            self._on(acc.device).decode(valid, acc, weight, assign=assign)
         else:
-            self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
+            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
     def _on(self, device: torch.device) -> gpu.AffineKernels:
         """The kernels for tensors there: one device a process, made at its first tensor."""

@@ -152,13 +152,29 @@ class Codec(ABC):
         assert isinstance(out, np.ndarray), f"{self.name} encodes to the host"
         return Done(self.encode(x, out, key))
 
-    @abstractmethod
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        """out[:] = Q(x)."""
+    def validate(self, payload: np.ndarray) -> np.ndarray:
+        """What `_decode` takes: the payload, or with entropy coding what it holds, in this codec's own buffer.
+
+        Raises PayloadError where it can't be decoded safely. Here: its length.
+        """
+        if payload.size != self.payload_bytes():
+            raise PayloadError(
+                f"{self.name}: payload of {payload.size} bytes, expected {self.payload_bytes()}"
+            )
+        return payload
 
     @abstractmethod
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        """acc += weight · Q(x), or acc = Q(x) (weight 1), of what `validate` returned: nothing is checked here."""
+
+    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
+        """out[:] = Q(x). Raises PayloadError, and then out is as it was."""
+        self._decode(self.validate(payload), out, 1.0, key, assign=True)
+
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        """acc += weight · Q(x), in place; with weight 1 the same bits as decode and add."""
+        """acc += weight · Q(x), in place; with weight 1 the same bits as decode and add. Raises PayloadError, and
+        then acc is as it was."""
+        self._decode(self.validate(payload), acc, weight, key, assign=False)
 
     def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
         """encode of each row of xs, with the same bytes. xs: (n, d). keys: (n,) uint64. Returns the bytes written to
@@ -169,12 +185,11 @@ class Codec(ABC):
     def accumulate_all(
         self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
     ) -> None:
-        """validate all payloads, then accumulate each in this order: the same bits. Raises PayloadError, and then
-        nothing is added."""
-        for payload in payloads:
-            self.validate(payload)
-        for payload, weight, key in zip(payloads, weights, keys, strict=True):
-            self.accumulate(payload, acc, weight, key)
+        """accumulate each in this order: the same bits. All are checked first: where it raises PayloadError, acc is
+        as it was."""
+        valid = [self.validate(payload) for payload in payloads]
+        for payload, weight, key in zip(valid, weights, keys, strict=True):
+            self._decode(payload, acc, weight, key, assign=False)
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.
@@ -184,19 +199,12 @@ class Codec(ABC):
         """
         difference = torch.sub(x, x_hat, out=self.scratch(x))
         written = self.encode(difference, out, key)
-        self.accumulate(out[:written], x_hat, 1.0, key)
+        self._decode(out[:written], x_hat, 1.0, key, assign=False)
         return written
 
     def delta(self) -> float | None:
         """δ of Definition 2.1, guaranteed: E‖Q(x) − x‖² ≤ (1 − δ)‖x‖². None: not known; ≤ 0: no contraction."""
         return None
-
-    def validate(self, payload: np.ndarray) -> None:
-        """Raise PayloadError where a payload can't be decoded safely. Here: its length."""
-        if payload.size != self.payload_bytes():
-            raise PayloadError(
-                f"{self.name}: payload of {payload.size} bytes, expected {self.payload_bytes()}"
-            )
 
     def scratch(self, like: Tensor) -> Tensor:
         """A vector of this codec's own, of that type on that device."""

@@ -91,12 +91,6 @@ class Bucketed(Codec):
             self.validate(payloads[bad])
         self._rows.accumulate(rows, acc.numpy(), np.array(weights))
 
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self._decode(payload, out, 1.0, assign=True)
-
-    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self._decode(payload, acc, weight, assign=False)
-
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         if not self.plan.single:
             return super().encode_difference(x, x_hat, out, key)
@@ -110,17 +104,18 @@ class Bucketed(Codec):
             self.refuse(x - x_hat)
         return self._bytes
 
-    def validate(self, payload: np.ndarray) -> None:
+    def validate(self, payload: np.ndarray) -> np.ndarray:
         if payload.size != self._bytes:
             super().validate(payload)
         if not cpu.scales_valid(payload, self.plan.buckets):
             raise PayloadError(f"{self.name}: a scale is negative or not finite")
+        return payload
 
-    def _decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
         if acc.is_cuda:
-            self._on(acc.device).decode(payload, acc, weight, assign=assign)
+            self._on(acc.device).decode(valid, acc, weight, assign=assign)
         else:
-            self._cpu.decode(payload, acc.numpy(), weight, assign=assign)
+            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
     def _on(self, device: torch.device) -> gpu.BucketKernels:
         """The kernels for tensors there: one device a process, made at its first tensor."""

@@ -6,6 +6,7 @@ coding them pays on slow links only. The payload's size varies; the header's FLA
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ class Entropy(Codec):
         self.inner = inner
         self.name, self.id, self.bits, self.unbiased = inner.name, inner.id, inner.bits, inner.unbiased
         self._raw = np.empty(inner.payload_bytes(), dtype=np.uint8)
+        self._several: list[np.ndarray] = []  # for accumulate_all: all are checked before any is added
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
 
@@ -49,14 +51,19 @@ class Entropy(Codec):
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         return self.compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
 
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        self.inner.decode(self._decompress(payload), out, key)
+    def accumulate_all(
+        self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        while len(self._several) < len(payloads):
+            self._several.append(np.empty_like(self._raw))
+        raw = [self._decompress(payload, own) for payload, own in zip(payloads, self._several, strict=False)]
+        self.inner.accumulate_all(raw, acc, weights, keys)
 
-    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        self.inner.accumulate(self._decompress(payload), acc, weight, key)
+    def validate(self, payload: np.ndarray) -> np.ndarray:
+        return self.inner.validate(self._decompress(payload, self._raw))
 
-    def validate(self, payload: np.ndarray) -> None:
-        self.inner.validate(self._decompress(payload))
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        self.inner._decode(valid, acc, weight, key, assign=assign)
 
     def compress(self, raw_bytes: int, out: np.ndarray) -> int:
         """What the inner codec has written to this codec's own buffer, to out. Returns the bytes written."""
@@ -64,9 +71,9 @@ class Entropy(Codec):
         out[: len(coded)] = np.frombuffer(coded, dtype=np.uint8)
         return len(coded)
 
-    def _decompress(self, payload: np.ndarray) -> np.ndarray:
-        """The inner payload, in this codec's own buffer. A frame of another size is refused before it is decoded."""
-        expected = self._raw.size
+    def _decompress(self, payload: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """The inner payload, in out, of its size. A frame of another size is refused before it is decoded."""
+        expected = out.size
         if payload.size > self.payload_bytes():
             raise PayloadError(f"{self.name}: {payload.size} bytes, at most {self.payload_bytes()} expected")
         try:
@@ -76,8 +83,8 @@ class Entropy(Codec):
             raw = self._decompressor.decompress(payload.data, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise PayloadError(f"{self.name}: not a zstd frame: {error}") from error
-        self._raw[:] = np.frombuffer(raw, dtype=np.uint8)
-        return self._raw
+        out[:] = np.frombuffer(raw, dtype=np.uint8)
+        return out
 
 
 @dataclass(frozen=True, slots=True)

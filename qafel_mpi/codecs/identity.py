@@ -31,16 +31,17 @@ class Identity(Codec):
         torch.from_numpy(out[:size]).copy_(x.to(self.dtype).view(torch.uint8))
         return size
 
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        out.copy_(self._vector(payload))
-
-    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        acc.add_(self._vector(payload).to(acc.device), alpha=weight)
-
-    def validate(self, payload: np.ndarray) -> None:
+    def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         if not np.isfinite(floats(payload, self._numpy)).all():
             raise PayloadError(f"{self.name}: the vector has an element that is not finite")
+        return payload
+
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        if assign:
+            acc.copy_(self._vector(valid))
+        else:
+            acc.add_(self._vector(valid).to(acc.device), alpha=weight)
 
     def _vector(self, payload: np.ndarray) -> Tensor:
         return torch.from_numpy(floats(payload, self._numpy))

@@ -29,18 +29,19 @@ class _Sparse(Codec):
     def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
         """(k,) int64, ascending."""
 
-    def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        out.zero_()
-        out[self._coordinates(payload, key).to(out.device)] = self._values(payload).to(out)
-
-    def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
-        where = self._coordinates(payload, key).to(acc.device)
-        acc.index_add_(0, where, self._values(payload).to(acc), alpha=weight)
-
-    def validate(self, payload: np.ndarray) -> None:
+    def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         if not self._values(payload).isfinite().all():
             raise PayloadError(f"{self.name}: a value is not finite")
+        return payload
+
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        where, values = self._coordinates(valid, key).to(acc.device), self._values(valid).to(acc)
+        if assign:
+            acc.zero_()
+            acc[where] = values
+        else:
+            acc.index_add_(0, where, values, alpha=weight)
 
     def _values(self, payload: np.ndarray) -> Tensor:
         return torch.from_numpy(floats(payload[: 4 * self.k], "<f4"))
@@ -67,11 +68,12 @@ class TopK(_Sparse):
         out[4 * self.k : 8 * self.k] = kept.cpu().numpy().astype("<u4").view(np.uint8)
         return 8 * self.k
 
-    def validate(self, payload: np.ndarray) -> None:
+    def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         where = self._coordinates(payload, 0)
         if not (where.diff() > 0).all() or where[-1] >= self.layout.elements:
             raise PayloadError(f"topk: coordinates are not ascending below {self.layout.elements}")
+        return payload
 
     def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
         where = floats(payload[4 * self.k : 8 * self.k], "<u4")

@@ -10,7 +10,8 @@ from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
 from qafel_mpi.algorithms.weights import staleness_weight
-from qafel_mpi.codecs import CodecConfig, Layout, build
+from qafel_mpi.codecs import CodecConfig, Layout, PayloadError, build
+from qafel_mpi.codecs.entropy import Entropy
 
 LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((20, 30), (20,), (7, 11)))
 D = LAYOUT.elements
@@ -201,6 +202,74 @@ def test_an_upload_from_the_future_is_refused_with_all_that_came_with_it():
     with pytest.raises(ValueError, match="client 3 starts from version 1, the server is at 0"):
         server.receive_all([Update(2, 0, payload, 0), Update(3, 1, payload, 0)])
     assert (server.filled, server.uploads) == (0, 0)
+
+
+def damaged(codec) -> list[np.ndarray]:
+    """A payload with NaN where its scales or first values are, one that lacks a byte, and of no bytes at all."""
+    out = np.zeros(codec.payload_bytes(), np.uint8)
+    payload = out[: codec.encode(start(1), out, 7)]
+    nan = payload.copy()
+    nan[:8] = 0xFF
+    found = [nan, payload[:-1], payload[:0]]
+    if codec.flags:  # a good frame around bad content
+        frame = np.zeros(codec.payload_bytes(), np.uint8)
+        codec._raw[:8] = 0xFF
+        found.append(frame[: codec.compress(codec._raw.size, frame)])
+    return found
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("way", ["a difference", "the model", "a download", "another rank's model"])
+def test_nothing_of_a_damaged_payload_reaches_the_hidden_state(name, way):
+    """Whoever hands it in: no check before `apply`, `download` and `catch_up` is needed."""
+    codec = build(CODECS[name], LAYOUT)
+    replica = Replica(start(), codec, assigns=way == "the model")
+    take = {
+        "a difference": lambda payload: replica.apply(payload, 7, 0),
+        "the model": lambda payload: replica.apply(payload, 7, 3),
+        "a download": lambda payload: replica.download(payload, 7, 3),
+        "another rank's model": lambda payload: replica.catch_up(payload, codec, 3),
+    }[way]
+    for payload in damaged(codec):
+        with pytest.raises(PayloadError):
+            take(payload)
+        assert torch.equal(replica.x_hat, start())
+        assert replica.version == 0
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("beside", [0, 2])
+def test_nothing_of_a_damaged_upload_reaches_the_buffer(name, beside):
+    """Nor of those that came with it, which may be received again."""
+    server, up, _ = make(CODECS[name], buffer_size=5)
+    good = np.zeros(up.payload_bytes(), np.uint8)
+    good = good[: up.encode(start(2), good, 7)]
+    for payload in damaged(up):
+        with pytest.raises(PayloadError):
+            server.receive_all([Update(i, 0, good, 7) for i in range(beside)] + [Update(9, 0, payload, 7)])
+        assert not server.buffer.any()
+        assert (server.filled, server.uploads) == (0, 0)
+
+
+def test_a_compressed_payload_is_decompressed_once_on_every_path(monkeypatch):
+    server, up, down = make(CODECS["zstd"], CODECS["zstd"], buffer_size=4)
+    replica = Replica(start(), down, assigns=False)
+    counts = {up: 0, down: 0}
+    decompress = Entropy._decompress
+
+    def counted(codec, *arguments):
+        counts[codec] += 1
+        return decompress(codec, *arguments)
+
+    monkeypatch.setattr(Entropy, "_decompress", counted)
+    payloads = [np.zeros(up.payload_bytes(), np.uint8) for _ in range(4)]
+    updates = [Update(i, 0, p[: up.encode(start(i), p, i)], i) for i, p in enumerate(payloads)]
+    server.receive(updates[0])
+    server.receive_all(updates[1:])
+    made, q = step(server, down)
+    replica.apply(q, made.key, 0)
+    replica.download(q, made.key, 1)
+    assert list(counts.values()) == [4, 2]
 
 
 @pytest.mark.parametrize("sends_model", [False, True])
