@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,19 @@ _SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__)
 _BYTE, _WORD = ir.IntType(8), ir.IntType(32)
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For functions that Python calls: compiled once, and kept on disk where there is a folder for it."""
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """For functions that Python calls: compiled once, and kept on disk where there is a folder for it.
+
+    options: numba's, beside ours or in their place. Without a function it is a decorator, which takes more of them.
+    """
+    if function is None:
+        return partial(jit, **options)
     function.__qualname__ += f"-{_SOURCES.hexdigest()[:12]}"  # a part of the file's name
+    options = _OPTIONS | options
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**_OPTIONS)(function)
+        return njit(**options)(function)
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.jit import jit
+
 # Vector registers hold parts of the sum: in another order than on other processors, but always the same one here.
-_sum = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_sum = jit(fastmath={"reassoc", "contract", "nsz"})
 
 
 @_sum

@@ -8,10 +8,13 @@ the same bits for a client whatever else is in the call.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from qafel_mpi.kernels.jit import jit
 
 # Sums in vector registers: in any order, but the same one in every call.
 _SUMS = {"reassoc", "contract", "nsz"}
+# numba's own divisions: with numpy's, which vectorise, `pulls` sums in another order, and results have other bits.
+_kernel = jit(error_model="python")
 LANES = 8  # rows are padded to whole vectors
 
 _LOG2_E = 1.4426950408889634
@@ -20,7 +23,7 @@ _ROUND = 6755399441055744.0  # 1.5·2^52: adding it rounds to an integer, kept i
 _LEAST = -700.0  # exp of it is a normal number
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@_kernel(fastmath={"contract"})
 def exp_minus_abs(z, out, scratch):
     """out = exp(−|z|) to 2 units in the last place, in loops that vectorise, which calls of libm do not.
 
@@ -50,7 +53,7 @@ def exp_minus_abs(z, out, scratch):
         bits[i] += k_bits[i] << 52
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@_kernel(fastmath=_SUMS)
 def dot(a, b):
     total = 0.0
     for i in range(a.size):
@@ -58,7 +61,7 @@ def dot(a, b):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@_kernel(fastmath=_SUMS)
 def dot_rows(rows, x, out):
     """out_i = rows_i · x, four rows a pass, so that their sums don't wait for each other. out: at least (n,)."""
     n, i = rows.shape[0], 0
@@ -77,7 +80,7 @@ def dot_rows(rows, x, out):
         i += 1
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@_kernel(fastmath=_SUMS)
 def add_rows(rows, weights, out):
     """out += Σ_i weights_i · rows_i, four rows a pass, so that out is loaded and stored a quarter as often."""
     n, i = rows.shape[0], 0
@@ -94,7 +97,7 @@ def add_rows(rows, weights, out):
         i += 1
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@_kernel(fastmath=_SUMS)
 def pulls(z, e, pull, s, n):
     """s_i = pull · σ(−z_i); returns Σ_i log(1 + exp(−z_i)). e = exp(−|z|). Over the first n."""
     total = 0.0
@@ -110,13 +113,13 @@ def pulls(z, e, pull, s, n):
     return total
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def padded(n):
     """Length of a row of n, filled up to whole vectors; a short one stays as it is."""
     return n if n < LANES else (n + LANES - 1) // LANES * LANES
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def find_span(rows, basis, columns):
     """An orthonormal basis of what the rows span: rows = columnsᵀ · basis. Returns the rank r.
 
@@ -141,7 +144,7 @@ def find_span(rows, basis, columns):
     return r
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def find_spans(b, offsets, wanted, bases, basis_at, columns, columns_at):
     """find_span of every wanted client, one after the other in `bases` and `columns`; both as zeros.
 
@@ -159,7 +162,7 @@ def find_spans(b, offsets, wanted, bases, basis_at, columns, columns_at):
         columns_at[c + 1] = columns_at[c] + r * padded(n)
 
 
-@njit(cache=True, nogil=True, fastmath=_SUMS)
+@_kernel(fastmath=_SUMS)
 def train_in_span(columns, basis, n, start, start_squared, rate, l2, decay, steps, delta, work):
     """P full-batch steps in the r dimensions that the n examples span; returns the mean of f(y_0), ..., f(y_{P−1}).
 
@@ -193,7 +196,7 @@ def train_in_span(columns, basis, n, start, start_squared, rate, l2, decay, step
     return total / steps
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def train_clients(
     offsets, bases, basis_at, columns, columns_at, clients, start, rate, l2, decay, steps, deltas, losses
 ):
@@ -223,7 +226,7 @@ def train_clients(
         )
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def gradient(rows, y, l2, out, z, e, s):
     """out = ∇f(y); returns f(y). z, e, s: at least (n,)."""
     n = rows.shape[0]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qafel_mpi
 from qafel_mpi.kernels import cpu, plan, reference
 from qafel_mpi.kernels.reference import L2, LINF, MEAN
 
@@ -163,27 +165,33 @@ def test_scales_that_no_encoder_writes_are_found():
 def test_kernels_compile_where_nothing_can_be_cached(tmp_path: Path):
     """A read-only installation and no home: numba finds no folder for its cache. (Files stand in their way: root
     may write to any folder.)"""
-    (tmp_path / "__pycache__").write_text("")
+    package = Path(qafel_mpi.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (tmp_path, *(path.parent for path in tmp_path.rglob("__init__.py"))):
+        (folder / "__pycache__").write_text("")
     (tmp_path / "home").write_text("")
-    (tmp_path / "triple.py").write_text(
+    (tmp_path / "program.py").write_text(
         textwrap.dedent("""
-        from qafel_mpi.kernels.jit import jit
+        import numpy as np
+        import torch
+        from qafel_mpi.codecs import CodecConfig, Layout, build
+        from qafel_mpi.kernels import norms
+        from qafel_mpi.tasks import logistic_kernels
 
-        @jit
-        def triple(x):
-            return 3 * x
-
-        print(triple(14))
+        codec = build(CodecConfig(codec="sign"), Layout(("v",), ((8,),)))
+        print(codec.encode(torch.ones(8), np.empty(5, np.uint8), 0))
+        print(norms.norm(torch.tensor([3.0, 4.0])), logistic_kernels.padded(9), norms.__file__)
         """)
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG"))}
     environment |= {"HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "triple.py"],
+        [sys.executable, "program.py"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert done.stdout.strip() == "42"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["5", "5.0", "16", str(tmp_path / package.name / "kernels" / "norms.py")]
