@@ -13,6 +13,7 @@ from itertools import cycle
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from qafel_mpi.bench import peers
 from qafel_mpi.bench.passes import Passes
@@ -108,7 +109,7 @@ class _Bench:
         self.x_hat.zero_()
         # x̂ must not arrive: following x and −x in turns keeps the difference as large as a vector.
         self._targets = cycle((self.x, minus.copy_(self.x).neg_()))
-        self.payload = np.zeros(self.codec.payload_bytes(), dtype=np.uint8)
+        self.payload = _zeros(self.codec.payload_bytes(), torch.uint8).numpy()
         self.bytes = self.codec.encode(self.x, self.payload, self.key)
         self.passes = Passes(point.d, self.bytes, point.threads)
         torch.set_num_threads(point.threads)
@@ -152,11 +153,11 @@ class _Bench:
             case "decode_accumulate":
                 return lambda: codec.accumulate(filled, acc, 0.5, key)
             case _:
-                stepped = np.zeros_like(payload)
+                stepped = _zeros(payload.size, torch.uint8).numpy()
                 return lambda: codec.encode_difference(next(self._targets), x_hat, stepped, key)
 
     def _pass(self, operation: str) -> Callable[[], object]:
-        x, acc, x_hat = self.x.numpy(), np.zeros(self.point.d, np.float32), np.zeros(self.point.d, np.float32)
+        x, acc, x_hat = self.x.numpy(), _zeros(self.point.d).numpy(), _zeros(self.point.d).numpy()
         match operation:
             case "encode":
                 return lambda: self.passes.encode(x)
@@ -171,7 +172,7 @@ class _Bench:
         return 4.0 * vectors * self.point.d + self.bytes
 
     def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
-        total = torch.zeros(self.point.d)
+        total = _zeros(self.point.d)
         try:
             return peers.find(name, self.codec.name, self.codec.bits, self.x, total)
         except ImportError:
@@ -206,7 +207,7 @@ class _Bench:
 
     def entropy(self, limits: Limits) -> Iterator[Row]:
         """The same payload through zstd: what it saves, and below which link speed that pays."""
-        coded = np.zeros(self.coded.payload_bytes(), dtype=np.uint8)
+        coded = _zeros(self.coded.payload_bytes(), torch.uint8).numpy()
         size = self.coded.encode(self.x, coded, self.key)
         cases = {
             "encode": timed(lambda: self.codec.encode(self.x, self.payload, self.key)),
@@ -229,6 +230,12 @@ class _Bench:
             yield Row(
                 "codec", about, s[f"coded {way}"], s[way], "the same without zstd", wrong=0, derived=derived
             )
+
+
+def _zeros(elements: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory as the program's own vectors have it: passes and peers are given no worse. Written, for pages that were
+    only promised are read from the cache."""
+    return vector(elements, dtype).zero_()
 
 
 def byte_entropy(data: np.ndarray) -> float:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 
+from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.plan import ELEMENTS_PER_THREAD, spread
 
 BLOCK = (
@@ -58,7 +60,7 @@ class Passes:
     def __init__(self, d: int, payload_bytes: int, threads: int):
         blocks = -(-d // BLOCK)
         self._share = max(1, -(-payload_bytes // (4 * blocks)))  # float32 words a block
-        self._payload = np.zeros(self._share * blocks, dtype=np.float32)
+        self._payload = vector(self._share * blocks, torch.float32).zero_().numpy()
         count = max(1, min(threads, d // ELEMENTS_PER_THREAD))
         self._shares = list(pairwise(blocks * i // count for i in range(count + 1)))
 

@@ -19,7 +19,7 @@ ALIGNMENT = 64  # bytes: a cache line, and enough for every SIMD load of a paylo
 
 
 def pageable_bytes(size: int) -> np.ndarray:
-    """Uninitialised uint8."""
+    """Uninitialised uint8; of 4 MB and more in huge pages, which numpy asks for."""
     return np.empty(size, dtype=np.uint8)
 
 
