@@ -98,10 +98,12 @@ def codec(
 
     Ratio: the pass's time over ours; 0.5 is twice the time of the pass.
     """
+    from qafel_mpi.bench.peers import NAMES
+    from qafel_mpi.codecs import CODECS
     from qafel_mpi.config_text import choices, whole_numbers
 
-    names = choices("--codec", codecs, ("identity", "qsgd", "affine", "topk", "randk", "sign"))
-    peers = choices("--against", against, ("numpy", "torch", "bitsandbytes", "torchao"))
+    names = choices("--codec", codecs, tuple(CODECS))
+    peers = choices("--against", against, NAMES)
     widths = whole_numbers("--bits", bits, 1, 16)
     sizes = whole_numbers("--d", d, 1, 2**31)
     counts = whole_numbers("--threads", threads, 1, 1024)

@@ -172,6 +172,7 @@ _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
     "max_us": "Max(us)",
     "p99_us": "P99(us)",
     "iterations": "Iterations",
+    "bytes_moved": "Moved(B)",
     "gb_per_s": "GB/s",
     "wrong": "#wrong",
     "ratio": "Ratio",

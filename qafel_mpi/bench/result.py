@@ -29,7 +29,7 @@ class Row:
     ours: Samples
     reference: Samples | None = None
     reference_name: str = ""
-    bytes_moved: float | None = None  # an operation's, for gb_per_s
+    bytes_moved: float | None = None  # an operation's
     wrong: int | None = (
         None  # bytes, elements or messages that were not what they should be; None: not looked at
     )
@@ -47,6 +47,7 @@ class Row:
         """The row without its samples: parameters, then median_us, ci95_us, … and, with a reference, ratio."""
         columns: dict[str, Any] = {"bench": self.bench, **self.parameters, **_statistics(self.ours)}
         if self.bytes_moved is not None:
+            columns["bytes_moved"] = int(self.bytes_moved)
             columns["gb_per_s"] = self.bytes_moved / self.ours.median / 1e9
         if self.reference is not None:
             columns |= _against(self.ours, self.reference)

@@ -173,6 +173,7 @@ def test_the_json_has_what_the_design_promises(made, tmp_path: Path):
     assert first["ci95_us"][0] < first["median_us"] < first["ci95_us"][1]
     assert first["ratio"] == pytest.approx(2, rel=0.02)
     assert first["reference"] == "raw"
+    assert first["bytes_moved"] == 8
     assert first["gb_per_s"] == pytest.approx(8e-4, rel=0.01)
     assert len(first["values_us"]) == first["iterations"] == 200
     assert "ratio" not in content["rows"][1]
