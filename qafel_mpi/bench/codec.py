@@ -19,7 +19,7 @@ from qafel_mpi.bench import peers
 from qafel_mpi.bench.passes import Passes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
-from qafel_mpi.codecs import Codec, CodecConfig, Layout, build
+from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
@@ -47,11 +47,15 @@ class Point:
 def sweep(
     codecs: Sequence[str], bits: Sequence[int], sizes: Sequence[int], threads: Sequence[int]
 ) -> list[Point]:
-    """Every codec at every size, those with a choice of bits at each; a scale per 512 elements, as peers have it."""
+    """Every codec at every size, those with a choice of bits at each; a scale per 512 elements, as peers have it.
+
+    A codec that has no use for threads is measured with one.
+    """
     points = []
     for name in codecs:
+        counts = threads if CODECS[name].threaded else [1]
         for config in _configs(name, bits):
-            points += [Point(config, d, count) for d in sizes for count in threads]
+            points += [Point(config, d, count) for d in sizes for count in counts]
     return points
 
 

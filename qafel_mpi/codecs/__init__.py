@@ -52,7 +52,7 @@ def _build(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int
         case "randk":
             return RandK(layout, dtype, fraction=_fraction(config))
         case "sign":
-            return Sign(layout, dtype, bucket=config.bucket)
+            return Sign(layout, dtype, bucket=config.bucket, threads=threads)
         case _:
             return Identity(layout, dtype)
 

@@ -128,8 +128,11 @@ class Codec(ABC):
     bits: int  # a code's width, in the header; 32 and 64 for floats
     flags: int = 0  # header flags of its messages
     encodes_on_device: bool = False  # `begin` can also write to a tensor beside x
+    threaded: bool = True  # takes less time with more threads
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
+        if not layout.elements:
+            raise ValueError("a layout without elements: there is nothing to encode")
         self.layout = layout
         self.dtype = dtype
         self._scratch: Tensor | None = None

@@ -20,6 +20,7 @@ _HUGE = float(np.finfo(np.float32).max)
 
 class _Sparse(Codec):
     bits = 32
+    threaded = False  # torch and numpy look for the k with one
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, fraction: float):
         super().__init__(layout, dtype)
