@@ -56,6 +56,11 @@ class CodecConfig(BaseModel):
                 raise ValueError(
                     f"{field} has no effect with codec {self.codec!r}; it belongs to {', '.join(codecs)}"
                 )
+        if self.levels is not None and self.bits != type(self).model_fields["bits"].default:
+            raise ValueError(
+                f"bits = {self.bits} has no effect beside levels = {self.levels}, from which a code's width follows: "
+                "leave one of them out"
+            )
         if self.codec == "qsgd" and self.levels is None and self.bits > 16 and self.bits != 32:
             raise ValueError(f"bits = {self.bits}: qsgd takes 1 to 16, or 32 for the identity")
         if self.codec == "affine" and self.bits > 8:
