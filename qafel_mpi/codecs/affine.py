@@ -60,6 +60,13 @@ class Affine(Codec):
     def payload_bytes(self) -> int:
         return self._bytes
 
+    def delta(self) -> float:
+        """0 is on the grid, so that no element's error is above its magnitude; that of the largest one, M, is at most
+        half a step, M/(2^bits − 1), and M² ≥ ‖v‖²/m in a bucket of m. 1-D tensors have no error.
+        """
+        largest = int((self._cpu.wide[:, 1] - self._cpu.wide[:, 0]).max(initial=0))
+        return (1 - (2**self.bits - 1) ** -2) / largest if largest else 1.0
+
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         if (self._on(x.device).encode(x, out) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
             self.refuse(x)

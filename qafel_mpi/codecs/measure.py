@@ -44,5 +44,5 @@ def contraction_warning(codec: Codec, *, seed: int = 0) -> str | None:
     return (
         f"codec {codec.name} at {codec.bits} bits is no contraction: δ = {measured:.3g} measured on a Gaussian "
         f"vector of {codec.layout.elements} elements, and Definition 2.1 asks for δ > 0. Use more bits, smaller "
-        "buckets, or scale = linf"
+        "buckets or, with qsgd, scale = linf"
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qafel_mpi.codecs import CODECS, CodecConfig, Layout, NonFiniteError, PayloadError, build
 from qafel_mpi.codecs.bucketed import Bucketed
-from qafel_mpi.codecs.measure import measure_delta, relative_error
+from qafel_mpi.codecs.measure import contraction_warning, measure_delta, relative_error
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.kernels import plan, reference
 from qafel_mpi.kernels.keys import Stream, derive
@@ -225,12 +225,12 @@ def test_unbiased_codecs_average_to_the_input(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_definition_2_1_holds_for_the_delta_that_a_codec_guarantees(name):
-    """Mean relative error over 200 keys, on Gaussian and on heavy-tailed data, against 1 − δ (5% for chance)."""
+    """Mean relative error over 200 keys, on Gaussian, heavy-tailed and constant data and where one element is large,
+    against 1 − δ (5% for chance)."""
     c = codec(name)
-    if c.delta() is None:
-        assert name.startswith("affine")
-        return
-    for x in (gaussian(LAYOUT.elements), gaussian(LAYOUT.elements, 3) ** 5):
+    one = torch.full((LAYOUT.elements,), 0.3)
+    one[5] = 1
+    for x in (gaussian(LAYOUT.elements), gaussian(LAYOUT.elements, 3) ** 5, one, torch.ones_like(one)):
         error = 1 - measure_delta(c, [x] * 200, seed=1)
         assert error <= (1 - c.delta()) * 1.05 + 1e-12
 
@@ -247,6 +247,17 @@ def test_measured_deltas_are_the_ones_known_for_gaussian_data():
     assert error(bits=8) == pytest.approx(1e-4, rel=0.2)
     assert error(bits=2) > 1
     assert error(bits=4, scale="l2", bucket="tensor") > 10
+
+
+def test_a_contraction_is_measured_where_none_is_guaranteed():
+    """Neither has a guarantee; on a Gaussian vector affine at one bit contracts, for it keeps the largest element."""
+    layout = Layout(("v",), ((1, 10_000),))
+    affine = build(CodecConfig(codec="affine", bits=1), layout)
+    assert affine.delta() == 0
+    assert contraction_warning(affine) is None
+    said = contraction_warning(build(CodecConfig(bits=4, scale="l2", bucket="tensor"), layout))
+    assert said is not None
+    assert "codec qsgd at 4 bits is no contraction" in said
 
 
 def test_codes_are_really_packed():
