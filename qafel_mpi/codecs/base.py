@@ -116,7 +116,9 @@ class OnDevice:
 
 
 class Codec(ABC):
-    """Encodes vectors of one layout. Holds scratch of its own, so that a call allocates nothing.
+    """Encodes vectors of one layout. Holds scratch of its own: on the CPU encode, decode, accumulate and
+    encode_difference of qsgd, sign and affine allocate nothing (encode_difference but for the first time); the others
+    leave theirs to torch, numpy and zstd.
 
     x and acc: (d,) float32 or float64 tensors, contiguous. out and payload: uint8 arrays. key: the 64-bit key
     of the message's random numbers (kernels.keys), the same at both ends.
