@@ -117,6 +117,22 @@ def decode_sparse(data: bytes, settings: dict, key: int, float_: type) -> list:
     return values
 
 
+def open_frame(data: bytes) -> bytes:
+    """The content of a Zstandard frame (RFC 8878) of one segment below 256 bytes, of raw and RLE blocks."""
+    assert data[:5] == bytes.fromhex("28b52ffd20"), (
+        "magic, and: one segment, one byte of content size, no checksum"
+    )
+    content, at, last = b"", 6, False
+    while not last:
+        block = int.from_bytes(data[at : at + 3], "little")
+        last, kind, size = bool(block & 1), block >> 1 & 3, block >> 3
+        at += 3
+        content += data[at : at + size] if kind == 0 else data[at : at + 1] * size
+        at += size if kind == 0 else 1
+    assert (at, len(content)) == (len(data), data[5])
+    return content
+
+
 def decode_plainly(case: dict, float_: type) -> np.ndarray:
     data, settings = bytes.fromhex(case["payload"]), case["settings"]
     match settings.get("codec", "qsgd"):
@@ -135,6 +151,51 @@ def decode_plainly(case: dict, float_: type) -> np.ndarray:
             s = levels or max(1, 2 ** (bits - 1) - 1)
             values = decode_buckets(data, bits, s, settings.get("bucket", 512), float_)
     return np.array(values, dtype=float_)
+
+
+# The encoder of qsgd and sign.
+
+
+def sum_of(values: list[float]) -> float:
+    """In the document's order; the values of at most one segment, or its segments' sums."""
+    values = values + [0.0] * (2 ** math.ceil(math.log2(len(values))) - len(values))
+    while len(values) > 1:
+        half = len(values) // 2
+        values = [a + b for a, b in zip(values[:half], values[half:], strict=True)]
+    return values[0]
+
+
+def scale_of(v: np.ndarray, kind: str) -> np.float32:
+    if kind == "linf":
+        return np.float32(max(abs(float(e)) for e in v))
+    terms = [float(e) ** 2 if kind == "l2" else abs(float(e)) for e in v]
+    total = sum_of([sum_of(terms[i : i + 4096]) for i in range(0, len(terms), 4096)])
+    value = math.sqrt(total) if kind == "l2" else total / len(terms)
+    return np.float32(min(value, float(np.finfo(np.float32).max)))
+
+
+def level_of(v: np.float32, c: np.float32, s: int, slot: int, key: int) -> int:
+    if c == 0:
+        return 0
+    h = hash_of(key, slot // 2)
+    u = h >> 16 if slot % 2 else h & 0xFFFF
+    lift = np.float32(2.0**100 if c < 2.0**-90 else 1)
+    inverse = np.float32(s * 65536) / (c * lift)
+    y = int(np.rint((v * lift) * inverse))
+    return (min(max(y, -s * 65536), s * 65536) + u) // 65536
+
+
+def encode_plainly(x: np.ndarray, kind: str, bits: int, bucket: int, key: int) -> bytes:
+    """qsgd of 2 bits or more; kind "sign": sign."""
+    s, scales, stream, slot = 2 ** (bits - 1) - 1, [], 0, 0
+    for begin in range(0, len(x), bucket):
+        v = x[begin : begin + bucket]
+        scales.append(scale_of(v, kind))
+        for p, e in enumerate(v, slot):
+            code = int(e < 0) if kind == "sign" else level_of(e, scales[-1], s, p, key) % 2**bits
+            stream |= code << (p * bits)
+        end, slot = slot + len(v), slot + 8 * math.ceil(len(v) / 8)
+    return struct.pack(f"<{len(scales)}f", *scales) + stream.to_bytes(math.ceil(end * bits / 8), "little")
 
 
 # The tests.
@@ -194,6 +255,59 @@ def test_golden_payloads_are_near_their_vectors(case):
             scale = np.linalg.norm(x) if settings.get("scale") == "l2" else np.abs(x).max()
             reach = 2 if settings.get("bits") == 1 else 1.01
             assert np.abs(q - x).max() <= reach * scale / levels + 2.0**-148
+
+
+@pytest.mark.parametrize("float_", [np.float32, np.float64])
+def test_a_frame_written_by_hand_is_read_as_its_content(float_):
+    """Scales 1, 0.5 and 2 in a raw block, 58 codes of level 7 in an RLE block, the last one in a raw block."""
+    scales = struct.pack("<3f", 1, 0.5, 2).hex()
+    frame = bytes.fromhex("28b52ffd20" + "2a" + "600000" + scales + "ea0000" + "77" + "090000" + "07")
+    case = {"payload": open_frame(frame).hex(), "settings": {"bits": 4, "bucket": 24}}
+    plainly = decode_plainly(case, float_)
+    assert np.allclose(plainly, [1] * 24 + [0.5] * 24 + [2] * 11, rtol=1e-6)
+    codec = build(CodecConfig(bits=4, bucket=24, entropy="zstd"), LAYOUT)
+    assert codec.flags == 1
+    decoded = torch.full((D,), float("nan"), dtype=torch.float32 if float_ is np.float32 else torch.float64)
+    codec.decode(np.frombuffer(frame, dtype=np.uint8).copy(), decoded, 0)
+    assert (decoded.numpy() == plainly).all()
+
+
+def settings_of(kind: str, bits: int, bucket: int) -> CodecConfig:
+    if kind == "sign":
+        return CodecConfig(codec="sign", bucket=bucket)
+    return CodecConfig.model_validate({"bits": bits, "scale": kind, "bucket": bucket})
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("linf", 4), ("l2", 4), ("l2", 11), ("sign", 1)])
+@pytest.mark.parametrize(("bucket", "magnitude"), [(5_000, 1.0), (13_000, 1e-40), (40, 1.0)])
+def test_the_plain_encoder_writes_what_the_codecs_write(kind, bits, bucket, magnitude):
+    """Buckets of one segment, and of two and three."""
+    x = (np.random.Generator(np.random.Philox(3)).standard_normal(13_001) * magnitude).astype(np.float32)
+    codec = build(settings_of(kind, bits, bucket), Layout(("v",), ((len(x),),)))
+    out = np.full(codec.payload_bytes(), 255, dtype=np.uint8)
+    codec.encode(torch.from_numpy(x), out, 0x0123456789ABCDEF)
+    assert out.tobytes() == encode_plainly(x, kind, bits, bucket, 0x0123456789ABCDEF)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("l2", 2.0**24 + 2), ("sign", (2.0**24 + 2) / 2**16)])
+def test_sums_over_the_segments_of_a_bucket_come_in_the_documents_order(kind, wanted):
+    """16 segments. The large terms sum to a number whose scale lies half-way between two float32, and each of the
+    small ones, one a segment, is lost where it is added to that alone: only together they take the scale upwards."""
+    x = np.zeros(1 << 16, dtype=np.float32)
+    x[0], x[3], small = 2.0**24, 1, 2.0**-30
+    if kind == "l2":  # (2^24 + 1)² = 2^48 + 2^25 + 1
+        x[1] = x[2] = 2.0**12
+        small = 2.0**-3
+    where = [4096 * k + 2 ** (k % 12) for k in range(1, 16)]
+    x[where] = small
+    terms = x.astype(np.float64) ** (2 if kind == "l2" else 1)
+    lost = 2.0**48 + 2.0**25 + 1 if kind == "l2" else 2.0**24 + 1
+    assert sum(terms.tolist()) == sum_of(terms.tolist()) == lost, "one after the other, or as one segment"
+    assert scale_of(x, kind) == wanted
+    codec = build(settings_of(kind, 4, len(x)), Layout(("v",), ((len(x),),)))
+    out = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    codec.encode(torch.from_numpy(x), out, 0)
+    assert out[:4].tobytes() == struct.pack("<f", wanted)
 
 
 def test_the_documents_random_numbers():
