@@ -29,7 +29,7 @@ class Affine(Codec):
     """
 
     name, id, unbiased = "affine", 3, False
-    encodes_on_device, threaded = True, False
+    encodes_on_device = True
 
     def __init__(
         self,

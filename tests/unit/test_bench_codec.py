@@ -125,7 +125,7 @@ def test_the_sweep_has_bits_where_a_codec_has_a_choice_of_them():
 def test_rows_with_several_threads_are_of_codecs_that_use_them():
     points = codec.sweep(list(codec.CODECS), [4], [10], [2, 3])
     counts = {name: [p.threads for p in points if p.config.codec == name] for name in codec.CODECS}
-    alone = {"affine", "topk", "randk"}
+    alone = {"topk", "randk"}
     assert counts == {name: [1] if name in alone else [2, 3] for name in codec.CODECS}
 
 
