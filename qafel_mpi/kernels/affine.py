@@ -27,6 +27,7 @@ _TINY, _LIFT, _FLOAT_MAX = np.float64(TINY), np.float64(LIFT), float(np.finfo(np
 # (top code − zero) · scale stays below the largest float32 by this much, rounding included.
 _LARGEST = _FLOAT_MAX * (1 - 2.0**-20)
 _LARGE = _LARGEST / 255 / 2
+_VALID = _FLOAT_MAX * (1 - 2.0**-21)  # _LARGEST, and what its own rounding may add
 START, STOP, AT = 0, 1, 2  # columns of the tables: first element, end, first byte in the payload
 GROUP = (
     1024  # elements whose ranges are taken before their codes are written; 2048 and 512 were slower at 11e6
@@ -175,7 +176,7 @@ def valid(payload, wide, plain, bits):
     top = np.int32((1 << bits) - 1)
     for k in range(len(wide)):
         scale, zero = double_of(load64(payload, 8 * k)), load32(payload, 8 * len(wide) + 4 * k)
-        if not (0 < scale <= _FLOAT_MAX and 0 <= zero <= top and scale * max(zero, top - zero) <= _FLOAT_MAX):
+        if not (scale > 0 and 0 <= zero <= top and scale * max(zero, top - zero) <= _VALID):
             return False
     for k in range(len(plain)):
         for i in range(plain[k, STOP] - plain[k, START]):

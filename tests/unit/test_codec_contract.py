@@ -193,6 +193,21 @@ def test_what_damage_can_be_seen_is_refused_and_codes_are_not_looked_at(name):
         c.validate(overwritten(c, [(1.0, b"\x00")]))
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_an_affine_scale_whose_values_round_to_infinity_is_refused(bits):
+    """The largest float32 over the top code: less than that in float64, but not always in float32."""
+    c = build(CodecConfig(codec="affine", bits=bits), Layout(("w",), ((1, 3),)))
+    top, largest = 2**bits - 1, float(np.finfo(np.float32).max)
+    for scale in (largest / top, largest):
+        payload = np.zeros(c.payload_bytes(), np.uint8)
+        payload[:8], payload[12:] = np.array([scale]).view(np.uint8), 0xFF
+        with pytest.raises(PayloadError):
+            c.validate(payload)
+    x = torch.tensor([largest, 0.0, 0.0])
+    assert torch.isfinite(decoded(c, x)).all()
+    c.validate(encoded(c, x))
+
+
 def test_a_code_that_no_encoder_writes_decodes_as_the_number_it_is():
     """FORMAT.md: −2^(bits−1), and with `levels` others too; an infinity only next to the largest float."""
     c = build(CodecConfig(bits=2), Layout(("v",), ((4,),)))
