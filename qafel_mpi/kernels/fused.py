@@ -14,17 +14,24 @@ from torch import Tensor
 
 from qafel_mpi.kernels import reference
 from qafel_mpi.kernels.eager import tree_sum
+from qafel_mpi.kernels.fused_packing import (
+    DROP,
+    INF_BITS,
+    LIFT,
+    MAGNITUDE,
+    TINY,
+    load_codes,
+    load_first,
+    nearest,
+    nearest64,
+    store_codes,
+    store_first,
+)
 from qafel_mpi.kernels.plan import BUCKET, START, Plan
 
 _WEYL, _MIX1, _MIX2 = (tl.constexpr(v) for v in (reference.WEYL, reference.MIX1, reference.MIX2))
-_LIFT, _DROP = tl.constexpr(float(reference.LIFT)), tl.constexpr(float(reference.DROP))
-_TINY, _SHRINK = tl.constexpr(float(reference.TINY)), tl.constexpr(float(reference.SHRINK))
-_HUGE = tl.constexpr(float(reference.FLOAT_MAX))
+_SHRINK, _HUGE = tl.constexpr(float(reference.SHRINK)), tl.constexpr(float(reference.FLOAT_MAX))
 _LINF, _L2, _MEAN = (tl.constexpr(v) for v in (reference.LINF, reference.L2, reference.MEAN))
-_MAGNITUDE, _INF_BITS = tl.constexpr(0x7FFFFFFF), tl.constexpr(0x7F800000)
-# Adding this to |y| < 2^22 leaves rint(y) in the low bits of the float's pattern.
-_MAGIC, _MAGIC_BITS = tl.constexpr(1.5 * 2.0**23), tl.constexpr(0x4B400000)
-_MAGIC64 = tl.constexpr(1.5 * 2.0**52)
 
 
 @triton.jit
@@ -58,10 +65,10 @@ def _scaled(v, lift, inverse, limit, BITS: tl.constexpr):
     """rint(v · lift · inverse) held to ±limit, int32."""
     y = (v * lift) * inverse
     if BITS < 8:  # |v| <= scale: y passes the limit by less than a half, and is below 2^22
-        return (y + _MAGIC).to(tl.int32, bitcast=True) - _MAGIC_BITS
+        return nearest(y)
     else:
         y = tl.minimum(tl.maximum(y, -limit), limit)
-        return (y.to(tl.float64) + _MAGIC64).to(tl.int64, bitcast=True).to(tl.int32)
+        return nearest64(y.to(tl.float64))
 
 
 @triton.jit
@@ -88,36 +95,16 @@ def _levels(code, BITS: tl.constexpr):
 @triton.jit
 def _unit(scale, S: tl.constexpr):
     """reference.unit_of."""
-    tiny = scale < _TINY
-    unit = tl.div_rn(tl.where(tiny, scale * _LIFT, scale), tl.full((), S, tl.float32))
-    return tl.where(S * unit > _HUGE, unit * _SHRINK, unit), tl.where(tiny, _DROP, 1.0)
-
-
-@triton.jit
-def _store_codes(even, odd, out, bytes_, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """`bytes_` bytes of codes to out. even, odd: (BLOCK/2,) codes of the slots 2p and 2p + 1."""
-    if BITS == 8:
-        at = tl.arange(0, BLOCK)
-        tl.store(out + at, tl.reshape(tl.join(even, odd), (BLOCK,)).to(tl.uint8), mask=at < bytes_)
-    else:
-        pair = even | (odd << BITS)
-        if BITS == 4:
-            at = tl.arange(0, BLOCK // 2)
-            tl.store(out + at, pair.to(tl.uint8), mask=at < bytes_)
-        else:
-            four = tl.reshape(pair.to(tl.int64), (BLOCK // 8, 4))
-            word = tl.sum(four << (2 * BITS * tl.arange(0, 4))[None, :].to(tl.int64), axis=1)
-            byte = tl.arange(0, 8)[None, :]
-            at = tl.arange(0, BLOCK // 8)[:, None] * BITS + byte
-            value = (word[:, None] >> (8 * byte).to(tl.int64)) & 255
-            tl.store(out + at, value.to(tl.uint8), mask=(byte < BITS) & (at < bytes_))
+    tiny = scale < TINY
+    unit = tl.div_rn(tl.where(tiny, scale * LIFT, scale), tl.full((), S, tl.float32))
+    return tl.where(S * unit > _HUGE, unit * _SHRINK, unit), tl.where(tiny, DROP, 1.0)
 
 
 @triton.jit
 def _extent(table, g, ALIGN: tl.constexpr):
-    """(first element, elements) of a segment. ALIGN divides both: that is what makes loads and stores wide."""
+    """(first element, elements) of a segment. ALIGN divides every first element."""
     begin, end = tl.load(table + 3 * g), tl.load(table + 3 * g + 3)
-    return tl.multiple_of(begin, ALIGN), tl.multiple_of(end - begin, ALIGN)
+    return tl.multiple_of(begin, ALIGN), end - begin
 
 
 @triton.jit
@@ -128,9 +115,9 @@ def measure_kernel(
     g = tl.program_id(0)
     begin, n = _extent(table, g, ALIGN)
     p = tl.arange(0, BLOCK)
-    v = tl.load(x + begin + p, mask=p < n, other=0).to(tl.float32)
+    v = load_first(x + begin, p, n, ALIGN).to(tl.float32)
     to = tl.load(where + g)
-    tl.store(tops + to, tl.max(v.to(tl.int32, bitcast=True) & _MAGNITUDE, axis=0))
+    tl.store(tops + to, tl.max(v.to(tl.int32, bitcast=True) & MAGNITUDE, axis=0))
     if KIND != _LINF:
         tl.store(parts + to, _part(v, KIND, BLOCK))
 
@@ -142,7 +129,7 @@ def encode_kernel(
     payload,
     table,
     finite,
-    codes_at,
+    buckets,
     k0: "u32",  # type: ignore[name-defined]  # noqa: F821
     k1: "u32",  # type: ignore[name-defined]  # noqa: F821
     STEP: tl.constexpr,
@@ -159,14 +146,13 @@ def encode_kernel(
     slot, bucket = tl.multiple_of(tl.load(table + 3 * g + 1), 8), tl.load(table + 3 * g + 2)
     slots = tl.load(table + 3 * g + 4) - slot
     p = tl.arange(0, BLOCK)
-    valid = p < n
-    v = tl.load(x + begin + p, mask=valid, other=0)
+    v = load_first(x + begin, p, n, ALIGN)
     if STEP:
-        state = tl.load(x_hat + begin + p, mask=valid, other=0)
+        state = load_first(x_hat + begin, p, n, ALIGN)
         v = v - state
     v = v.to(tl.float32)
-    top = tl.max(v.to(tl.int32, bitcast=True) & _MAGNITUDE, axis=0)
-    tl.store(finite, 0, mask=top >= _INF_BITS)
+    top = tl.max(v.to(tl.int32, bitcast=True) & MAGNITUDE, axis=0)
+    tl.store(finite, 0, mask=top >= INF_BITS)
     scale_at = (payload + 4 * bucket).to(tl.pointer_type(tl.float32))
     if KNOWN:
         scale = tl.load(scale_at)
@@ -180,7 +166,7 @@ def encode_kernel(
         tl.store(scale_at, scale)
 
     limit = S * 65536.0
-    lift = tl.where(scale < _TINY, _LIFT, 1.0)
+    lift = tl.where(scale < TINY, LIFT, 1.0)
     zero = scale == 0
     inverse = tl.where(
         zero, 0.0, tl.div_rn(tl.full((), limit, tl.float32), tl.where(zero, 1.0, scale * lift))
@@ -192,11 +178,13 @@ def encode_kernel(
     count = tl.where(zero, 0, n).to(tl.int32)  # a bucket of zeros has codes 0, one bit's too
     even = _codes(first, low, lift, inverse, limit, 2 * half < count, BITS, KIND)
     odd = _codes(second, high, lift, inverse, limit, 2 * half + 1 < count, BITS, KIND)
-    _store_codes(even, odd, payload + codes_at + slot * BITS // 8, (slots * BITS + 7) // 8, BITS, BLOCK)
+    # Slots begin at multiples of 8: of 4 bytes at 4 and at 8 bits.
+    store_codes(even, odd, payload + 4 * buckets + slot * BITS // 8, (slots * BITS + 7) // 8, BITS, BLOCK, 4)
     if STEP:
         unit, drop = _unit(scale, S)
         level = tl.reshape(tl.join(_levels(even, BITS), _levels(odd, BITS)), (BLOCK,)).to(state.dtype)
-        tl.store(x_hat + begin + p, state + level * unit.to(state.dtype) * drop.to(state.dtype), mask=valid)
+        moved = state + level * unit.to(state.dtype) * drop.to(state.dtype)
+        store_first(x_hat + begin, p, n, moved, ALIGN)
 
 
 @triton.jit
@@ -204,7 +192,7 @@ def decode_kernel(
     payload,
     acc,
     table,
-    codes_at,
+    buckets,
     weight: "fp64",  # type: ignore[name-defined]  # noqa: F821
     ASSIGN: tl.constexpr,
     S: tl.constexpr,
@@ -217,19 +205,13 @@ def decode_kernel(
     begin, n = _extent(table, g, ALIGN)
     slot, bucket = tl.multiple_of(tl.load(table + 3 * g + 1), 8), tl.load(table + 3 * g + 2)
     p = tl.arange(0, BLOCK)
-    valid = p < n
-    codes = payload + codes_at + slot * BITS // 8 + (p * BITS >> 3)
-    shift = p * BITS & 7
-    word = tl.load(codes, mask=valid, other=0).to(tl.int32)
-    if BITS == 3 or (BITS > 4 and BITS < 8):
-        word |= tl.load(codes + 1, mask=valid & (shift + BITS > 8), other=0).to(tl.int32) << 8
-    level = _levels((word >> shift) & ((1 << BITS) - 1), BITS)
+    level = _levels(load_codes(payload + 4 * buckets + slot * BITS // 8, n, BITS, BLOCK, 4), BITS)
     unit, drop = _unit(tl.load((payload + 4 * bucket).to(tl.pointer_type(tl.float32))), S)
     kind = acc.dtype.element_ty
     value = level.to(kind) * (tl.full((), weight, tl.float64).to(kind) * unit.to(kind)) * drop.to(kind)
     if not ASSIGN:
-        value = tl.load(acc + begin + p, mask=valid, other=0) + value
-    tl.store(acc + begin + p, value, mask=valid)
+        value = load_first(acc + begin, p, n, ALIGN) + value
+    store_first(acc + begin, p, n, value, ALIGN)
 
 
 class FusedKernels:
@@ -237,13 +219,12 @@ class FusedKernels:
 
     def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, device: torch.device):
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
-        self.codes_at = 4 * plan.buckets
         self._grid = (plan.segments,)
         longest = int(np.diff(plan.table[:, START]).max())
         block = max(16, 1 << (longest - 1).bit_length())
         self._options = {
             "BLOCK": block,
-            "ALIGN": int(np.gcd.reduce(plan.table[:, START], initial=16)),
+            "ALIGN": int(np.gcd.reduce(plan.table[:-1, START], initial=16)),
             "enable_fp_fusion": False,
             "num_warps": max(1, block // 512),
         }
@@ -277,13 +258,13 @@ class FusedKernels:
     def decode(self, payload: Tensor, acc: Tensor, weight: float, *, assign: bool) -> None:
         """acc += weight · Q(x), or acc = Q(x)."""
         decode_kernel[self._grid](
-            payload, acc, self._table, self.codes_at, weight, ASSIGN=assign, S=self.s,
+            payload, acc, self._table, self.plan.buckets, weight, ASSIGN=assign, S=self.s,
             BITS=self.bits, **self._options,
         )  # fmt: skip
 
     def _encode(self, x: Tensor, x_hat: Tensor, payload: Tensor, key: int, *, step: bool) -> Tensor:
         encode_kernel[self._grid](
-            x, x_hat, payload, self._table, self._finite, self.codes_at, key & 0xFFFFFFFF, key >> 32,
+            x, x_hat, payload, self._table, self._finite, self.plan.buckets, key & 0xFFFFFFFF, key >> 32,
             STEP=step, KNOWN=not self.plan.single, KIND=self.kind, S=self.s, BITS=self.bits, **self._options,
         )  # fmt: skip
         return self._finite
@@ -298,4 +279,4 @@ class FusedKernels:
             total = tree_sum(self._parts)
             value = total.sqrt() if self.kind == reference.L2 else total / self._counts
             scales = value.clamp(max=float(reference.FLOAT_MAX)).float()
-        payload[: self.codes_at] = scales.view(torch.uint8)
+        payload[: 4 * self.plan.buckets] = scales.view(torch.uint8)

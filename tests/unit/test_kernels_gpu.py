@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qafel_mpi.codecs import CodecConfig, Layout, build
-from qafel_mpi.kernels import gpu
+from qafel_mpi.kernels import gpu, plan
 
 triton = pytest.importorskip("triton", reason="needs Triton")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -65,20 +65,31 @@ def test_compiled_kernels_round_every_operation_as_the_cpu_does(bits, kind, step
             "payload": "*u8",
             "table": "*i64",
             "finite": "*i32",
-            "codes_at": "i32",
+            "buckets": "i32",
         }
         | {"k0": "u32", "k1": "u32"},
         {"STEP": step, "KNOWN": False, "KIND": kind} | constants,
     )
     decode = assembly(
         fused.decode_kernel,
-        {"payload": "*u8", "acc": "*fp32", "table": "*i64", "codes_at": "i32", "weight": "fp64"},
+        {"payload": "*u8", "acc": "*fp32", "table": "*i64", "buckets": "i32", "weight": "fp64"},
         {"ASSIGN": False} | constants,
     )
     for ptx in (encode, decode):
         assert re.search(r"\.v4\.b32", ptx)
+        # The rest of a segment of odd length, one by one: 16 elements a thread.
+        assert len(re.findall(r"(?:ld|st)\.global\.b32", ptx)) >= 16
         assert not re.search(r"\b(fma|mad)\.\w*\.?f(32|64)|\.ftz|\.approx|div\.full", ptx)
     assert "div.rn.f32" in encode + decode
+
+
+@pytest.mark.parametrize(("d", "bucket", "align"), [(29_281, 512, 16), (29_282, 100, 4), (7, 512, 16)])
+def test_how_wide_accesses_are_depends_on_where_buckets_begin_and_not_on_the_length(d, bucket, align):
+    from qafel_mpi.kernels.fused import FusedKernels
+
+    cut = plan.plan(np.append(np.arange(0, d, bucket), d))
+    kernels = FusedKernels(cut, bits=4, s=7, kind=0, device=torch.device("cpu"))
+    assert kernels._options["ALIGN"] == align
 
 
 @needs_a_gpu
