@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.kernels import gpu
-from qafel_mpi.kernels.eager import EagerKernels
+from qafel_mpi.kernels.eager import EagerAffine, EagerKernels
 
 HOST = torch.device("cpu")
 
@@ -125,6 +125,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True, triton: boo
             gpu,
             "bucket_kernels",
             lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
+        )
+        monkeypatch.setattr(
+            gpu, "affine_kernels", lambda wide, plain, bits, device: EagerAffine(wide, plain, bits=bits)
         )
     Watched.busy = None
     count_afresh()

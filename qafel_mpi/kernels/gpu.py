@@ -149,7 +149,7 @@ class AffineKernels:
     def __init__(
         self, wide: np.ndarray, plain: np.ndarray, *, bits: int, payload_bytes: int, device: torch.device
     ):
-        self._kernels = EagerAffine(wide, plain, bits=bits)
+        self._kernels = affine_kernels(wide, plain, bits, device)
         self._outgoing, self._incoming = _Outgoing(payload_bytes, device), _Incoming(payload_bytes, device)
 
     def begin(self, x: Tensor, out: np.ndarray | Tensor) -> _Outgoing:
@@ -165,8 +165,21 @@ class AffineKernels:
 
 def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.device) -> Any:
     """Triton's where it is installed and the width is one of its own, else torch's operations."""
-    if bits <= FUSED_BITS and importlib.util.find_spec("triton") is not None:
+    if bits <= FUSED_BITS and _has_triton():
         from qafel_mpi.kernels.fused import FusedKernels  # takes a second to import
 
         return FusedKernels(plan, bits=bits, s=s, kind=kind, device=device)
     return EagerKernels(plan, bits=bits, s=s, kind=kind)
+
+
+def affine_kernels(wide: np.ndarray, plain: np.ndarray, bits: int, device: torch.device) -> Any:
+    """As bucket_kernels."""
+    if _has_triton():
+        from qafel_mpi.kernels.fused_affine import FusedAffine
+
+        return FusedAffine(wide, plain, bits=bits, device=device)
+    return EagerAffine(wide, plain, bits=bits)
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

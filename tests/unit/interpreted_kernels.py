@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.kernels import cpu, gpu, plan
 from qafel_mpi.kernels.fused import FusedKernels
+from qafel_mpi.kernels.fused_affine import FusedAffine
 from qafel_mpi.kernels.reference import L2, LINF, MEAN
 from tests import pretended_gpu
 
@@ -93,3 +95,55 @@ def test_what_is_not_finite_is_reported(bad):
     x = torch.ones(40)
     x[33] = bad
     assert int(kernels.encode(x, torch.zeros(8 + 20, dtype=torch.uint8), KEY)) == 0
+
+
+# Tensors of both sorts, odd lengths, a long one of each; 1-D ones alone; wide ones that buckets cut odd.
+LAYOUTS = {
+    "mixed": ((3, 7), (5,), (1, 1), (4111,), (2, 2100), (1,), (16, 3)),
+    "plain": ((70,), (3,)),
+    "wide": ((1, 1201), (40, 30)),
+    "small": ((3, 7), (5,), (2, 4)),
+}
+CASES = [("mixed", "layer"), ("mixed", 512), ("mixed", 4096), ("wide", 24), ("small", 1), ("plain", 8)]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_triton_gives_the_bytes_of_affine(case, bits):
+    name, bucket = CASES[case]
+    layout = Layout(tuple(f"t{i}" for i in range(len(LAYOUTS[name]))), LAYOUTS[name])
+    codec = build(CodecConfig(codec="affine", bits=bits, bucket=bucket), layout)
+    theirs = FusedAffine(codec._cpu.wide, codec._cpu.plain, bits=bits, device=CPU)
+    out = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    exponent = (0, -41, 38)[bits % 3]  # ordinary, denormal, up to the largest
+    dtype = (np.float32, np.float64)[bits % 2]
+    x = vector(layout.elements, 0).astype(dtype)
+    x = (x, np.abs(x), -np.abs(x))[(bits // 3 + case) % 3]  # on both sides of zero, on one, on the other
+    top = np.finfo(np.float32).max
+    x = (x * dtype(10.0**exponent)).clip(-top, top).astype(dtype)
+    assert codec._cpu.encode(x, out) == -1
+    payload = torch.full((out.size,), 0xA5, dtype=torch.uint8)
+    assert int(theirs.encode(torch.from_numpy(x), payload)) == 1
+    assert payload.numpy().tobytes() == out.tobytes()
+    for weight, assign in ((0.3, False), (1.0, True)):
+        state = x[::-1].copy()
+        moved = torch.from_numpy(state.copy())
+        codec._cpu.decode(out, state, weight, assign=assign)
+        theirs.decode(payload, moved, weight, assign=assign)
+        assert moved.numpy().tobytes() == state.tobytes()
+
+
+@pytest.mark.parametrize(
+    "where", [0, 4135, 8300]
+)  # a wide tensor, a 1-D one, a long wide one's second segment
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, 1e39, -1e39])
+@pytest.mark.parametrize("bucket", ["layer", 512])
+def test_what_is_not_finite_in_float32_is_reported_by_affine_s_too(where, bad, bucket):
+    layout = Layout(tuple("abcdefg"), LAYOUTS["mixed"])
+    codec = build(CodecConfig(codec="affine", bits=4, bucket=bucket), layout)
+    theirs = FusedAffine(codec._cpu.wide, codec._cpu.plain, bits=4, device=CPU)
+    x = torch.ones(layout.elements, dtype=torch.float64)
+    payload = torch.zeros(codec.payload_bytes(), dtype=torch.uint8)
+    assert int(theirs.encode(x, payload)) == 1
+    x[where] = bad
+    assert int(theirs.encode(x, payload)) == 0

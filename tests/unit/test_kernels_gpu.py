@@ -15,6 +15,8 @@ from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.kernels import gpu, plan
 
 triton = pytest.importorskip("triton", reason="needs Triton")
+# What rounds otherwise than the CPU's operations, one by one.
+CONTRACTED = re.compile(r"\b(fma|mad)\.\w*\.?f(32|64)|\.ftz|\.approx|div\.full")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -79,8 +81,45 @@ def test_compiled_kernels_round_every_operation_as_the_cpu_does(bits, kind, step
         assert re.search(r"\.v4\.b32", ptx)
         # The rest of a segment of odd length, one by one: 16 elements a thread.
         assert len(re.findall(r"(?:ld|st)\.global\.b32", ptx)) >= 16
-        assert not re.search(r"\b(fma|mad)\.\w*\.?f(32|64)|\.ftz|\.approx|div\.full", ptx)
+        assert not CONTRACTED.search(ptx)
     assert "div.rn.f32" in encode + decode
+
+
+@pytest.mark.parametrize(("bits", "known"), [(4, False), (8, True), (3, False)])
+def test_affine_s_compiled_kernels_do_so_too(bits, known):
+    from qafel_mpi.kernels import fused_affine
+
+    cut = {"BLOCK": 512, "ALIGN": 16, "BYTES": 4}
+    tensors = {"x": "*fp32", "payload": "*u8", "table": "*i64", "finite": "*i32"}
+    back = {"payload": "*u8", "acc": "*fp32", "table": "*i64"}
+    encode = assembly(
+        fused_affine.encode_kernel, tensors | {"buckets": "i32"}, {"KNOWN": known, "BITS": bits} | cut
+    )
+    decode = assembly(
+        fused_affine.decode_kernel,
+        back | {"buckets": "i32", "weight": "fp64"},
+        {"ASSIGN": False, "BITS": bits} | cut,
+    )
+    others = [
+        assembly(fused_affine.copy_kernel, tensors, cut),
+        assembly(fused_affine.add_kernel, back | {"weight": "fp64"}, {"ASSIGN": False} | cut),
+        assembly(
+            fused_affine.measure_kernel,
+            {"x": "*fp32", "table": "*i64", "finite": "*i32", "lows": "*i32", "highs": "*i32"},
+            cut,
+        ),
+    ]
+    grid = assembly(
+        fused_affine.grid_kernel,
+        {"lows": "*i32", "highs": "*i32", "firsts": "*i64", "payload": "*u8", "buckets": "i32"},
+        {"BITS": bits},
+    )
+    for ptx in (encode, decode, *others):
+        assert re.search(r"\.v4\.b32", ptx)
+    for ptx in (encode, decode, grid, *others):
+        assert not CONTRACTED.search(ptx)
+    assert len(re.findall(r"div\.rn\.f64|rcp\.rn\.f64", encode)) == (1 if known else 4)
+    assert len(re.findall(r"div\.rn\.f64", grid)) == 3
 
 
 @pytest.mark.parametrize(("d", "bucket", "align"), [(29_281, 512, 16), (29_282, 100, 4), (7, 512, 16)])
@@ -111,7 +150,7 @@ def test_every_codec_works_on_a_gpu():
         for settings in (
             {"codec": "identity"},
             {"codec": "sign"},
-            *({"codec": "affine", "bits": b} for b in range(1, 9)),
+            *({"codec": "affine", "bits": b, "bucket": m} for b in range(1, 9) for m in ("layer", 100)),
             {"codec": "topk", "fraction": 0.1},
             {"codec": "randk", "fraction": 0.1},
             {"bits": 4, "entropy": "zstd"},
