@@ -15,6 +15,19 @@ from qafel_mpi.codecs.base import Layout
 Poll = Callable[[], None]
 
 
+def poll_until_computed(vector: Tensor, poll: Poll | None) -> None:
+    """Poll while a GPU works on what is queued for it, this vector included; on a CPU everything is done already.
+
+    The host is ahead by all of a short training: asked for a number of it, it would only wait.
+    """
+    if poll is None or not vector.is_cuda:
+        return
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(vector.device))
+    while not done.query():
+        poll()
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """loss: mean training loss over the local steps; examples: the client's; steps: P."""
@@ -73,7 +86,8 @@ class Task(ABC):
         """Algorithm 2: y_0 = start, P local steps, delta[:] = y_P − y_0. start, delta: (d,).
 
         start is copied before the first step: it may move on while the client trains. poll, if given, is called
-        between steps; what it raises ends the training. seed: the derived key of this client's shuffling.
+        between steps and while a GPU computes; what it raises ends the training. seed: the derived key of this
+        client's shuffling.
         """
 
     def train_together(

@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
-from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
+from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult, poll_until_computed
 from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.datasets import Dataset
@@ -139,6 +139,7 @@ class NeuralTask(Task):
         torch.sub(flat.vector, y_0, out=y_0)
         if y_0 is not delta:
             delta.copy_(y_0)
+        poll_until_computed(delta, poll)
         return TrainResult(float(losses) / steps, n, steps)
 
     def train_together(

@@ -13,7 +13,7 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Layout
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
-from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
+from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult, poll_until_computed
 from qafel_mpi.tasks.config import ClientConfig
 
 
@@ -54,9 +54,9 @@ class VectorTask(Task):
             y.lerp_(self._target, rate).add_(rate * shift)  # y += η (m + shift − y), in place
             if poll is not None:
                 poll()
-        loss = self._half_distance(y)
         delta.copy_(torch.sub(y, y_0, out=y_0))
-        return TrainResult(loss, 1, steps)
+        poll_until_computed(delta, poll)
+        return TrainResult(self._half_distance(y), 1, steps)
 
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
         return Evaluation(self._half_distance(x.to(self.device)), float("nan"), 1)

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from qafel_mpi.tasks import DataError, Evaluation, Task, build, own
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.neural import NeuralTask
+from tests import pretended_gpu
 
 CPU = torch.device("cpu")
 
@@ -135,6 +136,19 @@ def test_the_start_may_move_while_the_client_trains() -> None:
     task.train(0, moving, delta, 1, poll)
     assert torch.equal(delta, expected)
     assert len(polls) == 4
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet18"])
+def test_a_gpu_that_is_behind_is_polled_beside_and_not_waited_for(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended_gpu.pretend(monkeypatch)
+    task = make({"local_steps": 1, "batch_size": 8}, model=model)
+    start, polls = task.initial(0), []
+    delta = torch.empty_like(start).as_subclass(pretended_gpu.OnGpu)
+    task.train(0, start, delta, 1, lambda: polls.append(1))
+    assert len(polls) == 1 + pretended_gpu.Event.late
+    assert torch.equal(delta.cpu(), delta_of(task, 0, start, 1))
 
 
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
