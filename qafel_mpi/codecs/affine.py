@@ -55,7 +55,7 @@ class Affine(Codec):
                 at += -(-(b - a) * bits // 8)
         self._bytes = at
         self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits, threads=threads)
-        self._gpu: gpu.AffineKernels | None = None
+        self._gpu: gpu.DeviceKernels | None = None
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -89,14 +89,13 @@ class Affine(Codec):
         else:
             self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
-    def _on(self, device: torch.device) -> gpu.AffineKernels:
+    def _on(self, device: torch.device) -> gpu.DeviceKernels:
         """The kernels for tensors there: one device a process, made at its first tensor."""
         if self._gpu is None:
             from qafel_mpi.kernels import gpu
 
-            self._gpu = gpu.AffineKernels(
-                self._cpu.wide, self._cpu.plain, bits=self.bits, payload_bytes=self._bytes, device=device
-            )
+            kernels = gpu.affine_kernels(self._cpu.wide, self._cpu.plain, self.bits, device)
+            self._gpu = gpu.DeviceKernels(kernels, self._bytes, device)
         return self._gpu
 
 

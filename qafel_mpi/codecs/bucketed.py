@@ -46,7 +46,7 @@ class Bucketed(Codec):
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
-        self._gpu: gpu.BucketKernels | None = None
+        self._gpu: gpu.DeviceKernels | None = None
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
@@ -117,12 +117,13 @@ class Bucketed(Codec):
         else:
             self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
-    def _on(self, device: torch.device) -> gpu.BucketKernels:
+    def _on(self, device: torch.device) -> gpu.DeviceKernels:
         """The kernels for tensors there: one device a process, made at its first tensor."""
         if self._gpu is None:
             from qafel_mpi.kernels import gpu
 
-            self._gpu = gpu.BucketKernels(self.plan, bits=self.bits, s=self.s, kind=self.kind, device=device)
+            kernels = gpu.bucket_kernels(self.plan, self.bits, self.s, self.kind, device)
+            self._gpu = gpu.DeviceKernels(kernels, self._bytes, device)
         return self._gpu
 
 

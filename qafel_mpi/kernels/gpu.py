@@ -1,4 +1,4 @@
-"""The kernels for CUDA tensors: the interface and the bytes of cpu.py and affine.py.
+"""The kernels for CUDA tensors: the bytes of cpu.py and affine.py.
 
 Only packed bytes cross to the host, on a stream of the codec's own, so that what runs on the caller's stream goes on
 meanwhile: straight into a pinned buffer of the caller's, or through one kept here. `begin` starts an encoding; its
@@ -119,45 +119,28 @@ class _Incoming:
         current.wait_stream(self._stream)
 
 
-class BucketKernels:
-    """As cpu.BucketKernels, for CUDA tensors x, x_hat, acc; payloads are numpy arrays on the host."""
+class DeviceKernels:
+    """A codec's kernels, for CUDA tensors x, x_hat, acc; payloads are numpy arrays on the host."""
 
-    def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, device: torch.device):
-        self._kernels = bucket_kernels(plan, bits, s, kind, device)
-        size = 4 * plan.buckets + plan.code_bytes(bits)
-        self._outgoing, self._incoming = _Outgoing(size, device), _Incoming(size, device)
+    def __init__(self, kernels: Any, payload_bytes: int, device: torch.device):
+        """kernels: as bucket_kernels or affine_kernels gives them, for payloads on the device."""
+        self._kernels = kernels
+        self._outgoing, self._incoming = _Outgoing(payload_bytes, device), _Incoming(payload_bytes, device)
 
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> _Outgoing:
-        """Start encoding x; neither x nor out may be touched before it is finished, nor another begin."""
-        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload, key), out)
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, *key: int) -> _Outgoing:
+        """Start encoding x; neither x nor out may be touched before it is finished, nor another begin.
 
-    def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        return self.begin(x, out, key).finish()
+        key: where the kernels draw.
+        """
+        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload, *key), out)
+
+    def encode(self, x: Tensor, out: np.ndarray, *key: int) -> int:
+        return self.begin(x, out, *key).finish()
 
     def step(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         self._outgoing.begin(lambda payload: self._kernels.step(x, x_hat, payload, key), out)
         self._outgoing.release()
         return self._outgoing.finish()
-
-    def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
-        self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))
-
-
-class AffineKernels:
-    """As affine.AffineKernels, for CUDA tensors."""
-
-    def __init__(
-        self, wide: np.ndarray, plain: np.ndarray, *, bits: int, payload_bytes: int, device: torch.device
-    ):
-        self._kernels = affine_kernels(wide, plain, bits, device)
-        self._outgoing, self._incoming = _Outgoing(payload_bytes, device), _Incoming(payload_bytes, device)
-
-    def begin(self, x: Tensor, out: np.ndarray | Tensor) -> _Outgoing:
-        """As BucketKernels.begin."""
-        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload), out)
-
-    def encode(self, x: Tensor, out: np.ndarray) -> int:
-        return self.begin(x, out).finish()
 
     def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
         self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))

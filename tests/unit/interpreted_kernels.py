@@ -66,9 +66,9 @@ def test_what_gpu_py_hands_out_and_takes_in_is_the_cpu_s(monkeypatch, bits, buck
     pretended_gpu.pretend(monkeypatch, triton=True)
     d = 4601
     cut, s = plan.plan(np.append(np.arange(0, d, bucket), d)), 2 ** (bits - 1) - 1
-    theirs = gpu.BucketKernels(cut, bits=bits, s=s, kind=LINF, device=CPU)
     ours, x = cpu.BucketKernels(cut, bits=bits, s=s, kind=LINF), vector(d, 0)
     wanted = np.zeros(4 * cut.buckets + cut.code_bytes(bits), dtype=np.uint8)
+    theirs = gpu.DeviceKernels(gpu.bucket_kernels(cut, bits, s, LINF, CPU), wanted.size, CPU)
     ours.encode(x, wanted, KEY)
     message = torch.zeros(64 + wanted.size, dtype=torch.uint8)
     for out in (np.zeros_like(wanted), message[64:]):
