@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
+from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError, floats
+
+if TYPE_CHECKING:
+    from qafel_mpi.kernels import gpu
 
 
 class Identity(Codec):
     """Payload: d floats of the codec's type."""
 
     name, id, unbiased = "identity", 1, True
+    encodes_on_device = True
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         super().__init__(layout, dtype)
         self.bits = torch.finfo(dtype).bits
         self._numpy = f"<f{self.bits // 8}"
+        self._gpu: gpu.DeviceKernels | None = None
 
     def payload_bytes(self) -> int:
         return self.layout.elements * self.bits // 8
@@ -26,10 +33,17 @@ class Identity(Codec):
         return 1.0
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
+        if x.is_cuda:
+            return self.begin(x, out, key).finish()
         self.require_finite(x)
         size = self.payload_bytes()
         torch.from_numpy(out[:size]).copy_(x.to(self.dtype).view(torch.uint8))
         return size
+
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        if not x.is_cuda:
+            return super().begin(x, out, key)
+        return OnDevice(self, x, self._on(x.device).begin(x, out))
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
@@ -38,10 +52,20 @@ class Identity(Codec):
         return payload
 
     def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
-        if assign:
+        if acc.is_cuda:  # not a copy from pageable memory, which waits for all that is queued
+            self._on(acc.device).decode(valid, acc, weight, assign=assign)
+        elif assign:
             acc.copy_(self._vector(valid))
         else:
-            acc.add_(self._vector(valid).to(acc.device), alpha=weight)
+            acc.add_(self._vector(valid), alpha=weight)
+
+    def _on(self, device: torch.device) -> gpu.DeviceKernels:
+        """As Bucketed._on."""
+        if self._gpu is None:
+            from qafel_mpi.kernels import eager, gpu
+
+            self._gpu = gpu.DeviceKernels(eager.EagerFloats(self.dtype), self.payload_bytes(), device)
+        return self._gpu
 
     def _vector(self, payload: np.ndarray) -> Tensor:
         return torch.from_numpy(floats(payload, self._numpy))

@@ -7,13 +7,17 @@ k at random, scaled by d/k: unbiased; both ends draw the same coordinates from t
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
+from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError, floats
 from qafel_mpi.kernels.cpu import hash_counters
+
+if TYPE_CHECKING:
+    from qafel_mpi.kernels import gpu
 
 _HUGE = float(np.finfo(np.float32).max)
 
@@ -55,6 +59,8 @@ class TopK(_Sparse):
     """Payload: k float32 values, then their k uint32 coordinates, ascending."""
 
     name, id, unbiased = "topk", 4, False
+    encodes_on_device = True
+    _gpu: gpu.DeviceKernels | None = None
 
     def payload_bytes(self) -> int:
         return 8 * self.k
@@ -63,11 +69,22 @@ class TopK(_Sparse):
         return self.k / self.layout.elements
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
+        if x.is_cuda:
+            return self.begin(x, out, key).finish()
         self.require_finite(x.float())
         kept = torch.topk(x.abs(), self.k, sorted=False).indices.sort().values
         self._write_values(x[kept].float(), out)
-        out[4 * self.k : 8 * self.k] = kept.cpu().numpy().astype("<u4").view(np.uint8)
+        out[4 * self.k : 8 * self.k] = kept.numpy().astype("<u4").view(np.uint8)
         return 8 * self.k
+
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        if not x.is_cuda:
+            return super().begin(x, out, key)
+        if self._gpu is None:
+            from qafel_mpi.kernels import eager, gpu
+
+            self._gpu = gpu.DeviceKernels(eager.EagerTopK(self.k), 8 * self.k, x.device)
+        return OnDevice(self, x, self._gpu.begin(x, out))
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
@@ -84,7 +101,8 @@ class TopK(_Sparse):
 class RandK(_Sparse):
     """Payload: k float32 values x_i · d/k, at the coordinates whose hash32(key, i) is among the k smallest.
 
-    The hash is a bijection of i, so there are no ties. Coordinates are taken in ascending order.
+    The hash is a bijection of i, so there are no ties. Coordinates are taken in ascending order. The host finds them,
+    a GPU's too: such encodings are done at once, and the GPU waited for.
     """
 
     name, id, unbiased = "randk", 5, True

@@ -268,3 +268,33 @@ class EagerAffine:
         zero = torch.where(flat, 0.0, (-least / torch.where(flat, 1.0, spread)).round().clamp(0, self._top))
         largest = _HUGE * (1 - 2.0**-20) / torch.maximum(zero, self._top - zero)
         return torch.where(flat, 1.0, torch.minimum(spread, largest)), zero.int()
+
+
+class EagerFloats:
+    """identity's payload on the device."""
+
+    def __init__(self, dtype: torch.dtype):
+        self._dtype = dtype
+
+    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+        """Returns whether x is finite, a bool tensor."""
+        payload.copy_(x.to(self._dtype).view(torch.uint8))
+        return torch.isfinite(x).all()
+
+    def decode(self, payload: Tensor, acc: Tensor, weight: float, *, assign: bool) -> None:
+        values = payload.view(self._dtype)
+        acc.copy_(values) if assign else acc.add_(values, alpha=weight)
+
+
+class EagerTopK:
+    """topk's payload, made on the device."""
+
+    def __init__(self, k: int):
+        self._k = k
+
+    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+        """Returns whether x is finite in float32, a bool tensor."""
+        kept = torch.topk(x.abs(), self._k, sorted=False).indices.sort().values
+        payload[: 4 * self._k] = x[kept].float().view(torch.uint8)
+        payload[4 * self._k :] = kept.int().view(torch.uint8)
+        return torch.isfinite(x.float()).all()

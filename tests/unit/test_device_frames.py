@@ -27,7 +27,7 @@ HEADER = "transport.checksum=header"
         ([HEADER], {"bits": 4}, None, False),  # the library can't be asked
         ([HEADER, "transport.device_buffers=false"], {"bits": 4}, True, False),
         ([HEADER], {"bits": 4, "entropy": "zstd"}, True, False),  # compressed on the host
-        ([HEADER], {"codec": "topk", "fraction": 0.1}, True, False),
+        ([HEADER], {"codec": "randk", "fraction": 0.1}, True, False),
     ],
 )
 def test_a_payload_stays_on_the_device_where_nothing_reads_it_on_the_host(
