@@ -139,7 +139,8 @@ def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
     from qafel_mpi.bench import codec_gpu
 
     one_thread = [point for point in points if point.threads == points[0].threads]  # threads are the CPU's
-    yield from codec_gpu.rows(one_thread, limits, torch.device("cuda", torch.cuda.current_device()))
+    device = torch.device("cuda", torch.cuda.current_device())
+    yield from codec_gpu.rows(one_thread, limits, device, missing=_say)
 
 
 def _has_gpu() -> bool:

@@ -8,45 +8,65 @@ crosses to the host is a payload (kernels/gpu.py), and not timed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qafel_mpi.bench.codec import OPERATIONS, SEED, Point
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, measure, timed
 from qafel_mpi.codecs import Layout, build
+from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels import gpu
 from qafel_mpi.kernels.keys import Stream, derive
 
 COPY = "a copy on the device that moves as many bytes"
 SAMPLE_S = 1e-3  # of calls in a row that make a sample
+WEIGHT = 0.3  # of a decoded payload
 MOST_LAUNCHES = 512  # in a graph
 CALL_LIMITS = Limits(seconds=0.2, least=5)
 
 
-def rows(points: Sequence[Point], limits: Limits, device: torch.device) -> Iterator[Row]:
-    """Rows of the codecs with buckets, on one device; `threads` is 0 in them, and `device` its name."""
+def rows(
+    points: Sequence[Point],
+    limits: Limits,
+    device: torch.device,
+    missing: Callable[[str], None] = lambda line: None,
+) -> Iterator[Row]:
+    """Rows of the codecs with kernels for a device; `threads` is 0 in them, and `device` its name. missing: is told
+    which others have none."""
+    without: set[str] = set()
     for point in points:
         codec = build(point.config, Layout(("weight",), ((1, point.d),)))
-        if isinstance(codec, Bucketed):
+        if isinstance(codec, Bucketed | Affine):
             bench = _Bench(codec, device)
             for operation in OPERATIONS:
                 yield bench.row(operation, limits)
+        elif codec.name not in without:
+            without.add(codec.name)
+            missing(f"{codec.name} has no kernels of its own for a GPU: no rows of it there")
 
 
 class _Bench:
     """One codec's vectors on the device."""
 
-    def __init__(self, codec: Bucketed, device: torch.device):
+    def __init__(self, codec: Bucketed | Affine, device: torch.device):
         d = codec.layout.elements
         self.codec, self.device = codec, device
-        self.kernels = gpu.bucket_kernels(codec.plan, codec.bits, codec.s, codec.kind, device)
+        self.kernels: Any
+        if isinstance(codec, Bucketed):
+            self.kernels = gpu.bucket_kernels(codec.plan, codec.bits, codec.s, codec.kind, device)
+        else:
+            wide, plain = codec.tables
+            self.kernels = gpu.affine_kernels(wide, plain, codec.bits, device)
+        self._fused = isinstance(codec, Bucketed) and codec.plan.single  # encode_difference in one kernel
         self.key = derive(SEED, Stream.UPLINK, 0, 0)
         self.host = torch.randn(d, generator=torch.Generator().manual_seed(SEED))
         self.x = self.host.to(device)
-        self.acc, self.x_hat = torch.zeros(d, device=device), torch.zeros(d, device=device)
+        self.acc, self.x_hat, self._difference = (torch.zeros(d, device=device) for _ in range(3))
         self._targets, self._turn = (self.x, -self.x), 0
         self.payload, self._stepped = (
             torch.zeros(codec.payload_bytes(), dtype=torch.uint8, device=device) for _ in range(2)
@@ -54,14 +74,25 @@ class _Bench:
         self._encode()
 
     def _encode(self) -> None:
-        self.kernels.encode(self.x, self.payload, self.key)
+        self._write(self.x, self.payload)
+
+    def _write(self, x: Tensor, payload: Tensor) -> None:
+        if isinstance(self.codec, Bucketed):
+            self.kernels.encode(x, payload, self.key)
+        else:
+            self.kernels.encode(x, payload)
 
     def _decode_accumulate(self) -> None:
-        self.kernels.decode(self.payload, self.acc, 0.5, assign=False)
+        self.kernels.decode(self.payload, self.acc, WEIGHT, assign=False)
 
     def _hidden_step(self) -> None:
         self._turn ^= 1
-        self.kernels.step(self._targets[self._turn], self.x_hat, self._stepped, self.key)
+        target = self._targets[self._turn]
+        if self._fused:
+            self.kernels.step(target, self.x_hat, self._stepped, self.key)
+            return
+        self._write(torch.sub(target, self.x_hat, out=self._difference), self._stepped)
+        self.kernels.decode(self._stepped, self.x_hat, 1.0, assign=False)
 
     def _awaited(self, launch: Callable[[], object]) -> Callable[[], None]:
         def run() -> None:
@@ -124,16 +155,33 @@ class _Bench:
             "payload_bytes": float(self.payload.numel()),
             "call_us": 1e6 * measure(timed(call), CALL_LIMITS).median,
         }
-        return Row(
-            "codec", about, samples["ours"], samples["copy"], COPY, traffic, self._wrong(), derived=derived
-        )
+        wrong = self._wrong(operation)
+        return Row("codec", about, samples["ours"], samples["copy"], COPY, traffic, wrong, derived=derived)
 
-    def _wrong(self) -> int:
-        """Bytes of the payload that the CPU's kernels write otherwise."""
+    def _wrong(self, operation: str) -> int:
+        """Bytes of what the operation writes, payload and vector, that the CPU's kernels write otherwise."""
         wanted = np.zeros(self.payload.numel(), dtype=np.uint8)
+        if operation == "hidden_step":
+            state = self.host.flip(0)
+            self.x_hat.copy_(state)
+            self._turn = 1  # the next target is x
+            self.codec.encode_difference(self.host, state, wanted, self.key)
+            self._hidden_step()
+            return _differing(self._stepped, wanted) + _differing(self.x_hat, state.numpy())
         self.codec.encode(self.host, wanted, self.key)
         self._encode()
-        return int((self.payload.cpu().numpy() != wanted).sum())
+        wrong = _differing(self.payload, wanted)
+        if operation == "decode_accumulate":
+            acc = self.host.flip(0)
+            self.acc.copy_(acc)
+            self.codec.accumulate(wanted, acc, WEIGHT, self.key)
+            self._decode_accumulate()
+            wrong += _differing(self.acc, acc.numpy())
+        return wrong
+
+
+def _differing(ours: Tensor, wanted: np.ndarray) -> int:
+    return int((ours.cpu().numpy().view(np.uint8) != wanted.view(np.uint8)).sum())
 
 
 def _name(device: torch.device) -> str:

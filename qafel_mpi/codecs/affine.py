@@ -57,6 +57,11 @@ class Affine(Codec):
         self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits, threads=threads)
         self._gpu: gpu.DeviceKernels | None = None
 
+    @property
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """(wide, plain) of kernels.affine.AffineKernels."""
+        return self._cpu.wide, self._cpu.plain
+
     def payload_bytes(self) -> int:
         return self._bytes
 
@@ -94,7 +99,7 @@ class Affine(Codec):
         if self._gpu is None:
             from qafel_mpi.kernels import gpu
 
-            kernels = gpu.affine_kernels(self._cpu.wide, self._cpu.plain, self.bits, device)
+            kernels = gpu.affine_kernels(*self.tables, self.bits, device)
             self._gpu = gpu.DeviceKernels(kernels, self._bytes, device)
         return self._gpu
 

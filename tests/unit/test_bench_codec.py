@@ -13,7 +13,7 @@ from qafel_mpi.bench.passes import BLOCK, Passes
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.codecs import CodecConfig
 from qafel_mpi.kernels import gpu
-from qafel_mpi.kernels.eager import EagerKernels
+from qafel_mpi.kernels.eager import EagerAffine, EagerKernels
 
 SHORT = Limits(seconds=0.0, least=2, warmups=1)
 D = 2 * BLOCK + 5
@@ -158,13 +158,23 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
         "bucket_kernels",
         lambda plan, bits, s, kind, device: EagerKernels(plan, bits=bits, s=s, kind=kind),
     )
-    points = codec.sweep(["qsgd", "sign", "topk"], [4], [D], [1])
-    found = list(codec_gpu.rows(points, SHORT, torch.device("cpu")))
-    assert [row.parameters["codec"] for row in found] == ["qsgd"] * 3 + ["sign"] * 3
+    monkeypatch.setattr(
+        gpu, "affine_kernels", lambda wide, plain, bits, device: EagerAffine(wide, plain, bits=bits)
+    )
+    points = codec.sweep(["qsgd", "sign", "affine", "topk"], [4], [D, D + 1], [1])
+    said: list[str] = []
+    found = list(codec_gpu.rows(points, SHORT, torch.device("cpu"), said.append))
+    assert [row.parameters["codec"] for row in found] == ["qsgd"] * 6 + ["sign"] * 6 + ["affine"] * 6
+    assert said == ["topk has no kernels of its own for a GPU: no rows of it there"]
     assert all(row.wrong == 0 and row.reference_name == codec_gpu.COPY for row in found)
     assert all(row.derived["call_us"] > 0 for row in found)
     bench = codec_gpu._Bench(
         codec.build(points[0].config, codec.Layout(("w",), ((D,),))), torch.device("cpu")
     )
+    decode = bench.kernels.decode
+    bench.kernels.decode = lambda payload, acc, weight, assign: decode(payload, acc, -weight, assign=assign)
+    assert bench._wrong("encode") == 0
+    assert bench._wrong("decode_accumulate") > D
+    assert bench._wrong("hidden_step") > D
     bench.codec.encode = lambda x, out, key, encode=bench.codec.encode: encode(x, out, key + 1)
-    assert bench._wrong() > D // 8
+    assert bench._wrong("encode") > D // 8
