@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -71,13 +71,16 @@ class Event:
 
 
 class Watched(gpu._Outgoing):
-    """Keeps what was written until it is finished. begun, finished, waited: of all encodings, in this process."""
+    """Keeps what was written until it is finished. begun, finished, waited: of all encodings, in this process.
 
-    begun = finished = waited = 0
-    busy: Watched | None = None
+    most: how many there were at once.
+    """
+
+    begun = finished = waited = most = 0
+    busy: ClassVar[set[Watched]] = set()
 
     def begin(self, encode: Callable[[Tensor], Tensor], out: np.ndarray | Tensor) -> Watched:
-        assert Watched.busy is not self, "one encoding at a time"
+        assert self not in Watched.busy, "one encoding at a time"
         super().begin(encode, out)
         closed = [cell.cell_contents for cell in encode.__closure__ or ()]
         self.x = next(value for value in closed if isinstance(value, Tensor))
@@ -86,7 +89,8 @@ class Watched(gpu._Outgoing):
         self.bytes = self.out.clone()
         self.out.fill_(0xEE)
         Watched.begun += 1
-        Watched.busy = self
+        Watched.busy.add(self)
+        Watched.most = max(Watched.most, len(Watched.busy))
         return self
 
     def finish(self) -> int:
@@ -99,7 +103,7 @@ class Watched(gpu._Outgoing):
         if self._copy_to is None:
             self.out.copy_(self.bytes)
         Watched.finished += 1
-        Watched.busy = None
+        Watched.busy.discard(self)
         return result
 
 
@@ -129,9 +133,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, pinned: bool = True, triton: boo
         monkeypatch.setattr(
             gpu, "affine_kernels", lambda wide, plain, bits, device: EagerAffine(wide, plain, bits=bits)
         )
-    Watched.busy = None
+    Watched.busy.clear()
     count_afresh()
 
 
 def count_afresh() -> None:
-    Watched.begun = Watched.finished = Watched.waited = OnGpu.crossed = 0
+    Watched.begun = Watched.finished = Watched.waited = Watched.most = OnGpu.crossed = 0

@@ -8,7 +8,6 @@ crosses to the host is a payload (kernels/gpu.py), and not timed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, measure,
 from qafel_mpi.codecs import Layout, build
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.bucketed import Bucketed
-from qafel_mpi.kernels import gpu
 from qafel_mpi.kernels.keys import Stream, derive
 
 COPY = "a copy on the device that moves as many bytes"
@@ -56,12 +54,7 @@ class _Bench:
     def __init__(self, codec: Bucketed | Affine, device: torch.device):
         d = codec.layout.elements
         self.codec, self.device = codec, device
-        self.kernels: Any
-        if isinstance(codec, Bucketed):
-            self.kernels = gpu.bucket_kernels(codec.plan, codec.bits, codec.s, codec.kind, device)
-        else:
-            wide, plain = codec.tables
-            self.kernels = gpu.affine_kernels(wide, plain, codec.bits, device)
+        self.kernels = codec._kernels_on(device)
         self._fused = isinstance(codec, Bucketed) and codec.plan.single  # encode_difference in one kernel
         self.key = derive(SEED, Stream.UPLINK, 0, 0)
         self.host = torch.randn(d, generator=torch.Generator().manual_seed(SEED))
@@ -77,10 +70,7 @@ class _Bench:
         self._write(self.x, self.payload)
 
     def _write(self, x: Tensor, payload: Tensor) -> None:
-        if isinstance(self.codec, Bucketed):
-            self.kernels.encode(x, payload, self.key)
-        else:
-            self.kernels.encode(x, payload)
+        self.kernels.encode(x, payload, self.key)
 
     def _decode_accumulate(self) -> None:
         self.kernels.decode(self.payload, self.acc, WEIGHT, assign=False)

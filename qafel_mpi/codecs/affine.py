@@ -8,20 +8,18 @@ bytes each, and take one pass over the vector where a tensor's range takes anoth
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError
+from qafel_mpi.codecs.base import Layout, PayloadError
+from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.affine import AffineKernels
 
-if TYPE_CHECKING:
-    from qafel_mpi.kernels import gpu
 
-
-class Affine(Codec):
+class Affine(DeviceCodec):
     """Payload: a float64 scale per bucket, then an int32 zero point per bucket, the 1-D tensors as float32, then each
     bucket's codes (`bits` each, unsigned, least significant bit first, from a whole byte on). value = (code − zero) ·
     scale. bucket: "layer", one for each tensor of 2 or more dimensions, or so many elements of one. With "layer" and
@@ -29,7 +27,6 @@ class Affine(Codec):
     """
 
     name, id, unbiased = "affine", 3, False
-    encodes_on_device = True
 
     def __init__(
         self,
@@ -55,7 +52,6 @@ class Affine(Codec):
                 at += -(-(b - a) * bits // 8)
         self._bytes = at
         self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits, threads=threads)
-        self._gpu: gpu.DeviceKernels | None = None
 
     @property
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
@@ -73,14 +69,9 @@ class Affine(Codec):
         return (1 - (2**self.bits - 1) ** -2) / largest if largest else 1.0
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
-        if (self._on(x.device).encode(x, out) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
+        if (self._on(x.device).encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out)) >= 0:
             self.refuse(x)
         return self._bytes
-
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
-        if not x.is_cuda:
-            return super().begin(x, out, key)
-        return OnDevice(self, x, self._on(x.device).begin(x, out))
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
@@ -94,14 +85,10 @@ class Affine(Codec):
         else:
             self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
-    def _on(self, device: torch.device) -> gpu.DeviceKernels:
-        """The kernels for tensors there: one device a process, made at its first tensor."""
-        if self._gpu is None:
-            from qafel_mpi.kernels import gpu
+    def _kernels_on(self, device: torch.device) -> Any:
+        from qafel_mpi.kernels import gpu
 
-            kernels = gpu.affine_kernels(*self.tables, self.bits, device)
-            self._gpu = gpu.DeviceKernels(kernels, self._bytes, device)
-        return self._gpu
+        return gpu.affine_kernels(*self.tables, self.bits, device)
 
 
 def _extents(layout: Layout, bucket: int | str) -> Iterator[tuple[bool, int, int]]:

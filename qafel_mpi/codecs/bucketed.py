@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Buffers, Codec, Encoding, Layout, OnDevice, PayloadError
+from qafel_mpi.codecs.base import Buffers, Layout, PayloadError
+from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels import cpu
 from qafel_mpi.kernels.plan import plan
 from qafel_mpi.kernels.rows import RowKernels
-
-if TYPE_CHECKING:
-    from qafel_mpi.kernels import gpu
 
 # Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
 SHORT_BYTES = 4096
 
 
-class Bucketed(Codec):
+class Bucketed(DeviceCodec):
     """Payload: one float32 scale a bucket, then the packed codes (FORMAT.md).
 
     bucket: elements, "layer" (each tensor) or "tensor" (the whole vector). kind: what a scale is
     (kernels.reference). s: levels a sign. threads: used where the vector is long enough.
     """
-
-    encodes_on_device = True
 
     def __init__(
         self,
@@ -46,7 +42,6 @@ class Bucketed(Codec):
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
-        self._gpu: gpu.DeviceKernels | None = None
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
@@ -57,11 +52,6 @@ class Bucketed(Codec):
         if bad >= 0:
             self.refuse(x)
         return self._bytes
-
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
-        if not x.is_cuda:
-            return super().begin(x, out, key)
-        return OnDevice(self, x, self._on(x.device).begin(x, out, key))
 
     def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
         if self._rows is None or xs.is_cuda:
@@ -117,14 +107,10 @@ class Bucketed(Codec):
         else:
             self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
 
-    def _on(self, device: torch.device) -> gpu.DeviceKernels:
-        """The kernels for tensors there: one device a process, made at its first tensor."""
-        if self._gpu is None:
-            from qafel_mpi.kernels import gpu
+    def _kernels_on(self, device: torch.device) -> Any:
+        from qafel_mpi.kernels import gpu
 
-            kernels = gpu.bucket_kernels(self.plan, self.bits, self.s, self.kind, device)
-            self._gpu = gpu.DeviceKernels(kernels, self._bytes, device)
-        return self._gpu
+        return gpu.bucket_kernels(self.plan, self.bits, self.s, self.kind, device)
 
 
 def _bucket_starts(layout: Layout, bucket: int | str) -> np.ndarray:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError, floats
+from qafel_mpi.codecs.base import Layout, PayloadError, floats
+from qafel_mpi.codecs.device import DeviceCodec
+from qafel_mpi.kernels.eager import EagerFloats
 
-if TYPE_CHECKING:
-    from qafel_mpi.kernels import gpu
 
-
-class Identity(Codec):
+class Identity(DeviceCodec):
     """Payload: d floats of the codec's type."""
 
     name, id, unbiased = "identity", 1, True
-    encodes_on_device = True
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         super().__init__(layout, dtype)
         self.bits = torch.finfo(dtype).bits
         self._numpy = f"<f{self.bits // 8}"
-        self._gpu: gpu.DeviceKernels | None = None
 
     def payload_bytes(self) -> int:
         return self.layout.elements * self.bits // 8
@@ -40,11 +35,6 @@ class Identity(Codec):
         torch.from_numpy(out[:size]).copy_(x.to(self.dtype).view(torch.uint8))
         return size
 
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
-        if not x.is_cuda:
-            return super().begin(x, out, key)
-        return OnDevice(self, x, self._on(x.device).begin(x, out))
-
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         if not np.isfinite(floats(payload, self._numpy)).all():
@@ -59,13 +49,8 @@ class Identity(Codec):
         else:
             acc.add_(self._vector(valid), alpha=weight)
 
-    def _on(self, device: torch.device) -> gpu.DeviceKernels:
-        """As Bucketed._on."""
-        if self._gpu is None:
-            from qafel_mpi.kernels import eager, gpu
-
-            self._gpu = gpu.DeviceKernels(eager.EagerFloats(self.dtype), self.payload_bytes(), device)
-        return self._gpu
+    def _kernels_on(self, device: torch.device) -> EagerFloats:
+        return EagerFloats(self.dtype)
 
     def _vector(self, payload: np.ndarray) -> Tensor:
         return torch.from_numpy(floats(payload, self._numpy))

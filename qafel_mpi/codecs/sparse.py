@@ -7,17 +7,15 @@ k at random, scaled by d/k: unbiased; both ends draw the same coordinates from t
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Encoding, Layout, OnDevice, PayloadError, floats
+from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
+from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.cpu import hash_counters
-
-if TYPE_CHECKING:
-    from qafel_mpi.kernels import gpu
+from qafel_mpi.kernels.eager import EagerTopK
 
 _HUGE = float(np.finfo(np.float32).max)
 
@@ -55,12 +53,10 @@ class _Sparse(Codec):
         out[: 4 * self.k] = values.cpu().numpy().view(np.uint8)
 
 
-class TopK(_Sparse):
+class TopK(_Sparse, DeviceCodec):
     """Payload: k float32 values, then their k uint32 coordinates, ascending."""
 
     name, id, unbiased = "topk", 4, False
-    encodes_on_device = True
-    _gpu: gpu.DeviceKernels | None = None
 
     def payload_bytes(self) -> int:
         return 8 * self.k
@@ -77,15 +73,6 @@ class TopK(_Sparse):
         out[4 * self.k : 8 * self.k] = kept.numpy().astype("<u4").view(np.uint8)
         return 8 * self.k
 
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
-        if not x.is_cuda:
-            return super().begin(x, out, key)
-        if self._gpu is None:
-            from qafel_mpi.kernels import eager, gpu
-
-            self._gpu = gpu.DeviceKernels(eager.EagerTopK(self.k), 8 * self.k, x.device)
-        return OnDevice(self, x, self._gpu.begin(x, out))
-
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         where = self._coordinates(payload, 0)
@@ -96,6 +83,9 @@ class TopK(_Sparse):
     def _coordinates(self, payload: np.ndarray, key: int) -> Tensor:
         where = floats(payload[4 * self.k : 8 * self.k], "<u4")
         return torch.from_numpy(where.astype(np.int64))
+
+    def _kernels_on(self, device: torch.device) -> EagerTopK:
+        return EagerTopK(self.k)
 
 
 class RandK(_Sparse):

@@ -218,7 +218,7 @@ class EagerAffine:
         self._buckets = len(wide)
         self._top = (1 << bits) - 1
 
-    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+    def encode(self, x: Tensor, payload: Tensor, key: int = 0) -> Tensor:
         """The payload of x. Returns whether x is finite in float32, a bool tensor."""
         v = x.float()
         for begin, end, at in self._plain:
@@ -276,7 +276,7 @@ class EagerFloats:
     def __init__(self, dtype: torch.dtype):
         self._dtype = dtype
 
-    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+    def encode(self, x: Tensor, payload: Tensor, key: int = 0) -> Tensor:
         """Returns whether x is finite, a bool tensor."""
         payload.copy_(x.to(self._dtype).view(torch.uint8))
         return torch.isfinite(x).all()
@@ -292,7 +292,7 @@ class EagerTopK:
     def __init__(self, k: int):
         self._k = k
 
-    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+    def encode(self, x: Tensor, payload: Tensor, key: int = 0) -> Tensor:
         """Returns whether x is finite in float32, a bool tensor."""
         kept = torch.topk(x.abs(), self._k, sorted=False).indices.sort().values
         payload[: 4 * self._k] = x[kept].float().view(torch.uint8)

@@ -244,7 +244,7 @@ class FusedAffine:
             self._lows, self._highs = torch.zeros(2, *self._wide.grid, dtype=torch.int32, device=device)
             self._firsts = torch.from_numpy(self._wide.firsts).to(device)
 
-    def encode(self, x: Tensor, payload: Tensor) -> Tensor:
+    def encode(self, x: Tensor, payload: Tensor, key: int = 0) -> Tensor:
         """The payload of x. Returns whether x is finite in float32, as FusedKernels.encode."""
         wide, plain = self._wide, self._plain
         if plain.grid[0]:

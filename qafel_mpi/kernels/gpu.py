@@ -8,7 +8,7 @@ meanwhile: straight into a pinned buffer of the caller's, or through one kept he
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,11 +32,10 @@ def is_pinned(host: Tensor) -> bool:
 
 
 class _Outgoing:
-    """Encodings on their way from the device, one at a time, on a stream of their own."""
+    """Encodings on their way from the device, one at a time, on a stream that is not the caller's."""
 
-    def __init__(self, payload_bytes: int, device: torch.device):
-        self._device, self._size = device, payload_bytes
-        self._stream = torch.cuda.Stream(device)
+    def __init__(self, payload_bytes: int, device: torch.device, stream: torch.cuda.Stream):
+        self._device, self._size, self._stream = device, payload_bytes, stream
         self._done = torch.cuda.Event()
         self._finite = pinned_bytes(4).view(torch.int32)
         self._flag = self._finite  # the kernels' own, on the device
@@ -124,18 +123,33 @@ class DeviceKernels:
 
     def __init__(self, kernels: Any, payload_bytes: int, device: torch.device):
         """kernels: as bucket_kernels or affine_kernels gives them, for payloads on the device."""
-        self._kernels = kernels
-        self._outgoing, self._incoming = _Outgoing(payload_bytes, device), _Incoming(payload_bytes, device)
+        self._kernels, self._size, self._device = kernels, payload_bytes, device
+        # One for all: the kernels have scratch of their own.
+        self._stream = torch.cuda.Stream(device)
+        self._outgoing, self._incoming = self._another(), _Incoming(payload_bytes, device)
+        self._several = [self._outgoing]
 
-    def begin(self, x: Tensor, out: np.ndarray | Tensor, *key: int) -> _Outgoing:
-        """Start encoding x; neither x nor out may be touched before it is finished, nor another begin.
+    def _another(self) -> _Outgoing:
+        return _Outgoing(self._size, self._device, self._stream)
 
-        key: where the kernels draw.
-        """
-        return self._outgoing.begin(lambda payload: self._kernels.encode(x, payload, *key), out)
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> _Outgoing:
+        """Start encoding x; neither x nor out may be touched before it is finished, nor another begin."""
+        return self._begin(self._outgoing, x, out, key)
 
-    def encode(self, x: Tensor, out: np.ndarray, *key: int) -> int:
-        return self.begin(x, out, *key).finish()
+    def _begin(self, outgoing: _Outgoing, x: Tensor, out: np.ndarray | Tensor, key: int) -> _Outgoing:
+        return outgoing.begin(lambda payload: self._kernels.encode(x, payload, key), out)
+
+    def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
+        return self.begin(x, out, key).finish()
+
+    def encode_all(
+        self, xs: Tensor, outs: Sequence[np.ndarray | Tensor] | np.ndarray, keys: Sequence[int]
+    ) -> int:
+        """encode of each row: all are begun before the first is waited for. Returns 0 where one is not finite."""
+        while len(self._several) < len(outs):
+            self._several.append(self._another())
+        begun = [self._begin(*each) for each in zip(self._several, xs, outs, keys, strict=False)]
+        return max([outgoing.finish() for outgoing in begun])  # every one, whatever the first has found
 
     def step(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         self._outgoing.begin(lambda payload: self._kernels.step(x, x_hat, payload, key), out)

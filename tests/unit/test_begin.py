@@ -75,6 +75,26 @@ def test_a_payload_can_stay_on_the_device(monkeypatch, name):
     assert not message[:64].any()
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("name", CODECS)
+def test_several_are_all_begun_before_the_first_is_waited_for(monkeypatch, name, pinned):
+    xs, keys = torch.stack((X, -X, 2 * X)), np.array([7, 8, 9], np.uint64)
+    wanted, found = np.zeros((2, 3, build(CodecConfig(**CODECS[name]), LAYOUT).payload_bytes()), np.uint8)
+    sizes = build(CodecConfig(**CODECS[name]), LAYOUT).encode_all(xs, wanted, keys)
+    pretended_gpu.pretend(monkeypatch, pinned=pinned)
+    codec = build(CodecConfig(**CODECS[name]), LAYOUT)
+    assert codec.encode_all(xs.as_subclass(OnGpu), found, keys) == sizes
+    assert (found == wanted).all()
+    assert (Watched.begun, Watched.finished, OnGpu.crossed) == (3, 3, 0)
+    assert Watched.most == (3 if codec.encodes_on_device else 1)
+    xs[1, 1503] = float("inf")
+    with pytest.raises(NonFiniteError, match="'b', element 3"):
+        codec.encode_all(xs.as_subclass(OnGpu), found, keys)
+    xs[1] = -X
+    assert codec.encode_all(xs.as_subclass(OnGpu), found, keys) == sizes  # it is forgotten
+    assert (found == wanted).all()
+
+
 def test_what_is_not_finite_is_said_when_it_is_finished(monkeypatch):
     pretended_gpu.pretend(monkeypatch)
     codec = build(CodecConfig(bits=4), LAYOUT)

@@ -1,0 +1,47 @@
+"""What the codecs with kernels for a GPU share: encodings on a stream of their own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qafel_mpi.codecs.base import Buffers, Codec, Encoding, OnDevice
+
+if TYPE_CHECKING:
+    from qafel_mpi.kernels import gpu
+
+
+class DeviceCodec(Codec):
+    """Tensors on a GPU are encoded there."""
+
+    encodes_on_device = True
+    _gpu: gpu.DeviceKernels | None = None
+
+    @abstractmethod
+    def _kernels_on(self, device: torch.device) -> Any:
+        """encode(x, payload, key) and decode(payload, acc, weight, assign=) of tensors there (kernels/eager.py)."""
+
+    def _on(self, device: torch.device) -> gpu.DeviceKernels:
+        """The kernels for tensors there: one device a process, made at its first tensor."""
+        if self._gpu is None:
+            from qafel_mpi.kernels import gpu
+
+            self._gpu = gpu.DeviceKernels(self._kernels_on(device), self.payload_bytes(), device)
+        return self._gpu
+
+    def begin(self, x: Tensor, out: np.ndarray | Tensor, key: int) -> Encoding:
+        if not x.is_cuda:
+            return super().begin(x, out, key)
+        return OnDevice(self, x, self._on(x.device).begin(x, out, key))
+
+    def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
+        if not xs.is_cuda:
+            return super().encode_all(xs, outs, keys)
+        if self._on(xs.device).encode_all(xs, outs, keys.tolist()) >= 0:
+            for x in xs:
+                self.require_finite(x.float())
+        return [self.payload_bytes()] * len(outs)
