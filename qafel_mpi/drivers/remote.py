@@ -13,7 +13,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from qafel_mpi.drivers.build import Setup
-from qafel_mpi.drivers.device_frames import pinned_frame
+from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.workers import Job, Result, Trainer
@@ -220,9 +220,10 @@ class Worker:
         self.inbox = Inbox(self.comm, TAG_DOWN, payload_bytes=largest, slots=DOWN_SLOTS, source=0)
         self.halts = Inbox(self.comm, TAG_HALT, payload_bytes=0, slots=1, source=0)
         self.sends = Sends(self.comm, TAG_UP)
-        answer = max(self.described[kind].payload_bytes for kind in (Kind.UPDATE, Kind.DIVERGED))
-        make = pinned_frame if self.replica.x_hat.is_cuda else new_frame
-        self.pool = FramePool(answer, limit=4 * setup.task.together + 4, make=make)
+        make = frame_maker(setup, self.replica.x_hat)
+        self.pool = FramePool(
+            self.described[Kind.UPDATE].payload_bytes, limit=4 * setup.task.together + 4, make=make
+        )
         self.answers = 0
         self.halted = self.stopped = False
 
@@ -295,11 +296,12 @@ class Worker:
         self._idle()
 
     def _answer(self, frame: Frame, job: Job, result: Result, version: int, seconds: float) -> None:
-        kind, size = Kind.UPDATE, result.payload.size
+        kind, size = Kind.UPDATE, len(result.payload)
         if result.error:
+            self.pool.release(frame)
             kind, error = Kind.DIVERGED, result.error.encode()[:ERROR_BYTES]
-            size = len(error)
-            frame.payload[:size] = np.frombuffer(error, np.uint8)
+            size, frame = len(error), new_frame(len(error))
+            frame.payload[:] = np.frombuffer(error, np.uint8)
         frame.seal(
             kind,
             expected=self.described[kind],
@@ -350,6 +352,6 @@ class Worker:
         """Complete answers; whether none is under way."""
         for sent in self.sends.poll():
             self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
-            if sent.message.kind in (Kind.UPDATE, Kind.DIVERGED):
+            if sent.message.kind == Kind.UPDATE:
                 self.pool.release(sent.frame)
         return not len(self.sends)

@@ -197,11 +197,20 @@ def test_mpi_takes_what_has_the_cuda_array_interface(comm):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_virtual_workers_on_gpus_give_the_model_of_one_process(comm, folder, digits, monkeypatch):
-    experiment = digits("clock.kind=virtual", "clock.concurrency=10", "client.together=1")
+@pytest.mark.parametrize("aware", [False, True])
+def test_virtual_workers_on_gpus_give_the_model_of_one_process(comm, folder, digits, monkeypatch, aware):
+    """A batch's updates are all begun before the first is waited for, and sent from the device where MPI can."""
+    experiment = digits("clock.kind=virtual", "clock.concurrency=10", "client.together=4", HEADER_ONLY)
     alone = virtual.run(experiment, None, folder / "alone.h5").x_digest if comm.rank == 0 else ""
-    on_gpus(comm, monkeypatch)
+    on_gpus(comm, monkeypatch, aware=aware)
+    made = []
+    original = DeviceFrame.__init__
+    monkeypatch.setattr(
+        DeviceFrame, "__init__", lambda self, n, **more: made.append(n) or original(self, n, **more)
+    )
     together = virtual.run(experiment, comm, folder / "a.h5").x_digest
     assert comm.bcast(alone) == together
-    begun = comm.allgather(Watched.begun)
-    assert sum(begun) >= 40
+    counts = comm.allgather((Watched.begun, Watched.most, bool(made)))
+    assert sum(begun for begun, _, _ in counts) >= 40
+    assert max(most for _, most, _ in counts) > 1
+    assert {made for _, _, made in counts[1:]} == {aware}
