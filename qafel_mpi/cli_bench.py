@@ -1,12 +1,11 @@
-"""The commands `qafel-mpi bench …`: their options; cli_measure.py runs them, bench/ measures.
+"""The commands `qafel-mpi bench …`: their options; cli_bench_parts.py says what they run, cli_measure.py runs it.
 
 numpy, mpi4py and h5py are imported inside the commands that need them.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi import cli_show as show
-from qafel_mpi.cli_job import ExitCode
-from qafel_mpi.cli_measure import Output, cell, label, run
+from qafel_mpi import cli_bench_files as files
+from qafel_mpi import cli_bench_parts as parts
+from qafel_mpi.cli_measure import Output, run, say
 from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from qafel_mpi.bench.codec import Point
-    from qafel_mpi.bench.result import Result, Row
+    from qafel_mpi.bench.result import Row
     from qafel_mpi.bench.timing import Limits
 
 bench = typer.Typer(
@@ -119,11 +118,11 @@ def codec(
             return
         for size in sizes:
             if not ours.fits(size):
-                _say(f"d = {size:,} is left out: it does not fit into half the free memory")
+                say(f"d = {size:,} is left out: it does not fit into half the free memory")
         points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
         if "cpu" in devices:
             with neighbour() if busy_neighbour else nullcontext():
-                yield from ours.rows(points, limits, peers, _say)
+                yield from ours.rows(points, limits, peers, say)
         if "cuda" in devices:
             yield from _gpu_rows(points, limits)
 
@@ -132,7 +131,7 @@ def codec(
 
 def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
     if not _has_gpu():
-        _say("no GPU here: its rows stay empty")
+        say("no GPU here: its rows stay empty")
         return
     import torch
 
@@ -140,17 +139,13 @@ def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
 
     one_thread = [point for point in points if point.threads == points[0].threads]  # threads are the CPU's
     device = torch.device("cuda", torch.cuda.current_device())
-    yield from codec_gpu.rows(one_thread, limits, device, missing=_say)
+    yield from codec_gpu.rows(one_thread, limits, device, missing=say)
 
 
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _say(line: str) -> None:
-    print(f"# {line}", file=sys.stderr, flush=True)
 
 
 @bench.command(
@@ -172,7 +167,14 @@ def p2p(
 
     vector: a vector packed at 4 bits, encoded and decoded, against the same as float32 by raw mpi4py.
     """
-    run("p2p", _p2p(smallest, largest), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+    run(
+        "p2p",
+        parts.p2p(smallest, largest),
+        Output(json, out, reference),
+        seconds=seconds,
+        width=width,
+        ranks=2,
+    )
 
 
 @bench.command(
@@ -191,7 +193,7 @@ def ingest(
 
     Against a raw loop that receives the same bytes and does the same decode-accumulate.
     """
-    run("ingest", _ingest(sizes), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+    run("ingest", parts.ingest(sizes), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
 
 @bench.command(
@@ -213,7 +215,7 @@ def broadcast(
     """Time until the last client has applied q^t, by each algorithm, against MPI_Bcast."""
     run(
         "broadcast",
-        _broadcast(sizes, algorithms),
+        parts.broadcast(sizes, algorithms),
         Output(json, out, reference),
         seconds=seconds,
         width=width,
@@ -236,7 +238,7 @@ def backoff(
 
     With a core for each of ranks 0 and 1 (apart), and with both on one (shared).
     """
-    run("backoff", _backoff, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+    run("backoff", parts.backoff, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
 
 @bench.command(
@@ -250,7 +252,9 @@ def overlap(
     reference: Reference = None,
 ) -> None:
     """Share of the communication that a wall run with the CNN hides behind training, from its trace."""
-    run("overlap", _overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
+    run(
+        "overlap", parts.overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2
+    )
 
 
 @bench.command(
@@ -265,7 +269,7 @@ def tracing(
     reference: Reference = None,
 ) -> None:
     """Cost of the trace a message and, under mpirun, its share of a wall run."""
-    run("tracing", _tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
+    run("tracing", parts.tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
 
 
 @bench.command(
@@ -281,107 +285,23 @@ def all_(
     reference: Reference = None,
 ) -> None:
     """Codec, p2p, ingest, broadcast, backoff, overlap and tracing, one after the other, in one file."""
-    parts = {
-        "codec": _codec,
-        "p2p": _p2p(8, 4 << 20),
-        "ingest": _ingest(PAYLOADS),
-        "broadcast": _broadcast(PAYLOADS, None),
-        "backoff": _backoff,
-        "overlap": _overlap(UPLOADS),
-        "tracing": _tracing(UPLOADS),
+    every = {
+        "codec": parts.codec,
+        "p2p": parts.p2p(8, 4 << 20),
+        "ingest": parts.ingest(PAYLOADS),
+        "broadcast": parts.broadcast(PAYLOADS, None),
+        "backoff": parts.backoff,
+        "overlap": parts.overlap(UPLOADS),
+        "tracing": parts.tracing(UPLOADS),
     }
 
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
-        for part in parts.values():
+        for part in every.values():
             yield from part(comm, limits)
 
     run(
-        "all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2, parts=list(parts)
+        "all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2, parts=list(every)
     )
-
-
-# Each gives a function that measures; the modules are imported when that is called.
-Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
-
-
-def _codec(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-    """The default codec, on rank 0 alone; the command of that name has all of them."""
-    from qafel_mpi.bench import codec as ours
-    from qafel_mpi.bench.ranks import first
-
-    points = ours.sweep(["qsgd"], [4], [29_282, 1_000_000], [1])
-    return first(comm, 1, lambda _: ours.rows(points, limits))
-
-
-def _p2p(smallest: int, largest: int) -> Measure:
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import p2p as ours
-        from qafel_mpi.bench.ranks import first, powers_of_two
-
-        return first(comm, 2, lambda pair: ours.rows(pair, limits, powers_of_two(smallest, largest)))
-
-    return measure
-
-
-def _ingest(sizes: str) -> Measure:
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import ingest as ours
-        from qafel_mpi.drivers.rows import received_row
-
-        return ours.rows(comm, limits, _sizes(sizes), received_row)
-
-    return measure
-
-
-def _broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import broadcast as ours
-
-        unknown = set(algorithms or ()) - set(ours.ALGORITHMS)
-        if unknown:
-            raise ConfigError([f"--algorithm {sorted(unknown)[0]}: none of {', '.join(ours.ALGORITHMS)}"])
-        return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
-
-    return measure
-
-
-def _backoff(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-    from qafel_mpi.bench import backoff as ours
-    from qafel_mpi.bench.ranks import first
-
-    return first(comm, 2, lambda pair: ours.rows(pair, limits, _say))
-
-
-def _overlap(uploads: int) -> Measure:
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import overlap as ours
-        from qafel_mpi.drivers import wall
-
-        return ours.rows(comm, wall.run, uploads)
-
-    return measure
-
-
-def _tracing(uploads: int) -> Measure:
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import tracing as ours
-        from qafel_mpi.drivers import wall
-        from qafel_mpi.drivers.rows import received_row
-
-        return ours.rows(comm, limits, received_row, wall.run, uploads)
-
-    return measure
-
-
-def _sizes(text: str) -> list[int]:
-    """Raises ConfigError."""
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])
-    return sizes
 
 
 class VirtualPart(StrEnum):
@@ -412,94 +332,17 @@ def virtual(
     reference: Reference = None,
 ) -> None:
     """Client updates on the virtual clock against the bare training, speed-up over workers, memory over clients."""
-
-    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
-        from qafel_mpi.bench import virtual as ours
-        from qafel_mpi.bench.ranks import first
-        from qafel_mpi.drivers.virtual import run as drive
-
-        parts = only or list(VirtualPart)
-        counts = sorted(clients or [100, 10_000, 1_000_000])
-        if VirtualPart.MEMORY in parts:  # first: a peak never falls
-            yield from ours.memory(drive, comm, counts)
-        if VirtualPart.OVERHEAD in parts:
-            yield from first(
-                comm, 1, lambda _: ours.overhead(drive, limits, cnn_uploads=uploads, logistic_steps=steps)
-            )
-        if VirtualPart.SPEED_UP in parts:
-            yield from ours.speedup(drive, comm, limits, cnn_uploads=uploads)
-
+    counts = sorted(clients or [100, 10_000, 1_000_000])
+    measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
     run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)
 
 
 # --- files ------------------------------------------------------------------------------------------
 
-
-@bench.command(epilog="Examples:\n\n  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench check p2p.json")
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF5 of a benchmark.")]) -> None:
-    """Say which times and ratios are not to be believed, and why: spread, outliers, too few, two modes, drift.
-
-    A ratio is judged by the rounds' own ratios: what disturbed both sides alike does not count against it. Exits with
-    4 where there are any doubts.
-    """
-    from qafel_mpi.bench.check import doubts, summary
-
-    result = _read(file)
-    found = [(row, doubt) for row in result.rows for doubt in doubts(row)]
-    for row, doubt in found:
-        print(f"{label(row)}: {doubt.claim}: {doubt.reason}")
-    print(summary(result.rows))
-    sys.exit(ExitCode.TARGET_NOT_REACHED if found else ExitCode.DONE)
-
-
-@bench.command(
+bench.command(epilog="Examples:\n\n  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench check p2p.json")(
+    files.check
+)
+bench.command(
     epilog="Examples:\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
     "  qafel-mpi bench compare here.json there.json --unlike-hosts"
-)
-def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="JSON or HDF5 of a benchmark.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
-    unlike_hosts: Annotated[
-        bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
-    ] = False,
-) -> None:
-    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
-
-    Files from unlike hosts are refused (exit code 2).
-    """
-    from qafel_mpi.bench import compare as pairs
-
-    first, second = _read(a), _read(b)
-    differ = pairs.unlike(first, second)
-    if differ and not unlike_hosts:
-        print(
-            f"{a} and {b} come from unlike hosts; --unlike-hosts compares them all the same", file=sys.stderr
-        )
-    for line in differ:
-        print(f"  {line}", file=sys.stderr)
-    if differ and not unlike_hosts:
-        sys.exit(ExitCode.USAGE)
-    both, alone = pairs.compare(first, second)
-    rows = [
-        {
-            "row": " ".join([p.bench, *(f"{k}={v}" for k, v in p.parameters.items())]),
-            "A us": cell(p.a_us),
-            "B us": cell(p.b_us),
-            "B/A": f"{p.change:.3f}",
-            "95%": f"[{p.change_interval[0]:.3f}, {p.change_interval[1]:.3f}]",
-            "": p.verdict,
-        }
-        for p in both
-    ]
-    print(show.table(rows) or "no row is in both files")
-    for row in alone:
-        print(f"only in one file: {label(row)}", file=sys.stderr)
-
-
-def _read(path: Path) -> Result:
-    from qafel_mpi.bench.result import ResultError, read
-
-    try:
-        return read(path)
-    except ResultError as error:
-        raise ConfigError([str(error)]) from None
+)(files.compare)

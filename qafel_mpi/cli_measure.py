@@ -137,6 +137,11 @@ def _leave(comm: MPI.Intracomm, code: ExitCode) -> None:
     sys.exit(int(shared[0]))
 
 
+def say(line: str) -> None:
+    """A remark beside the tables."""
+    print(f"# {line}", file=sys.stderr, flush=True)
+
+
 # --- tables -----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,85 @@
+"""`qafel-mpi bench check` and `compare`: what is done with the files of benchmarks.
+
+numpy and h5py are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qafel_mpi import cli_show as show
+from qafel_mpi.cli_job import ExitCode
+from qafel_mpi.cli_measure import cell, label
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from qafel_mpi.bench.result import Result
+
+
+def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF5 of a benchmark.")]) -> None:
+    """Say which times and ratios are not to be believed, and why: spread, outliers, too few, two modes, drift.
+
+    A ratio is judged by the rounds' own ratios: what disturbed both sides alike does not count against it. Exits with
+    4 where there are any doubts.
+    """
+    from qafel_mpi.bench.check import doubts, summary
+
+    result = _read(file)
+    found = [(row, doubt) for row in result.rows for doubt in doubts(row)]
+    for row, doubt in found:
+        print(f"{label(row)}: {doubt.claim}: {doubt.reason}")
+    print(summary(result.rows))
+    sys.exit(ExitCode.TARGET_NOT_REACHED if found else ExitCode.DONE)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="JSON or HDF5 of a benchmark.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    unlike_hosts: Annotated[
+        bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
+    ] = False,
+) -> None:
+    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
+
+    Files from unlike hosts are refused (exit code 2).
+    """
+    from qafel_mpi.bench import compare as pairs
+
+    first, second = _read(a), _read(b)
+    differ = pairs.unlike(first, second)
+    if differ and not unlike_hosts:
+        print(
+            f"{a} and {b} come from unlike hosts; --unlike-hosts compares them all the same", file=sys.stderr
+        )
+    for line in differ:
+        print(f"  {line}", file=sys.stderr)
+    if differ and not unlike_hosts:
+        sys.exit(ExitCode.USAGE)
+    both, alone = pairs.compare(first, second)
+    rows = [
+        {
+            "row": " ".join([p.bench, *(f"{k}={v}" for k, v in p.parameters.items())]),
+            "A us": cell(p.a_us),
+            "B us": cell(p.b_us),
+            "B/A": f"{p.change:.3f}",
+            "95%": f"[{p.change_interval[0]:.3f}, {p.change_interval[1]:.3f}]",
+            "": p.verdict,
+        }
+        for p in both
+    ]
+    print(show.table(rows) or "no row is in both files")
+    for row in alone:
+        print(f"only in one file: {label(row)}", file=sys.stderr)
+
+
+def _read(path: Path) -> Result:
+    from qafel_mpi.bench.result import ResultError, read
+
+    try:
+        return read(path)
+    except ResultError as error:
+        raise ConfigError([str(error)]) from None
