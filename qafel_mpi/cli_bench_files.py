@@ -24,7 +24,7 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF
     """Say which times and ratios are not to be believed, and why: spread, outliers, too few, two modes, drift.
 
     A ratio is judged by the rounds' own ratios: what disturbed both sides alike does not count against it. Exits with
-    4 where there are any doubts.
+    4 where there are any doubts, or rows missing because the benchmark ended early.
     """
     from qafel_mpi.bench.check import doubts, summary
 
@@ -33,7 +33,9 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF
     for row, doubt in found:
         print(f"{label(row)}: {doubt.claim}: {doubt.reason}")
     print(summary(result.rows))
-    sys.exit(ExitCode.TARGET_NOT_REACHED if found else ExitCode.DONE)
+    if result.incomplete:
+        print(f"rows are missing: {result.incomplete}")
+    sys.exit(ExitCode.TARGET_NOT_REACHED if found or result.incomplete else ExitCode.DONE)
 
 
 def compare(

@@ -227,6 +227,7 @@ _SAYS_IT_ALL = {
     "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,
+    "qafel_mpi.cli_measure.BenchInterruptedError": ExitCode.FAILED,
     "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,
 }
 

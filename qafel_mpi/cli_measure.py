@@ -5,12 +5,15 @@ numpy, mpi4py and h5py are imported inside the functions that need them.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qafel_mpi import cli_job as job
 from qafel_mpi.cli_job import ExitCode
@@ -30,6 +33,13 @@ class Output:
     out: Path | None
     reference: Path | None
 
+    def refuse_unwritable(self) -> dict[str, Any]:
+        """Raises ConfigError."""
+        from qafel_mpi.bench.keep import refuse_unwritable
+
+        refuse_unwritable([path for path in (self.json, self.out) if path is not None])
+        return {}
+
 
 Measure = Callable[["MPI.Intracomm", "Limits"], Iterable["Row"]]
 
@@ -47,17 +57,19 @@ def run(
     """Collective: run one benchmark, show its rows as they come, write its files, leave with its exit code.
 
     measure(comm, limits) gives rows, the same number on every rank; rank 0's count. ranks: the fewest it needs.
-    parts: the benchmarks that it is made of; left out: itself.
+    parts: the benchmarks that it is made of; left out: itself. Files that can't be written are refused before it
+    begins; if it ends early they hold what there was.
     """
     from mpi4py import MPI
 
     from qafel_mpi.bench import ranks as shared
-    from qafel_mpi.bench.result import Result
+    from qafel_mpi.bench.keep import Keeper
     from qafel_mpi.bench.timing import Limits
 
     world = job.world()
     with job.all_ranks_end(world):
         comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
+        job.from_rank_0(comm, output.refuse_unwritable)
         references = _references(comm, output.reference)
         provenance = about(comm, parts or (name,))
         rows = measure(comm, Limits(seconds=seconds, width=width))
@@ -65,9 +77,11 @@ def run(
         if comm.rank != 0:
             deque(rows, maxlen=0)  # the same work; its numbers are of no use
         else:
-            result = Result(name, _shown(rows), provenance)
-            _write(result, output)
-            code = _judge(result, references)
+            keeper = Keeper(name, provenance, output.json, output.out)
+            with _interruptible(), keeper.until_the_end():
+                for row in _shown(rows):
+                    keeper.add(row)
+            code = _judge(keeper.result(), references)
     _leave(comm, code)
 
 
@@ -104,11 +118,21 @@ def _references(comm: MPI.Intracomm, path: Path | None) -> list[Any]:
     return list(load(path))
 
 
-def _write(result: Result, output: Output) -> None:
-    if output.json is not None:
-        result.write_json(output.json)
-    if output.out is not None:
-        result.write_hdf5(output.out)
+class BenchInterruptedError(Exception):
+    """Ctrl-C, or the SIGTERM that mpirun sends to its ranks then. A failure: there is no checkpoint to go on from."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise BenchInterruptedError(f"interrupted by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _judge(result: Result, references: Sequence[Any]) -> ExitCode:
@@ -151,12 +175,10 @@ def label(row: Row) -> str:
     return " ".join([row.bench, *values])
 
 
-def _shown(rows: Iterable[Row]) -> list[Row]:
+def _shown(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows, each printed when it comes, under a header wherever the columns change."""
-    kept: list[Row] = []
     header: list[str] = []
     for row in rows:
-        kept.append(row)
         cells = _cells(row)
         widths = {name: max(len(name), len(text), 9) for name, text in cells.items()}
         if list(cells) != header:
@@ -165,7 +187,7 @@ def _shown(rows: Iterable[Row]) -> list[Row]:
             print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}")
             print("  ".join(name.rjust(widths[name]) for name in header))
         print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
-    return kept
+        yield row
 
 
 _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,21 +98,25 @@ class Result:
     bench: str
     rows: Sequence[Row]
     provenance: Mapping[str, Any]
+    incomplete: str = ""  # why rows are missing; "": all are there
 
     def write_json(self, path: Path) -> None:
         """{bench, rows, provenance}; a row has its columns and its samples, `values_us` and so on."""
         rows = [row.columns() | _as_microseconds(row) | {"row": _describe(row)} for row in self.rows]
         content = {"bench": self.bench, "version": VERSION, "rows": rows, "provenance": dict(self.provenance)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        if self.incomplete:
+            content["incomplete"] = self.incomplete
+        with _replacing(path) as part:
+            part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
     def write_hdf5(self, path: Path) -> None:
         """A group a row, /BENCH/NNN: its columns are attributes, its samples datasets in seconds."""
         import h5py
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(path, "w") as file:
+        with _replacing(path) as part, h5py.File(part, "w") as file:
             file.attrs["bench"], file.attrs["version"] = self.bench, VERSION
+            if self.incomplete:
+                file.attrs["incomplete"] = self.incomplete
             file.attrs["provenance"] = json.dumps(dict(self.provenance), default=str)
             for number, row in enumerate(self.rows):
                 group = file.create_group(f"{row.bench}/{number:03d}")
@@ -122,6 +127,25 @@ class Result:
                 for name, values in row.series().items():
                     dataset = group.create_dataset(name, data=values)
                     dataset.attrs["unit"] = "s"
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it takes its name; the path itself where that is a device or a pipe."""
+    return path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to: the file of that name is the old one or all of the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    try:
+        yield part
+        if part != path:
+            part.replace(path)
+    finally:
+        if part != path:
+            part.unlink(missing_ok=True)
 
 
 def _as_microseconds(row: Row) -> dict[str, list[float]]:
@@ -179,7 +203,7 @@ def _read_json(path: Path) -> Result:
         _remake(row["row"], {n: np.array(row[f"{n}_us"]) / 1e6 for n in _SERIES if f"{n}_us" in row})
         for row in content["rows"]
     ]
-    return Result(content["bench"], rows, content["provenance"])
+    return Result(content["bench"], rows, content["provenance"], content.get("incomplete", ""))
 
 
 def _read_hdf5(path: Path) -> Result:
@@ -192,4 +216,5 @@ def _read_hdf5(path: Path) -> Result:
             _remake(json.loads(g.attrs["row"]), {name: g[name][:] for name in _SERIES if name in g})
             for g in groups
         ]
-        return Result(str(file.attrs["bench"]), rows, json.loads(file.attrs["provenance"]))
+        about = json.loads(file.attrs["provenance"])
+        return Result(str(file.attrs["bench"]), rows, about, str(file.attrs.get("incomplete", "")))
