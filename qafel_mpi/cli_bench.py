@@ -246,12 +246,21 @@ def backoff(
     "  mpirun -n 4 qafel-mpi bench overlap --uploads 1000 --json overlap.json",
 )
 def overlap(
-    uploads: Annotated[int, typer.Option(min=20, help="The wall run's length.")] = UPLOADS,
+    uploads: Annotated[
+        int, typer.Option(min=20, help="Of all wall runs together; at least 40 a client are made.")
+    ] = UPLOADS,
     json: Json = None,
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Share of the communication that a wall run with the CNN hides behind training, from its trace."""
+    """Share of the communication that wall runs with the CNN hide behind training.
+
+    exposed_us: by how much longer a participation takes than in runs, in turns with them, in which the same ranks
+    train and encode with no message and no server; exposed_share: that over its communication time. hidden_share:
+    from the traces alone, what of the messages' spans, from posting to being seen, lies inside trainings; it counts
+    a message that waits unnoticed, and what is done for messages inside a training, as hidden. Each with its 95%
+    interval.
+    """
     run(
         "overlap", parts.overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2
     )

@@ -69,9 +69,12 @@ def backoff(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
 def overlap(uploads: int) -> Measure:
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
         from qafel_mpi.bench import overlap as ours
-        from qafel_mpi.drivers import wall
+        from qafel_mpi.drivers import alone, wall
 
-        return ours.rows(comm, wall.run, uploads)
+        least = ours.uploads_needed(comm.size - 1)
+        if comm.rank == 0 and uploads < least:
+            say(f"{least} uploads, not {uploads}: {comm.size - 1} clients would hardly do more than warm up")
+        return ours.rows(comm, wall.run, alone.trainings, uploads)
 
     return measure
 

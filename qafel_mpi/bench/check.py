@@ -1,7 +1,8 @@
-"""Is a result to be believed? Reasons why not, a sentence each, for each of the two things that a row claims.
+"""Is a result to be believed? Reasons why not, a sentence each, for each of the things that a row claims.
 
 time: the median of our own samples; what `bench compare` holds against another file, and a site's reference.
 ratio: the median over rounds of the reference's time over ours, of a row that has a reference.
+share: what of a whole, of a row that has one with an interval (overlap's hidden_share): judged by its width.
 
 What disturbs the machine for longer than a round disturbs both series, which are taken in turns: such a time
 is off and drifts, the ratio beside it holds. So each is judged by its own series. Both are medians, and their
@@ -34,12 +35,19 @@ DRIFT = 0.10  # between the medians of the first and last third
 class Doubt(NamedTuple):
     """Why a claim of a row is not to be believed."""
 
-    claim: str  # "time", "ratio"; "content" speaks against both
+    claim: str  # "time", "ratio", "share"; "content" speaks against all
     reason: str
 
 
 def claims(row: Row) -> list[str]:
-    return ["time"] if row.reference is None else ["time", "ratio"]
+    made = {"time": True, "ratio": row.reference is not None, "share": bool(_shares(row))}
+    return [claim for claim, is_made in made.items() if is_made]
+
+
+def _shares(row: Row) -> dict[str, list[float]]:
+    """Shares with an interval -> that."""
+    found = {name.removesuffix("_ci95"): value for name, value in row.derived.items()}
+    return {n: v for n, v in found.items() if n.endswith("_share") and isinstance(v, list)}
 
 
 def doubts(row: Row) -> list[Doubt]:
@@ -48,6 +56,9 @@ def doubts(row: Row) -> list[Doubt]:
         return [Doubt("content", f"{row.wrong} wrong: it was not what it should be")]
     own = _too_short(row.ours) + _unsteady(row.ours.values, _microseconds)
     found = [Doubt("time", reason) for reason in own]
+    for name, (low, high) in _shares(row).items():
+        if high - low > WIDEST:
+            found.append(Doubt("share", f"{name}: it is known to lie between {low:.0%} and {high:.0%} only"))
     if row.reference is None:
         return found
     ratios = row.reference.values / row.ours.values
@@ -63,12 +74,13 @@ def doubted(row: Row, claim: str) -> bool:
 def summary(rows: Sequence[Row]) -> str:
     """ "18 of 18 ratios and 12 of 20 times are to be believed"."""
     parts = []
-    for claim in ("ratio", "time"):
+    for claim in ("share", "ratio", "time"):
         made = [row for row in rows if claim in claims(row)]
         if made:
             believed = sum(not doubted(row, claim) for row in made)
             parts.append(f"{believed} of {len(made)} {claim}s")
-    return f"{' and '.join(parts) or 'no rows'} are to be believed"
+    *most, last = parts or ["no rows"]
+    return f"{', '.join(most)}{' and ' if most else ''}{last} are to be believed"
 
 
 def _microseconds(seconds: float) -> str:

@@ -35,9 +35,8 @@ class Row:
         None  # bytes, elements or messages that were not what they should be; None: not looked at
     )
     reduction: str = "one process"  # which reduction over ranks a sample is
-    derived: Mapping[str, float] = field(
-        default_factory=dict
-    )  # further columns, each with its unit in its name
+    # Further columns, each with its unit in its name; NAME_ci95 is the interval of NAME.
+    derived: Mapping[str, float | list[float]] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[Any, ...]:

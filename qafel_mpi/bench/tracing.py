@@ -15,6 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import wire
+from qafel_mpi.bench.exposure import WARMUPS
 from qafel_mpi.bench.ingest import RowOf
 from qafel_mpi.bench.overlap import Drive, run
 from qafel_mpi.bench.result import Row
@@ -86,11 +87,12 @@ def share_of_run(trace: Trace, row_s: float) -> Row:
     written = np.bincount(recorder, minlength=int(trace.attributes["ranks"])).astype(float)
     written[0] += trace.rows("updates") + trace.rows("steps")
     seconds = float(trace.attributes["seconds"])
-    uploads = trace.table("updates", ["finish_s"])["finish_s"]
+    uploads = np.diff(np.sort(trace.table("updates", ["finish_s"])["finish_s"]))
+    warmups = min(WARMUPS * (int(trace.attributes["ranks"]) - 1), len(uploads) // 2)
     return Row(
         "tracing",
         {"operation": "wall run", "ranks": int(trace.attributes["ranks"])},
-        Samples(np.diff(np.sort(uploads)), np.zeros(0)),
+        Samples(uploads[warmups:], uploads[:warmups]),
         derived={
             "share": row_s * float(written.max()) / seconds,
             "rows_per_s": float(written.max()) / seconds,

@@ -13,7 +13,7 @@ from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, ranks, tra
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.config import load
-from qafel_mpi.drivers import wall
+from qafel_mpi.drivers import alone, wall
 from qafel_mpi.drivers.rows import received_row
 
 SHORT = Limits(seconds=0.05, least=5, most=20, warmups=2)
@@ -116,14 +116,21 @@ def test_overlap_and_tracing_read_the_trace_of_a_wall_run(comm, folder, monkeypa
     quick = load("digits", ["clock.kind=wall", "stop.accuracy=1.0", "stop.uploads=80"])
     monkeypatch.setattr(overlap, "experiment", lambda uploads: quick)
     monkeypatch.setattr(tracing, "experiment", lambda uploads: quick)
-    hidden, any_here = on_every_rank(comm, overlap.rows(comm, wall.run, 80))
+    hidden, any_here = on_every_rank(comm, overlap.rows(comm, wall.run, alone.trainings, 80))
     assert any_here
     traced, any_here = on_every_rank(comm, tracing.rows(comm, SHORT, received_row, wall.run, 80))
     assert any_here
     if comm.rank == 0:
-        assert 0 <= hidden[0].derived["hidden_share"] <= 1
-        assert hidden[0].derived["communication_s"] > 0
+        (row,) = hidden
+        assert 0 <= row.derived["hidden_share"] <= 1
+        assert row.derived["communication_us"] > 0
+        low, high = row.derived["exposed_ci95_us"]
+        assert low < row.derived["exposed_us"] < high
+        assert fine(row)
+        assert len(row.reference.values) == len(row.ours.values)
+        assert row.derived["uploads"] >= overlap.ROUNDS * 80
         message, run = traced
+        assert len(run.ours.warmups) >= 3
         assert 0 < message.ours.median < 1e-3
         assert 0 < run.derived["share"] < 1
         assert list(folder.iterdir()) == []
