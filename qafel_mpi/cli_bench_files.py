@@ -47,7 +47,7 @@ def compare(
 ) -> None:
     """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
 
-    Files from unlike hosts are refused (exit code 2).
+    Files from unlike hosts or MPI settings are refused (exit code 2).
     """
     from qafel_mpi.bench import compare as pairs
 
@@ -55,7 +55,8 @@ def compare(
     differ = pairs.unlike(first, second)
     if differ and not unlike_hosts:
         print(
-            f"{a} and {b} come from unlike hosts; --unlike-hosts compares them all the same", file=sys.stderr
+            f"{a} and {b} come from unlike hosts or settings; --unlike-hosts compares them all the same",
+            file=sys.stderr,
         )
     for line in differ:
         print(f"  {line}", file=sys.stderr)

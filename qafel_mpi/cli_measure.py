@@ -92,6 +92,7 @@ def about(comm: MPI.Intracomm, benches: Sequence[str]) -> dict[str, Any]:
     """
     import time
 
+    from qafel_mpi.bench.keep import load
     from qafel_mpi.bench.seeds import seeds
     from qafel_mpi.drivers.facts import host_facts, hosts, rank_facts
     from qafel_mpi.drivers.provenance import provenance
@@ -103,6 +104,8 @@ def about(comm: MPI.Intracomm, benches: Sequence[str]) -> dict[str, Any]:
     clock = time.get_clock_info("perf_counter")
     return provenance(sys.argv) | {
         "ranks": facts,
+        "thread_level": facts[0]["thread level"],
+        "load": {"begin": load()},  # keep.py adds the end's
         "hosts": hosts(machines),
         "binding": [f"{fact['cores']} ({fact['bound by']})" for fact in facts],
         "clock": {"method": clock.implementation, "resolution_s": clock.resolution},
@@ -177,6 +180,8 @@ def label(row: Row) -> str:
 
 def _shown(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows, each printed when it comes, under a header wherever the columns change."""
+    from qafel_mpi.bench.keep import load
+
     header: list[str] = []
     for row in rows:
         cells = _cells(row)
@@ -184,7 +189,8 @@ def _shown(rows: Iterable[Row]) -> Iterator[Row]:
         if list(cells) != header:
             header = list(cells)
             against = f"; Ratio and Extra are against {row.reference_name}" if row.reference else ""
-            print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}")
+            busy = f"; load of the last minute: {load()[0]:.1f}" if load() else ""
+            print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}{busy}")
             print("  ".join(name.rjust(widths[name]) for name in header))
         print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
         yield row

@@ -13,8 +13,9 @@ from qafel_mpi.bench.result import Result, Row
 from qafel_mpi.bench.timing import Interval
 
 # Times of hosts that differ in these say nothing about the program.
-# hosts: name, processor, memory and number of ranks of each; binding: every rank's cores, and who has bound it.
-ALIKE = ("mpi_library", "hosts", "binding")
+# hosts: name, processor, memory and number of ranks of each; binding: every rank's cores, and who has bound it;
+# interconnect: network hardware, and what the MPI library was told, such as how ranks wait.
+ALIKE = ("mpi_library", "thread_level", "hosts", "binding", "interconnect")
 SHOWN = 3  # differing hosts, and ranks
 RESAMPLES = 2000
 SEED = 20230800  # of the bootstrap: the same two files always give the same intervals

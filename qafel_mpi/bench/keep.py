@@ -5,6 +5,7 @@ A rank that dies or a signal that finds rank 0 inside MPI leaves no time to writ
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,14 @@ def refuse_unwritable(paths: Sequence[Path]) -> None:
             raise ConfigError([f"{path}: can't be written: {error.strerror or error}"]) from None
 
 
+def load() -> list[float]:
+    """Processes that want a core of this host, means over 1, 5 and 15 minutes; ours among them. []: unknown."""
+    try:
+        return list(os.getloadavg())
+    except (OSError, AttributeError):  # not on every system
+        return []
+
+
 class Keeper:
     """Rows, and the files that hold them."""
 
@@ -62,7 +71,8 @@ class Keeper:
         self._write("")
 
     def result(self, incomplete: str = "") -> Result:
-        return Result(self.bench, self.rows, self.provenance, incomplete)
+        about = self.provenance | {"load": {**self.provenance.get("load", {}), "end": load()}}
+        return Result(self.bench, self.rows, about, incomplete)
 
     def _write(self, incomplete: str) -> None:
         begun_s = perf_counter()

@@ -26,15 +26,23 @@ SCHEDULER_PREFIXES = (
     "SLURM_NNODES",
     "SLURM_NODELIST",
     "SLURM_NTASKS",
+    "SLURM_TASKS_PER_NODE",
     "SLURM_CPUS_PER_TASK",
+    "SLURM_CPU_BIND",
+    "SLURM_DISTRIBUTION",
+    "SLURM_HINT",
+    "SLURM_THREADS_PER_CORE",
     "SLURM_GPUS",
     "SLURM_RESTART_COUNT",
     "PBS_JOBID",
     "LSB_JOBID",
 )
-# Settings that choose a transport: Open MPI's, UCX's, libfabric's, MPICH's.
-TRANSPORT_SETTINGS = re.compile(
-    r"(OMPI_MCA_(pml|btl|mtl)(_.*)?|UCX_(TLS|NET_DEVICES)|FI_(PROVIDER|TCP_IFACE)|MPIR_CVAR_.*NETMOD|MPICH_.*NETMOD)"
+# Open MPI's, its launcher's, UCX's, libfabric's, MPICH's, Intel MPI's.
+MPI_SETTINGS = ("OMPI_MCA_", "PRTE_MCA_", "UCX_", "FI_", "MPICH_", "MPIR_CVAR_", "I_MPI_")
+# What Open MPI's launchers tell their ranks themselves: numbers, addresses and keys of this very job.
+OF_THE_JOB = re.compile(
+    r"OMPI_MCA_(PREFIXES|initial_wdir|num_procs|cpu_type|ess|ess_base_.*|pmix|shmem_RUNTIME_QUERY_hint"
+    r"|orte_(?!tmpdir_base|abort).*)"
 )
 CONTAINER_ID = re.compile(r"(?:docker|libpod|containers?|crio|cri-containerd)[-/]([0-9a-f]{64})(?![0-9a-f])")
 
@@ -54,7 +62,7 @@ def provenance(command_line: list[str]) -> dict[str, Any]:
         "mpi_library": placement.mpi_library(),
         "interconnect": {
             "device": placement.mpi_device(),
-            "settings": transport_settings(os.environ),
+            "settings": mpi_settings(os.environ),
             "network": network_devices(),
         },
         "container": container(os.environ),
@@ -90,12 +98,16 @@ def git_state() -> tuple[str, bool]:
         return "", False
 
 
-def transport_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that tell the MPI library which transport to take; empty: it chooses.
+def mpi_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that tell the MPI library what to do: which transport, how to wait, how to map; empty: its defaults.
 
     What it has chosen no library says: Open MPI's tool interface (MPI_T) lists transports that are not in use.
     """
-    return {k: v for k, v in sorted(environment.items()) if TRANSPORT_SETTINGS.fullmatch(k)}
+    return {
+        k: v
+        for k, v in sorted(environment.items())
+        if k.startswith(MPI_SETTINGS) and not OF_THE_JOB.fullmatch(k)
+    }
 
 
 def network_devices(classes: Path = Path("/sys/class")) -> dict[str, str]:

@@ -48,7 +48,8 @@ def test_both_files_hold_every_sample_and_where_they_come_from(results):
         "binding",
         "scheduler",
     )
-    assert set(wanted) | {"clock", "seeds", "ranks"} <= about.keys()
+    assert set(wanted) | {"clock", "seeds", "ranks", "thread_level"} <= about.keys()
+    assert {name: len(load) for name, load in about["load"].items()} == {"begin": 3, "end": 3}
     assert about["seeds"] == {"p2p": {"vector": 5, "content": "the sender's rank"}}
     assert len(about["ranks"]) == len(about["binding"]) == 2
     (host,) = about["hosts"]

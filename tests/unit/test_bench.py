@@ -146,7 +146,8 @@ def made() -> Result:
         ),
         row(steady(3e-3), derived={"hidden_share": 0.9}, parameters={"operation": "x", "bytes": 16}),
     ]
-    return Result("p2p", rows, {"host": "n1", "hosts": HOSTS, "binding": ["0", "1"], "seeds": {"content": 1}})
+    about = {"host": "n1", "hosts": HOSTS, "binding": ["0", "1"], "seeds": {"content": 1}}
+    return Result("p2p", rows, about | {"thread_level": "multiple", "interconnect": {"settings": {}}})
 
 
 @pytest.mark.parametrize("suffix", ["json", "h5"])
@@ -284,6 +285,11 @@ def test_a_difference_of_times_that_are_not_believed_says_so(made):
         ),
         ({"hosts": HOSTS[:1]}, ["hosts: 6 against 1"]),
         ({"binding": ["0", "0"]}, ["binding[1]: '1' against '0'"]),
+        (
+            {"interconnect": {"settings": {"OMPI_MCA_mpi_yield_when_idle": "1"}}},
+            ["interconnect.settings.OMPI_MCA_mpi_yield_when_idle: None against '1'"],
+        ),
+        ({"thread_level": "single"}, ["thread_level: 'multiple' against 'single'"]),
     ],
 )
 def test_unlike_hosts_are_told_apart_by_what_differs(made, changed, lines):

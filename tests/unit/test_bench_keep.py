@@ -65,6 +65,7 @@ def test_what_was_measured_before_the_end_is_in_both_files_and_marked(start, tmp
         found = result.read(file)
         assert [r.parameters["bytes"] for r in found.rows] == [1, 2]
         assert found.incomplete == said
+        assert len(found.provenance["load"]["end"]) == 3
         with pytest.raises(SystemExit) as end:
             cli_bench_files.check(file)
         assert end.value.code == ExitCode.TARGET_NOT_REACHED

@@ -55,7 +55,38 @@ def test_apptainers_image_names_its_container(tmp_path):
     assert provenance.container({}, tmp_path) == "", "no /proc: not Linux"
 
 
-def test_only_settings_that_choose_a_transport_are_kept():
-    chosen = {"OMPI_MCA_pml": "ucx", "UCX_TLS": "rc,sm", "FI_PROVIDER": "tcp", "MPIR_CVAR_CH4_NETMOD": "ofi"}
-    others = {"OMPI_MCA_mpi_yield_when_idle": "1", "UCX_LOG_LEVEL": "info", "TOKEN": "secret", "PATH": "/bin"}
-    assert provenance.transport_settings(chosen | others) == chosen
+def test_every_setting_of_an_mpi_library_is_kept_and_nothing_of_the_very_job():
+    """How ranks wait changes results more than the transport does."""
+    chosen = {
+        "OMPI_MCA_pml": "ucx",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_orte_tmpdir_base": "/tmp",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+        "UCX_TLS": "rc,sm",
+        "UCX_RNDV_THRESH": "8k",
+        "FI_PROVIDER": "tcp",
+        "MPIR_CVAR_CH4_NETMOD": "ofi",
+        "MPICH_ASYNC_PROGRESS": "1",
+        "I_MPI_FABRICS": "shm",
+    }
+    others = {
+        "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:4711",
+        "OMPI_MCA_orte_precondition_transports": "5f3-9a1",
+        "OMPI_MCA_ess_base_jobid": "7",
+        "OMPI_MCA_num_procs": "4",
+        "OMPI_MCA_initial_wdir": "/home/me",
+        "TOKEN": "secret",
+        "PATH": "/bin",
+    }
+    assert provenance.mpi_settings(chosen | others) == chosen
+
+
+def test_slurms_ways_of_placing_tasks_are_kept(monkeypatch):
+    placing = {
+        "SLURM_TASKS_PER_NODE": "2(x2)",
+        "SLURM_CPU_BIND": "quiet,mask_cpu:0x1",
+        "SLURM_DISTRIBUTION": "cyclic",
+    }
+    for name, value in placing.items():
+        monkeypatch.setenv(name, value)
+    assert placing.items() <= provenance.provenance([])["scheduler"].items()
