@@ -1,7 +1,8 @@
 """Broadcast of q^t, by each algorithm: time from rank 0's decision to send until the last client has applied it.
 
-Each round begins at a barrier. Clients' times are put on rank 0's clock (transport.clocks); the bound of its error
-is in the row. The reference is a blocking MPI_Bcast of the same payload and the same decode-accumulate.
+Each round begins at a barrier. Clients' times are put on rank 0's clock (bench/hostclocks.py); the bound of its error
+is in the row, and check holds it against the median. The reference is a blocking MPI_Bcast of the same payload and
+the same decode-accumulate.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
+from qafel_mpi.bench.hostclocks import HostClocks, Last
 from qafel_mpi.bench.ingest import codec_for
 from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, cores_here, crowded, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.backoff import Backoff
-from qafel_mpi.transport.clocks import synchronise
 from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.ibcast import Ibcast
 
@@ -28,7 +29,6 @@ REFERENCE = "MPI_Bcast and the same decode-accumulate"
 TAG = 23
 SLOTS = 4
 ALGORITHMS = broadcasts.ALGORITHMS
-CLOCK_ROUNDS = 50
 SEED = 11
 
 
@@ -44,7 +44,7 @@ def rows(
 def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
     codec = codec_for(size)
     content = _content(codec)
-    offsets, bound_s = _offsets(comm)
+    clocks = HostClocks(comm)
     stream = Stream(comm, content, algorithm)
     ways: dict[str, Way] = {"ours": stream, "reference": Collective(comm, content)}
     wrong = 0
@@ -52,8 +52,11 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
         for _ in range(3):
             wrong += wrong_bytes(way.once(), content)
     apply = _applier(codec)
-    cases = {name: _case(comm, way, apply, offsets) for name, way in ways.items()}
-    samples = interleave(cases, limits, agree=agree(comm))
+    seen: dict[str, list[Last]] = {name: [] for name in ways}
+    cases = {name: _case(comm, way, apply, clocks, seen[name]) for name, way in ways.items()}
+    raw = interleave(cases, limits, agree=agree(comm))
+    clocks.read_again()
+    samples = {name: clocks.corrected(taken, seen[name]) for name, taken in raw.items()}
     for way in ways.values():
         way.close()
     post_s, handle_s = _medians(comm, stream.work_s)
@@ -68,7 +71,7 @@ def _row(comm: MPI.Intracomm, limits: Limits, size: int, algorithm: str) -> Row:
         wrong=total(comm, wrong),
         reduction=REDUCTION_MAX,
         derived={
-            "clock_error_us": 1e6 * bound_s,
+            "clock_error_us": 1e6 * clocks.error_s,
             "post_us": 1e6 * post_s,
             "check_us": 1e6 * check_s,
             "handle_us": 1e6 * handle_s,
@@ -94,15 +97,6 @@ def _content(codec: codecs.Codec) -> np.ndarray:
 def _applier(codec: codecs.Codec) -> Callable[[np.ndarray], None]:
     x_hat = torch.zeros(codec.layout.elements)
     return lambda payload: codec.accumulate(payload, x_hat, 1.0, SEED)
-
-
-def _offsets(comm: MPI.Intracomm) -> tuple[np.ndarray, float]:
-    """(size,) seconds to add to each rank's clock, on rank 0; the largest bound of their error."""
-    offsets, bound = np.zeros(comm.size), 0.0
-    for reading in synchronise(comm, rounds=CLOCK_ROUNDS):
-        offsets[reading.rank] = reading.offset_s
-        bound = max(bound, reading.error_bound_s)
-    return offsets, bound
 
 
 class Stream:
@@ -223,7 +217,14 @@ def _once(way: Way, comm: MPI.Intracomm, content: np.ndarray) -> np.ndarray:
     return kept[0]
 
 
-def _case(comm: MPI.Intracomm, way: Way, apply: Callable[[np.ndarray], None], offsets: np.ndarray) -> Case:
+def _case(
+    comm: MPI.Intracomm,
+    way: Way,
+    apply: Callable[[np.ndarray], None],
+    clocks: HostClocks,
+    seen: list[Last],
+) -> Case:
+    """seen: which client was the last, a sample."""
     mine, everyone = np.zeros(1), np.zeros(comm.size)
 
     def take(payload: np.ndarray) -> None:
@@ -238,6 +239,11 @@ def _case(comm: MPI.Intracomm, way: Way, apply: Callable[[np.ndarray], None], of
         else:
             way.receive(take)
         comm.Gather([mine, MPI.DOUBLE], [everyone, MPI.DOUBLE] if comm.rank == 0 else None, 0)
-        return float((everyone + offsets)[1:].max() - begun) if comm.rank == 0 else 0.0
+        if comm.rank != 0:
+            return 0.0
+        ended = everyone + clocks.offsets_s
+        last = 1 + int(ended[1:].argmax())
+        seen.append(Last(last, begun))
+        return float(ended[last]) - begun
 
     return case

@@ -23,6 +23,9 @@ from qafel_mpi.bench.timing import Samples, median_interval, relative_width
 
 CLOCK_COST_S = 0.1e-6  # of two readings of the clock
 CLOCK_SHARE = 0.01  # of a sample that the clock may cost
+CLOCK_ERROR = (
+    0.05  # of the median that the error between two hosts' clocks may be: a systematic one, in all samples
+)
 LEAST_SAMPLES = 10
 WIDEST = 0.10  # of the median's interval, relative to the median
 MOVED = WIDEST / 2  # how far outliers may move the median, relative to it
@@ -54,7 +57,7 @@ def doubts(row: Row) -> list[Doubt]:
     """[] where nothing speaks against the row."""
     if row.wrong:
         return [Doubt("content", f"{row.wrong} wrong: it was not what it should be")]
-    own = _too_short(row.ours) + _unsteady(row.ours.values, _microseconds)
+    own = _too_short(row.ours) + _unsteady(row.ours.values, _microseconds) + _clocks(row, row.ours)
     found = [Doubt("time", reason) for reason in own]
     for name, (low, high) in _shares(row).items():
         if high - low > WIDEST:
@@ -63,7 +66,7 @@ def doubts(row: Row) -> list[Doubt]:
         return found
     ratios = row.reference.values / row.ours.values
     for name, samples in (("", row.ours), ("reference: ", row.reference)):
-        found += [Doubt("ratio", name + reason) for reason in _too_short(samples)]
+        found += [Doubt("ratio", name + reason) for reason in _too_short(samples) + _clocks(row, samples)]
     return found + [Doubt("ratio", reason) for reason in _unsteady(ratios, lambda ratio: f"{ratio:.3g}")]
 
 
@@ -92,6 +95,18 @@ def _too_short(samples: Samples) -> list[str]:
     if taken_s * CLOCK_SHARE >= CLOCK_COST_S:
         return []
     return [f"too short: a sample takes {1e6 * taken_s:.2g} µs, of which the clock is over 1%"]
+
+
+def _clocks(row: Row, samples: Samples) -> list[str]:
+    """Where a sample begins on one host and ends on another."""
+    error_us = row.derived.get("clock_error_us", 0.0)
+    error_s = 1e-6 * error_us if isinstance(error_us, float) else 0.0
+    if error_s <= CLOCK_ERROR * samples.median:
+        return []
+    return [
+        f"clocks: between hosts they may be wrong by {_microseconds(error_s)}, "
+        f"{error_s / samples.median:.0%} of the median"
+    ]
 
 
 def _unsteady(values: np.ndarray, show: Callable[[float], str]) -> list[str]:
