@@ -2,7 +2,8 @@
 
 Client ranks send as fast as they can. The reference receives the same payloads and does the same
 decode-accumulate, one after the other, with no protocol: no header, no checksum, no state machine, no trace. Ours
-adds up what has arrived together in one call. Both ways of transport.checksum are measured.
+adds up what has arrived together in one call. Both ways of transport.checksum are measured. Both sides keep as many
+messages under way as the wall driver.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, first, powers_
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
 from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.frames import Received
 
 REFERENCE = "raw mpi4py receives and the same decode-accumulate"
-WINDOW = 4  # messages that a client has under way
 BURST_BYTES = 16 << 20  # that rank 0 takes in one sample, about
 BURST = 100  # messages of a client in one sample, at most
 SEED = 7  # of the vectors and their quantization
@@ -48,6 +49,12 @@ def rows(comm: MPI.Intracomm, limits: Limits, payloads: Sequence[int], row_of: R
 
 def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], list[Row]]:
     return lambda comm: _rows(comm, limits, size, row_of)
+
+
+def under_way(comm: MPI.Intracomm) -> int:
+    """Messages at this rank's end: as many as the wall driver's, and as its settings are by default."""
+    defaults = TransportConfig()
+    return defaults.receives(comm.size - 1) if comm.rank == 0 else defaults.upload_frames
 
 
 def codec_for(payload_bytes: int) -> codecs.Codec:
@@ -117,7 +124,7 @@ class _Ours:
         folder: Path,
     ):
         described = wire.Expected(codec.id, codec.bits, 0, codec.layout.elements, content.size)
-        window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
+        window = under_way(comm)
         peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
         self.path = OurPath(
             comm,
@@ -163,7 +170,7 @@ class _Ours:
 
 class _Raw:
     def __init__(self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray):
-        window = WINDOW * (comm.size - 1) if comm.rank == 0 else WINDOW
+        window = under_way(comm)
         self.codec, self.sum = codec, torch.zeros(codec.layout.elements)
         peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
         self.path = RawPath(comm, peer, content, window, take=self.take)

@@ -44,7 +44,7 @@ class RawPath:
         """peer: a rank, or MPI.ANY_SOURCE for an end that only receives. content: (size,) uint8, what is sent.
         take: what is done with a payload that has arrived."""
         self.comm, self.peer, self.window, self.take = comm, peer, window, take
-        self.out = [_copy(content) for _ in range(window)]
+        self.out = [] if peer == MPI.ANY_SOURCE else [_copy(content) for _ in range(window)]
         self.into = [aligned_bytes(content.size) for _ in range(window)]
         self.last = self.into[0]
 
@@ -101,14 +101,14 @@ class OurPath:
         self.take, self.fill = take, fill
         kinds = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
         self.described = wire.without_payload_checksum(kinds) if checksum == "header" else kinds
-        self.pool = FramePool(self.size, limit=window)
+        self.pool = FramePool(self.size, limit=0 if peer == MPI.ANY_SOURCE else window)
         self.comm = comm.Dup()
         self.sends = Sends(self.comm, TAG_OURS, None if peer == MPI.ANY_SOURCE else peer)
         self.inbox = Inbox(self.comm, TAG_OURS, payload_bytes=self.size, slots=window, source=peer)
         self.backoff = Backoff(crowded=crowded)
         self.sent = 0
         self.last = np.zeros(0, dtype=np.uint8)
-        for frame in [self._new_frame() for _ in range(window)]:
+        for frame in [self._new_frame() for _ in range(self.pool.limit or 0)]:
             frame.payload[:] = content
             self.pool.release(frame)
 

@@ -40,7 +40,7 @@ class WallServer:
             self.comm,
             TAG_UP,
             payload_bytes=setup.uplink.payload_bytes(),
-            slots=min(transport.receive_slots, 2 * len(clients)),
+            slots=transport.receives(len(clients)),
             source=MPI.ANY_SOURCE,
         )
         payload, full = setup.downlink.payload_bytes(), setup.full.payload_bytes()

@@ -53,3 +53,7 @@ class TransportConfig(BaseModel):
         description="between clock synchronisations during a run; there is one at each end besides",
     )
     patience_seconds: float = Field(30.0, gt=0, description="say who waits for whom after so long")
+
+    def receives(self, clients: int) -> int:
+        """That rank 0 keeps posted for the uploads of so many client ranks."""
+        return min(self.receive_slots, 2 * clients)

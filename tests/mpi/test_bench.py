@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, ranks, tracing
+from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, paths, ranks, tracing
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Limits
 from qafel_mpi.config import load
@@ -58,6 +58,20 @@ def test_ingest_adds_up_what_every_client_sent(comm):
         assert counts[0] == 1
         assert counts[-1] == comm.size - 1
         assert all(fine(row) and row.reference is not None for row in found)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ingest_keeps_the_driver_s_slots_on_rank_0_and_nothing_to_send(comm):
+    peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
+    content = np.zeros(100, np.uint8)
+    ours = paths.OurPath(comm, peer, content, ingest.under_way(comm))
+    raw = paths.RawPath(comm, peer, content, ingest.under_way(comm))
+    if comm.rank == 0:
+        assert len(raw.into) == min(32, 2 * (comm.size - 1))
+        assert (ours.pool.made, len(raw.out)) == (0, 0)
+    else:
+        assert (ours.pool.made, len(raw.out)) == (2, 2)
+    ours.close()
 
 
 @pytest.mark.mpi(min_size=2)
