@@ -120,7 +120,7 @@ def _messages(detail: Detail) -> Iterator[Drawing]:
             "beginning, on rank 0's clock. Sends (thin) go on beside the rest.",
             figures.timeline(detail.intervals, detail.window),
         )
-    if detail.traffic.wire_bytes.any():
+    if len(detail.traffic.links):
         yield Drawing(f"links-{name}", f"Wire bytes by link in {name}.", figures.links(detail.traffic))
     if len(detail.traffic.latency):
         yield Drawing(

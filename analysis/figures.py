@@ -16,6 +16,7 @@ from qafel_analysis.traffic import Traffic
 
 _BESIDE = (0, (1, 3))  # sparser dots than those of any setting
 _NAMED_POINTS = 8  # more names on the points themselves would hide one another
+_MOST_LINKS = 1000  # ranks a side of the link matrix; beyond, neighbours are added up
 _NUMBERED_RANKS = 10  # so many fit into a link matrix with numbers
 FEWEST_MESSAGES = 20  # of which a distribution is drawn
 
@@ -159,14 +160,16 @@ def timeline(intervals: pd.DataFrame, window: Window) -> Any:
 @styled
 def links(traffic: Traffic) -> Any:
     """Wire bytes by link, senders down, receivers across; in numbers, too, where they have room."""
-    ranks = len(traffic.wire_bytes)
+    wire_bytes, each = traffic.matrix(_MOST_LINKS)
+    ranks = len(wire_bytes)
     size = 1.6 + min(3.4, 0.3 * ranks)
     figure, axes = new_figure(size + 0.8, size)
-    sent = np.where(traffic.wire_bytes > 0, traffic.wire_bytes / 1e6, np.nan)
+    sent = np.where(wire_bytes > 0, wire_bytes / 1e6, np.nan)
     wide = np.nanmax(sent) > 100 * np.nanmin(sent)
     image = axes.imshow(sent, cmap="cividis", norm="log" if wide else None, vmin=None if wide else 0)
     figure.colorbar(image, ax=axes, label="wire bytes (MB)")
-    axes.set(xlabel="to rank", ylabel="from rank")
+    label = "rank" if each == 1 else f"ranks, {each} together"
+    axes.set(xlabel=f"to {label}", ylabel=f"from {label}")
     axes.grid(False)
     for ticks in (axes.xaxis, axes.yaxis):
         ticks.get_major_locator().set_params(integer=True)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from qafel_analysis.grid import NOTHING, Grid, number, size
 from qafel_analysis.table import plain
-from qafel_analysis.traffic import quantile_s, traffic
+from qafel_analysis.traffic import median_latency, quantile_s, traffic
 
 from qafel_mpi.trace.reader import open_trace
 
@@ -41,7 +40,7 @@ def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     made = []
     for kind, (sent, received, payload, wire) in sorted(found.kinds.items()):
         own = found.latency[found.latency["kind"] == kind]
-        latency_s, error_s = _median(own["seconds"], own["bound_s"])
+        latency_s, error_s = median_latency(own["seconds"], own["bound_s"])
         values = {
             "run": str(path),
             "kind": kind,
@@ -60,14 +59,6 @@ def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if found.dropped:
         notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
     return made, notes
-
-
-def _median(seconds: pd.Series, bound_s: pd.Series) -> tuple[float, float]:
-    """(the median, how wrong it may be): with every message as fast, or as slow, as its bound allows."""
-    if bound_s.isna().any():
-        return float(seconds.median()), float("nan")
-    low, middle, high = (seconds + shift * bound_s for shift in (-1, 0, 1))
-    return float(middle.median()), float(max(high.median() - middle.median(), middle.median() - low.median()))
 
 
 def _quantile(histograms: dict[str, np.ndarray], kind: str, share: float) -> float:

@@ -73,7 +73,7 @@ def details(found: Collection) -> Iterator[Chart]:
     for detail in found.details:
         if len(detail.intervals):
             yield _timeline(detail)
-        if detail.traffic.wire_bytes.any():
+        if len(detail.traffic.links):
             yield _links(detail)
         if len(detail.traffic.latency):
             yield _latency(detail)
@@ -310,10 +310,8 @@ def _timeline(detail: Detail) -> Chart:
 
 
 def _links(detail: Detail) -> Chart:
-    sent = detail.traffic.wire_bytes.astype(float)
-    each = -(-len(sent) // _MOST_LINKS)
-    at = np.arange(0, len(sent), each)
-    sent = np.add.reduceat(np.add.reduceat(sent, at, axis=0), at, axis=1)
+    sent, each = detail.traffic.matrix(_MOST_LINKS)
+    at = each * np.arange(len(sent))
     label = "rank" if each == 1 else f"{each} ranks from"
     trace = {
         "type": "heatmap",

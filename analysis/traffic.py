@@ -11,12 +11,13 @@ from qafel_mpi.trace.reader import Clocks, Trace, TraceError
 from qafel_mpi.trace_schema import KIND_NAMES
 
 SENDER, RECEIVER = 0, 1
-MOST_RANKS = 20_000  # above, what is kept of every pair of ranks does not fit into memory
+MOST_RANKS = 1_000_000  # more are a damaged file
 SAMPLED_ROWS = 200_000  # messages whose two ends are brought together, at most about
 
 # Histograms of seconds: 20 bins a decade.
 EDGES_S = np.logspace(-7, 4, 11 * 20 + 1)
 
+_LINK = ["src", "dst", "messages", "wire_bytes"]
 _KEY = ["kind", "src", "dst", "client", "version", "sequence"]
 
 
@@ -24,14 +25,14 @@ _KEY = ["kind", "src", "dst", "client", "version", "sequence"]
 class Traffic:
     """Counts over all messages of a run, and a sample of whole messages.
 
-    wire_bytes, counts: (ranks, ranks), from the senders' rows, [src, dst]. kinds: name -> (sent, received,
-    payload bytes, wire bytes). sends_s, encodes_s, decodes_s: kind -> histogram over EDGES_S.
-    latency: a frame with kind, src, dst, post_s, seconds (receiver's completion minus sender's post, both on
+    links: a row for each pair of ranks that has messages: src, dst, messages, wire_bytes, from the senders' rows.
+    kinds: name -> (sent, received, payload bytes, wire bytes). sends_s, encodes_s, decodes_s: kind -> histogram over
+    EDGES_S. latency: a frame with kind, src, dst, post_s, seconds (receiver's completion minus sender's post, both on
     rank 0's clock) and bound_s, the error bound of the two ranks' clocks at these times; nan where it is unknown.
     """
 
-    wire_bytes: np.ndarray
-    counts: np.ndarray
+    ranks: int
+    links: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_LINK, dtype=np.int64))
     kinds: dict[str, list[int]] = field(default_factory=dict)
     sends_s: dict[str, np.ndarray] = field(default_factory=dict)
     encodes_s: dict[str, np.ndarray] = field(default_factory=dict)
@@ -40,16 +41,23 @@ class Traffic:
     dropped: int = 0
     latency: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def matrix(self, most: int) -> tuple[np.ndarray, int]:
+        """(wire bytes, [src, dst], of so many ranks together that there are at most `most` of them; how many)."""
+        each = -(-self.ranks // most)
+        sent = np.zeros((-(-self.ranks // each),) * 2)
+        np.add.at(sent, (self.links["src"] // each, self.links["dst"] // each), self.links["wire_bytes"])
+        return sent, each
+
 
 def traffic(trace: Trace) -> Traffic:
-    """One pass over /messages; memory grows with ranks², not with messages."""
+    """One pass over /messages; memory grows with the pairs of ranks that talk to each other, not with messages."""
     total = trace.rows("messages")
     ranks = int(trace.attributes.get("ranks", 0)) or _largest_rank(trace) + 1
     if not 0 < ranks <= MOST_RANKS:
         raise TraceError(
             f"{trace.path}: {ranks} ranks; their messages can be added up for 1 to {MOST_RANKS:,}"
         )
-    found = Traffic(np.zeros((ranks, ranks), np.int64), np.zeros((ranks, ranks), np.int64))
+    found = Traffic(ranks)
     found.busy_s = np.zeros((ranks, 2))
     one_in = max(1, total // (2 * SAMPLED_ROWS))
     samples: dict[int, list[np.ndarray]] = {SENDER: [], RECEIVER: []}
@@ -78,12 +86,12 @@ def _largest_rank(trace: Trace) -> int:
 def _add(found: Traffic, rows: np.ndarray, end: int) -> None:
     if not len(rows):
         return
-    ranks = len(found.counts)
+    ranks = found.ranks
     if end == SENDER:
-        link = rows["src"].astype(np.int64) * ranks + rows["dst"]
-        found.counts += np.bincount(link, minlength=ranks * ranks).reshape(ranks, ranks)
-        weights = np.bincount(link, weights=rows["wire_bytes"], minlength=ranks * ranks)
-        found.wire_bytes += weights.reshape(ranks, ranks).astype(np.int64)
+        new = pd.DataFrame(
+            {"src": rows["src"], "dst": rows["dst"], "messages": 1, "wire_bytes": rows["wire_bytes"]}
+        )
+        found.links = _summed(pd.concat([found.links, _summed(new)]))
         found.busy_s[:, 0] += _encoding(rows, ranks)
     else:
         spent = np.nan_to_num(rows["t_decode_end"] - rows["t_decode_begin"])
@@ -100,6 +108,10 @@ def _add(found: Traffic, rows: np.ndarray, end: int) -> None:
             _histogram(found.encodes_s, name, these["t_encode_end"] - these["t_encode_begin"])
         else:
             _histogram(found.decodes_s, name, these["t_decode_end"] - these["t_decode_begin"])
+
+
+def _summed(links: pd.DataFrame) -> pd.DataFrame:
+    return links.groupby(["src", "dst"], as_index=False).sum().astype(np.int64)
 
 
 def _encoding(rows: np.ndarray, ranks: int) -> np.ndarray:
@@ -126,7 +138,7 @@ def _hash(rows: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _errors_s(clocks: Clocks, ranks: pd.Series, seconds: pd.Series) -> pd.Series:
+def errors_s(clocks: Clocks, ranks: pd.Series, seconds: pd.Series) -> pd.Series:
     """How wrong each time may be that this rank's clock gave."""
     return seconds.groupby(ranks).transform(lambda own: clocks.of(own.name).error_s(own.to_numpy()))
 
@@ -150,10 +162,18 @@ def _latency(samples: dict[int, list[np.ndarray]], clocks: Clocks) -> pd.DataFra
             "dst": both["dst"],
             "post_s": both["t_post_sent"],
             "seconds": both["t_complete_received"] - both["t_post_sent"],
-            "bound_s": _errors_s(clocks, both["src"], both["t_post_sent"])
-            + _errors_s(clocks, both["dst"], both["t_complete_received"]),
+            "bound_s": errors_s(clocks, both["src"], both["t_post_sent"])
+            + errors_s(clocks, both["dst"], both["t_complete_received"]),
         }
     )
+
+
+def median_latency(seconds: pd.Series, bound_s: pd.Series) -> tuple[float, float]:
+    """(the median, how wrong it may be): with every message as fast, or as slow, as its bound allows."""
+    if bound_s.isna().any():
+        return float(seconds.median()), float("nan")
+    low, middle, high = (seconds + shift * bound_s for shift in (-1, 0, 1))
+    return float(middle.median()), float(max(high.median() - middle.median(), middle.median() - low.median()))
 
 
 def quantile_s(histogram: np.ndarray, share: float) -> float:

@@ -1,6 +1,7 @@
 """Figures for print: everything is drawn, nothing twice, and what is drawn is what the messages say."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,32 @@ def test_the_link_matrix_adds_up_to_the_bytes_of_the_run(folder):
     with open_trace(folder / "qafel-0.h5") as trace:
         found = traffic.traffic(trace)
         attributes = trace.attributes
-    assert found.wire_bytes[1:, 0].sum() == attributes["wire_bytes_up"]
-    assert found.wire_bytes[0].sum() == attributes["wire_bytes_down"] * (attributes["ranks"] - 1)
-    assert found.counts.sum() == found.kinds["update"][0] + found.kinds["broadcast"][0]
+    wire_bytes, each = found.matrix(100)
+    assert each == 1
+    assert wire_bytes[1:, 0].sum() == attributes["wire_bytes_up"]
+    assert wire_bytes[0].sum() == attributes["wire_bytes_down"] * (attributes["ranks"] - 1)
+    assert found.links["messages"].sum() == found.kinds["update"][0] + found.kinds["broadcast"][0]
     assert (found.latency["seconds"] > 0).all()
     assert found.latency["bound_s"].max() == pytest.approx(4e-6, rel=0.51)
+
+
+def test_links_take_memory_by_the_pairs_that_talk_and_not_by_ranks_squared():
+    """10,000 ranks, each with the server, in two blocks: a matrix of all pairs would take 800 MB."""
+    found = traffic.Traffic(10_000, busy_s=np.zeros((10_000, 2)))
+    rows = np.zeros(10_000, dtype=MESSAGES)
+    rows["src"], rows["wire_bytes"] = np.arange(10_000), 100
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            traffic._add(found, rows, traffic.SENDER)
+        matrix, each = found.matrix(256)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30e6
+    assert len(found.links) == 10_000
+    assert (found.links["wire_bytes"] == 200).all()
+    assert (each, matrix.shape, matrix[:, 0].sum(), matrix[0, 0]) == (40, (250, 250), 2e6, 8000)
 
 
 def test_messages_without_numbers_are_paired_in_order():
