@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from qafel_analysis.grid import NOTHING, Grid
 from qafel_analysis.scaling import of_rank_0
+from qafel_analysis.traffic import errors_s, median_latency
 
-from qafel_mpi.trace.reader import TraceError, open_trace
+from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
 from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
 
 RESAMPLES = 10_000
@@ -32,7 +34,8 @@ class Pace:
     wire_bytes_up: int  # of one upload
     train: float
     client_encode: float
-    upload: float  # from its post on the client to its arrival on rank 0, waiting for the link included
+    upload: float  # from its post on the client to its arrival on rank 0, waiting included; nan if not above:
+    upload_error: float  # by how much the clocks may make that wrong; nan where it is unknown
     decode: float  # on rank 0, with the accumulation
     step: float  # a server step with its encoding
 
@@ -47,7 +50,9 @@ def pace(path: Path) -> Pace:
         uploads = uploads[uploads["kind"] == KIND_NUMBERS["update"]]
         down = of_rank_0(trace)
         down = down[(down["end"] == 0) & (down["kind"] == KIND_NUMBERS["broadcast"])]
+        clocks = trace.clocks
     sent, received = uploads[uploads["end"] == 0], uploads[uploads["end"] == 1]
+    upload, upload_error = _latency(sent, received, clocks)
     span = float(steps["time_s"][-1] - steps["time_s"][0])
     return Pace(
         algorithm=str(a["algorithm"]),
@@ -58,19 +63,28 @@ def pace(path: Path) -> Pace:
         wire_bytes_up=int(a["payload_bytes_per_upload"]) + HEADER_BYTES,
         train=float(np.median(updates["train_seconds"])),
         client_encode=_median(sent["t_encode_end"] - sent["t_encode_begin"]),
-        upload=_median(_latencies(sent, received)),
+        upload=above(upload, upload_error),
+        upload_error=upload_error,
         decode=_median(received["t_decode_end"] - received["t_decode_begin"]),
         step=_median(down["t_encode_end"] - down["t_encode_begin"]),
     )
 
 
-def _latencies(sent: np.ndarray, received: np.ndarray) -> np.ndarray:
-    """Seconds from post to arrival of every upload that has both rows."""
-    posted = {(int(row["client"]), int(row["sequence"])): float(row["t_post"]) for row in sent}
-    pairs = (
-        (posted.get((int(row["client"]), int(row["sequence"]))), float(row["t_complete"])) for row in received
+def _latency(sent: np.ndarray, received: np.ndarray, clocks: Clocks) -> tuple[float, float]:
+    """(median seconds from post to arrival of the uploads that have both rows, how wrong the clocks may make it)."""
+    key = ["client", "sequence"]
+    posts, arrivals = (
+        pd.DataFrame(sent[[*key, "src", "t_post"]]),
+        pd.DataFrame(received[[*key, "t_complete"]]),
     )
-    return np.array([complete - post for post, complete in pairs if post is not None])
+    both = posts.merge(arrivals, on=key)
+    error_s = errors_s(clocks, both["src"], both["t_post"])  # rank 0's clock, on which they arrive, has none
+    return median_latency(both["t_complete"] - both["t_post"], error_s)
+
+
+def above(seconds: float, error_s: float) -> float:
+    """The seconds; nan where they are not above their error, or that is unknown."""
+    return seconds if seconds > error_s else float("nan")
 
 
 def _median(values: np.ndarray) -> float:
@@ -104,6 +118,7 @@ _ROWS = {
     "train": "one training, s",
     "client_encode": "encoding an upload, s",
     "upload": "an upload's way, waiting included, s",
+    "upload_error": "the clocks' error in that, s",
     "decode": "decoding an upload, s",
     "step": "a server step with its encoding, s",
 }
@@ -118,12 +133,16 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
         if field.name not in _ROWS:
             continue
         cells = [_cell(interval([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
-        found = ratios(paces, field.name)
+        found = {} if field.name == "upload_error" else ratios(paces, field.name)
         cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
         rows.append((_ROWS[field.name], *cells))
     counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
     headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
-    return Grid(f"Medians over runs ({counts}) with bootstrap intervals of 95%.", headings, tuple(rows))
+    caption = (
+        f"Medians over runs ({counts}) with bootstrap intervals of 95%. An upload's way begins on one rank's "
+        f"clock and ends on rank 0's; {NOTHING} where it is not above the clocks' error."
+    )
+    return Grid(caption, headings, tuple(rows))
 
 
 def _cell(values: tuple[float, float, float]) -> str:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qafel_analysis.pace import Pace, pace, pace_grid, ratios
+from qafel_analysis.grid import NOTHING
+from qafel_analysis.pace import Pace, _latency, above, pace, pace_grid, ratios
 from qafel_analysis.scaling import Costs, Point, costs, load, measured, saturates_at
 
 from qafel_mpi.trace.merge import merge, shards_of, write_run
-from qafel_mpi.trace.reader import TraceError
+from qafel_mpi.trace.reader import Clocks, TraceError
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace_schema import MESSAGES, UPDATES
+from qafel_mpi.trace_schema import CLOCK, MESSAGES, UPDATES
 
 COSTS = Costs(
     train_s=1.0, receive_s=100e-6, encode_s=200e-6, post_s=10e-6, up_bytes=1000, down_bytes=1000,
@@ -116,13 +117,29 @@ def test_the_command_prints_both_tables(tmp_path):
 
 def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
     def run(algorithm: str, seed: int, seconds: float) -> Pace:
-        return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.1, 0.1)
+        return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1)
 
     paces = [run("qafel", 0, 1.0), run("qafel", 1, 2.0), run("fedbuff", 0, 4.0), run("fedbuff", 1, 6.0)]
     assert ratios(paces, "per_step")["qafel"] == pytest.approx((3.5, 3.0, 4.0))
     grid = pace_grid(paces)
     assert grid.headings == ("", "qafel", "fedbuff", "fedbuff / qafel")
     assert ("seconds to the target", "15 [10, 20]", "50 [40, 60]", "3.5 [3, 4]") in grid.rows
+
+
+@pytest.mark.parametrize(("bound_s", "told"), [(1e-6, "0.001"), (2e-3, NOTHING)])
+def test_an_uploads_way_is_not_told_where_the_clocks_may_have_made_it(bound_s, told):
+    """1 ms by clocks that are right to 1 µs, and to 2 ms."""
+    clock = np.zeros(1, dtype=CLOCK)
+    clock["rank"], clock["error_bound_s"] = 1, bound_s
+    sent = np.zeros(3, dtype=MESSAGES)
+    sent["src"], sent["sequence"], sent["t_post"] = 1, [0, 1, 2], [0.0, 1.0, 2.0]
+    received = sent[[2, 0, 1]].copy()
+    received["t_complete"] = received["t_post"] + 1e-3
+    upload, error = _latency(sent, received, Clocks(clock, 0.0))
+    assert error >= bound_s
+    assert upload == pytest.approx(1e-3)
+    shown = Pace("qafel", 0, 1.0, 1.0, 1, 1, 0.1, 0.1, above(upload, error), error, 0.1, 0.1)
+    assert ("an upload's way, waiting included, s", told) in pace_grid([shown]).rows
 
 
 def test_a_runs_pace_is_read_from_its_trace(tmp_path):
