@@ -39,7 +39,9 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="JSON or HDF5 of a benchmark.")],
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="JSON or HDF5 of a benchmark, or a folder of launches.")
+    ],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
     unlike_hosts: Annotated[
         bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
@@ -47,12 +49,13 @@ def compare(
 ) -> None:
     """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
 
-    Files from unlike hosts or MPI settings are refused (exit code 2).
+    Of folders every file is a launch, and what differs from launch to launch is in the interval. Files from unlike
+    hosts or MPI settings are refused (exit code 2).
     """
     from qafel_mpi.bench import compare as pairs
 
-    first, second = _read(a), _read(b)
-    differ = pairs.unlike(first, second)
+    first, second = _launches(a), _launches(b)
+    differ = pairs.unlike([*first, *second])
     if differ and not unlike_hosts:
         print(
             f"{a} and {b} come from unlike hosts or settings; --unlike-hosts compares them all the same",
@@ -74,9 +77,26 @@ def compare(
         }
         for p in both
     ]
+    for line in pairs.caveats(len(first), len(second), len(both)):
+        print(f"# {line}")
     print(show.table(rows) or "no row is in both files")
     for row in alone:
         print(f"only in one file: {label(row)}", file=sys.stderr)
+
+
+def _launches(path: Path) -> list[Result]:
+    """Of a file, one; of a folder, its JSON and HDF5 files, each one."""
+    files = {path.stem: path}
+    if path.is_dir():  # a.json and a.h5 are one launch
+        files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in (".json", ".h5")}
+    if not files:
+        raise ConfigError([f"{path}: no .json and no .h5 in it"])
+    results = []
+    for file in files.values():
+        results.append(_read(file))
+        if why := results[-1].incomplete:
+            print(f"{file}: rows are missing: {why}", file=sys.stderr)
+    return results
 
 
 def _read(path: Path) -> Result:

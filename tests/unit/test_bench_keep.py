@@ -138,3 +138,13 @@ def test_without_any_row_an_older_file_stays(tmp_path):
     with pytest.raises(OSError, match="seventh"), Keeper("p2p", {}, path, None).until_the_end():
         fails()
     assert len(result.read(path).rows) == 1
+
+
+def test_a_folder_is_its_launches_each_once(tmp_path, capsys):
+    made = Result("p2p", [row()], {}, incomplete="cut short")
+    made.write_json(tmp_path / "a.json")
+    made.write_hdf5(tmp_path / "a.h5")
+    Result("p2p", [row()], {}).write_json(tmp_path / "b.json")
+    assert len(cli_bench_files._launches(tmp_path)) == 2
+    assert len(cli_bench_files._launches(tmp_path / "b.json")) == 1
+    assert capsys.readouterr().err.endswith("a.json: rows are missing: cut short\n")
