@@ -165,7 +165,8 @@ def p2p(
 ) -> None:
     """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run.
 
-    vector: a vector packed at 4 bits, encoded and decoded, against the same as float32 by raw mpi4py.
+    vector, vector bandwidth: the same of a vector packed at 4 bits, encoded and decoded, against it as float32 by raw
+    mpi4py.
     """
     run(
         "p2p",

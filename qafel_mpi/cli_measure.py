@@ -190,7 +190,10 @@ def _shown(rows: Iterable[Row]) -> Iterator[Row]:
             header = list(cells)
             against = f"; Ratio and Extra are against {row.reference_name}" if row.reference else ""
             busy = f"; load of the last minute: {load()[0]:.1f}" if load() else ""
-            print(f"\n# {row.bench}: a time is {row.reduction}; 95%: interval of the median{against}{busy}")
+            print(
+                f"\n# {row.bench}: a time is {row.reduction}, a sample the mean over Loops in a row; "
+                f"95%: interval of the median{against}{busy}"
+            )
             print("  ".join(name.rjust(widths[name]) for name in header))
         print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
         yield row
@@ -206,6 +209,7 @@ _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
     "p99_us": "P99(us)",
     "iterations": "Iterations",
     "bytes_moved": "Moved(B)",
+    "loops": "Loops",
     "gb_per_s": "GB/s",
     "wrong": "#wrong",
     "ratio": "Ratio",
@@ -215,7 +219,6 @@ _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
 _HIDDEN = (
     "bench",
     "reduction",
-    "loops",
     "warmup_iterations",
     "reference",
     "reference_loops",

@@ -3,13 +3,13 @@
 Latency: half a round trip. Bandwidth: a window of messages one way and an empty answer. Ours has header, checksum
 at both ends (of all bytes, and of the header alone: both ways of transport.checksum are measured), buffer pools and
 progress by polling; the reference moves the same payload with no protocol.
-Vector: half a round trip of a vector packed at 4 bits, encoding and decode-accumulate included, against the same
-vector as float32 by raw mpi4py, accumulated: what packing gains or costs where the link is this one.
+Vector: the same two of a vector packed at 4 bits, encoding and decode-accumulate included, against the same vector
+as float32 by raw mpi4py, accumulated: what packing gains or costs where the link is this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from qafel_mpi import wire
 from qafel_mpi.bench.paths import CHECKSUMS, RAW, OurPath, Path, RawPath, Take, exchange, four_bits
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, pattern, total, wrong_bytes
+from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, pattern, total, wrong_bytes
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Case, Limits, interleave
 from qafel_mpi.transport.frames import Received
@@ -38,9 +38,10 @@ def rows(comm: MPI.Intracomm, limits: Limits, sizes: Sequence[int]) -> Iterator[
     for operation in (latency, bandwidth):
         for size in sizes:
             yield from operation(comm, limits, size)
-    for size in sizes:
-        if size >= 4:
-            yield from vector(comm, limits, size // 4)
+    for make in VECTOR:
+        for size in sizes:
+            if size >= 4:
+                yield from vector(comm, limits, size // 4, make)
 
 
 def latency(comm: MPI.Intracomm, limits: Limits, size: int) -> list[Row]:
@@ -53,8 +54,11 @@ def _round_trips(size: int) -> int:
 
 def bandwidth(comm: MPI.Intracomm, limits: Limits, size: int) -> list[Row]:
     window = LARGE_WINDOW if size >= LARGE_BYTES else WINDOW
-    burst = min(8 * window, max(2 * window, BURST_BYTES // max(size, 1)))
-    return _rows(comm, limits, "bandwidth", size, burst, window=window, make=_stream)
+    return _rows(comm, limits, "bandwidth", size, _burst(size, window), window=window, make=_stream)
+
+
+def _burst(size: int, window: int) -> int:
+    return min(8 * window, max(2 * window, BURST_BYTES // max(size, 1)))
 
 
 Make = Callable[[MPI.Intracomm, Path, int], Case]
@@ -66,7 +70,8 @@ def _rows(
     peer = 1 - comm.rank
     content, wanted = pattern(size, comm.rank), pattern(size, peer)
     paths: dict[str, Path] = {
-        checksum: OurPath(comm, peer, content, window, checksum=checksum) for checksum in CHECKSUMS
+        checksum: OurPath(comm, peer, content, window, crowded=crowded(comm), checksum=checksum)
+        for checksum in CHECKSUMS
     }
     paths["reference"] = RawPath(comm, peer, content, window)
     wrong = sum(
@@ -93,8 +98,8 @@ def _rows(
     ]
 
 
-def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> list[Row]:
-    """bytes: of the float32 vector; packed_bytes: of the payload."""
+def vector(comm: MPI.Intracomm, limits: Limits, elements: int, make: Make) -> list[Row]:
+    """bytes: of the float32 vector; packed_bytes: of the payload. make: of VECTOR."""
     codec = four_bits(elements)
     x = torch.randn(elements, generator=torch.Generator().manual_seed(SEED))
     packed = np.zeros(codec.payload_bytes(), dtype=np.uint8)
@@ -121,28 +126,38 @@ def vector(comm: MPI.Intracomm, limits: Limits, elements: int) -> list[Row]:
 
     peer = 1 - comm.rank
     paths: dict[str, Path] = {
-        c: OurPath(comm, peer, packed, 2, take=adder(c), fill=fill, checksum=c) for c in CHECKSUMS
+        c: OurPath(comm, peer, packed, 2, crowded=crowded(comm), take=adder(c), fill=fill, checksum=c)
+        for c in CHECKSUMS
     }
     paths["reference"] = RawPath(comm, peer, floats, 2, take=add_floats)
-    wrong = 0
-    for name, path in paths.items():
-        rounds = len(list(exchange(path, comm.rank == 0)))
-        wanted = (x if name == "reference" else decoded) * rounds
-        wrong += int((~torch.isclose(sums[name], wanted, rtol=1e-5, atol=1e-6)).sum())
-    loops = _round_trips(4 * elements)
-    cases = {name: _ping_pong(comm, path, loops) for name, path in paths.items()}
+
+    def wrong_sums() -> int:
+        """Of a few messages each way, added to nothing."""
+        wrong = 0
+        for name, path in paths.items():
+            sums[name].zero_()
+            rounds = len(list(exchange(path, comm.rank == 0)))
+            wanted = (x if name == "reference" else decoded) * rounds
+            wrong += int((~torch.isclose(sums[name], wanted, rtol=1e-5, atol=1e-6)).sum())
+        return wrong
+
+    wrong = wrong_sums()
+    size = 4 * elements
+    loops = _round_trips(size) if make is _ping_pong else _burst(size, LARGE_WINDOW)
+    cases = {name: make(comm, path, loops) for name, path in paths.items()}
     samples = interleave(cases, limits, loops=loops, agree=agree(comm))
+    wrong += wrong_sums()
     for path in paths.values():
         path.close()
     wrong = total(comm, wrong)
     return [
         Row(
             "p2p",
-            {"operation": "vector", "bytes": 4 * elements, "checksum": checksum},
+            {"operation": VECTOR[make], "bytes": size, "checksum": checksum},
             samples[checksum],
             samples["reference"],
             FLOATS,
-            bytes_moved=4.0 * elements,
+            bytes_moved=float(size),
             wrong=wrong,
             reduction=REDUCTION_ROOT,
             derived={"packed_bytes": float(packed.size)},
@@ -186,3 +201,6 @@ def _stream(comm: MPI.Intracomm, path: Path, burst: int) -> Case:
         return 0.0
 
     return sender if comm.rank == 0 else sink
+
+
+VECTOR: Mapping[Make, str] = {_ping_pong: "vector", _stream: "vector bandwidth"}

@@ -35,7 +35,7 @@ def test_p2p_has_a_row_for_each_operation_and_size_with_nothing_wrong(comm):
     assert any_here
     if comm.rank < 2:
         names = [tuple(row.parameters[key] for key in ("operation", "bytes", "checksum")) for row in found]
-        operations = ("latency", "bandwidth", "vector")
+        operations = ("latency", "bandwidth", "vector", "vector bandwidth")
         assert names == [(o, n, c) for o in operations for n in (8, 4096) for c in ("full", "header")]
         assert all(map(fine, found))
         assert comm.rank != 0 or all((row.ours.values > 0).all() for row in found)
@@ -47,6 +47,26 @@ def test_p2p_counts_what_arrives_wrong(comm, monkeypatch):
     monkeypatch.setattr(p2p, "pattern", lambda size, rank: np.full(size, rank, np.uint8) + (comm.rank == 1))
     found, _ = on_every_rank(comm, ranks.first(comm, 2, lambda pair: p2p.latency(pair, SHORT, 64)))
     assert comm.rank > 1 or all((row.wrong or 0) >= 64 for row in found)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_vector_that_comes_out_wrong_while_it_is_timed_is_counted(comm, monkeypatch):
+    """A codec that adds twice what it should from the first sample on."""
+    timed = []
+    build, interleave = p2p.four_bits, p2p.interleave
+
+    def spoilt(elements):
+        codec = build(elements)
+        add = codec.accumulate
+        codec.accumulate = lambda payload, out, weight, key: add(payload, out, weight * (1 + len(timed)), key)
+        return codec
+
+    monkeypatch.setattr(p2p, "four_bits", spoilt)
+    monkeypatch.setattr(p2p, "interleave", lambda *a, **k: timed.append(1) or interleave(*a, **k))
+    found, _ = on_every_rank(
+        comm, ranks.first(comm, 2, lambda pair: p2p.vector(pair, SHORT, 600, p2p._stream))
+    )
+    assert comm.rank > 1 or all((row.wrong or 0) > 300 for row in found)
 
 
 @pytest.mark.mpi(min_size=2)
