@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -12,7 +11,9 @@ from mpi4py import MPI
 from qafel_mpi.bench.result import Row
 from qafel_mpi.bench.timing import Agree
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.transport.backoff import sleep_until
 
+NAP_SECONDS = 1e-3
 MOST_CORES = 4096  # of one host
 REDUCTION_MAX = "the largest over the ranks"
 REDUCTION_ROOT = "rank 0's"
@@ -43,9 +44,7 @@ def first(comm: MPI.Intracomm, ranks: int, work: Callable[[MPI.Intracomm], Itera
     if comm.rank < ranks:
         yield from work(some)
     some.Free()
-    done = comm.Ibarrier()
-    while not done.Test():
-        time.sleep(0.001)
+    sleep_until(comm.Ibarrier().Test, NAP_SECONDS)
 
 
 def require(comm: MPI.Intracomm | None, bench: str, ranks: int) -> MPI.Intracomm:

@@ -7,7 +7,7 @@ sleeps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter, sleep
+from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
@@ -16,6 +16,7 @@ from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import Setup, build, compute_device, visible_gpus
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.transport.backoff import sleep_until
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
 
@@ -42,7 +43,7 @@ def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np
         comm.Barrier()
         mine = _periods(setup, comm.rank - 1, count) if comm.rank else np.zeros(count)
         everyone = np.zeros((comm.size, count)) if comm.rank == 0 else None
-        _sleep_until(comm.Ibarrier())
+        sleep_until(comm.Ibarrier().Test, NAP_SECONDS)
         comm.Gather([mine, MPI.DOUBLE], None if everyone is None else [everyone, MPI.DOUBLE], 0)
         return np.zeros((0, count)) if everyone is None else everyone[1:]
 
@@ -59,8 +60,3 @@ def _periods(setup: Setup, client: int, count: int) -> np.ndarray:
         own.encode(delta, payload, client=client, participation=participation)
         begun.append(perf_counter())
     return np.diff(begun)
-
-
-def _sleep_until(request: MPI.Request) -> None:
-    while not request.Test():
-        sleep(NAP_SECONDS)

@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError
 from qafel_mpi.drivers.build import RunSummary
+from qafel_mpi.transport.backoff import sleep_until
 
 NAP_SECONDS = 0.02  # between two looks of a rank that takes no part: it must not cost a core
 AGREE_SECONDS = 10.0  # a rank whose run failed waits so long for the others to hear of it
@@ -55,8 +56,10 @@ def _any(comm: MPI.Intracomm, mine: bool) -> bool:
     sent, found = np.array([int(mine)], np.int32), np.zeros(1, np.int32)
     request = comm.Iallreduce(sent, found, MPI.MAX)
     begun_s = time.monotonic()
-    while not request.Test():
-        if mine and time.monotonic() - begun_s > AGREE_SECONDS:
-            return True  # others of the part still wait for messages of this rank: the job has to end
-        time.sleep(NAP_SECONDS)
-    return bool(found[0])
+
+    def over() -> bool:
+        # Others of the part may still wait for messages of a rank that failed: the job has to end.
+        return request.Test() or (mine and time.monotonic() - begun_s > AGREE_SECONDS)
+
+    sleep_until(over, NAP_SECONDS)
+    return mine or bool(found[0])

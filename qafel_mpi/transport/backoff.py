@@ -48,3 +48,9 @@ def wait_until(
             said = now
             print(f"qafel-mpi: {what()} ({now - begun:.0f} s so far)", file=sys.stderr, flush=True)
     backoff.reset()
+
+
+def sleep_until(ready: Callable[[], object], nap_s: float) -> None:
+    """Sleep between two looks: a rank that takes no part must not cost a core."""
+    while not ready():
+        time.sleep(nap_s)
