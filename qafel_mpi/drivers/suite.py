@@ -19,14 +19,22 @@ from typing import TYPE_CHECKING, Any
 from qafel_mpi.config import ConfigError, Experiment, from_toml, load, to_toml, variants_of
 from qafel_mpi.config_text import did_you_mean, toml_value
 from qafel_mpi.drivers.build import Interrupted, RunSummary
+from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.trace.reader import TraceError, open_trace
 from qafel_mpi.trace_schema import SCHEMA_VERSION
 from qafel_mpi.transport.exchange import broadcast_text
+from qafel_mpi.transport.handshake import HandshakeError
+from qafel_mpi.transport.placement import PlacementError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 AGREE_SECONDS = 10.0  # a rank whose run failed waits so long for all others to fail alike
+OF_THE_JOB = (
+    HandshakeError,
+    PlacementError,
+    DataError,
+)  # hosts, folders, data: the next run would fail alike
 TARGET_REACHED = "target reached"
 COMPLETE = ("finished", TARGET_REACHED)
 
@@ -236,7 +244,8 @@ def run_suite(
     """Collective: what is left of the suite, one run after the other; a run that failed does not end it.
 
     drive: one run, with a communicator of its own. interrupted: rank 0's answer counts, between runs too.
-    say: is told on every rank how far the suite is. Raises ConfigError on every rank alike.
+    say: is told on every rank how far the suite is. Raises ConfigError on every rank alike, also where a run fails
+    for what is wrong with the job's hosts or data: that ends the suite.
     """
     runs = _shared(
         comm, lambda: _prepared(plan(name, seeds, out_dir, overrides, only, resolve, pick), out_dir)
@@ -306,6 +315,7 @@ def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSumm
     """Collective: the run's summary; of one that raised on every rank, a summary that says why.
 
     Where only some ranks raise, the others wait for messages that never come: then it is raised, to end the job.
+    Raises ConfigError on every rank where rank 0's error is one of the whole job.
     """
     own, ends = (None, None) if comm is None else (comm.Dup(), comm.Dup())
     try:
@@ -313,6 +323,9 @@ def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSumm
     except Exception as error:
         if ends is not None and not _all_come(ends):
             raise
+        why = str(error) if isinstance(error, OF_THE_JOB) else ""
+        if why := why if ends is None else broadcast_text(ends, why):
+            raise ConfigError([f"{why}; the suite ends at {run.name}"]) from error
         # `own` is given up: a message of the failed run may still be under way on it.
         summary = RunSummary(outcome=f"failed: {error or type(error).__name__}")
     else:

@@ -322,6 +322,17 @@ def test_data_missing_on_one_host_is_one_message_with_rank_and_host(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_what_is_wrong_with_the_whole_job_ends_a_suite_with_one_message(tmp_path):
+    """Also where a variant leaves ranks out: they hear of it from rank 0."""
+    (tmp_path / "s.toml").write_text(SUITE + "[variants.coarse.transport]\nranks = 2\n")
+    env = write_dataset(tmp_path, "raise DataError('/data/x.bin: not here')")
+    done = qafel("suite", "s.toml", "--seeds", "0-1", *OWN, "--out", "t", ranks=3, cwd=tmp_path, env=env)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("/data/x.bin: not here; the suite ends at coarse, seed 0\n") == 1
+    assert done.stderr.count("not here") == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_data_missing_everywhere_is_one_message(tmp_path):
     nowhere = ("--data-dir", str(tmp_path / "nowhere"))
     done = qafel("run", "mushrooms", *nowhere, ranks=3, cwd=tmp_path)
