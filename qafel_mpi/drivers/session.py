@@ -88,6 +88,10 @@ class Session:
             say_what_to_know(setup)
             if self.placement.shared:
                 print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
+            if self.placement.blind:
+                print(
+                    f"qafel-mpi: {some_hosts(self.placement.blind)}: on the CPU", file=sys.stderr, flush=True
+                )
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
         self.clocks = clocks(

@@ -29,7 +29,7 @@ THREAD_LEVELS = {
 
 
 class PlacementError(Exception):
-    """Ranks that would share GPUs without permission; the message names the host."""
+    """Ranks that would share GPUs without permission, or find none where others do; the message names the hosts."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Placement:
     gpu: int | None  # index among the visible GPUs, None: compute on the CPU
     gpu_ranks: int = 0  # ranks that compute on that GPU
     shared: tuple[str, ...] = ()  # on rank 0: of every host where ranks share GPUs, a text that names it
+    blind: tuple[
+        str, ...
+    ] = ()  # likewise of hosts whose ranks find no GPU, where one is expected: see `place`
 
     @property
     def crowded(self) -> bool:
@@ -60,7 +63,9 @@ def place(
     """Collective. Decide this rank's cores and GPU, and bind the process to its cores (see `assign`).
 
     gpus: those that this process sees. share_gpus: whether two ranks may compute on one; where not, and on some
-    host they would have to, PlacementError is raised on every rank alike.
+    host they would have to, PlacementError is raised on every rank alike; so it is where some ranks find a GPU and
+    others none (a torch without CUDA, a driver that is dead). A job without any GPU runs; share_gpus=False lets it
+    say so.
     """
     given = Given(given_cores(), tuple(gpus), computes=comm.rank > 0 or comm.size == 1)
     node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
@@ -73,11 +78,11 @@ def place(
         node.Free()
     mine = Share(**answer | {"cores": tuple(answer["cores"])})
     shared = tuple(filter(None, gather_text(comm, sharing(shares))))
-    if not share_gpus and (refusal := broadcast_text(comm, some_hosts(shared))):
-        raise PlacementError(
-            f"{refusal}, and transport.share_gpus is false: start fewer ranks there (a client rank for each GPU), or "
-            "set transport.share_gpus=true"
-        )
+    blind = tuple(filter(None, gather_text(comm, seeing_none(everyone))))
+    found = any(gather_text(comm, "GPU" if gpus and given.computes else ""))
+    refusal = "" if share_gpus else _refusal(shared, blind if found else ())
+    if refusal := broadcast_text(comm, refusal):
+        raise PlacementError(refusal)
     if bind and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, mine.cores)
     return Placement(
@@ -92,7 +97,23 @@ def place(
         mine.gpu,
         mine.gpu_ranks,
         shared,
+        blind if found or not share_gpus else (),
     )
+
+
+def _refusal(shared: Sequence[str], blind: Sequence[str]) -> str:
+    """Why ranks may not run as they are placed; empty where they may."""
+    if shared:
+        return (
+            f"{some_hosts(shared)}, and transport.share_gpus is false: start fewer ranks there (a client rank for "
+            "each GPU), or set transport.share_gpus=true"
+        )
+    if blind:
+        return (
+            f"{some_hosts(blind)}, others do, and transport.share_gpus is false: see to the driver, torch's CUDA and "
+            "CUDA_VISIBLE_DEVICES there, or set transport.share_gpus=true to compute on the CPU"
+        )
+    return ""
 
 
 def sharing(shares: Sequence[Share]) -> str:
@@ -102,6 +123,12 @@ def sharing(shares: Sequence[Share]) -> str:
         return ""
     number = round(sum(1 / own.gpu_ranks for own in ranks))
     return f"{socket.gethostname()}: {len(ranks)} ranks share {number} GPU{'s' if number > 1 else ''}"
+
+
+def seeing_none(given: Sequence[Given]) -> str:
+    """ "h2: 3 ranks see no GPU": those that compute; empty where each sees one. given: as shares in `sharing`."""
+    ranks = sum(own.computes and not own.gpus for own in given)
+    return f"{socket.gethostname()}: {ranks} rank{'s see' if ranks > 1 else ' sees'} no GPU" if ranks else ""
 
 
 def some_hosts(texts: Sequence[str]) -> str:

@@ -212,6 +212,25 @@ def test_more_ranks_than_gpus_are_reported_or_without_permission_refused_by_host
         place(comm, gpus=GPUS[:1], share_gpus=False, bind=False)
 
 
+@pytest.mark.mpi(min_size=3)
+def test_ranks_that_find_no_gpu_where_others_do_are_reported_or_without_permission_refused(comm):
+    mine = GPUS[:1] if comm.rank == 1 else ()
+    said = f"{socket.gethostname()}: {comm.size - 2} rank{'s see' if comm.size > 3 else ' sees'} no GPU"
+    assert place(comm, gpus=mine, bind=False).blind == ((said,) if comm.rank == 0 else ())
+    with pytest.raises(PlacementError, match=re.escape(f"{said}, others do")):
+        place(comm, gpus=mine, share_gpus=False, bind=False)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_job_without_any_gpu_runs_and_says_so_only_where_gpus_were_asked_for(comm):
+    said = f"{socket.gethostname()}: {comm.size - 1} rank{'s see' if comm.size > 2 else ' sees'} no GPU"
+    for share in (True, False):
+        spot = place(comm, share_gpus=share, bind=False)
+        assert spot.blind == ((said,) if comm.rank == 0 and not share else ())
+    serving = place(comm, gpus=GPUS if comm.rank else (), share_gpus=True, bind=False)
+    assert serving.blind == (), "rank 0 serves from the host's memory"
+
+
 @pytest.mark.mpi(min_size=2)
 def test_checksums_leave_payloads_out_on_one_host_or_where_gpus_send_them_on_every_rank(comm, monkeypatch):
     for wanted in ("full", "header"):
