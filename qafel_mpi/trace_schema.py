@@ -7,6 +7,7 @@ The virtual driver writes /updates and /steps on the virtual clock: there every 
 Root attributes: schema_version, experiment (TOML, presets resolved), algorithm, seed,
 driver ("wall" or "virtual"), command_line, git_commit, git_dirty, versions (JSON),
 host, cpu, memory_bytes, mpi_library, interconnect, scheduler (both JSON), container: rank 0's;
+hosts (JSON: of each host its ranks, cpu, memory_bytes, network, container and gpu_aware);
 started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_codec, uplink_bits,
 downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload, payload_bytes_per_broadcast,
 paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds, uploads, server_steps,
@@ -22,6 +23,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 
 NO_RANK = -1
+NOT_ENDED = -1
 
 # What readers need of wire.py, which they do not import; a test keeps the two in agreement.
 HEADER_BYTES = 64
@@ -103,6 +105,7 @@ STEPS = np.dtype(
     ]
 )
 
+# One row per rank, written when the run begins and again at its end: of a run that was killed the end is missing.
 RANKS = np.dtype(
     [
         ("rank", "<i4"),
@@ -117,7 +120,7 @@ RANKS = np.dtype(
         ("mpi_library", "S128"),
         ("mpi_standard", "S16"),
         ("thread_level", "S24"),
-        ("version", "<i8"),  # of the hidden state held at the end
+        ("version", "<i8"),  # of the hidden state held at the end; NOT_ENDED: it never came there
         ("x_hat_digest", "S64"),  # SHA-256, at the end
         ("sent", "<i8"),  # protocol messages over the whole run
         ("received", "<i8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -17,7 +18,8 @@ from torch import Tensor
 import qafel_mpi
 from qafel_mpi import wire
 from qafel_mpi.config import Experiment, to_toml
-from qafel_mpi.drivers.build import RunSummary, Setup, compute_device
+from qafel_mpi.drivers.build import RunSummary, Setup
+from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, versions
 from qafel_mpi.drivers.warmup import say_what_to_know, warm_up
@@ -26,6 +28,7 @@ from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
+from qafel_mpi.transport.exchange import gather_text
 from qafel_mpi.transport.handshake import Card, agree
 from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
@@ -99,6 +102,7 @@ class Session:
         )
         self._record(self.clocks.synchronise())
         self.origin_s = perf_counter()
+        machines = self._machines()
         if self.comm.rank == 0:
             up, down = setup.paper_bytes()
             self.attributes |= {
@@ -107,6 +111,7 @@ class Session:
                 "seed": self.experiment.seed,
                 "driver": self.experiment.clock.kind,
                 "origin_s": self.origin_s,
+                "hosts": machines,
                 "ranks": self.comm.size,
                 "clients": setup.clients,
                 "parameters": setup.task.layout.elements,
@@ -122,6 +127,12 @@ class Session:
                 "paper_bytes_per_broadcast": down,
             }
             write_run(self.recorder.directory, self.attributes)
+        self.recorder.ranks.replace(rank_row(self.placement))
+
+    def _machines(self) -> list[dict[str, Any]]:
+        """Collective: what the hosts are, on rank 0; the first rank of each tells."""
+        mine = host_facts() if self.placement.local_rank == 0 else {"host": self.placement.host}
+        return hosts(json.loads(text) for text in gather_text(self.comm, json.dumps(mine)))
 
     def _leave_mark(self) -> tuple[str, str]:
         """(what the first rank of this host has written beside the trace, why it could not)."""
@@ -170,30 +181,8 @@ class Session:
             self._weigh()
         if shared_state:
             self._check_digests(version, own)
-        p = self.placement
-        device = compute_device(p.gpu)
-        self.recorder.ranks.append(
-            (
-                p.rank,
-                p.local_rank,
-                p.pid,
-                p.host.encode(),
-                str(device).encode(),
-                device_name(device).encode()[:64],
-                device_uuid(device).encode()[:64],
-                placement.cpu_ranges(p.cores).encode()[:128],
-                p.threads,
-                placement.mpi_library().encode()[:128],
-                placement.mpi_standard().encode(),
-                placement.thread_level().encode(),
-                version,
-                own.encode(),
-                sent,
-                received,
-                self.dropped,
-                placement.peak_memory_bytes(),
-            )
-        )
+        ends = {"version": version, "sent": sent, "received": received, "dropped": self.dropped}
+        self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
         self.wait(self.comm.Ibarrier().Test, lambda: "the other ranks to write their shards")
 
@@ -271,19 +260,3 @@ def begin(
         attributes=provenance(command_line) if comm.rank == 0 else {},
         origin_s=perf_counter(),
     )
-
-
-def device_name(device: Any) -> str:
-    if device.type == "cpu":
-        return placement.cpu_model()
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
-def device_uuid(device: Any) -> str:
-    if device.type == "cpu":
-        return ""
-    import torch
-
-    return str(torch.cuda.get_device_properties(device).uuid)

@@ -57,6 +57,13 @@ class Table:
         for row in rows:
             self.append(row)
 
+    def replace(self, row: tuple[Any, ...]) -> None:
+        """Make this the table's only row, on disk at once. Raises TraceError."""
+        self._at = self.total = 0
+        self.append(row)
+        self._writer.replace(self.rows[:1])
+        self._at, self.total = 0, 1
+
     def flush_if_due(self, now_s: float) -> None:
         if self._at and now_s >= self._due_s:
             self.flush()

@@ -46,9 +46,7 @@ class ShardWriter:
         Raises TraceError naming the file where the disk is full or the folder not writable. What was written of
         this block is cut off again, so that a later block, when there is room, is not hidden behind a torn one.
         """
-        block = io.BytesIO()
-        np.lib.format.write_array(block, np.ascontiguousarray(rows), allow_pickle=False)
-        data = block.getbuffer()
+        data = _block(rows)
         written = 0
         try:
             if self._file is None:
@@ -61,10 +59,27 @@ class ShardWriter:
                 os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise TraceError(f"{self.path}: {error.strerror}; rows flushed before are kept") from error
 
+    def replace(self, rows: np.ndarray) -> None:
+        """Make these rows all that the file holds; a kill leaves the old ones or these. Raises TraceError."""
+        self.close()
+        new = self.path.with_suffix(".part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(_block(rows))
+            os.replace(new, self.path)
+        except OSError as error:
+            raise TraceError(f"{self.path}: {error.strerror}") from error
+
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _block(rows: np.ndarray) -> memoryview:
+    block = io.BytesIO()
+    np.lib.format.write_array(block, np.ascontiguousarray(rows), allow_pickle=False)
+    return block.getbuffer()
 
 
 def read_blocks(path: Path) -> Iterator[np.ndarray]:

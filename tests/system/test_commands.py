@@ -17,6 +17,7 @@ import h5py
 import pytest
 
 from qafel_mpi import experiments
+from qafel_mpi.trace_schema import NOT_ENDED
 from tests.support import mpirun
 
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
@@ -378,7 +379,8 @@ def test_a_batch_systems_warning_reaches_the_ranks_through_mpirun(tmp_path):
 
 def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
     process = begin("--out", "a.h5", "--set", "trace.flush_seconds=0", ranks=0, cwd=tmp_path)
-    time.sleep(1)
+    while not list(tmp_path.glob("a.shards/updates.*")):
+        assert process.poll() is None, "it goes on until it is killed"
     process.kill()
     process.communicate(timeout=60)
     assert not (tmp_path / "a.h5").exists()
@@ -390,6 +392,11 @@ def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
     with h5py.File(tmp_path / "a.h5") as trace:
         assert len(trace["updates"]) > 0
         assert str(trace.attrs["outcome"]).startswith("failed")
+        (host,) = json.loads(trace.attrs["hosts"])
+        assert (host["host"], host["ranks"]) == (socket.gethostname(), 1)
+        assert host["cpu"] == trace.attrs["cpu"]
+        (rank,) = trace["ranks"]
+        assert (rank["host"].decode(), rank["device"], rank["version"]) == (host["host"], b"cpu", NOT_ENDED)
 
 
 # --- info, data -------------------------------------------------------------------------------------
@@ -420,12 +427,14 @@ def test_a_trace_and_info_say_the_same_of_where_they_were_made(tmp_path):
     about = json.loads(qafel("info", "--json", cwd=tmp_path, env=job).stdout)
     done = qafel("run", "digits", "--set", "stop.uploads=10", "--out", "a.h5", cwd=tmp_path, env=job)
     assert done.returncode == 0, done.stderr
-    # info lists ranks and hosts; the trace has the table /ranks, with each one's host and device.
-    own = {"ranks", "hosts", "command_line", "started"}
+    # info lists ranks; the trace has the table /ranks, with each one's host and device.
+    own = {"ranks", "command_line", "started"}
     with h5py.File(tmp_path / "a.h5") as trace:
         for name in about.keys() - own:
             stored = trace.attrs[name]
-            assert (json.loads(stored) if isinstance(about[name], dict) else stored) == about[name], name
+            assert (json.loads(stored) if isinstance(about[name], dict | list) else stored) == about[name], (
+                name
+            )
         assert trace["ranks"]["host"][0].decode() == about["ranks"][0]["host"] == about["hosts"][0]["host"]
     assert {name: about["scheduler"][name] for name in job if name.startswith("SLURM_")} == {
         name: value for name, value in job.items() if name.startswith("SLURM_")

@@ -19,7 +19,16 @@ from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder, row_format
 from qafel_mpi.trace.shards import TraceError, blocks_from, read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES, MESSAGES, SCHEMA_VERSION, STEPS, TABLES
+from qafel_mpi.trace_schema import (
+    HEADER_BYTES,
+    KIND_NAMES,
+    MESSAGES,
+    NOT_ENDED,
+    RANKS,
+    SCHEMA_VERSION,
+    STEPS,
+    TABLES,
+)
 
 
 def row(dtype: np.dtype, **values: object) -> tuple:
@@ -101,6 +110,19 @@ def test_a_full_disk_names_the_file_keeps_the_rows_and_goes_on_when_there_is_roo
     assert scan(path).torn_bytes == 0
     found = np.concatenate(list(read_blocks(path)))["sequence"]
     assert found.tolist() == list(range(int(recorded)))
+
+
+def test_a_row_that_is_written_again_takes_the_place_of_the_first(tmp_path):
+    ranks = Recorder(tmp_path / "a.shards", 3).ranks
+    path = shard_path(tmp_path / "a.shards", "ranks", 3)
+    for version in (NOT_ENDED, 7):
+        ranks.replace(row(RANKS, rank=3, version=version))
+        (found,) = (block for block in read_blocks(path))  # on disk at once
+        assert found["version"].tolist() == [version]
+    ranks.append(row(RANKS, rank=3, version=8))
+    ranks.close()
+    assert [one for block in read_blocks(path) for one in block["version"]] == [7, 8]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_value_that_does_not_fit_its_column_is_refused(tmp_path):
