@@ -5,7 +5,7 @@ nan where a column does not apply. In the shards, before the merge, they are the
 The virtual driver writes /updates and /steps on the virtual clock: there every row is a function of the seed.
 
 Root attributes: schema_version, experiment (TOML, presets resolved), algorithm, seed,
-driver ("wall" or "virtual"), command_line, git_commit, git_dirty, versions (JSON),
+driver ("wall" or "virtual"), command_line, git_commit, git_dirty ("unknown" where git can't say), versions (JSON),
 host, cpu, memory_bytes, mpi_library, interconnect, scheduler (both JSON), container: rank 0's;
 hosts (JSON: of each host its ranks, cpu, memory_bytes, network, container and gpu_aware);
 started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_codec, uplink_bits,

@@ -44,6 +44,8 @@ OF_THE_JOB = re.compile(
     r"OMPI_MCA_(PREFIXES|initial_wdir|num_procs|cpu_type|ess|ess_base_.*|pmix|shmem_RUNTIME_QUERY_hint"
     r"|orte_(?!tmpdir_base|abort).*)"
 )
+UNKNOWN = "unknown"
+PACKAGE = Path(__file__).resolve().parents[1]
 CONTAINER_ID = re.compile(r"(?:docker|libpod|containers?|crio|cri-containerd)[-/]([0-9a-f]{64})(?![0-9a-f])")
 
 
@@ -80,22 +82,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> tuple[str, bool]:
-    """(commit, whether files differ from it) of the checkout that runs; ("", False) for an installed package."""
-    here = Path(__file__).resolve().parent
+def git_state(package: Path = PACKAGE) -> tuple[str, bool | str]:
+    """(commit, whether files differ from it) of the checkout that runs; new files in the package count.
+
+    package: its folder. ("", "unknown") where it is no checkout, or git is not here to say so.
+    """
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
+        # In a container the checkout mostly belongs to somebody else: git would refuse to read it.
+        command = ["git", "-c", "safe.directory=*", *words]
+        done = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
+    commit = ""
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != here.parents[1]:
-            return "", False  # installed inside somebody else's repository
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        if Path(git("rev-parse", "--show-toplevel")) != package.parent:
+            return "", UNKNOWN  # installed inside somebody else's repository
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return commit, bool(changed or git("ls-files", "--others", "--exclude-standard", "."))
     except (OSError, subprocess.SubprocessError):
-        return "", False
+        return commit, UNKNOWN
 
 
 def mpi_settings(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,43 @@ def test_slurms_ways_of_placing_tasks_are_kept(monkeypatch):
     for name, value in placing.items():
         monkeypatch.setenv(name, value)
     assert placing.items() <= provenance.provenance([])["scheduler"].items()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A package in a repository of its own, committed."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    write(tmp_path / "qafel_mpi/a.py", "")
+    write(tmp_path / ".gitignore", "*.pyc\n")
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "all")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path / "qafel_mpi"
+
+
+def test_a_checkout_is_dirty_where_files_of_it_changed_or_its_package_has_new_ones(checkout):
+    commit, dirty = provenance.git_state(checkout)
+    assert (len(commit), dirty) == (40, False)
+    write(checkout.parent / "runs/a.h5", "")
+    write(checkout / "a.pyc", "")
+    assert provenance.git_state(checkout) == (commit, False)
+    write(checkout / "b.py", "")
+    assert provenance.git_state(checkout) == (commit, True)
+    (checkout / "b.py").unlink()
+    write(checkout / "a.py", "x = 1")
+    assert provenance.git_state(checkout) == (commit, True)
+
+
+def test_somebody_elses_checkout_is_read_too(checkout, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = subprocess.run(["git", "status"], cwd=checkout, capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert provenance.git_state(checkout)[1] is False
+
+
+def test_where_nobody_knows_whether_a_checkout_is_clean_it_is_unknown(checkout, monkeypatch):
+    assert provenance.git_state(checkout.parent) == ("", "unknown"), "inside another repository"
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent))
+    assert provenance.git_state(checkout) == ("", "unknown"), "installed: no repository"
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git_state(checkout) == ("", "unknown"), "no git"
