@@ -44,7 +44,9 @@ OF_THE_JOB = re.compile(
     r"OMPI_MCA_(PREFIXES|initial_wdir|num_procs|cpu_type|ess|ess_base_.*|pmix|shmem_RUNTIME_QUERY_hint"
     r"|orte_(?!tmpdir_base|abort).*)"
 )
+NETWORK_LIBRARY = re.compile(r"lib(ucp|fabric|ibverbs|psm2|cxi|portals)\b.*\.so")
 UNKNOWN = "unknown"
+CONTAINERS_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")  # what engines mount into a container
 PACKAGE = Path(__file__).resolve().parents[1]
 CONTAINER_ID = re.compile(r"(?:docker|libpod|containers?|crio|cri-containerd)[-/]([0-9a-f]{64})(?![0-9a-f])")
 
@@ -63,9 +65,10 @@ def provenance(command_line: list[str]) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "mpi_library": placement.mpi_library(),
         "interconnect": {
-            "device": placement.mpi_device(),
+            "device": placement.mpi_device() or UNKNOWN,
             "settings": mpi_settings(os.environ),
             "network": network_devices(),
+            "loaded": network_libraries(),
         },
         "container": container(os.environ),
         "scheduler": {k: v for k, v in sorted(os.environ.items()) if k.startswith(SCHEDULER_PREFIXES)},
@@ -108,7 +111,8 @@ def git_state(package: Path = PACKAGE) -> tuple[str, bool | str]:
 def mpi_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that tell the MPI library what to do: which transport, how to wait, how to map; empty: its defaults.
 
-    What it has chosen no library says: Open MPI's tool interface (MPI_T) lists transports that are not in use.
+    What it has chosen no library says: Open MPI's tool interface (MPI_T) lists transports that are not in use. Then
+    "device" is unknown; the host's hardware and what is loaded for it narrow it down.
     """
     return {
         k: v
@@ -128,16 +132,23 @@ def network_devices(classes: Path = Path("/sys/class")) -> dict[str, str]:
     return found
 
 
+def network_libraries(maps: Path = Path("/proc/self/maps")) -> list[str]:
+    """Libraries of fast networks that the MPI library has loaded into this process. Nobody says that it uses them."""
+    names = (line.rpartition("/")[2] for line in _text(maps).splitlines())
+    return sorted({name for name in names if NETWORK_LIBRARY.match(name)})
+
+
 def container(environment: Mapping[str, str], process: Path = Path("/proc/self")) -> str:
     """The container this process runs in: Docker's, Podman's or Kubernetes' id, Apptainer's image; "" for none."""
     for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"):
         if image := environment.get(name):
             return image
-    # With its own cgroup namespace a container sees "/" there; the files mounted into it name it then.
-    for name in ("cgroup", "mountinfo"):
-        if match := CONTAINER_ID.search(_text(process / name)):
-            return match[1]
-    return ""
+    # With its own cgroup namespace a container sees "/" there; the files mounted into it name it then. Elsewhere the
+    # host's own mounts name every container that runs on it.
+    mounts = (line.split() for line in _text(process / "mountinfo").splitlines())
+    roots = "\n".join(fields[3] for fields in mounts if len(fields) > 4 and fields[4] in CONTAINERS_FILES)
+    match = CONTAINER_ID.search(_text(process / "cgroup")) or CONTAINER_ID.search(roots)
+    return match[1] if match else ""
 
 
 def _line(path: Path) -> str:

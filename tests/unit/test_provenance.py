@@ -32,6 +32,21 @@ def test_network_hardware_is_listed_with_its_rate_and_the_rest_left_out(tmp_path
     }
 
 
+def test_libraries_of_fast_networks_are_named_where_they_are_loaded(tmp_path):
+    maps = tmp_path / "maps"
+    line = "7f00-7f01 r-xp 00000000 08:01 42 "
+    files = (
+        "/usr/lib/libucp.so.0.0.0",
+        "/usr/lib/libibverbs-1a2b.so.1",
+        "/usr/lib/libc.so.6",
+        "/x/libfabrics.so",
+    )
+    write(
+        maps, "".join(f"{line}{file}\n" for file in (*files, files[0])) + "7f02-7f03 rw-p 00000000 00:00 0\n"
+    )
+    assert provenance.network_libraries(maps) == ["libibverbs-1a2b.so.1", "libucp.so.0.0.0"]
+
+
 @pytest.mark.parametrize(
     ("cgroup", "mountinfo", "found"),
     [
@@ -41,6 +56,13 @@ def test_network_hardware_is_listed_with_its_rate_and_the_rest_left_out(tmp_path
         (f"0::/kubepods/pod1/cri-containerd-{PODMAN}.scope\n", "", PODMAN),
         ("0::/\n", f"5 4 8:1 /var/lib/docker/containers/{DOCKER}/hostname /etc/hostname rw\n", DOCKER),
         ("0::/\n", f"5 4 0:1 /run/overlay-containers/{PODMAN}/userdata/hosts /etc/hosts rw\n", PODMAN),
+        # Not in a container, on a host where one runs.
+        (
+            "0::/\n",
+            f"9 8 0:2 / /var/lib/containers/storage/overlay-containers/{PODMAN}/userdata/shm rw\n",
+            "",
+        ),
+        ("0::/\n", f"9 8 0:2 /docker/containers/{DOCKER}/mounts/shm /mnt/shm rw - tmpfs shm rw\n", ""),
         ("0::/user.slice/session-3.scope\n", "22 27 0:21 / /proc rw - proc proc rw\n", ""),
         (f"0::/service/{DOCKER}\n", "", ""),
     ],
