@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter, time_ns
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
-from qafel_mpi.drivers.provenance import provenance, versions
+from qafel_mpi.drivers.provenance import provenance, source_digest, versions
 from qafel_mpi.drivers.warmup import say_what_to_know, warm_up
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
@@ -29,10 +29,9 @@ from qafel_mpi.transport import placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
 from qafel_mpi.transport.exchange import gather_text
-from qafel_mpi.transport.handshake import Card, agree
+from qafel_mpi.transport.handshake import agree, same_folder
 from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
-from qafel_mpi.transport.shared import leave_mark, take_mark
 
 TAG_DOWN, TAG_UP = 11, 12
 
@@ -68,25 +67,15 @@ class Session:
 
     def open(self, setup: Setup) -> None:
         """Collective: handshake, clocks, the run's attributes. Raises HandshakeError on every rank alike."""
-        mark, no_mark = self._leave_mark()
-        card = Card(
-            host=self.placement.host,
-            mark=mark,
-            no_mark=no_mark,
-            mpi=placement.mpi_library(),
-            protocol=wire.MAGIC.decode(),
-            package=versions()["qafel-mpi"] or qafel_mpi.__doc__ or "",
-            experiment=short_digest(to_toml(self.experiment).encode()),
-            layout=f"{setup.task.layout.elements} {short_digest(repr(setup.task.layout).encode())}",
-            uplink=f"{setup.uplink.name} {setup.uplink.bits} bits {setup.uplink.payload_bytes()} bytes",
-            downlink=f"{setup.downlink.name} {setup.downlink.bits} bits {setup.downlink.payload_bytes()} bytes",
-            model=short_digest(setup.x0.numpy().tobytes()),
-        )
-        try:
-            agree(self.comm, card, out=self.out, patience_s=self.patience_s, backoff=self.backoff)
-        finally:
-            if mark:
-                take_mark(self.out, self.comm.rank)
+        uplink, downlink = setup.uplink, setup.downlink
+        answers = {
+            "data": setup.task.data_digest,
+            "layout": f"{setup.task.layout.elements} {short_digest(repr(setup.task.layout).encode())}",
+            "uplink": f"{uplink.name} {uplink.bits} bits {uplink.payload_bytes()} bytes",
+            "downlink": f"{downlink.name} {downlink.bits} bits {downlink.payload_bytes()} bytes",
+            "model": short_digest(setup.x0.numpy().tobytes()),
+        }
+        self._agree(answers)
         if self.comm.rank == 0:
             say_what_to_know(setup)
             if self.placement.shared:
@@ -134,13 +123,10 @@ class Session:
         mine = host_facts() if self.placement.local_rank == 0 else {"host": self.placement.host}
         return hosts(json.loads(text) for text in gather_text(self.comm, json.dumps(mine)))
 
-    def _leave_mark(self) -> tuple[str, str]:
-        """(what the first rank of this host has written beside the trace, why it could not)."""
-        if self.comm.rank == 0 or self.placement.local_rank != 0:
-            return "", ""
-        mark = f"{self.placement.host} {self.placement.pid} {time_ns()}"
-        no_mark = leave_mark(self.out, self.comm.rank, mark)
-        return ("", no_mark) if no_mark else (mark, "")
+    def _agree(self, answers: dict[str, str]) -> None:
+        agree(
+            self.comm, answers, hosts=self.placement.hosts, patience_s=self.patience_s, backoff=self.backoff
+        )
 
     def keep_books(self) -> None:
         """From a driver's loop: clocks, rank 0's memory, rows that are due to be written. Never waits.
@@ -241,16 +227,17 @@ def begin(
     out: Path,
     command_line: list[str],
 ) -> Session:
-    """The session of one rank; nothing is sent yet. out: the trace file, RUN.h5.
+    """Collective: the session of one rank, when all ranks run the same program with one folder.
 
-    Shards that an earlier run left under this name are removed: rank 0 does so before the handshake, and no rank
-    writes before it. (The command refuses an existing name unless told to overwrite.)
+    out: the trace file, RUN.h5. Raises HandshakeError on every rank alike: before data are loaded, which takes long.
+    Shards that an earlier run left under this name are removed by rank 0 before the other ranks go on and write.
+    (The command refuses an existing name unless told to overwrite.)
     """
     if comm.rank == 0:
         shutil.rmtree(shards_of(out), ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
-    return Session(
+    session = Session(
         experiment=experiment,
         comm=comm,
         placement=place,
@@ -260,3 +247,12 @@ def begin(
         attributes=provenance(command_line) if comm.rank == 0 else {},
         origin_s=perf_counter(),
     )
+    answers = {
+        "mpi": placement.mpi_library(),
+        "protocol": wire.MAGIC.decode(),
+        "package": f"{versions()['qafel-mpi'] or qafel_mpi.__doc__ or ''} {source_digest()}",
+        "experiment": short_digest(to_toml(experiment).encode()),
+    }
+    session._agree(answers)
+    same_folder(comm, out, place)
+    return session

@@ -62,6 +62,7 @@ def run(
     plan = planned(experiment) if comm.rank == 0 else None
     gpus = visible_gpus()
     spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv)
     device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     setup = build(
@@ -72,7 +73,6 @@ def run(
         data_dir=data_dir,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
     )
-    session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)
     if plan is None:
         return work(session, setup)

@@ -37,6 +37,7 @@ def run(
     """
     refuse_impossible(experiment, comm.size, MPI.Query_thread())
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv)
     device = compute_device(spot.gpu)
     setup = build(
         experiment,
@@ -46,7 +47,6 @@ def run(
         data_dir=data_dir,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
     )
-    session = begin(experiment, comm, spot, out, command_line or sys.argv)
     session.open(setup)
     if comm.rank == 0:
         return WallServer(session, setup, interrupted, report).run()

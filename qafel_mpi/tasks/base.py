@@ -63,6 +63,7 @@ class Task(ABC):
 
     together: how many clients that start from one version are trained as one batch; a property of the task
     and its settings alone, so that results don't depend on who trains.
+    data_digest: of the data set as it was loaded; "" where there is none.
     """
 
     layout: Layout
@@ -70,6 +71,7 @@ class Task(ABC):
     device: torch.device
     clients: int
     together: int = 1
+    data_digest: str = ""
 
     @abstractmethod
     def initial(self, seed: int) -> Tensor:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from fastcrc import crc32
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.tasks import formats
@@ -64,6 +65,14 @@ class Dataset:
         if self.test_x is None or self.test_y is None:
             return self.x, self.y
         return self.test_x, self.test_y
+
+    def digest(self) -> str:
+        """The number of training examples and the CRC-32C of all arrays: one pass over memory."""
+        crc, arrays = 0, (self.x, self.y, self.test_x, self.test_y, self.groups)
+        for array in arrays:
+            if array is not None:
+                crc = crc32.iscsi(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
+        return f"{len(self.y)} examples {crc:08x}"
 
 
 def _check(part: str, x: np.ndarray, y: np.ndarray, classes: int) -> None:

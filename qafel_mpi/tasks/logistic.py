@@ -45,7 +45,7 @@ class LogisticTask(Task):
                 f"model logistic separates 2 classes, this data set has {data.classes}; use mlp or cnn"
             )
         self.dtype, self.device, self.client, self.partition = dtype, torch.device("cpu"), client, partition
-        self.clients = len(partition)
+        self.clients, self.data_digest = len(partition), data.digest()
         signed = _signed(data, data.x, data.y)
         self.l2 = 1.0 / len(signed) if l2 == "1/n" else float(l2)
         self.layout = Layout(("weight",), ((signed.shape[1],),))

@@ -50,7 +50,7 @@ class NeuralTask(Task):
     ):
         """small_layers: of a kind that was measured to train faster in batches of clients, if it is small."""
         self.dtype, self.device, self.client, self.partition = dtype, device, client, partition
-        self.clients = len(partition)
+        self.clients, self.data_digest = len(partition), data.digest()
         self._make = make
         self._scale, self._shift = data.scale, data.shift
         self.x, self.y = self._placed(data.x, data.y)

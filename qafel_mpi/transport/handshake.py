@@ -1,49 +1,27 @@
-"""Before the first step every rank shows rank 0 what it is about to run; a mismatch is one clear error."""
+"""Before the first step every rank shows rank 0 what it is about to run, and where; a mismatch is one clear error."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import time_ns
 
 import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi.transport.backoff import Backoff, wait_until
-from qafel_mpi.transport.shared import is_seen
+from qafel_mpi.transport.exchange import broadcast_text, gather_text
+from qafel_mpi.transport.placement import Placement
+from qafel_mpi.transport.shared import is_seen, leave_mark, take_mark
+
+ANSWER = 64  # bytes of an answer that are compared and shown
+VERDICT = 1024  # bytes of a message
 
 
 class HandshakeError(Exception):
     """Ranks that don't agree; the message names the rank, its host, the field and both values."""
-
-
-# What is compared, as text so that an error can show it; long values are hashed by the caller.
-FIELDS = ("mpi", "protocol", "package", "experiment", "layout", "uplink", "downlink", "model")
-CARD = np.dtype([(name, "S64") for name in ("host", "mark", "no_mark", *FIELDS)])
-
-
-@dataclass(frozen=True)
-class Card:
-    """One rank's answers. Each field is at most 64 bytes of UTF-8."""
-
-    host: str
-    mpi: str  # the library's name and version
-    protocol: str  # wire format
-    package: str  # version of qafel_mpi
-    experiment: str  # digest of the resolved experiment
-    layout: str  # elements and digest of the tensors' names and shapes
-    uplink: str  # codec, bits, payload bytes
-    downlink: str
-    model: str  # digest of x^0
-
-    mark: str = ""  # what this rank has written beside the trace, for rank 0 to see; empty: nothing
-    no_mark: str = ""  # why it could not
-
-    def record(self) -> np.ndarray:
-        out = np.zeros(1, dtype=CARD)
-        for name in CARD.names or ():
-            out[name] = getattr(self, name).encode()[:64]
-        return out
 
 
 def digest(data: bytes) -> str:
@@ -51,18 +29,26 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def agree(comm: MPI.Intracomm, card: Card, *, out: Path, patience_s: float, backoff: Backoff) -> None:
-    """Collective. Raises the same HandshakeError on every rank where any rank differs from rank 0.
+def agree(
+    comm: MPI.Intracomm,
+    answers: Mapping[str, str],
+    *,
+    hosts: Sequence[str],
+    patience_s: float,
+    backoff: Backoff,
+) -> None:
+    """Collective. Raises the same HandshakeError on every rank where any rank's answers differ from rank 0's.
 
-    out: the trace; the first rank of each host leaves a mark beside it (card.mark), which rank 0 must see. Rank 0
-    names the ranks it still waits for after every `patience_s`.
+    answers: of the same names on every rank; texts, so that an error can show them, of which 64 bytes count: the
+    caller hashes what is longer. hosts: on rank 0 every rank's. Rank 0 names the ranks it still waits for, and their
+    hosts, after every `patience_s`.
     """
-    mine = card.record()
-    verdict = np.zeros(1024, dtype=np.uint8)
+    record = np.dtype([(name, f"S{ANSWER}") for name in answers])
+    mine = np.array([tuple(text.encode()[:ANSWER] for text in answers.values())], dtype=record)
+    verdict = np.zeros(VERDICT, dtype=np.uint8)
     if comm.rank == 0:
-        cards = _collect(comm, patience_s, backoff)
-        text = _compare(mine, cards) or _shared(out, card.host, cards)
-        data = np.frombuffer(text.encode()[: verdict.size], dtype=np.uint8)
+        everyone = _collect(comm, mine, hosts, patience_s, backoff)
+        data = np.frombuffer(_compare(everyone, hosts).encode()[:VERDICT], dtype=np.uint8)
         verdict[: data.size] = data
     else:
         comm.Send([mine.view(np.uint8), MPI.BYTE], 0, 2)
@@ -73,14 +59,17 @@ def agree(comm: MPI.Intracomm, card: Card, *, out: Path, patience_s: float, back
         patience_s=patience_s,
         backoff=backoff,
     )
-    message = verdict.tobytes().rstrip(b"\0").decode(errors="replace")
-    if message:
+    if message := verdict.tobytes().rstrip(b"\0").decode(errors="replace"):
         raise HandshakeError(message)
 
 
-def _collect(comm: MPI.Intracomm, patience_s: float, backoff: Backoff) -> np.ndarray:
-    cards = np.zeros(comm.size, dtype=CARD)
-    requests = [comm.Irecv([cards[r : r + 1].view(np.uint8), MPI.BYTE], r, 2) for r in range(1, comm.size)]
+def _collect(
+    comm: MPI.Intracomm, mine: np.ndarray, hosts: Sequence[str], patience_s: float, backoff: Backoff
+) -> np.ndarray:
+    """On rank 0: every rank's answers, its own first."""
+    everyone = np.zeros(comm.size, dtype=mine.dtype)
+    everyone[:1] = mine
+    requests = [comm.Irecv([everyone[r : r + 1].view(np.uint8), MPI.BYTE], r, 2) for r in range(1, comm.size)]
     missing = set(range(1, comm.size))
 
     def arrived() -> bool:
@@ -89,35 +78,62 @@ def _collect(comm: MPI.Intracomm, patience_s: float, backoff: Backoff) -> np.nda
         return not missing
 
     def waits() -> str:
-        some = ", ".join(str(r) for r in sorted(missing)[:8])
+        some = ", ".join(f"{r} on {hosts[r]}" for r in sorted(missing)[:8])
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return f"rank 0 waits for the handshake of rank {some}{more}"
 
     wait_until(arrived, waits, patience_s=patience_s, backoff=backoff)
-    return cards
+    return everyone
 
 
-def _compare(mine: np.ndarray, cards: np.ndarray) -> str:
-    for rank in range(1, cards.size):
-        for name in FIELDS:
-            ours, theirs = mine[0][name].decode(), cards[rank][name].decode()
-            if ours != theirs:
-                host = cards[rank]["host"].decode()
-                return (
-                    f"rank {rank} on {host} does not run what rank 0 runs: {name} is {theirs!r} there, "
-                    f"{ours!r} on rank 0; install the same version and data on every host"
-                )
+def _compare(everyone: np.ndarray, hosts: Sequence[str]) -> str:
+    """Why the ranks don't run the same, or an empty string; names the first rank that differs, and other hosts."""
+    for name in everyone.dtype.names or ():
+        answers = everyone[name]
+        others = np.flatnonzero(answers != answers[0])
+        if not others.size:
+            continue
+        rank = int(others[0])
+        more = list(dict.fromkeys(hosts[r] for r in others.tolist() if hosts[r] != hosts[rank]))
+        too = f" (and another one than rank 0's on {_some(more)})" if more else ""
+        theirs, ours = (answers[r].decode(errors="replace") for r in (rank, 0))
+        return (
+            f"rank {rank} on {hosts[rank]} does not run what rank 0 on {hosts[0]} runs: {name} is {theirs!r} there, "
+            f"{ours!r} on rank 0{too}; install the same version and data on every host"
+        )
     return ""
 
 
-def _shared(out: Path, host: str, cards: np.ndarray) -> str:
-    """Whether rank 0 sees what the other hosts' first ranks have written beside the trace."""
-    for rank in range(1, cards.size):
-        there, mark, no_mark = (cards[rank][name].decode() for name in ("host", "mark", "no_mark"))
-        if no_mark or (mark and not is_seen(out, rank, mark)):
-            why = f"rank {rank} can't write there: {no_mark}" if no_mark else f"{host} has another one"
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
+
+
+def same_folder(comm: MPI.Intracomm, out: Path, place: Placement) -> None:
+    """Collective. Raises HandshakeError on every rank where rank 0 does not see what another host's first rank
+    writes beside the trace `out`. Rank 0 has made the folder."""
+    mark, why_not = "", ""
+    if comm.rank and place.local_rank == 0:
+        mark = f"{place.host} {place.pid} {time_ns()}"
+        why_not = leave_mark(out, comm.rank, mark)
+    try:
+        left = [json.loads(text) for text in gather_text(comm, json.dumps([place.host, mark, why_not]))]
+        message = broadcast_text(comm, _not_shared(out, left))
+    finally:
+        if mark and not why_not:
+            take_mark(out, comm.rank)
+    if message:
+        raise HandshakeError(message)
+
+
+def _not_shared(out: Path, left: Sequence[tuple[str, str, str]]) -> str:
+    """On rank 0: which host's mark it does not see, or an empty string. left: of each rank host, mark, why not."""
+    for rank, (host, mark, why_not) in enumerate(left):
+        if mark and (why_not or not is_seen(out, rank, mark)):
+            here = left[0][0]
+            why = f"rank {rank} can't write there: {why_not}" if why_not else f"{here} has another one"
             return (
-                f"{out.parent} on {there} is not the folder of {host}: {why}; every rank writes its part of the "
+                f"{out.parent} on {host} is not the folder of {here}: {why}; every rank writes its part of the "
                 "trace there, so --out must lie on a file system that all hosts share"
             )
     return ""

@@ -46,6 +46,7 @@ class Placement:
     bound_by: str  # "launcher", "qafel-mpi" (fair share) or "none" (more ranks than cores)
     gpu: int | None  # index among the visible GPUs, None: compute on the CPU
     gpu_ranks: int = 0  # ranks that compute on that GPU
+    hosts: tuple[str, ...] = ()  # on rank 0: every rank's
     shared: tuple[str, ...] = ()  # on rank 0: of every host where ranks share GPUs, a text that names it
     blind: tuple[
         str, ...
@@ -96,6 +97,7 @@ def place(
         mine.bound_by,
         mine.gpu,
         mine.gpu_ranks,
+        tuple(gather_text(comm, socket.gethostname())),
         shared,
         blind if found or not share_gpus else (),
     )

@@ -16,9 +16,7 @@ from qafel_mpi.transport.clocks import clocks, synchronise
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
-from qafel_mpi.transport.handshake import Card, HandshakeError, agree
 from qafel_mpi.transport.placement import PlacementError, place
-from qafel_mpi.transport.shared import leave_mark
 from qafel_mpi.wire import Expected, Kind, check
 
 PAYLOAD = 1000
@@ -149,47 +147,6 @@ def test_clocks_that_drift_are_read_while_every_rank_works(comm):
         ok &= all(w <= r.error_bound_s + 1e-7 for w, r in zip(wrong_s, own, strict=True))
         ok &= len(own) >= 4 and true_s == sorted(true_s)
     assert comm.allreduce(int(ok), MPI.MIN) == 1
-
-
-def card(**changes: str) -> Card:
-    fields = dict.fromkeys(
-        ("mpi", "protocol", "package", "experiment", "layout", "uplink", "downlink", "model"), "same"
-    )
-    return Card(host="here", **fields | changes)
-
-
-@pytest.mark.mpi
-def test_ranks_that_agree_pass_the_handshake(comm, folder):
-    mark = leave_text(folder, comm.rank)
-    agree(comm, card(mark=mark), out=folder / "a.h5", patience_s=10, backoff=Backoff(crowded=True))
-
-
-def leave_text(folder, rank: int) -> str:
-    assert leave_mark(folder / "a.h5", rank, f"mark {rank}") == ""
-    return f"mark {rank}"
-
-
-@pytest.mark.mpi(min_size=2)
-@pytest.mark.parametrize("why", ["", "Permission denied"])
-def test_a_folder_that_rank_0_does_not_share_is_named_with_the_host(comm, folder, why):
-    """The last rank's mark lies elsewhere: an empty reason, or it could not be written."""
-    lost = comm.rank == comm.size - 1
-    mark = "elsewhere" if lost else leave_text(folder, comm.rank)
-    mine = card(mark="" if lost and why else mark, no_mark=why if lost else "")
-    with pytest.raises(HandshakeError, match="must lie on a file system that all hosts share") as error:
-        agree(comm, mine, out=folder / "a.h5", patience_s=10, backoff=Backoff(crowded=True))
-    assert f"{folder} on here is not the folder of here: " in str(error.value)
-    assert (why or "has another one") in str(error.value)
-
-
-@pytest.mark.mpi(min_size=2)
-def test_a_rank_that_differs_is_named_with_the_field_on_every_rank(comm, folder):
-    changes = {"uplink": "qsgd 8 bits"} if comm.rank == comm.size - 1 else {}
-    with pytest.raises(HandshakeError) as error:
-        agree(comm, card(**changes), out=folder / "a.h5", patience_s=10, backoff=Backoff(crowded=True))
-    text = str(error.value)
-    assert f"rank {comm.size - 1} on here" in text
-    assert "uplink is 'qsgd 8 bits' there, 'same' on rank 0" in text
 
 
 @pytest.mark.mpi

@@ -140,6 +140,20 @@ def test_a_checkout_is_dirty_where_files_of_it_changed_or_its_package_has_new_on
     assert provenance.git_state(checkout) == (commit, True)
 
 
+def test_two_checkouts_of_one_version_are_told_apart_by_their_sources(checkout):
+    def digest() -> str:
+        provenance.source_digest.cache_clear()
+        return provenance.source_digest(checkout)
+
+    first = digest()
+    write(checkout / "notes.txt", "no source")
+    assert digest() == first
+    write(checkout / "codecs/b.py", "")
+    second = digest()
+    write(checkout / "a.py", "x = 1")
+    assert len({first, second, digest()}) == 3
+
+
 def test_somebody_elses_checkout_is_read_too(checkout, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     refused = subprocess.run(["git", "status"], cwd=checkout, capture_output=True, text=True)
