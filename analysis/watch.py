@@ -177,6 +177,7 @@ class Follower:
         outcome = attributes.get("outcome")
         newest_s = [t for t in (_time(step), float(np.nanmax(self.heard_s, initial=0.0))) if not np.isnan(t)]
         elapsed_s = _since(trace) if virtual else max(newest_s)
+        elapsed_s = float(attributes.get("seconds", elapsed_s))  # is there once the run has ended
         known: dict[str, Any] = {} if step is None else _of_step(step)
         accuracy, loss = self.evaluations[-1][1:] if self.evaluations else (float("nan"),) * 2
         uploads_rate, bytes_rate = self._rates()

@@ -183,6 +183,10 @@ class Session:
         write_run(self.recorder.directory, self.attributes)
         write_final(self.recorder.directory, x=x.numpy(), x_hat=x_hat)
         merged = merge(self.recorder.directory, self.out, remove=True)
+        if merged.missing_ranks:
+            some = ", ".join(f"{r} on {self.placement.hosts[r]}" for r in merged.missing_ranks[:8])
+            kept = f"{self.recorder.directory} is kept, for `qafel-mpi merge` to look again"
+            print(f"qafel-mpi: no rows of rank {some} in {merged.path}; {kept}", file=sys.stderr, flush=True)
         totals |= counts | {
             "uploads_to_target": ledger.uploads_to_target,
             "outcome": outcome,

@@ -59,8 +59,9 @@ def write_final(directory: Path, **vectors: np.ndarray) -> None:
 def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> Merged:
     """Make the trace file from a folder of shards, in blocks: memory does not grow with the run.
 
-    out: default NAME.h5 beside NAME.shards. remove: delete the shards when the file is complete. The file
-    appears under its name only when it is whole. Raises TraceError naming what is missing.
+    out: default NAME.h5 beside NAME.shards. remove: delete the shards when the file is complete and no rank's are
+    missing: a network file system may show them later, and a second merge then has them. The file appears under its
+    name only when it is whole. Raises TraceError naming what is missing.
     """
     if not directory.is_dir():
         raise TraceError(f"{directory}: no such folder; give the folder of shards of a run, NAME{SUFFIX}")
@@ -98,7 +99,7 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
     finally:
         temporary.unlink(missing_ok=True)
-    if remove:
+    if remove and not missing:
         shutil.rmtree(directory)
     return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing))
 
