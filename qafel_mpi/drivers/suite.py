@@ -245,11 +245,13 @@ def run_suite(
 
     drive: one run, with a communicator of its own. interrupted: rank 0's answer counts, between runs too.
     say: is told on every rank how far the suite is. Raises ConfigError on every rank alike, also where a run fails
-    for what is wrong with the job's hosts or data: that ends the suite.
+    for what is wrong with the job's hosts or data: that ends the suite. What needs more ranks than there are is said
+    to be skipped, and is not in the result.
     """
     runs = _shared(
         comm, lambda: _prepared(plan(name, seeds, out_dir, overrides, only, resolve, pick), out_dir)
     )
+    runs = _that_fit(runs, 1 if comm is None else comm.size, say)
     result = SuiteResult([run if run.done else _left(run) for run in runs])
     say(f"{name}: {standing(result.runs)}")
     for index, run in enumerate(result.runs):
@@ -269,6 +271,21 @@ def run_suite(
             result.failed.append(ended)
         say(f"{ended.name}: {ended.outcome}, {summary.uploads:,} uploads; {standing(result.runs)}")
     return result
+
+
+def _that_fit(runs: list[SuiteRun], ranks: int, say: Callable[[str], None]) -> list[SuiteRun]:
+    """Those that are done or need no more than so many ranks. Raises ConfigError where none is."""
+    wanted = {run.variant: from_toml(run.experiment).transport.ranks or 0 for run in runs if not run.done}
+    skipped = [variant for variant, least in wanted.items() if least > ranks]
+    fit = [run for run in runs if run.done or run.variant not in skipped]
+    if not fit:
+        least = min(wanted[variant] for variant in skipped)
+        raise ConfigError(
+            [f"{', '.join(skipped)}: this job has {ranks} ranks; start it with `mpirun -n {least}` or more"]
+        )
+    if skipped:
+        say(f"skipped, as this job has {ranks} rank{'s' if ranks > 1 else ''}: {', '.join(skipped)}")
+    return fit
 
 
 def _left(run: SuiteRun) -> SuiteRun:

@@ -267,6 +267,17 @@ def test_a_suite_runs_all_variants_and_goes_on_where_it_stopped(tmp_path):
     assert missed.returncode == 4, missed.stderr
 
 
+def test_a_suite_skips_and_names_what_the_job_has_too_few_ranks_for(tmp_path):
+    (tmp_path / "s.toml").write_text(SUITE + "[variants.coarse.transport]\nranks = 9\n")
+    done = qafel("suite", "s.toml", "--out", "traces", ranks=2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("skipped, as this job has 2 ranks: coarse\n") == 1
+    assert [path.name for path in (tmp_path / "traces").iterdir()] == ["plain-seed0.h5"]
+    asked = qafel("suite", "s.toml", "--variant", "coarse", "--out", "traces", ranks=2, cwd=tmp_path)
+    assert asked.returncode == 2
+    assert asked.stderr.count("coarse: this job has 2 ranks; start it with `mpirun -n 9` or more") == 1
+
+
 def test_a_suites_mistakes_are_found_before_the_first_run(tmp_path):
     (tmp_path / "s.toml").write_text(SUITE + "[variants.bad.uplink]\nbitz = 2\n")
     done = qafel("suite", "s.toml", "--seeds", "0-4", "--out", "traces", cwd=tmp_path)
