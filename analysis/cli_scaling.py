@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from qafel_analysis import loggp
 from qafel_analysis import scaling as study
+from qafel_analysis import scaling_paper as paper
 from qafel_analysis.bench import read_bench
 from qafel_analysis.cli_options import NOTHING_READ, Runs, say
 from qafel_analysis.grid import Grid, to_markdown, to_terminal
@@ -28,27 +29,43 @@ def scaling(
         typer.Option(metavar="T", help="On paper: seconds of one update. Default: the largest run's median."),
     ] = None,
     link_gbit: Annotated[
-        float, typer.Option(metavar="GBIT", help="On paper: rank 0's link, in each direction.")
-    ] = 100.0,
+        float | None,
+        typer.Option(
+            min=1e-6, metavar="GBIT", help="On paper: rank 0's link, each way. Default: as fitted, or 100."
+        ),
+    ] = None,
+    benches: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bench", metavar="FILE", help="Of `bench p2p` and `bench broadcast`: fits the network's costs."
+        ),
+    ] = None,
 ) -> None:
     """Efficiency over ranks, and rank 0's costs carried to 10,000 ranks on paper.
 
-    The costs are those of the wall run with the most ranks. Where K grew with the clients in these runs, it does so
-    on paper.
+    The costs are those of the first wall run with the most ranks; with --bench, the network's are those of a LogGP
+    model fitted to benchmarks. Where K grew with the clients in these runs, it does so on paper.
     """
     points = _points(runs)
     wall = [p for p in points if p.driver == "wall"]
+    network = _fitted(benches)[0] if benches else None
+    gbit = link_gbit or (8e-9 / network.G if network else paper.LINK_GBIT)
     costs = None
     if wall:
         grows = len({p.workers for p in wall}) > 1 and all(p.buffer_size == p.workers for p in wall)
-        costs = study.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
+        costs = paper.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
+        costs = paper.on_network(costs, network) if network else costs
     if as_json:
-        found = study.as_json(points, costs, train_s=train_seconds, link_gbit=link_gbit)
+        found: dict[str, Any] = {"measured": study.as_json(points)}
+        if costs is not None:
+            train_s = train_seconds or costs.train_s
+            found["paper"] = paper.as_json(costs, train_s=train_s, link_gbit=gbit, network=network)
         print(json.dumps(found, indent=1))
         return
     grids = [study.measured_grid(points)]
     if costs is not None:
-        grids.append(study.paper_grid(costs, train_s=train_seconds or costs.train_s, link_gbit=link_gbit))
+        train_s = train_seconds or costs.train_s
+        grids.append(paper.paper_grid(costs, train_s=train_s, link_gbit=gbit, network=network))
     _print(grids, as_markdown)
 
 
@@ -70,18 +87,7 @@ def broadcast(
     ] = 5.0,
 ) -> None:
     """What a broadcast costs by each algorithm: a LogGP model fitted to benchmarks, and carried to 10,000 ranks."""
-    benches = []
-    for path in files:
-        try:
-            benches += read_bench(path)
-        except TraceError as error:
-            say([error])
-    try:
-        seen = loggp.observations(benches)
-        fitted = loggp.fit(seen)
-    except TraceError as error:
-        say([error])
-        raise typer.Exit(NOTHING_READ) from error
+    fitted, seen = _fitted(files)
     network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
     if as_json:
         print(json.dumps(loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms), indent=1))
@@ -103,6 +109,22 @@ def pace(
     if not found:
         raise typer.Exit(NOTHING_READ)
     _print([pace_grid(found)], as_markdown)
+
+
+def _fitted(files: Sequence[Path]) -> tuple[loggp.LogGP, list[loggp.Observation]]:
+    """The network that benchmarks show; where they don't, that is said and the command ends."""
+    benches = []
+    for path in files:
+        try:
+            benches += read_bench(path)
+        except TraceError as error:
+            say([error])
+    try:
+        seen = loggp.observations(benches)
+        return loggp.fit(seen), seen
+    except TraceError as error:
+        say([error])
+        raise typer.Exit(NOTHING_READ) from error
 
 
 def _points(paths: Sequence[Path]) -> list[study.Point]:

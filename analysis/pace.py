@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from qafel_analysis.grid import NOTHING, Grid
-from qafel_analysis.scaling import of_rank_0
+from qafel_analysis.scaling import interval
+from qafel_analysis.scaling_paper import of_rank_0
 from qafel_analysis.traffic import errors_s, median_latency
 
 from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
 from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,6 @@ def above(seconds: float, error_s: float) -> float:
 
 def _median(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if len(values) else float("nan")
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, its bootstrap interval of 95% over the runs); nan where a run did not get there."""
-    array = np.array(values)
-    drawn = np.random.default_rng(0).choice(array, (RESAMPLES, len(array)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(np.median(array)), float(low), float(high)
 
 
 def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_by_hand_and_where_the_tree_overtakes():
     assert on_link(p, latency_us=2, link_gbit=8) == LogGP(2e-6, 1, 2, 1e-9, 0, 0, 5, 0, 1)
 
 
-def test_the_command_reads_benchmarks_and_prints_both_tables(tmp_path):
+def bench_file(folder: Path) -> Path:
+    """What `bench all --json` writes, as the model TRUE has it."""
     rows = [
         {"bench": "p2p", "operation": name, "bytes": size, "median_us": 9.0,
          "reference_median_us": 1e6 * predicted_s(TRUE, Observation(name, size, 1))}
@@ -117,8 +119,13 @@ def test_the_command_reads_benchmarks_and_prints_both_tables(tmp_path):
          "check_us": 1e6 * TRUE.checking(size), "handle_us": 1e6 * TRUE.handling(size)}
         for name in ALGORITHMS for size in (15_000, 6_000_000) for ranks in (2, 8)
     ]  # fmt: skip
-    path = tmp_path / "all.json"
+    path = folder / "all.json"
     path.write_text(json.dumps({"bench": "all", "rows": rows}))
+    return path
+
+
+def test_the_command_reads_benchmarks_and_prints_both_tables(tmp_path):
+    path = bench_file(tmp_path)
     seen = observations(read_bench(path))
     assert len(seen) == 4 + 12 + 2 * (3 + 3 + 3) - 2 * 2  # ibcast's post and the tree's handling are left out
     done = CliRunner().invoke(app, ["broadcast", str(path), "--json", "--link-gbit", "100"])

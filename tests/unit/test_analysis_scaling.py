@@ -7,16 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qafel_analysis.cli import app
 from qafel_analysis.grid import NOTHING
+from qafel_analysis.loggp import LogGP, broadcast_s
 from qafel_analysis.pace import Pace, _latency, above, pace, pace_grid, ratios
-from qafel_analysis.scaling import Costs, Point, costs, load, measured, saturates_at
+from qafel_analysis.scaling import Point, measured, measured_grid
+from qafel_analysis.scaling_paper import Costs, costs, load, on_network, paper_grid, saturates_at
+from typer.testing import CliRunner
 
 from qafel_mpi.trace.merge import merge, shards_of, write_run
 from qafel_mpi.trace.reader import Clocks, TraceError
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import CLOCK, MESSAGES, UPDATES
+from tests.unit.test_analysis_loggp import TRUE, bench_file
 
 COSTS = Costs(
+    run="wall-32-seed0.h5", ranks=32,
     train_s=1.0, receive_s=100e-6, encode_s=200e-6, post_s=10e-6, up_bytes=1000, down_bytes=1000,
     buffer_size=10, buffer_grows=False,
 )  # fmt: skip
@@ -28,13 +34,41 @@ def point(ranks: int, seconds: float, uploads: int = 100, driver: str = "wall") 
 
 def test_efficiency_is_one_formula_for_strong_and_weak_scaling():
     strong = [point(2, 10.0), point(4, 4.0), point(1, 20.0, driver="virtual")]
-    assert [(p.ranks, round(s, 9), round(e, 3)) for p, s, e in measured(strong)] == [
+    assert [(s.ranks, round(s.speed_up, 9), round(s.efficiency[0], 3)) for s in measured(strong)] == [
         (1, 1.0, 1.0),
         (2, 1.0, 1.0),
         (4, 2.5, 0.833),
     ]
     weak = [point(2, 10.0), point(4, 12.0, uploads=300)]
-    assert [round(e, 3) for _, _, e in measured(weak)] == [1.0, 0.833]
+    assert [round(s.efficiency[0], 3) for s in measured(weak)] == [1.0, 0.833]
+
+
+def test_seeds_are_one_size_over_the_median_of_the_smallest():
+    seconds = {2: (10.0, 20.0, 12.5), 4: (4.0, 5.0, 2.5)}
+    small, large = measured([point(ranks, s) for ranks, runs in seconds.items() for s in runs])
+    assert (small.runs, small.rate[0], small.efficiency[0]) == (3, 8.0, 1.0)
+    assert small.rate[1:] == pytest.approx((5.0, 10.0)), "of three runs, from the least to the greatest"
+    assert (large.rate[0], large.speed_up, large.seconds) == (25.0, 3.125, 4.0)
+    assert large.efficiency == pytest.approx((3.125 / 3, 2.5 / 3, 5 / 3))
+    rows = measured_grid([point(ranks, s) for ranks, runs in seconds.items() for s in runs]).rows
+    assert [row[-1] for row in rows] == ["100% [62, 125]", "104% [83, 167]"]
+
+
+def test_past_saturation_efficiency_falls_as_the_load_grows():
+    at = load(COSTS, 101, train_s=1.0, link_gbit=0.004)
+    assert (at.first, at.largest, at.efficiency) == ("link out", pytest.approx(2.0), pytest.approx(0.5))
+    assert load(COSTS, 11, train_s=1.0, link_gbit=0.004).efficiency == 1.0
+
+
+def test_a_fitted_network_gives_the_posts_cost_and_the_spread_of_a_broadcast():
+    network = LogGP(o=3e-6, g=5e-6, L=1e-6, G=1e-9)
+    fitted = on_network(COSTS, network)
+    assert (fitted.post_s, fitted.receive_s) == (5e-6, COSTS.receive_s)
+    grid = paper_grid(fitted, train_s=1.0, link_gbit=8.0, network=network)
+    cells = dict(zip(grid.headings, grid.rows[-1], strict=True))
+    assert cells["tree, ms"] == f"{1e3 * broadcast_s(network, 'tree', 10_000, 1000):,.3g}"
+    assert "wall-32-seed0.h5" in grid.caption, "whose costs they are"
+    assert "fan-out, ms" not in paper_grid(COSTS, train_s=1.0, link_gbit=8.0).headings
 
 
 def test_loads_on_paper_are_the_formula():
@@ -94,7 +128,7 @@ def row(dtype: np.dtype, values: dict) -> tuple:
 
 
 def test_costs_come_from_rank_0s_messages(tmp_path):
-    found = costs(make(tmp_path, 9), buffer_grows=False)
+    found = costs(Path(make(tmp_path, 9)), buffer_grows=False)
     assert found.receive_s == pytest.approx(300e-6, rel=0.01)
     assert found.encode_s == pytest.approx(1e-3)
     assert found.post_s == pytest.approx(2e-5, rel=0.01)
@@ -145,3 +179,13 @@ def test_an_uploads_way_is_not_told_where_the_clocks_may_have_made_it(bound_s, t
 def test_a_runs_pace_is_read_from_its_trace(tmp_path):
     with pytest.raises(TraceError, match="no server steps"):
         pace(Path(make(tmp_path, 3)))
+
+
+def test_the_command_takes_the_networks_costs_from_benchmarks(tmp_path):
+    trace, benches = make(tmp_path, 9), str(bench_file(tmp_path))
+    scaled = CliRunner().invoke(app, ["scaling", trace, "--bench", benches, "--json"])
+    assert scaled.exit_code == 0, scaled.output
+    paper = json.loads(scaled.stdout)["paper"]
+    assert paper["costs"]["post_s"] == pytest.approx(max(TRUE.o, TRUE.g), rel=0.1)
+    assert paper["link_gbit"] == pytest.approx(8e-9 / TRUE.G, rel=0.1)
+    assert paper["loads"][-1]["tree_s"] > 0
