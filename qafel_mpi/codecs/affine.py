@@ -79,12 +79,6 @@ class Affine(DeviceCodec):
             raise PayloadError(f"{self.name}: a scale, zero point or 1-D element that no encoder writes")
         return payload
 
-    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
-        if acc.is_cuda:
-            self._on(acc.device).decode(valid, acc, weight, assign=assign)
-        else:
-            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
-
     def _kernels_on(self, device: torch.device) -> Any:
         from qafel_mpi.kernels import gpu
 

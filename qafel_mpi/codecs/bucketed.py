@@ -101,12 +101,6 @@ class Bucketed(DeviceCodec):
             raise PayloadError(f"{self.name}: a scale is negative or not finite")
         return payload
 
-    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
-        if acc.is_cuda:
-            self._on(acc.device).decode(valid, acc, weight, assign=assign)
-        else:
-            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
-
     def _kernels_on(self, device: torch.device) -> Any:
         from qafel_mpi.kernels import gpu
 

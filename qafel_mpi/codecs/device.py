@@ -1,4 +1,4 @@
-"""What the codecs with kernels for a GPU share: encodings on a stream of their own."""
+"""What the codecs with kernels for a GPU share: encodings on a stream of their own, decoding where the sum is."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class DeviceCodec(Codec):
-    """Tensors on a GPU are encoded there."""
+    """Tensors on a GPU are encoded there, and decoded there; others by the kernels in _cpu."""
 
     encodes_on_device = True
+    _cpu: Any  # decode(payload, acc, weight, assign=) of numpy's arrays
     _gpu: gpu.DeviceKernels | None = None
 
     @abstractmethod
@@ -45,3 +46,9 @@ class DeviceCodec(Codec):
             for x in xs:
                 self.require_finite(x.float())
         return [self.payload_bytes()] * len(outs)
+
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        if acc.is_cuda:
+            self._on(acc.device).decode(valid, acc, weight, assign=assign)
+        else:
+            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
