@@ -182,9 +182,9 @@ class RemoteWorkers:
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))
 
     def _post(self, frame: Frame, rank: int) -> None:
-        if self.sends.under_way.get(rank, 0) >= QUEUE_LIMIT:
+        if self.sends.under_way(rank) >= QUEUE_LIMIT:
             self.session.wait(
-                lambda: self.poll() and self.sends.under_way[rank] < QUEUE_LIMIT,
+                lambda: self.poll() and self.sends.under_way(rank) < QUEUE_LIMIT,
                 lambda: f"rank {rank}, which is {QUEUE_LIMIT} messages behind",
             )
         self.sends.post(frame, rank)

@@ -15,7 +15,7 @@ from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
-from qafel_mpi.transport.frames import Frame, Inbox, Received, new_frame
+from qafel_mpi.transport.frames import Frame, Inbox, Received
 from qafel_mpi.wire import Kind, Message, WireError, check
 
 Upload = tuple[Received, Message]
@@ -52,6 +52,7 @@ class WallServer:
             # As long as the missed payloads are cheaper than the full state; else one frame makes up for all.
             log_length=1 if setup.assigns else max(1, full // payload),
             catch_up=None if setup.assigns else self._catch_up,
+            model_bytes=full,
         )
         self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
         self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
@@ -251,9 +252,8 @@ class WallServer:
         self.broadcast.sends.post(frame, rank)
         self.ledger.sent_down(size)
 
-    def _catch_up(self) -> Frame:
-        """One frame with the newest hidden state, for clients that fell too far behind."""
-        frame = new_frame(self.setup.full.payload_bytes())
+    def _catch_up(self, frame: Frame) -> Frame:
+        """The newest hidden state into a frame, for clients that fell too far behind."""
         frame.t_encode_begin = perf_counter()
         size = self.setup.full.encode(self.server.x_hat, frame.payload, 0)
         frame.t_encode_end = perf_counter()
@@ -276,7 +276,7 @@ class WallServer:
     def _stop(self) -> None:
         """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
 
-        The broadcasts need only be posted: MPI keeps the order. To wait until they are taken would let the clients
+        The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
         upload meanwhile, on a slow link for longer than the whole run.
         """
 
@@ -286,11 +286,6 @@ class WallServer:
                 return f"the last messages of ranks {silent}"
             return "uploads that were announced" if self.broadcast.idle else self.broadcast.waits()
 
-        def posted() -> bool:
-            self._progress()
-            return self.broadcast.posted
-
-        self.session.wait(posted, lambda: "earlier broadcasts to be taken")
         self.broadcast.end(self.server.version)
 
         def accounted() -> bool:

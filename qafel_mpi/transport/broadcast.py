@@ -1,7 +1,6 @@
 """Both ends of the broadcast of q^t, by the algorithm that transport.broadcast names.
 
-Rank 0:   frame(), publish(frame) where `ready`, poll() all the time, end(version) for the STOP once `posted`, until
-          `idle`, close().
+Rank 0:   frame(), publish(frame) where `ready`, poll() all the time, end(version) to STOP, until `idle`, close().
 A client: poll(), check what came, pass_on(received, message) at once, apply it, release(slot); passed() all the time,
           until the STOP has come and all is `idle`, close().
 """
@@ -31,9 +30,10 @@ def root(
     *,
     payload_bytes: int,
     log_length: int,
-    catch_up: Callable[[], Frame] | None,
+    catch_up: Callable[[Frame], Frame] | None,
+    model_bytes: int = 0,
 ) -> Root:
-    """Rank 0's end. payload_bytes: the most of a broadcast. log_length, catch_up: FanOut's; others skip nothing.
+    """Rank 0's end. payload_bytes: the most of a broadcast. What follows it is FanOut's; others skip nothing.
 
     With ibcast collective over comm: clients call leaf().
     """
@@ -49,6 +49,7 @@ def root(
         queue_limit=config.queue_limit,
         log_length=log_length,
         catch_up=catch_up,
+        model_bytes=model_bytes,
     )
 
 

@@ -10,15 +10,20 @@ from mpi4py import MPI
 from qafel_mpi import wire
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 
+MODELS = 4  # full states that rank 0 holds for all ranks that fell behind
+
 
 class FanOut:
     """Every rank gets every version, or something that makes up for what it missed; memory stays bounded.
 
     A rank has at most `queue_limit` unmatched sends; past it, versions wait in a log that all ranks share.
-    The log is as long as the missed payloads stay cheaper than the full state (`log_length` frames); a rank
-    that falls out of it gets `catch_up()`, one frame with the newest hidden state, instead. Where a payload
-    carries the model itself (log_length 1), the newest frame is that catch-up and older ones are skipped.
-    Rank 0 so holds at most log_length + queue_limit · (ranks that lag) frames.
+    The log is as long as the missed payloads stay cheaper than the full state (`log_length` frames). A rank
+    that falls out of it first takes what is under way to it, and then gets one catch-up with the newest hidden
+    state; it waits where MODELS of these are under way already, which ranks that want the same version share.
+    Where a payload carries the model itself (log_length 1, no catch_up), the newest frame is that catch-up.
+    Rank 0 so holds at most MODELS full states and log_length + queue_limit · (ranks that lag) payloads.
+
+    catch_up: fills and seals a frame with the newest hidden state, of model_bytes of payload at most.
     """
 
     def __init__(
@@ -29,9 +34,11 @@ class FanOut:
         *,
         queue_limit: int,
         log_length: int,
-        catch_up: Callable[[], Frame] | None,
+        catch_up: Callable[[Frame], Frame] | None,
+        model_bytes: int = 0,
     ):
         self.sends, self.pool = sends, pool
+        self.models = FramePool(model_bytes, limit=MODELS)
         self.queue_limit = queue_limit
         self.catch_up = catch_up
         self.log: deque[Frame] = deque()
@@ -39,10 +46,11 @@ class FanOut:
         self.version = 0  # frames published: the versions 0 .. version-1
         self.next = dict.fromkeys(ranks, 0)  # the version that a rank needs next
         self.behind: set[int] = set()
-        self.skipped = 0  # versions that a rank never got as such
+        self.skipped = 0  # versions that a rank never got as such, summed over ranks
         self.link_bytes = 0  # payload, of all sends that completed
-        self._model: Frame | None = None  # the catch-up frame of `_model_version`
+        self._model: Frame | None = None  # the newest catch-up, of `_model_version`
         self._model_version = -1
+        self._ending = False
 
     def frame(self) -> Frame:
         """A buffer for the next payload."""
@@ -56,33 +64,31 @@ class FanOut:
         frame.references += 1  # the log's own
         self.version += 1
         if len(self.log) > self.log_length:
-            self._drop(self.log.popleft())
+            dropped = self.log.popleft()
+            dropped.references -= 1
+            if not dropped.references:
+                self.pool.release(dropped)
         self.behind.update(self.next)
-        self.pump()
+        self._pump(self.next)
 
     def poll(self) -> list[Sent]:
         """Progress: returns the sends that completed, and posts what waited for them."""
         done = self.sends.poll()
+        model_is_free = False
         for sent in done:
             self.link_bytes += sent.message.payload_bytes
-            if sent.last:
-                self._recycle(sent.frame)
+            if sent.last and sent.message.kind != wire.Kind.STOP:
+                model_is_free |= sent.message.kind == wire.Kind.MODEL
+                self._pool_of(sent.message.kind).release(sent.frame)
         if done and self.behind:
-            self.pump()
+            # A rank that waits has something under way, or waits for a frame of a full state.
+            self._pump(list(self.behind) if model_is_free else {sent.rank for sent in done} & self.behind)
         return done
 
-    def pump(self) -> None:
-        """Post to each rank that lags what its queue has room for."""
-        for rank in list(self.behind):
-            while self.next[rank] < self.version:
-                if self.sends.under_way.get(rank, 0) >= self.queue_limit:
-                    break
-                self._post_next(rank)
-            else:
-                self.behind.discard(rank)
-
     def end(self, version: int) -> None:
-        """Send the STOP; to be called once all is posted, so that it is behind the last broadcast."""
+        """Post at once what ranks still lack, which they share, and the STOP behind it."""
+        self._ending, self.models.limit = True, None
+        self._pump(list(self.behind))
         stop = new_frame(0).seal(wire.Kind.STOP, version=version)
         for rank in self.next:
             self.sends.post(stop, rank)
@@ -93,14 +99,9 @@ class FanOut:
         return True
 
     @property
-    def posted(self) -> bool:
-        """No rank waits for a post."""
-        return not self.behind
-
-    @property
     def idle(self) -> bool:
         """Nothing waits and nothing is under way."""
-        return self.posted and not len(self.sends)
+        return not self.behind and not len(self.sends)
 
     @property
     def total(self) -> int:
@@ -109,41 +110,50 @@ class FanOut:
 
     def waits(self) -> str:
         """Who has not taken its messages yet, in words."""
-        late = sorted(rank for rank, n in self.sends.under_way.items() if n)
-        return f"ranks {late[:8]} to take broadcasts"
+        return f"ranks {self.sends.late()[:8]} to take broadcasts"
 
     def close(self) -> None:
         """Nothing is kept posted."""
 
-    def _post_next(self, rank: int) -> None:
-        first = self.version - len(self.log)
-        wanted = self.next[rank]
+    def _pump(self, ranks: Iterable[int]) -> None:
+        """Post to each of these ranks what there is room for."""
+        for rank in ranks:
+            while self.next[rank] < self.version and self._post_next(rank):
+                pass
+            if self.next[rank] == self.version:
+                self.behind.discard(rank)
+
+    def _post_next(self, rank: int) -> bool:
+        """Whether there was room for it."""
+        first, wanted, under_way = self.version - len(self.log), self.next[rank], self.sends.under_way(rank)
         if wanted >= first:
+            if under_way >= self.queue_limit and not self._ending:
+                return False
             self.sends.post(self.log[wanted - first], rank)
             self.next[rank] = wanted + 1
-            return
+            return True
+        # Behind what the rank takes slowly a catch-up would be old when its turn comes, and one of several.
+        if under_way and not self._ending:
+            return False
+        if (newest := self.log[-1] if self.catch_up is None else self._current_model(self.catch_up)) is None:
+            return False
         self.skipped += self.version - wanted
-        self.sends.post(self.log[-1] if self.catch_up is None else self._current_model(), rank)
+        self.sends.post(newest, rank)
         self.next[rank] = self.version
+        return True
 
-    def _current_model(self) -> Frame:
-        if self._model is None or self._model_version != self.version:
-            assert self.catch_up is not None
-            if self._model is not None:
-                self._model.references -= 1
-            self._model = self.catch_up()
-            self._model.references += 1
-            self._model_version = self.version
+    def _current_model(self, catch_up: Callable[[Frame], Frame]) -> Frame | None:
+        """The newest hidden state, encoded once for all that want it; None where no frame is free."""
+        under_way = self._model is not None and self._model.references
+        if not under_way or self._model_version != self.version:
+            frame = self.models.acquire()
+            if frame is None:
+                return None
+            self._model, self._model_version = catch_up(frame), self.version
         return self._model
 
-    def _drop(self, frame: Frame) -> None:
-        frame.references -= 1
-        if frame.references == 0:
-            self._recycle(frame)
-
-    def _recycle(self, frame: Frame) -> None:
-        if frame.payload.size == self.pool.payload_bytes:
-            self.pool.release(frame)
+    def _pool_of(self, kind: int) -> FramePool:
+        return self.models if kind == wire.Kind.MODEL else self.pool
 
 
 class Direct(Inbox):

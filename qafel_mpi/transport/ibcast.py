@@ -52,7 +52,6 @@ class Ibcast:
     """Rank 0's end. publish() may be called where `ready`: else the caller waits (see waits)."""
 
     skipped = 0  # versions that a rank never got: none
-    posted = True  # what is published is under way
 
     def __init__(self, comm: MPI.Intracomm, *, payload_bytes: int, queue_limit: int):
         self.comm, self.credits = comm.Dup(), _Credits(comm, queue_limit)

@@ -69,7 +69,7 @@ class Onward:
 
     def unmatched(self, rank: int) -> int:
         """Messages for this child that it has not matched yet."""
-        return self._sends.under_way.get(rank, 0) + sum(to == rank for _, to in self._waiting)
+        return self._sends.under_way(rank) + sum(to == rank for _, to in self._waiting)
 
     @property
     def total(self) -> int:
@@ -94,7 +94,6 @@ class Tree:
     """Rank 0's end. publish() may be called where `ready`: else the caller waits (see waits)."""
 
     skipped = 0  # versions that a rank never got: none
-    posted = True  # what is published is under way
 
     def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, queue_limit: int):
         self.sends, self.pool = Onward(comm, tag), FramePool(payload_bytes)

@@ -58,7 +58,6 @@ class Run:
             root.publish(
                 frame.seal(Kind.BROADCAST, payload_bytes=PAYLOAD, expected=BROADCAST, version=version)
             )
-        until(lambda: not poll() and root.posted)
         root.end(self.versions)
         until(lambda: not poll() and root.idle)
         self.made, self.sent, self.link_bytes = root.pool.made, root.total, root.link_bytes

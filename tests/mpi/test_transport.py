@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections.abc import Callable
 from itertools import pairwise
 from time import perf_counter
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi import wire
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.backoff import Backoff, wait_until
@@ -30,30 +32,39 @@ def until(ready) -> None:
     wait_until(ready, lambda: "the test", patience_s=10.0, backoff=Backoff(crowded=True))
 
 
+def fan_out(comm, sends, log_length=3, queue_limit=2) -> FanOut:
+    def catch_up(model):
+        model.payload[:] = fanout.version % 256
+        return model.seal(Kind.MODEL, payload_bytes=3 * PAYLOAD, expected=MODEL, version=fanout.version)
+
+    fanout = FanOut(
+        sends,
+        FramePool(PAYLOAD),
+        range(1, comm.size),
+        queue_limit=queue_limit,
+        log_length=log_length,
+        catch_up=catch_up,
+        model_bytes=3 * PAYLOAD,
+    )
+    return fanout
+
+
+def publish(fanout) -> None:
+    frame = fanout.frame()
+    frame.payload[:] = fanout.version % 256
+    fanout.publish(
+        frame.seal(Kind.BROADCAST, payload_bytes=PAYLOAD, expected=BROADCAST, version=fanout.version)
+    )
+
+
 def broadcast(comm, versions, *, reader_pause=0, log_length=3, queue_limit=2):
     """Rank 0 publishes `versions` frames as fast as it can; returns (FanOut, None) or (None, versions seen)."""
     if comm.rank == 0:
         sends = Sends(comm, 7)
 
-        def catch_up():
-            model = new_frame(3 * PAYLOAD)
-            model.payload[:] = fanout.version % 256
-            return model.seal(Kind.MODEL, payload_bytes=3 * PAYLOAD, expected=MODEL, version=fanout.version)
-
-        fanout = FanOut(
-            sends,
-            FramePool(PAYLOAD),
-            range(1, comm.size),
-            queue_limit=queue_limit,
-            log_length=log_length,
-            catch_up=catch_up,
-        )
-        for version in range(versions):
-            frame = fanout.frame()
-            frame.payload[:] = version % 256
-            fanout.publish(
-                frame.seal(Kind.BROADCAST, payload_bytes=PAYLOAD, expected=BROADCAST, version=version)
-            )
+        fanout = fan_out(comm, sends, log_length, queue_limit)
+        for _ in range(versions):
+            publish(fanout)
             fanout.poll()
         until(lambda: not fanout.poll() and fanout.idle)
         stop = new_frame(0).seal(Kind.STOP)
@@ -108,6 +119,130 @@ def test_a_slow_rank_catches_up_and_rank_0_holds_few_frames(comm):
         )
         last = versions[-1] == (399 if seen[-1][0] == Kind.BROADCAST else 400)
         ok = chained and last and Kind.MODEL in kinds and len(seen) < 400
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
+
+
+class Stream:
+    """Rank 0's fan-out, whose messages each other rank takes when told to: what rank 0 holds is then certain."""
+
+    def __init__(self, comm):
+        self.comm = comm
+        self.fanout = fan_out(comm, Sends(comm, 7)) if comm.rank == 0 else None
+        self.seen: list[tuple[Kind, int]] = []
+        self.right: list[bool] = []
+
+    def publish(self, versions) -> None:
+        """Collective: nobody takes anything meanwhile."""
+        for _ in range(versions if self.fanout is not None else 0):
+            publish(self.fanout)
+            self.fanout.poll()
+        self.comm.Barrier()
+
+    def take(self, *ranks) -> None:
+        """Collective: these ranks take a message each, and rank 0 sees it."""
+        if self.comm.rank in ranks:
+            self._receive()
+        if self.fanout is not None:
+            late = set(ranks)
+
+            def seen() -> bool:
+                late.difference_update(sent.rank for sent in self.fanout.poll())
+                return not late
+
+            until(seen)
+        self.comm.Barrier()
+
+    def end(self) -> None:
+        """Collective: every rank takes what is left."""
+        if self.fanout is not None:
+            self.fanout.end(self.fanout.version)
+            until(lambda: not self.fanout.poll() and self.fanout.idle)
+        while self.comm.rank and (not self.seen or self.seen[-1][0] != Kind.STOP):
+            self._receive()
+
+    def expect(self, right: Callable[[FanOut], bool]) -> None:
+        if self.fanout is not None:
+            self.right.append(right(self.fanout))
+
+    def check(self, seen: Callable[[int], bool]) -> None:
+        """Collective: all that was expected holds, and seen(rank) on the ranks that receive."""
+        right = all(self.right) if self.comm.rank == 0 else seen(self.comm.rank)
+        assert self.comm.allreduce(int(right), MPI.MIN) == 1, self.right or self.seen
+
+    def _receive(self) -> None:
+        data, status = np.empty(wire.HEADER_BYTES + 3 * PAYLOAD, np.uint8), MPI.Status()
+        self.comm.Recv([data, MPI.BYTE], 0, 7, status)
+        message = check(data[: status.Get_count(MPI.BYTE)].data, EXPECTED, rank=0)
+        self.seen.append((Kind(message.kind), message.version))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_fell_behind_has_one_catch_up_under_way_and_it_is_the_newest(comm):
+    everybody, stream = range(1, comm.size), Stream(comm)
+    stream.publish(20)
+    stream.take(*everybody)
+    stream.publish(20)
+    # One of the first two is taken: there is room for another, but a full state would be old when its turn came.
+    stream.expect(lambda f: all(f.sends.under_way(r) == 1 for r in everybody) and f.models.made == 0)
+    stream.take(*everybody)
+    stream.expect(lambda f: all(f.sends.under_way(r) == 1 for r in everybody) and f.models.made == 1)
+    stream.take(*everybody)
+    stream.publish(20)
+    stream.end()
+    stream.expect(lambda f: f.models.made == len(f.models.free) and f.pool.made <= 3 + 1 + 2)
+    broadcasts = [(Kind.BROADCAST, v) for v in (0, 1, 40, 41)]
+    known = [*broadcasts[:2], (Kind.MODEL, 40), *broadcasts[2:], (Kind.MODEL, 60), (Kind.STOP, 60)]
+    stream.check(lambda rank: stream.seen == known)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_ranks_that_fell_behind_at_different_times_wait_for_the_few_full_states_there_may_be(
+    comm, monkeypatch
+):
+    monkeypatch.setattr("qafel_mpi.transport.fanout.MODELS", 1)
+    stream = Stream(comm)
+    stream.publish(20)
+    stream.take(1)
+    stream.take(1)
+    stream.publish(20)  # one full state is under way to rank 1, of version 20
+    stream.take(2)
+    stream.take(2)
+    stream.expect(lambda f: f.sends.under_way(2) == 0 and 2 in f.behind and f.models.made == 1)
+    stream.take(1)
+    stream.expect(lambda f: f.sends.under_way(2) == 1 and f.models.made == 1)
+    stream.take(2)
+    stream.end()
+    models = {1: [20, 40], 2: [40]}
+    stream.check(lambda rank: [v for k, v in stream.seen if k == Kind.MODEL] == models.get(rank, [40]))
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_poll_looks_at_a_few_ranks_and_all_have_their_turn(comm, monkeypatch):
+    monkeypatch.setattr("qafel_mpi.transport.frames.AT_ONCE", 1)
+    each = 3
+    if comm.rank == 0:
+        sends, found = Sends(comm, 7), []
+        for sequence in range(each):
+            for rank in range(1, comm.size):
+                sends.post(new_frame(10).seal(Kind.BROADCAST, payload_bytes=10, sequence=sequence), rank)
+        comm.Barrier()  # all are matched
+        polls: list[set[int]] = []
+
+        def poll() -> bool:
+            done = sends.poll()
+            polls.append({sent.rank for sent in done})
+            found.extend((sent.rank, sent.message.sequence) for sent in done)
+            return not len(sends)
+
+        until(poll)
+        in_order = sorted(found) == [(r, k) for r in range(1, comm.size) for k in range(each)]
+        ok = in_order and all(len(ranks) <= 1 for ranks in polls) and not sends.late()
+    else:
+        data = [np.empty(wire.HEADER_BYTES + 10, np.uint8) for _ in range(each)]
+        requests = [comm.Irecv([d, MPI.BYTE], 0, 7) for d in data]
+        comm.Barrier()
+        MPI.Request.Waitall(requests)
+        ok = True
     assert comm.allreduce(int(ok), MPI.MIN) == 1
 
 
