@@ -20,6 +20,7 @@ from qafel_mpi.transport.tree import Branch, Tree
 
 Root = FanOut | Tree | Ibcast
 Leaf = Direct | Branch | Ring
+LARGE_BYTES = 1 << 20  # of payload, from which on a client keeps two receives: one fills, one is applied
 ALGORITHMS: tuple[str, ...] = get_args(TransportConfig.model_fields["broadcast"].annotation)
 
 
@@ -62,10 +63,11 @@ def leaf(
     catch_up_bytes: int,
     slots: int,
 ) -> Leaf:
-    """A client's end. catch_up_bytes: of a full state, which the fan-out alone sends. slots: ibcast has its own."""
+    """A client's end. catch_up_bytes: of a full state, which the fan-out alone sends. slots: at most."""
     match config.broadcast:
         case "tree":
             return Branch(comm, tag, payload_bytes=payload_bytes, slots=slots)
         case "ibcast":
             return Ring(comm, payload_bytes=payload_bytes, queue_limit=config.queue_limit)
-    return Direct(comm, tag, payload_bytes=max(payload_bytes, catch_up_bytes), slots=slots)
+    largest = max(payload_bytes, catch_up_bytes)
+    return Direct(comm, tag, payload_bytes=largest, slots=slots if largest < LARGE_BYTES else min(slots, 2))
