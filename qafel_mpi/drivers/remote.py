@@ -18,7 +18,7 @@ from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.workers import Job, Result, Trainer
 from qafel_mpi.tasks import Evaluation
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 from qafel_mpi.wire import Expected, Kind, Message, check
 
 PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
@@ -58,6 +58,7 @@ class RemoteWorkers:
         self.inbox = Inbox(comm, TAG_UP, payload_bytes=largest, slots=slots, source=MPI.ANY_SOURCE)
         self.broadcasts = FramePool(setup.downlink.payload_bytes())
         self.orders = FramePool(self.described[Kind.TRAIN].payload_bytes)
+        self.evaluations = FramePool(setup.full.payload_bytes())
         self.outstanding = dict.fromkeys(self.ranks, 0)
         self.goodbyes = 0
         self.version = 0
@@ -114,7 +115,7 @@ class RemoteWorkers:
         evaluators = self._evaluators[:parts]
         if not evaluators:
             return self.setup.task.evaluate(x, self._examples)
-        frame = new_frame(self.setup.full.payload_bytes())
+        frame = self._acquire(self.evaluations)
         size = self.setup.full.encode(x, frame.payload, 0)
         self._seal(frame, Kind.EVALUATE, payload_bytes=size, version=self.version)
         for rank in evaluators:
@@ -137,7 +138,7 @@ class RemoteWorkers:
         for sent in done:
             self.session.recorder.messages.append(sent_row(sent, 0))
             if sent.last:
-                self._recycle(sent.frame)
+                self._recycle(sent)
         self.session.keep_books()
         if arrived or done:
             self.session.backoff.reset()
@@ -190,20 +191,27 @@ class RemoteWorkers:
         self.sends.post(frame, rank)
 
     def _frame(self, pool: FramePool, kind: Kind, payload: np.ndarray, version: int, key: int = 0) -> Frame:
-        frame = pool.acquire()
-        assert frame is not None, "this pool has no limit: what is in flight bounds it"
+        frame = self._acquire(pool)
         frame.payload[: payload.size] = payload
         return self._seal(frame, kind, payload_bytes=payload.size, version=version, seed=key)
+
+    def _acquire(self, pool: FramePool) -> Frame:
+        frame = pool.acquire()
+        assert frame is not None, "this pool has no limit: what is in flight bounds it"
+        return frame
 
     def _seal(self, frame: Frame, kind: Kind, **fields: int) -> Frame:
         self._sequence += 1
         return frame.seal(kind, expected=self.described[kind], sequence=self._sequence, **fields)
 
-    def _recycle(self, frame: Frame) -> None:
-        for pool in (self.broadcasts, self.orders):
-            if frame.payload.size == pool.payload_bytes:
-                pool.release(frame)
-                return
+    def _recycle(self, sent: Sent) -> None:
+        match sent.message.kind:  # not by size: a model may be as large as a broadcast
+            case Kind.BROADCAST | Kind.DOWNLOAD:
+                self.broadcasts.release(sent.frame)
+            case Kind.TRAIN:
+                self.orders.release(sent.frame)
+            case Kind.EVALUATE:
+                self.evaluations.release(sent.frame)
 
 
 class Worker:

@@ -1,10 +1,13 @@
 """Virtual runs: the same bits on 1, 2, 3 and 5 ranks."""
 
+import gc
+
 import h5py
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.drivers import virtual, wall
+from qafel_mpi.drivers import remote, virtual, wall
+from qafel_mpi.transport.frames import Frame
 from qafel_mpi.wire import Kind
 
 SETTINGS = {
@@ -63,6 +66,33 @@ def test_messages_between_ranks_add_up(comm, folder, digits):
     assert ranks["sent"].sum() == len(sent) == len(received) == ranks["received"].sum()
     assert (received["kind"] == Kind.UPDATE).sum() >= 40
     assert len({d.decode() for d in ranks["x_hat_digest"]}) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", ["fedbuff", "qafel"])
+def test_evaluations_by_workers_use_the_same_frames_again(comm, folder, digits, monkeypatch, algorithm):
+    """With fedbuff a broadcast is as large as the model that is evaluated."""
+    alive: list[int] = []
+    evaluate = remote.RemoteWorkers.evaluate
+
+    def counted(workers, x):
+        result = evaluate(workers, x)
+        alive.append(sum(type(thing) is Frame for thing in gc.get_objects()))
+        return result
+
+    monkeypatch.setattr(remote.RemoteWorkers, "evaluate", counted)
+    # As where there are GPUs: then all evaluation is the workers'.
+    monkeypatch.setattr(virtual, "RemoteWorkers", lambda *a, gpus: remote.RemoteWorkers(*a, gpus=True))
+    settings = (
+        "clock.kind=virtual",
+        "evaluation.every_steps=1",
+        f"algorithm={algorithm}",
+        "stop.uploads=80",
+    )
+    virtual.run(digits(*settings, "clock.concurrency=2", "stop.accuracy=1.0"), comm, folder / "a.h5")
+    counts = comm.bcast(alive)
+    assert len(counts) > 20
+    assert counts[-1] <= counts[5] + 5, counts
 
 
 def check_encodings(path):
