@@ -56,6 +56,7 @@ DataDir = Annotated[
 
 def main() -> None:
     """The console script. Under mpirun only rank 0 speaks, and every rank ends with the same code."""
+    job.ask_for_threads()
     rank = job.launcher_rank()
     if rank:
         job.mute()

@@ -95,6 +95,15 @@ def mute() -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process's life
 
 
+def ask_for_threads() -> None:
+    """Have mpi4py ask for MPI_THREAD_SERIALIZED when its module MPI is imported, unless the user has said what.
+
+    A client's progress thread needs this much (drivers/wall.py refuses it where the library gives less) and nothing
+    needs more: mpi4py's own "multiple" may cost an MPI library locks in every call.
+    """
+    os.environ.setdefault("MPI4PY_RC_THREAD_LEVEL", "serialized")
+
+
 def leave_together() -> None:
     """Wait until every rank has come here, so that rank 0's message is out before a launcher kills anyone.
 

@@ -425,6 +425,7 @@ def test_info_as_json_without_mpirun(tmp_path):
     about = json.loads(qafel("info", "--json", cwd=tmp_path).stdout)
     (rank,) = about["ranks"]
     assert rank["host"] == socket.gethostname()
+    assert rank["thread level"] == "serialized"  # what the progress thread needs, and no more
     assert about["versions"]["mpi4py"]
 
 
