@@ -8,9 +8,11 @@ that is found busy has a larger bound.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -23,6 +25,13 @@ LINGER_SECONDS = 200e-6
 THAT_IS_ALL = 1.0
 
 Clock = Callable[[], float]
+Wait = Callable[[Callable[[], bool], str], None]  # until the first holds; the second says what for, in words
+
+
+def at_once(ready: Callable[[], bool], what: str) -> None:
+    """Wait for what is not worth a back-off."""
+    while not ready():
+        os.sched_yield()
 
 
 @dataclass(frozen=True)
@@ -70,21 +79,25 @@ class Asking:
         self._due_s = clock() + every_s
         self.heard = False  # the last poll found an answer: the next question follows at once
 
-    def synchronise(self) -> list[ClockReading]:
+    def synchronise(self, wait: Wait = at_once) -> list[ClockReading]:
         """Collective: a reading of every rank. Rank after rank, so that none waits in another's way.
 
-        rounds · (size - 1) round trips in all: for 10,000 ranks and 10 rounds at 5 to 20 µs, 0.5 to 2 s.
+        wait: until a rank is there; from then on every round trip is waited for without a pause.
+        (rounds + 1) · (size - 1) round trips in all: for 10,000 ranks and 10 rounds at 5 to 20 µs, 0.5 to 2 s.
         """
         self._waiting.clear()
         for asked in self._asked:  # a question of before, which the rank answers now at the latest
-            MPI.Request.Waitall(asked.requests)
+            wait(partial(MPI.Request.Testall, asked.requests), f"rank {asked.rank} to tell its time")
         self._asked.clear()
         readings = [ClockReading(0, self.clock(), 0.0, 0.0)]
         for rank in range(1, self.comm.size):
-            question = _Question(rank, self.rounds)
+            question = _Question(rank, self.rounds + 1)
             while question.left:
                 question.ask(self.comm, self.clock)
-                question.requests[0].Wait()
+                if question.left == self.rounds:
+                    wait(question.requests[0].Test, f"rank {rank} to tell its time")
+                else:
+                    question.requests[0].Wait()
                 question.answered(self.clock())
             assert question.best is not None
             readings.append(question.best)
@@ -95,14 +108,16 @@ class Asking:
     def poll(self) -> list[ClockReading]:
         """Ask and take answers, when it is time; the readings that are complete. Never waits.
 
-        Every `every_s`, or as soon as the round before is through. Some 10 µs of rank 0's time a round trip.
+        Every `every_s` each rank but those that have not answered the round before, some 10 µs of rank 0's time a
+        round trip.
         """
         now_s, self.heard = self.clock(), False
-        if not self._asked:
-            if now_s < self._due_s:
-                return []
+        if now_s >= self._due_s:
             self._due_s = now_s + self.every_s
-            self._waiting.extend(range(1, self.comm.size))
+            busy = {question.rank for question in self._asked}.union(self._waiting)
+            self._waiting.extend(rank for rank in range(1, self.comm.size) if rank not in busy)
+        elif not self._asked:
+            return []
         readings = self._answers()
         while self._waiting and len(self._asked) < AT_ONCE:
             question = _Question(self._waiting.popleft(), self.rounds)
@@ -131,10 +146,9 @@ class Asking:
 class Answering:
     """Every other rank's side."""
 
-    heard = False
-
     def __init__(self, comm: MPI.Intracomm, *, clock: Clock):
         self.clock = clock
+        self.heard = False  # the last poll found a question
         self._question, self._answer = np.zeros(1), np.zeros(1)
         self._receive = comm.Recv_init([self._question, MPI.DOUBLE], 0, TAG)
         self._send = comm.Send_init([self._answer, MPI.DOUBLE], 0, TAG)
@@ -142,24 +156,29 @@ class Answering:
         # Rank 0 has said so: perhaps to a `poll`, where this rank comes late to `synchronise`.
         self._over = False
 
-    def synchronise(self) -> list[ClockReading]:
-        """Collective: answer until rank 0 says that that is all."""
+    def synchronise(self, wait: Wait = at_once) -> list[ClockReading]:
+        """Collective: answer until rank 0 says that that is all. wait: for its turn to come."""
         while not self._over:
-            self._receive.Wait()
-            self._take()
+            wait(self._receive.Test, "rank 0 to ask for its time")
+            self._answer_what_follows()
         self._over = False
         return []
 
     def poll(self) -> list[ClockReading]:
         """Answer what has come, and what follows within LINGER_SECONDS."""
-        if self._receive.Test():
-            self._take()
-            until_s = self.clock() + LINGER_SECONDS
-            while self.clock() < until_s and not self._over:
-                if self._receive.Test():
-                    self._take()
-                    until_s = self.clock() + LINGER_SECONDS
+        self.heard = self._receive.Test()
+        if self.heard:
+            self._answer_what_follows()
         return []
+
+    def _answer_what_follows(self) -> None:
+        """A question has come."""
+        self._take()
+        until_s = self.clock() + LINGER_SECONDS
+        while self.clock() < until_s and not self._over:
+            if self._receive.Test():
+                self._take()
+                until_s = self.clock() + LINGER_SECONDS
 
     def _take(self) -> None:
         if self._question[0] == THAT_IS_ALL:

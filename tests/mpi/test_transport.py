@@ -284,6 +284,36 @@ def test_clocks_that_drift_are_read_while_every_rank_works(comm):
     assert comm.allreduce(int(ok), MPI.MIN) == 1
 
 
+@pytest.mark.mpi(min_size=3)
+def test_a_rank_that_does_not_look_keeps_no_other_from_being_asked_again(comm):
+    """Rank 1 trains on and on: it answers at the end."""
+    side = clocks(comm, rounds=3, every_s=0.01)
+    readings = side.synchronise()
+    stop = comm.Irecv([np.empty(1), MPI.DOUBLE], 0, 2) if comm.rank else None
+    if comm.rank == 0:
+
+        def asked_again() -> bool:
+            readings.extend(side.poll())
+            return all(sum(r.rank == rank for r in readings) >= 4 for rank in range(2, comm.size))
+
+        until(asked_again)
+        for rank in range(1, comm.size):
+            comm.Send([np.zeros(1), MPI.DOUBLE], rank, 2)
+    elif stop is not None:
+        until(lambda: (comm.rank == 1 or side.poll() == []) and stop.Test())
+    waited: list[str] = []
+
+    def wait(ready, what) -> None:
+        waited.append(what)
+        until(ready)
+
+    readings += side.synchronise(wait)
+    side.close()
+    ok = {"rank 0 to ask for its time"} == set(waited) or comm.rank == 0
+    ok &= comm.rank != 0 or sum(r.rank == 1 for r in readings) == 2
+    assert comm.allreduce(int(ok), MPI.MIN) == 1, waited
+
+
 @pytest.mark.mpi
 def test_placement_shares_gpus_round_robin_and_cores_fairly(comm):
     spot = place(comm, gpus=GPUS, bind=False)
