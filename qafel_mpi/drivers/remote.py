@@ -18,6 +18,7 @@ from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.workers import Job, Result, Trainer
 from qafel_mpi.tasks import Evaluation
+from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 from qafel_mpi.wire import Expected, Kind, Message, check
 
@@ -60,7 +61,7 @@ class RemoteWorkers:
         self.orders = FramePool(self.described[Kind.TRAIN].payload_bytes)
         self.evaluations = FramePool(setup.full.payload_bytes())
         self.outstanding = dict.fromkeys(self.ranks, 0)
-        self.goodbyes = 0
+        self.to_say_goodbye = set(self.ranks)
         self.version = 0
         self._evaluators = self.ranks if gpus or setup.task.parts(self._examples) > 1 else []
         self._scores: dict[int, Evaluation] = {}
@@ -105,7 +106,7 @@ class RemoteWorkers:
         if job not in self._results:
             self.session.wait(
                 lambda: (self.poll() and job in self._results) or job in self._results,
-                lambda: f"the update of client {job[0]}; still to report, by rank: {self.outstanding}",
+                lambda: f"the update of client {job[0]}, from one of {self._busy()}",
             )
         return self._results.pop(job)
 
@@ -126,8 +127,17 @@ class RemoteWorkers:
             self.poll()
             return len(self._scores) == parts
 
-        self.session.wait(scored, lambda: f"{parts - len(self._scores)} parts of an evaluation")
+        self.session.wait(scored, lambda: f"parts of an evaluation from {self._unscored(parts)}")
         return Evaluation.combined([self._scores[part] for part in range(parts)])
+
+    def _unscored(self, parts: int) -> str:
+        """Who owes parts of an evaluation, in words. Every worker has each len(ranks)-th part."""
+        count = len(self.ranks)
+        return some_ranks({1 + part % count for part in range(parts) if part not in self._scores})
+
+    def _busy(self) -> str:
+        """Who has trainings to report, in words."""
+        return some_ranks(rank for rank, trainings in self.outstanding.items() if trainings)
 
     def poll(self) -> bool:
         """Take what has arrived, complete what was sent. Returns whether anything happened."""
@@ -157,9 +167,13 @@ class RemoteWorkers:
 
         def accounted() -> bool:
             self.poll()
-            return self.goodbyes == len(self.ranks) and not len(self.sends) and not len(self.halts)
+            return not (self.to_say_goodbye or len(self.sends) or len(self.halts))
 
-        self.session.wait(accounted, lambda: f"the goodbyes of {len(self.ranks) - self.goodbyes} workers")
+        def waits() -> str:
+            late = self.to_say_goodbye or {*self.sends.late(), *self.halts.late()}
+            return f"the goodbyes of {some_ranks(late)}"
+
+        self.session.wait(accounted, waits)
         self._results.clear()
         self.inbox.close()
 
@@ -169,7 +183,7 @@ class RemoteWorkers:
         payload = received.payload
         match message.kind:
             case Kind.BYE:
-                self.goodbyes += 1
+                self.to_say_goodbye.discard(received.source)
             case Kind.SCORE:
                 for part, loss, accuracy, examples in payload.view(PARTS).tolist():
                     self._scores[part] = Evaluation(loss, accuracy, examples)
@@ -240,21 +254,24 @@ class Worker:
         return self.inbox.total + self.halts.total
 
     def run(self) -> None:
-        self.session.wait(self._turn, lambda: "rank 0's next order")
-        self.session.wait(self._idle, lambda: "rank 0 to take its last updates")
+        by_one = self.session.by_one
+        while not (self.stopped and self.halted):
+            self.session.wait(self._turn, lambda: by_one("rank 0's next order"))
+        self.session.wait(self._idle, lambda: by_one("rank 0 to take its last updates"))
         self.sends.post(new_frame(0).seal(Kind.BYE, sequence=self.answers), 0)
-        self.session.wait(self._idle, lambda: "rank 0 to take its goodbye")
+        self.session.wait(self._idle, lambda: by_one("rank 0 to take its goodbye"))
         self.inbox.close()
         self.halts.close()
 
     def _turn(self) -> bool:
-        for received in self.inbox.poll():
+        """Whether there was an order, or there will be none."""
+        arrived = self.inbox.poll()
+        for received in arrived:
             self._obey(received)
-            self.session.backoff.reset()
         self._idle()
         self._look_for_halt()
         self.session.keep_books()
-        return self.stopped and self.halted
+        return bool(arrived) or (self.stopped and self.halted)
 
     def _look_for_halt(self) -> None:
         for received in self.halts.poll():
@@ -351,7 +368,7 @@ class Worker:
 
         frame = self.pool.acquire()
         if frame is None:
-            self.session.wait(is_free, lambda: "rank 0 to take an update")
+            self.session.wait(is_free, lambda: self.session.by_one("rank 0 to take an update"))
             frame = self.pool.acquire()
         assert frame is not None
         return frame

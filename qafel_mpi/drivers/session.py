@@ -11,7 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
 
 TAG_DOWN, TAG_UP = 11, 12
+LONGEST_SILENCE_S = 60.0  # of rank 0, however seldom it is to ask for the time
 
 
 class HiddenStateError(RuntimeError):
@@ -56,6 +56,7 @@ class Session:
     clocks: Asking | Answering = field(init=False)
     dropped: int = 0
     memory_due_s: float = 0.0  # the next row of /memory
+    heard_s: float = field(default_factory=perf_counter)  # when rank 0 asked last what time it is here
 
     @property
     def patience_s(self) -> float:
@@ -89,7 +90,7 @@ class Session:
         self.clocks = clocks(
             self.comm, rounds=transport.clock_rounds, every_s=transport.clock_seconds, clock=perf_counter
         )
-        self._record(self.clocks.synchronise())
+        self._record(self.clocks.synchronise(self._wait_with_all))
         self.origin_s = perf_counter()
         machines = self._machines()
         if self.comm.rank == 0:
@@ -136,6 +137,7 @@ class Session:
         if readings := self.clocks.poll():
             self._record(readings)
         if self.clocks.heard:
+            self.heard_s = perf_counter()
             self.backoff.reset()
         if self.comm.rank == 0 and self.now_s() >= self.memory_due_s:
             self._weigh()
@@ -160,7 +162,8 @@ class Session:
 
         shared_state: False where each client downloads its own copy (unicast), and there is nothing to check.
         """
-        self._record(self.clocks.synchronise())
+        self._record(self.clocks.synchronise(self._wait_with_all))
+        self.heard_s = perf_counter()
         self.clocks.close()
         own = digest(x_hat.cpu().numpy())
         if self.comm.rank == 0:
@@ -170,12 +173,12 @@ class Session:
         ends = {"version": version, "sent": sent, "received": received, "dropped": self.dropped}
         self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
-        self.wait(self.comm.Ibarrier().Test, lambda: "the other ranks to write their shards")
+        self._wait_with_all(self.comm.Ibarrier().Test, "the other ranks to write their shards")
 
     def finish(self, ledger: Ledger | None, x: Tensor | None, **totals: Any) -> RunSummary:
         """Collective: merge on rank 0; its summary on every rank."""
         if ledger is None or x is None:
-            return RunSummary().shared(self.comm)
+            return self._shared(RunSummary())
         counts = ledger.totals()
         outcome = ledger.reason or "finished"
         x_hat = ledger.server.x_hat.numpy()
@@ -199,29 +202,46 @@ class Session:
             "x_digest": digest(x.numpy()),
         }
         summary = RunSummary(**{k: v for k, v in totals.items() if k in RunSummary.__dataclass_fields__})
+        return self._shared(summary)
+
+    def _shared(self, summary: RunSummary) -> RunSummary:
+        """Collective: rank 0's. To merge may take it minutes."""
+        self._wait_with_all(self.comm.Ibarrier().Test, "rank 0 to merge what the ranks have recorded")
         return summary.shared(self.comm)
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
-        """Poll until ready; say on stderr who waits for what when it takes long."""
-        wait_until(
-            ready,
-            lambda: f"rank {self.comm.rank} waits for {what()}",
-            patience_s=self.patience_s,
-            backoff=self.backoff,
-        )
+        """Poll until ready; say on stderr who waits for what when it takes long. what: empty to say nothing."""
+
+        def say() -> str:
+            text = what()
+            return f"rank {self.comm.rank} on {self.placement.host} waits for {text}" if text else ""
+
+        wait_until(ready, say, patience_s=self.patience_s, backoff=self.backoff)
+
+    def by_one(self, what: str) -> str:
+        """For `wait`: what many ranks wait for because of rank 0. Rank 0 says it, while it can.
+
+        Where it has not even asked for the time when that was due, rank 1 and the first rank of each host do.
+        """
+        if self.comm.rank == 0:
+            return what
+        silent_s = perf_counter() - self.heard_s
+        due_s = min(self.experiment.transport.clock_seconds, LONGEST_SILENCE_S) + self.patience_s
+        speaks = self.comm.rank == 1 or self.placement.local_rank == 0
+        return what if speaks and silent_s >= due_s else ""
+
+    def _wait_with_all(self, ready: Callable[[], bool], what: str) -> None:
+        self.wait(ready, lambda: self.by_one(what))
 
     def _check_digests(self, version: int, own: str) -> None:
         """Collective. The hidden state of one version is the same on every rank: checked in every run."""
-        mine = np.frombuffer(f"{version:020d}{own}".encode(), np.uint8).copy()
-        all_of_them = np.empty((self.comm.size, mine.size), np.uint8) if self.comm.rank == 0 else None
-        self.comm.Gather([mine, MPI.BYTE], None if all_of_them is None else [all_of_them, MPI.BYTE], 0)
-        if all_of_them is not None and (all_of_them != all_of_them[0]).any():
-            rank = int(np.argmax((all_of_them != all_of_them[0]).any(axis=1)))
-            theirs = all_of_them[rank].tobytes().decode()
-            raise HiddenStateError(
-                f"rank {rank} ends with hidden state {theirs[20:36]}… of version {int(theirs[:20])}, "
-                f"rank 0 with {own[:16]}… of version {version}"
-            )
+        digests = [text.split() for text in gather_text(self.comm, f"{version} {own}")]
+        for rank, (their_version, theirs) in enumerate(digests):
+            if (their_version, theirs) != (str(version), own):
+                raise HiddenStateError(
+                    f"rank {rank} ends with hidden state {theirs[:16]}… of version {their_version}, "
+                    f"rank 0 with {own[:16]}… of version {version}"
+                )
 
 
 def begin(

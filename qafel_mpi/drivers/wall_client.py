@@ -200,7 +200,11 @@ class WallClient:
             self._progress()
             return self.stopped or ready()
 
-        self.session.wait(step, lambda: what)
+        self.session.wait(step, lambda: self._waits(what))
+
+    def _waits(self, what: str) -> str:
+        """In words: late clients below this one in the tree, whom it alone knows; else what all wait for."""
+        return self.inbox.waits() if self.inbox.late else self.session.by_one(what)
 
     def _poll(self) -> None:
         self._progress()
@@ -262,11 +266,11 @@ class WallClient:
         def waits() -> str:
             if self.encoding is not None:
                 return "its last update to be encoded"
-            return "rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits()
+            return self._waits("rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits())
 
         self.session.wait(idle, waits)
         self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
-        self.session.wait(lambda: self._sent_all(), lambda: "rank 0 to take its goodbye")
+        self.session.wait(lambda: self._sent_all(), lambda: self.session.by_one("rank 0 to take its goodbye"))
         self.sends.close()
 
     def _sent_all(self) -> bool:

@@ -46,7 +46,10 @@ def _after_the_first_of_this_host(comm: MPI.Intracomm, wait: Wait) -> Iterator[b
     first = host.rank == 0
     try:
         if not first:
-            wait(host.Ibarrier().Test, lambda: "the first rank of its host to compile")
+            wait(
+                host.Ibarrier().Test,
+                lambda: "the first rank of its host to compile" if host.rank == 1 else "",
+            )
         yield first
     finally:
         if first:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TextIO
 
 SPINS = (
     1000  # polls before the core is offered to others: some 0.3 ms, longer than a small message is waited for
 )
+SAID = 8  # ranks that a message names
 
 
 class Backoff:
@@ -38,7 +40,10 @@ class Backoff:
 def wait_until(
     ready: Callable[[], bool], what: Callable[[], str], *, patience_s: float, backoff: Backoff
 ) -> None:
-    """Poll `ready` until it holds; after every `patience_s` say on stderr what is waited for."""
+    """Poll `ready` until it holds; after every `patience_s` say on stderr what is waited for.
+
+    what: in words; empty where this rank leaves it to others to say.
+    """
     begun = said = time.perf_counter()
     backoff.reset()
     while not ready():
@@ -46,7 +51,8 @@ def wait_until(
         now = time.perf_counter()
         if now - said > patience_s:
             said = now
-            print(f"qafel-mpi: {what()} ({now - begun:.0f} s so far)", file=sys.stderr, flush=True)
+            if text := what():
+                print(f"qafel-mpi: {text} ({now - begun:.0f} s so far)", file=_stderr(), flush=True)
     backoff.reset()
 
 
@@ -54,3 +60,21 @@ def sleep_until(ready: Callable[[], object], nap_s: float) -> None:
     """Sleep between two looks: a rank that takes no part must not cost a core."""
     while not ready():
         time.sleep(nap_s)
+
+
+def some_ranks(ranks: Iterable[int]) -> str:
+    """Ranks in words: the first eight.
+
+    >>> some_ranks([3]), some_ranks({5, 4}), some_ranks(range(1, 12))
+    ('rank 3', 'ranks 4, 5', 'ranks 1, 2, 3, 4, 5, 6, 7, 8 and 3 more')
+    """
+    ordered = sorted(ranks)
+    first = ", ".join(map(str, ordered[:SAID]))
+    more = f" and {len(ordered) - SAID} more" if len(ordered) > SAID else ""
+    return f"rank{'s' if len(ordered) > 1 else ''} {first}{more}"
+
+
+def _stderr() -> TextIO:
+    """Ranks that the command has muted say this all the same: the one that they wait for can't."""
+    muted = getattr(sys.stderr, "name", "") == os.devnull
+    return sys.__stderr__ if muted and sys.__stderr__ is not None else sys.stderr

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from mpi4py import MPI
 
 from qafel_mpi import wire
+from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 
 MODELS = 4  # full states that rank 0 holds for all ranks that fell behind
@@ -110,7 +111,7 @@ class FanOut:
 
     def waits(self) -> str:
         """Who has not taken its messages yet, in words."""
-        return f"ranks {self.sends.late()[:8]} to take broadcasts"
+        return f"{some_ranks(self.sends.late())} to take broadcasts"
 
     def close(self) -> None:
         """Nothing is kept posted."""
@@ -162,6 +163,7 @@ class Direct(Inbox):
     stop = wire.Expected()
     passed_total = 0
     idle = True
+    late: tuple[int, ...] = ()
 
     def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, slots: int):
         super().__init__(comm, tag, payload_bytes=payload_bytes, slots=slots, source=0)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import gethostname
 from time import time_ns
 
 import numpy as np
@@ -55,7 +56,10 @@ def agree(
     request = comm.Ibcast([verdict, MPI.BYTE], 0)
     wait_until(
         request.Test,
-        lambda: f"rank {comm.rank} waits for rank 0 to finish the handshake",
+        # All others wait too; and while rank 0 waits for one of them, it says for which.
+        lambda: (
+            f"rank 1 on {gethostname()} waits for rank 0 to finish the handshake" if comm.rank == 1 else ""
+        ),
         patience_s=patience_s,
         backoff=backoff,
     )

@@ -145,6 +145,7 @@ class Ring:
     """A client's end: Ibcasts posted ahead."""
 
     passed_total = 0
+    late: tuple[int, ...] = ()  # a collective does not say who is
 
     def __init__(self, comm: MPI.Intracomm, *, payload_bytes: int, queue_limit: int):
         self.comm, self.credits = comm.Dup(), _Credits(comm, queue_limit)

@@ -18,6 +18,7 @@ from collections import deque
 from mpi4py import MPI
 
 from qafel_mpi import wire
+from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 
 IN_TURN_BYTES = 1 << 20  # of payload, from which on messages go one at a time
@@ -149,7 +150,7 @@ class Tree:
     def waits(self) -> str:
         """Who holds rank 0 up, in words."""
         late = self._full() or [rank for rank in self.children if self.sends.unmatched(rank)]
-        return f"ranks {late} of the tree, or ranks below them, to take broadcasts and pass them on"
+        return f"{some_ranks(late)} of the tree, or a rank below, to take broadcasts and pass them on"
 
     def close(self) -> None:
         """Nothing is kept posted."""
@@ -211,9 +212,14 @@ class Branch:
         """Messages passed on."""
         return self.sends.total
 
+    @property
+    def late(self) -> tuple[int, ...]:
+        """The children that have not taken all that was passed on."""
+        return tuple(rank for rank in self.children if self.sends.unmatched(rank))
+
     def waits(self) -> str:
-        late = [rank for rank in self.children if self.sends.unmatched(rank)]
-        return f"ranks {late} to take the broadcasts that it passes on" if late else "nobody"
+        late = self.late
+        return f"{some_ranks(late)} to take the broadcasts that it passes on" if late else "nobody"
 
     def close(self) -> None:
         self.inbox.close()

@@ -138,7 +138,8 @@ def test_a_slow_client_holds_rank_0_back_and_nobody_queues_up(comm, algorithm):
 
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
-    ("algorithm", "who"), [("tree", "ranks ["), ("ibcast", "at least one has applied fewer")]
+    ("algorithm", "who"),
+    [("tree", "of the tree, or a rank below, to take"), ("ibcast", "at least one has applied fewer")],
 )
 def test_rank_0_says_whom_it_waits_for(comm, algorithm, who, capfd):
     clients = range(1, comm.size)

@@ -1,7 +1,9 @@
 """Wall runs on real ranks: the hidden state, the books, and what goes wrong."""
 
 import gc
+import os
 import re
+import socket
 import sys
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers import wall, wall_client, wall_server, warmup
+from qafel_mpi.drivers import session, wall, wall_client, wall_server, warmup
 from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import UPDATES
@@ -256,6 +258,24 @@ def test_a_progress_thread_is_refused_where_the_library_allows_no_second_thread(
 def test_one_rank_says_what_to_do_instead(comm, folder, digits):
     with pytest.raises(ConfigError, match="mpirun -n 4 qafel-mpi run"):
         run(comm, folder, digits())
+
+
+@pytest.mark.mpi(min_size=2)
+def test_while_rank_0_is_away_one_rank_says_so_though_it_is_muted(comm, folder, digits, monkeypatch, capfd):
+    merge = session.merge
+
+    def slow_merge(*arguments, **options):
+        time.sleep(1.0)
+        return merge(*arguments, **options)
+
+    monkeypatch.setattr(session, "merge", slow_merge)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        if comm.rank:
+            monkeypatch.setattr(sys, "stderr", nowhere)  # as cli_job.mute does
+        run(comm, folder, digits("transport.patience_seconds=0.2", "transport.clock_seconds=0.2"))
+        monkeypatch.undo()
+    said = f"rank {comm.rank} on {socket.gethostname()} waits for rank 0 to merge" in capfd.readouterr().err
+    assert comm.allgather(said) == [rank == 1 for rank in range(comm.size)]
 
 
 @pytest.mark.mpi(min_size=3)
