@@ -89,11 +89,13 @@ class WallClient:
         self._end = Event()
         if progress is not None:
             progress.start()
-        while not self.stopped:
-            self._participate()
-        self._end.set()
-        if progress is not None:
-            progress.join()
+        try:
+            while not self.stopped:
+                self._participate()
+        finally:  # also what training raises: the thread would call MPI while the job ends
+            self._end.set()
+            if progress is not None:
+                progress.join()
         self._say_goodbye()
         self.inbox.close()
         self.session.close(
