@@ -14,6 +14,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.transport import broadcast as broadcasts
+from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
 from qafel_mpi.wire import Kind, Message, WireError, check
@@ -56,14 +57,17 @@ class WallServer:
         )
         self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
         self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
+        self.owing = set(clients)  # ranks that may send something yet
         self.heard_s = 0.0
 
     def run(self) -> RunSummary:
         self.ledger.open()
         self.heard_s = self.session.now_s()
         while not self.ledger.reason:
-            self._progress()
-            self._end_of_loop()
+            if not self._progress():
+                self.session.backoff.pause()
+            self._look()
+            self._complain()
         self._stop()
         self.ledger.close(self.session.now_s())
         seconds = self.ledger.seconds
@@ -94,9 +98,7 @@ class WallServer:
         if arrived or done:
             self.session.backoff.reset()
             self.heard_s = self.session.now_s()
-            return True
-        self.session.backoff.pause()
-        return False
+        return bool(arrived) or done
 
     def _progress_broadcasts(self) -> bool:
         done = self.broadcast.poll()
@@ -104,12 +106,15 @@ class WallServer:
             self.session.recorder.messages.append(sent_row(sent, 0))
         return bool(done)
 
-    def _end_of_loop(self) -> None:
-        now = self.session.now_s()
-        self.ledger.tick(now)
+    def _look(self) -> None:
+        """Whatever rank 0 waits for: the books, and whether time or the user ends the run."""
+        self.ledger.tick(self.session.now_s())
         self.session.keep_books()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
+
+    def _complain(self) -> None:
+        now = self.session.now_s()
         if now - self.heard_s > self.session.patience_s:
             self.heard_s = now
             least = min(self.taken, key=lambda rank: self.taken[rank])
@@ -132,6 +137,7 @@ class WallServer:
                 continue
             if message.kind == Kind.BYE:
                 self.announced[received.source] = message.sequence
+                self._settle(received.source)
                 self.inbox.release(received.slot)
                 row = received_row(received, message, 0, begin_s, perf_counter())
                 self.session.recorder.messages.append(row)
@@ -145,6 +151,7 @@ class WallServer:
 
     def _receive(self, uploads: list[Upload], begin_s: float) -> None:
         """Uploads that the buffer has room for, checked since begin_s."""
+        ended = bool(self.ledger.reason)
         try:
             weights = self._weigh(uploads)
         except PayloadError as error:
@@ -164,7 +171,8 @@ class WallServer:
         last = len(uploads) - 1
         for i, ((received, message), weight) in enumerate(zip(uploads, weights, strict=True)):
             self._count(received, message, weight)
-            if i == last and self.server.full:  # also where the run's last upload fills the buffer
+            # Also where the run's last upload fills the buffer; not where the run has ended without a step.
+            if i == last and self.server.full and not ended:
                 self._step()
             if self.setup.unicast and not self.ledger.reason:
                 self._download(received.source, message)
@@ -184,7 +192,7 @@ class WallServer:
         )
 
     def _count(self, received: Received, message: Message, weight: float) -> None:
-        self.taken[received.source] += 1
+        self._counted(received.source)
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
             client=message.client,
@@ -203,7 +211,8 @@ class WallServer:
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
             return
-        self._wait_for_room()
+        if not self._wait_for_room():
+            return
         frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
         version = self.server.version
@@ -221,15 +230,23 @@ class WallServer:
         self.ledger.sent_down(step.payload_bytes)
         self.ledger.stepped(step, self.session.now_s())
 
-    def _wait_for_room(self) -> None:
-        """Backpressure where no version is skipped. Uploads wait at the clients meanwhile, who keep polling."""
+    def _wait_for_room(self) -> bool:
+        """Backpressure where no version is skipped. Uploads wait at the clients meanwhile, who keep polling.
+
+        Returns whether there is room: there may be none where time or the user has ended the run meanwhile.
+        """
+        if self.broadcast.ready:
+            return True
+        reason = self.ledger.reason  # there is one where the run's last upload has filled the buffer
 
         def ready() -> bool:
-            self._progress_broadcasts()
-            return self.broadcast.ready
+            if self._progress_broadcasts():
+                self.session.backoff.reset()
+            self._look()
+            return self.broadcast.ready or self.ledger.reason != reason
 
-        if not self.broadcast.ready:
-            self.session.wait(ready, self.broadcast.waits)
+        self.session.wait(ready, self.broadcast.waits)
+        return self.broadcast.ready
 
     def _download(self, rank: int, message: Message) -> None:
         """Unicast: the newest model for a client that starts again, quantized afresh."""
@@ -270,29 +287,40 @@ class WallServer:
         self.session.dropped += 1
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
-        self.taken[received.source] += 1
+        self._counted(received.source)
         self.inbox.release(received.slot)
+
+    def _counted(self, rank: int) -> None:
+        """A message of this rank that is no goodbye."""
+        self.taken[rank] += 1
+        if rank in self.announced:
+            self._settle(rank)
+
+    def _settle(self, rank: int) -> None:
+        # More than announced: something that no client sent as an update was dropped.
+        if self.taken[rank] >= self.announced[rank]:
+            self.owing.discard(rank)
 
     def _stop(self) -> None:
         """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
 
+        An interrupt finds nothing here to end sooner: a second one does not wait for the clients.
         The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
         upload meanwhile, on a slow link for longer than the whole run.
         """
 
         def waits() -> str:
-            silent = sorted(set(self.taken) - set(self.announced))[:8]
-            if silent:
-                return f"the last messages of ranks {silent}"
-            return "uploads that were announced" if self.broadcast.idle else self.broadcast.waits()
+            if silent := self.owing - self.announced.keys():
+                return f"the last messages of {some_ranks(silent)}"
+            if self.owing:
+                return f"updates that {some_ranks(self.owing)} announced"
+            return self.broadcast.waits()
 
         self.broadcast.end(self.server.version)
 
         def accounted() -> bool:
             self._progress()
-            said = len(self.announced) == len(self.taken)
-            # More than announced: something that no client sent as an update was dropped.
-            taken = all(self.taken[rank] >= n for rank, n in self.announced.items())
-            return said and taken and self.broadcast.idle
+            self._look()
+            return not self.owing and self.broadcast.idle
 
         self.session.wait(accounted, waits)

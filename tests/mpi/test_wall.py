@@ -238,6 +238,53 @@ def test_an_interrupt_ends_the_run_with_its_trace(comm, folder, digits):
         assert file.attrs["outcome"] == "interrupted"
 
 
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("algorithm", ["tree", "ibcast"])
+def test_an_interrupt_is_seen_while_rank_0_waits_for_a_client_to_take_a_broadcast(
+    comm, folder, digits, monkeypatch, algorithm
+):
+    """The last rank looks for none before rank 0 has ended the run, or until it gives up."""
+    if comm.rank == 0:
+        np.zeros(1, np.int64).tofile(folder / "ending")
+    comm.Barrier()
+    ending = np.memmap(folder / "ending", np.int64, "r+", shape=1)  # by rank 0, for all to see
+    waiting, gave_up = [], []
+    wait_for_room, stop = wall_server.WallServer._wait_for_room, wall_server.WallServer._stop
+
+    def watched(server):
+        if not server.broadcast.ready:
+            waiting.append(server.ledger.uploads)
+        return wait_for_room(server)
+
+    def stopping(server):
+        ending[0] = 1
+        stop(server)
+
+    def pause(client, seconds):
+        until_s = time.monotonic() + 10
+        while not ending[0] and time.monotonic() < until_s:
+            time.sleep(0.01)
+        gave_up.append(not ending[0])
+
+    monkeypatch.setattr(wall_server.WallServer, "_wait_for_room", watched)
+    monkeypatch.setattr(wall_server.WallServer, "_stop", stopping)
+    if comm.rank == comm.size - 1:
+        monkeypatch.setattr(wall_client.WallClient, "_pause", pause)
+    experiment = digits(
+        f"transport.broadcast={algorithm}",
+        "transport.queue_limit=1",
+        "server.buffer_size=1",
+        "stop.uploads=200",
+    )
+    summary = run(comm, folder, experiment, interrupted=lambda: bool(waiting))
+    assert summary.outcome == "interrupted"
+    assert not any(comm.allgather(any(gave_up)))
+    # The step that waited was not made, nor any later: its update was the last that counted.
+    with h5py.File(folder / "a.h5") as file:
+        used = int((file["updates"]["weight"] > 0).sum())
+    assert used == summary.server_steps + 1
+
+
 @pytest.mark.mpi(min_size=2)
 def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
     experiment = digits("algorithm=fedavg", f"server.buffer_size={comm.size}")
