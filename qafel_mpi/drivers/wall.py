@@ -74,7 +74,15 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
                 f"{THREAD_LEVELS.get(thread_level, thread_level)}: set transport.progress=poll, or load another MPI"
             ]
         )
-    server = experiment.server
+    server, unicast = experiment.server, experiment.downlink.delivery == "unicast"
+    if server.synchronous and unicast:
+        raise ConfigError(
+            [
+                "downlink.delivery = 'unicast' with synchronous rounds: a client downloads right behind its update, "
+                "before the round is over, and would wait for ever for the next one; set "
+                "downlink.delivery=broadcast, or clock.kind=virtual"
+            ]
+        )
     if server.synchronous and server.buffer_size > clients:
         raise ConfigError(
             [

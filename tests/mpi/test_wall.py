@@ -290,6 +290,9 @@ def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
     experiment = digits("algorithm=fedavg", f"server.buffer_size={comm.size}")
     with pytest.raises(ConfigError, match="would wait for ever"):
         run(comm, folder, experiment)
+    fedavg = ("algorithm=fedavg", f"server.buffer_size={comm.size - 1}")
+    with pytest.raises(ConfigError, match=r"set downlink\.delivery=broadcast"):
+        run(comm, folder, digits(*fedavg, "downlink.delivery=unicast"))
 
 
 @pytest.mark.mpi(min_size=2)
