@@ -12,9 +12,9 @@ from qafel_mpi.codecs import PayloadError
 from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, Setup
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
+from qafel_mpi.drivers.senders import Senders
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.transport import broadcast as broadcasts
-from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
 from qafel_mpi.wire import Kind, Message, WireError, check
@@ -55,9 +55,8 @@ class WallServer:
             catch_up=None if setup.assigns else self._catch_up,
             model_bytes=full,
         )
-        self.taken = dict.fromkeys(clients, 0)  # updates received, by rank
-        self.announced: dict[int, int] = {}  # updates that a rank says it has sent, from its BYE
-        self.owing = set(clients)  # ranks that may send something yet
+        self.senders = Senders(clients)
+        self.synchronous = session.experiment.server.synchronous
         self.heard_s = 0.0
 
     def run(self) -> RunSummary:
@@ -117,10 +116,11 @@ class WallServer:
         now = self.session.now_s()
         if now - self.heard_s > self.session.patience_s:
             self.heard_s = now
-            least = min(self.taken, key=lambda rank: self.taken[rank])
+            taken = self.senders.taken
+            least = min(taken, key=lambda rank: taken[rank])
             print(
                 f"qafel-mpi: rank 0 has waited {self.session.patience_s:.0f} s for any upload; rank {least} has "
-                f"sent the fewest, {self.taken[least]}",
+                f"sent the fewest, {taken[least]}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -136,8 +136,7 @@ class WallServer:
                 self._drop(received, error)
                 continue
             if message.kind == Kind.BYE:
-                self.announced[received.source] = message.sequence
-                self._settle(received.source)
+                self.senders.said_goodbye(received.source, message.sequence)
                 self.inbox.release(received.slot)
                 row = received_row(received, message, 0, begin_s, perf_counter())
                 self.session.recorder.messages.append(row)
@@ -148,6 +147,8 @@ class WallServer:
             room = len(uploads) if self.ledger.reason else self.ledger.room()
             self._receive(uploads[:room], begin_s)
             uploads, begin_s = uploads[room:], perf_counter()
+        if self.synchronous and self.senders.refused and not self.ledger.reason:
+            self._close_round()
 
     def _receive(self, uploads: list[Upload], begin_s: float) -> None:
         """Uploads that the buffer has room for, checked since begin_s."""
@@ -175,7 +176,7 @@ class WallServer:
             if i == last and self.server.full and not ended:
                 self._step()
             if self.setup.unicast and not self.ledger.reason:
-                self._download(received.source, message)
+                self._download(received.source)
 
     def _weigh(self, uploads: list[Upload]) -> list[float]:
         """Decode the uploads into the server's buffer. Returns their weights. Raises PayloadError."""
@@ -192,7 +193,7 @@ class WallServer:
         )
 
     def _count(self, received: Received, message: Message, weight: float) -> None:
-        self._counted(received.source)
+        self.senders.took(received.source)
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
             client=message.client,
@@ -207,7 +208,16 @@ class WallServer:
             finish_s=finish_s,
         )
 
+    def _close_round(self) -> None:
+        """A synchronous round goes without refused uploads where everybody has reported: nobody else will."""
+        clients, refused = len(self.senders.taken), len(self.senders.refused)
+        if refused == clients:
+            self.ledger.reason = f"failed: rank 0 refused every update of round {self.server.version}"
+        elif self.server.filled + refused >= clients:
+            self._step()
+
     def _step(self) -> None:
+        self.senders.refused.clear()
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
             return
@@ -248,22 +258,21 @@ class WallServer:
         self.session.wait(ready, self.broadcast.waits)
         return self.broadcast.ready
 
-    def _download(self, rank: int, message: Message) -> None:
+    def _download(self, rank: int) -> None:
         """Unicast: the newest model for a client that starts again, quantized afresh."""
         assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
         frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
-        size, key = self.server.download(
-            frame.payload, client=message.client, participation=message.sequence + 1
-        )
+        client, participation = rank - 1, self.senders.taken[rank]
+        size, key = self.server.download(frame.payload, client=client, participation=participation)
         frame.t_encode_end = perf_counter()
         frame.seal(
             Kind.DOWNLOAD,
             payload_bytes=size,
             expected=self.described[Kind.DOWNLOAD],
-            client=message.client,
+            client=client,
             version=self.server.version,
-            sequence=message.sequence + 1,
+            sequence=participation,
             seed=key,
         )
         self.broadcast.sends.post(frame, rank)
@@ -283,23 +292,17 @@ class WallServer:
         )
 
     def _drop(self, received: Received, error: Exception) -> None:
-        """Nothing of a bad message reaches the model; it is counted, and said once a message."""
+        """Nothing of a bad message reaches the model; it is counted, and said once a message.
+
+        It was an update, as far as one can know: its client waits for what would have followed that.
+        """
         self.session.dropped += 1
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
-        self._counted(received.source)
+        self.senders.took(received.source, refused=True)
         self.inbox.release(received.slot)
-
-    def _counted(self, rank: int) -> None:
-        """A message of this rank that is no goodbye."""
-        self.taken[rank] += 1
-        if rank in self.announced:
-            self._settle(rank)
-
-    def _settle(self, rank: int) -> None:
-        # More than announced: something that no client sent as an update was dropped.
-        if self.taken[rank] >= self.announced[rank]:
-            self.owing.discard(rank)
+        if self.setup.unicast and not self.ledger.reason:
+            self._download(received.source)
 
     def _stop(self) -> None:
         """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
@@ -309,18 +312,11 @@ class WallServer:
         upload meanwhile, on a slow link for longer than the whole run.
         """
 
-        def waits() -> str:
-            if silent := self.owing - self.announced.keys():
-                return f"the last messages of {some_ranks(silent)}"
-            if self.owing:
-                return f"updates that {some_ranks(self.owing)} announced"
-            return self.broadcast.waits()
-
         self.broadcast.end(self.server.version)
 
         def accounted() -> bool:
             self._progress()
             self._look()
-            return not self.owing and self.broadcast.idle
+            return not self.senders.owing and self.broadcast.idle
 
-        self.session.wait(accounted, waits)
+        self.session.wait(accounted, lambda: self.senders.waits() or self.broadcast.waits())

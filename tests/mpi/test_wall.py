@@ -14,6 +14,7 @@ import psutil
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi.codecs import PayloadError
 from qafel_mpi.config import ConfigError
 from qafel_mpi.drivers import session, wall, wall_client, wall_server, warmup
 from qafel_mpi.drivers.session import TAG_UP
@@ -23,7 +24,7 @@ from qafel_mpi.transport.fanout import MODELS
 from qafel_mpi.transport.frames import Frame
 from qafel_mpi.transport.ibcast import RING
 from qafel_mpi.transport.tree import parent
-from qafel_mpi.wire import Kind
+from qafel_mpi.wire import Kind, WireError
 from tests.mpi.conftest import same_everywhere
 
 DOWNLINKS = {
@@ -221,6 +222,75 @@ def test_a_damaged_message_is_dropped_and_counted_and_the_run_goes_on(comm, fold
     assert summary.uploads >= 40
     if comm.rank == 0:
         assert re.search("dropped a message: message .* from rank 1: magic", capfd.readouterr().err)
+
+
+def refuse(monkeypatch, which, *, payload=False):
+    """Rank 0 finds damage in the updates that `which` holds of (client, participation): in header or payload."""
+    check, weigh = wall_server.check, wall_server.WallServer._weigh
+
+    def checked(data, expected, *, rank):
+        message = check(data, expected, rank=rank)
+        if message.kind == Kind.UPDATE and which(message.client, message.sequence) and not payload:
+            raise WireError("checksum", "damaged", rank=rank, sequence=message.sequence)
+        return message
+
+    def weighed(server, uploads):
+        if payload and any(which(message.client, message.sequence) for _, message in uploads):
+            raise PayloadError("damaged")
+        return weigh(server, uploads)
+
+    monkeypatch.setattr(wall_server, "check", checked)
+    monkeypatch.setattr(wall_server.WallServer, "_weigh", weighed)
+
+
+# With a limit in seconds: who waited for ever would show in what was reached, and not hang the tests.
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("payload", [False, True])
+def test_a_unicast_client_whose_update_was_refused_gets_its_download_all_the_same(
+    comm, folder, digits, monkeypatch, payload
+):
+    refuse(monkeypatch, lambda client, participation: client == 0 and participation < 3, payload=payload)
+    unicast = ("algorithm=naive", "downlink.delivery=unicast", "client.pause_seconds=0.01")
+    uploads = 20 * (comm.size - 1)
+    summary = run(comm, folder, digits(*unicast, f"stop.uploads={uploads}", "stop.seconds=20"))
+    with h5py.File(folder / "a.h5") as file:
+        updates, messages = file["updates"][:], file["messages"][:]
+    assert summary.dropped_messages == 3
+    assert updates["participation"][updates["client"] == 0].max() > 3
+    down = messages[(messages["end"] == 1) & (messages["kind"] == Kind.DOWNLOAD) & (messages["dst"] == 1)]
+    assert down["sequence"].tolist() == list(range(1, len(down) + 1))
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("payload", [False, True])
+def test_a_synchronous_round_goes_without_the_updates_that_were_refused(
+    comm, folder, digits, monkeypatch, payload
+):
+    clients = comm.size - 1
+    refuse(monkeypatch, lambda client, participation: client == participation - 2, payload=payload)
+    fedavg = ("algorithm=fedavg", f"server.buffer_size={clients}", "stop.uploads=1000", "stop.seconds=20")
+    summary = run(comm, folder, digits(*fedavg, f"stop.steps={clients + 4}"))
+    with h5py.File(folder / "a.h5") as file:
+        updates = file["updates"][:]
+    assert summary.server_steps == clients + 4
+    assert summary.dropped_messages == clients
+    used = Counter(updates["version"][updates["weight"] > 0].tolist())
+    whole = dict.fromkeys(range(clients + 4), clients)
+    assert used == whole | dict.fromkeys(range(2, clients + 2), clients - 1)  # one client short, in turn
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_synchronous_round_without_any_update_ends_the_run_and_says_so(comm, folder, digits, monkeypatch):
+    refuse(monkeypatch, lambda client, participation: participation == 2)
+    fedavg = (
+        "algorithm=fedavg",
+        f"server.buffer_size={comm.size - 1}",
+        "stop.uploads=1000",
+        "stop.seconds=20",
+    )
+    summary = run(comm, folder, digits(*fedavg))
+    assert summary.outcome == "failed: rank 0 refused every update of round 2"
+    assert summary.server_steps == 2
 
 
 @pytest.mark.mpi(min_size=2)
