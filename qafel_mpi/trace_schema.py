@@ -12,7 +12,9 @@ started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_c
 downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload, payload_bytes_per_broadcast,
 paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds, uploads, server_steps,
 uploads_to_target (-1: never), accuracy, loss, payload_bytes_up, payload_bytes_down, wire_bytes_up,
-wire_bytes_down, down_links (payload bytes down, summed over links), dropped_messages.
+wire_bytes_down, down_links (payload bytes down, summed over links), dropped_messages;
+skipped_versions (wall runs: broadcasts that a client never got, for a later one or a model in their place; summed
+over clients).
 /final: x, x_hat; attributes x_digest, x_hat_digest (SHA-256 of their bytes).
 """
 

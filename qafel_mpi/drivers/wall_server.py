@@ -86,6 +86,7 @@ class WallServer:
             seconds=seconds,
             virtual_seconds=0.0,
             down_links=self.broadcast.link_bytes,
+            skipped_versions=self.broadcast.skipped,
         )
 
     def _progress(self) -> bool:

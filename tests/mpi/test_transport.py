@@ -32,7 +32,9 @@ def until(ready) -> None:
     wait_until(ready, lambda: "the test", patience_s=10.0, backoff=Backoff(crowded=True))
 
 
-def fan_out(comm, sends, log_length=3, queue_limit=2) -> FanOut:
+def fan_out(comm, sends, log_length=3, queue_limit=2, *, whole=False) -> FanOut:
+    """whole: each payload is the model itself."""
+
     def catch_up(model):
         model.payload[:] = fanout.version % 256
         return model.seal(Kind.MODEL, payload_bytes=3 * PAYLOAD, expected=MODEL, version=fanout.version)
@@ -42,8 +44,8 @@ def fan_out(comm, sends, log_length=3, queue_limit=2) -> FanOut:
         FramePool(PAYLOAD),
         range(1, comm.size),
         queue_limit=queue_limit,
-        log_length=log_length,
-        catch_up=catch_up,
+        log_length=1 if whole else log_length,
+        catch_up=None if whole else catch_up,
         model_bytes=3 * PAYLOAD,
     )
     return fanout
@@ -125,9 +127,9 @@ def test_a_slow_rank_catches_up_and_rank_0_holds_few_frames(comm):
 class Stream:
     """Rank 0's fan-out, whose messages each other rank takes when told to: what rank 0 holds is then certain."""
 
-    def __init__(self, comm):
+    def __init__(self, comm, *, whole=False):
         self.comm = comm
-        self.fanout = fan_out(comm, Sends(comm, 7)) if comm.rank == 0 else None
+        self.fanout = fan_out(comm, Sends(comm, 7), whole=whole) if comm.rank == 0 else None
         self.seen: list[tuple[Kind, int]] = []
         self.right: list[bool] = []
 
@@ -190,9 +192,19 @@ def test_a_rank_that_fell_behind_has_one_catch_up_under_way_and_it_is_the_newest
     stream.publish(20)
     stream.end()
     stream.expect(lambda f: f.models.made == len(f.models.free) and f.pool.made <= 3 + 1 + 2)
+    stream.expect(lambda f: f.skipped == 56 * (comm.size - 1))
     broadcasts = [(Kind.BROADCAST, v) for v in (0, 1, 40, 41)]
     known = [*broadcasts[:2], (Kind.MODEL, 40), *broadcasts[2:], (Kind.MODEL, 60), (Kind.STOP, 60)]
     stream.check(lambda rank: stream.seen == known)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_where_a_payload_is_the_model_a_rank_that_fell_behind_gets_the_newest_and_skips_the_rest(comm):
+    stream = Stream(comm, whole=True)
+    stream.publish(20)
+    stream.end()
+    stream.expect(lambda f: f.skipped == 17 * (comm.size - 1) and f.models.made == 0)
+    stream.check(lambda rank: [v for _, v in stream.seen] == [0, 1, 19, 20])
 
 
 @pytest.mark.mpi(min_size=3)

@@ -435,6 +435,7 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
     summary = run(comm, folder, experiment)
     with h5py.File(folder / "a.h5") as file:
         messages, updates = file["messages"][:], file["updates"][:]
+        skipped = file.attrs["skipped_versions"]
     late = updates["client"] == slow - 1
     sent = messages[(messages["end"] == 0) & (messages["src"] == 0)]
     mine = sent[sent["dst"] == slow]
@@ -444,6 +445,7 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
     # It skipped versions: one full state stands for many, and its link carried fewer messages than the others'.
     assert (mine["kind"] == Kind.MODEL).any()
     assert (mine["kind"] == Kind.BROADCAST).sum() < summary.server_steps / 2
+    assert skipped == (comm.size - 1) * summary.server_steps - (sent["kind"] == Kind.BROADCAST).sum()
     down = sent[np.isin(sent["kind"], (Kind.BROADCAST, Kind.MODEL))]
     assert down["payload_bytes"].sum() == summary.down_links
     half = len(made) // 2
