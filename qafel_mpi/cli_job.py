@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,28 +65,37 @@ def launcher_size() -> int:
 def world() -> MPI.Intracomm | None:
     """MPI's world where a launcher started more than one of us; None for a process on its own.
 
-    Raises LauncherError where the library takes this process for one on its own and the launcher does not: each
-    would run the whole experiment by itself, or the others would wait for it for ever.
+    Raises LauncherError where there is no library, or where it takes this process for one on its own and the
+    launcher does not: each would run the whole experiment by itself, or the others would wait for it for ever.
     """
     rank = launcher_rank()
     if rank is None:
         return None
-    comm = _more_than_one()
-    if comm is None and launcher_size() > 1:
-        from qafel_mpi.transport.placement import mpi_library
+    try:
+        comm = _more_than_one()
+        if comm is None and launcher_size() > 1:
+            from qafel_mpi.transport.placement import mpi_library
 
+            raise LauncherError(
+                f"the launcher has started {launcher_size()} ranks, and the MPI library here ({mpi_library()}) sees "
+                "1: it is not the launcher's own; load the MPI that mpirun or srun belongs to on every host, and "
+                "compare with `qafel-mpi info`"
+            )
+    except LauncherError as error:
         time.sleep(min(rank, 3))  # where all ranks are such, rank 0 alone speaks: its end ends the others
-        raise LauncherError(
-            f"rank {rank} on {socket.gethostname()}: the launcher has started {launcher_size()} ranks, and the MPI "
-            f"library here ({mpi_library()}) sees 1: it is not the launcher's own; load the MPI that mpirun or srun "
-            "belongs to on every host, and compare with `qafel-mpi info`"
-        )
+        raise LauncherError(f"rank {rank} on {socket.gethostname()}: {error}") from None
     return comm
 
 
 def _more_than_one() -> MPI.Intracomm | None:
-    from mpi4py import MPI
-
+    """Raises LauncherError where mpi4py finds no MPI library."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise LauncherError(
+            f"mpi4py finds no MPI library here ({why}); load the MPI that mpirun or srun belongs to on every host"
+        ) from None
     return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
 
 
@@ -111,9 +120,28 @@ def leave_together() -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    comm = _more_than_one() if launcher_rank() is not None else None
+    if launcher_rank() is None:
+        return
+    try:
+        comm = _more_than_one()
+    except LauncherError:
+        comm = None
     if comm is not None:
         comm.Barrier()
+    elif launcher_size() > 1:
+        _abort_in_mpis_place()
+
+
+def _abort_in_mpis_place() -> None:
+    """Have MPICH's mpirun end the job, from a rank whose MPI library does not speak to it.
+
+    It lets the other ranks wait for ever where one leaves that has said nothing (its exit code is no matter; Open
+    MPI's and srun end the job). So this one says "abort" in the words of PMI, as jobs/checked.sh does.
+    """
+    if "MPI_LOCALRANKID" in os.environ and (descriptor := os.environ.get("PMI_FD", "")).isdigit():
+        time.sleep(0.5)  # our message goes another way, and would be lost if it came second
+        with suppress(OSError):
+            os.write(int(descriptor), f"cmd=abort exitcode={ExitCode.USAGE:d}\n".encode())
 
 
 def from_rank_0(comm: MPI.Intracomm | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:

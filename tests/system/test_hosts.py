@@ -161,23 +161,35 @@ def test_a_folder_that_a_host_can_not_write_is_refused(broken, tmp_path):
 
 def test_a_host_without_the_command_is_named(broken, tmp_path):
     broken.shell("h3", f"mount --bind /dev/null {COMMAND}")
-    said = refused(broken, "sh", CHECKED, "qafel-mpi", "run", "digits", *SMALL, cwd=tmp_path)
+    said = refused(broken, "sh", CHECKED, "qafel-mpi", "run", "digits", *SMALL, cwd=tmp_path, ranks=6)
     assert said.count("h3: no qafel-mpi on the PATH of this host") == 1
+    assert "not found" not in said, "the host's other rank does not speak"
 
 
 def test_a_host_without_the_package_is_named(broken, tmp_path):
     package = Path(qafel_mpi.__file__).parent
     broken.shell("h3", f"mount -t tmpfs none {package}")
-    said = refused(broken, "sh", CHECKED, "qafel-mpi", "run", "digits", *SMALL, cwd=tmp_path)
+    said = refused(broken, "sh", CHECKED, "qafel-mpi", "run", "digits", *SMALL, cwd=tmp_path, ranks=6)
     assert said.count("h3: ") == 1
     assert "does not start on this host: " in said
     assert "No module named 'qafel_mpi" in said
 
 
+# The library looks for its launcher when it is loaded; what it does not find then, it never finds.
+ALIEN = """
+import os, sys
+hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("PMI_", "PMIX_"))}
+from mpi4py import MPI
+os.environ |= hidden
+from qafel_mpi.cli import main
+main()
+"""
+
+
 def test_a_host_whose_mpi_library_is_not_the_launchers_is_named(hosts, tmp_path):
     """On h3 the library finds no launcher: what any library does that is not the launcher's own."""
-    alien = f'[ $(hostname) = h3 ] && unset $(env | grep -o "^PM[IX][^=]*"); exec {COMMAND} run digits'
-    said = refused(hosts, "sh", "-c", alien, cwd=tmp_path)
+    alien = f'[ $(hostname) = h3 ] && exec {sys.executable} -c "$ALIEN" run digits; exec {COMMAND} run digits'
+    said = refused(hosts, "env", f"ALIEN={ALIEN}", "sh", "-c", alien, cwd=tmp_path)
     if (
         launcher() == "orte"
     ):  # Open MPI 4's library does not let us speak: it aborts in MPI_Init, naming the host
@@ -185,4 +197,11 @@ def test_a_host_whose_mpi_library_is_not_the_launchers_is_named(hosts, tmp_path)
         assert "[h3:" in said
         return
     assert said.count("rank 2 on h3: the launcher has started 3 ranks, and the MPI library here (") == 1
+    assert not list(tmp_path.glob("*"))
+
+
+def test_a_host_without_an_mpi_library_is_named(hosts, tmp_path):
+    lost = f"[ $(hostname) = h3 ] && export MPI4PY_LIBMPI=/none/libmpi.so; exec {COMMAND} run digits"
+    said = refused(hosts, "sh", "-c", lost, cwd=tmp_path)
+    assert said.count("rank 2 on h3: mpi4py finds no MPI library here (") == 1
     assert not list(tmp_path.glob("*"))
