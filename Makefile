@@ -10,8 +10,10 @@ PYTHON ?= python3
 QAFEL_MPI ?= wheel
 RUN := .venv/bin/python -m
 
-# The stamp says what was installed, and where: a second call installs nothing, a changed or moved project does.
-STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
+# The stamp says what was installed, and where: a second call installs nothing; a changed or moved project does, and
+# so does another MPI of the site.
+MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
+STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
 .PHONY: help env demo test clean
 
