@@ -1,7 +1,27 @@
 # What the job scripts share (bash): start ranks, pass Slurm's warning on to them, requeue what can go on.
 
+# For a site.env that leaves them out.
+: "${VENV:=}" "${LAUNCHER:=mpirun}" "${SRUN_MPI:=pmix}" "${MPIRUN_OPTIONS:=}" "${OPTIONS:=}" "${RESTARTS:=5}"
+: "${RUNS:=${SLURM_SUBMIT_DIR:-$PWD}/runs}"
+
+words() { # ARRAY TEXT: the text's words into the array, its quotes obeyed as a shell does; nothing is expanded
+    local text
+    text=$(xargs -r printf '%s\n' <<<"$2") || { echo "not understood, see its quotes: $2" >&2 && exit 2; }
+    local -n into=$1
+    into=()
+    [ -z "$text" ] || mapfile -t into <<<"$text"
+}
+words options "$OPTIONS"
+words mpirun_options "$MPIRUN_OPTIONS"
+
 [ ! -e "$VENV/bin/activate" ] || . "$VENV/bin/activate"
 mkdir -p "$RUNS"
+# A single run's name. A job that SLURM has requeued (a node failed) begins anew, beside what its first start left.
+run=$RUNS/$SLURM_JOB_NAME-$SLURM_JOB_ID${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
+suite_runs=$RUNS/$(basename "${SUITE:-}" .toml) # of a suite's
+# What srun, also mpirun's own, does not take over by itself: SLURM 22.05 and later, and sbatch --export=NONE.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+export SLURM_EXPORT_ENV=ALL
 if [ "$(id -u)" = 0 ]; then # as in a container; 4.x reads OMPI_*, 5.x PRTE_*
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -14,7 +34,7 @@ launch() { # RANKS COMMAND...: the ranks of one MPI job; returns its exit code
     [ ! -r "$QAFEL_JOBS/checked.sh" ] || checked=(sh "$QAFEL_JOBS/checked.sh")
     case $LAUNCHER in
         srun) warned srun --mpi="$SRUN_MPI" --ntasks="$ranks" --kill-on-bad-exit=1 "${checked[@]}" "$@" ;;
-        mpirun) warned mpirun $MPIRUN_OPTIONS -n "$ranks" "${checked[@]}" "$@" ;;
+        mpirun) warned mpirun "${mpirun_options[@]}" -n "$ranks" "${checked[@]}" "$@" ;;
         *) echo "LAUNCHER is mpirun or srun, not '$LAUNCHER'" >&2 && return 2 ;;
     esac
 }
@@ -36,9 +56,25 @@ warned() {
     return $code
 }
 
+in_turn() { # the ranks of `launch` are dealt to the hosts in turn, not one host filled after the other
+    export OMPI_MCA_rmaps_base_mapping_policy=node PRTE_MCA_rmaps_default_mapping_policy=node # Open MPI 4, 5
+    HYDRA_HOST_FILE=$(mktemp) # MPICH
+    export HYDRA_HOST_FILE
+    trap 'rm -f "$HYDRA_HOST_FILE"' EXIT
+    scontrol show hostnames >"$HYDRA_HOST_FILE"
+    export I_MPI_PERHOST=1 # Intel MPI: not tried here
+}
+
+scaling_table() { # of the runs that there are, also where a size could not run
+    local traces
+    shopt -s nullglob
+    traces=("$suite_runs"/*.h5)
+    [ ${#traces[@]} = 0 ] || qafel-analysis scaling "${traces[@]}"
+}
+
 go_on_later() { # EXIT_CODE: a suite that was interrupted is put back into the queue, to do what is left of it
     if [ "$1" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
         echo "interrupted: requeued"
-        scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+        scontrol requeue "$SLURM_JOB_ID"
     fi
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +23,7 @@ jobs = typer.Typer(
 )
 
 FOLDER = Path(str(files("qafel_jobs")))
+_LOOKED_FOR = re.compile(r'^\[ -r "\$QAFEL_JOBS/.*\n', re.MULTILINE)
 _SOURCED = re.compile(r'^\. "\$QAFEL_JOBS/(?P<name>[\w.]+)"$', re.MULTILINE)
 _OPTION = re.compile(r"^#+SBATCH --(?P<name>[\w-]+)(?:=.*)?$")
 _VARIABLE = re.compile(r"^(?P<name>[A-Z]+)=\$\{(?P=name):-[^}]*\}")
@@ -60,7 +63,7 @@ def render(
     qos: Annotated[str | None, typer.Option()] = None,
     more: Annotated[
         list[str] | None,
-        typer.Option("--sbatch", metavar="OPTION=VALUE", help="Any other #SBATCH option; may be repeated."),
+        typer.Option("--sbatch", metavar="OPTION[=VALUE]", help="Any other #SBATCH option; may be repeated."),
     ] = None,
     experiment: Annotated[str | None, typer.Option(help="What a single run runs.")] = None,
     suite: Annotated[str | None, typer.Option(help="What a sweep or a scaling study runs.")] = None,
@@ -91,14 +94,20 @@ def render(
         "partition": partition,
         "qos": qos,
     }
-    settings = {name: str(value) for name, value in chosen.items() if value is not None}
+    settings: dict[str, str | None] = {
+        name: str(value) for name, value in chosen.items() if value is not None
+    }
     settings |= dict(_more(text) for text in more or ())
     variables = {"EXPERIMENT": experiment, "SUITE": suite, "SEEDS": seeds, "OPTIONS": options}
     given = {name: value for name, value in variables.items() if value is not None}
     if launcher not in (None, "mpirun", "srun"):
         raise ConfigError([f"--launcher {launcher}: mpirun or srun"])
     script = (FOLDER / f"{template}.sbatch").read_text(encoding="utf-8")
-    if "array" not in settings and "SBATCH --array" in script and given.keys() & {"SUITE", "SEEDS"}:
+    if (
+        "array" not in settings
+        and "SBATCH --array" in script
+        and given.keys() & {"SUITE", "SEEDS", "OPTIONS"}
+    ):
         settings["array"] = f"0-{_count(script, given) - 1}"
     script = with_options(with_variables(script, given), settings)
     script = with_sources(script, site, launcher)
@@ -112,11 +121,13 @@ def render(
     print(f"sbatch {out}")
 
 
-def _more(text: str) -> tuple[str, str]:
+def _more(text: str) -> tuple[str, str | None]:
     name, equals, value = text.removeprefix("--").partition("=")
-    if not equals or not re.fullmatch(r"[a-z][a-z-]*", name):
-        raise ConfigError([f"--sbatch {text}: it takes OPTION=VALUE, such as constraint=a100"])
-    return name, value
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
+        raise ConfigError(
+            [f"--sbatch {text}: it takes OPTION=VALUE or OPTION, such as constraint=a100, exclusive"]
+        )
+    return name, value if equals else None
 
 
 def _count(script: str, given: dict[str, str]) -> int:
@@ -128,7 +139,20 @@ def _count(script: str, given: dict[str, str]) -> int:
     values |= given
     if not (variants := variants_of(values["SUITE"])):
         raise ConfigError([f"--suite {values['SUITE']}: it has no variants"])
-    return len(variants) * len(parse_seeds(values["SEEDS"]))
+    only = _chosen_variants(values["OPTIONS"])
+    if unknown := [one for one in only if one not in variants]:
+        raise ConfigError(f"--options: --variant {one}: {did_you_mean(one, variants)}" for one in unknown)
+    return len(only or variants) * len(parse_seeds(values["SEEDS"]))
+
+
+def _chosen_variants(options: str) -> set[str]:
+    """Those that OPTIONS names, as the command `suite` reads it; none: all of the suite's. Raises ConfigError."""
+    try:
+        words = shlex.split(options)
+    except ValueError as error:
+        raise ConfigError([f"--options {options}: {error}"]) from None
+    found = {value for name, value in pairwise(words) if name == "--variant"}
+    return found | {word.partition("=")[2] for word in words if word.startswith("--variant=")}
 
 
 def with_variables(script: str, values: dict[str, str]) -> str:
@@ -143,17 +167,22 @@ def with_variables(script: str, values: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_options(script: str, settings: dict[str, str]) -> str:
-    """The script with these #SBATCH options: in the place where it has them, else after the others."""
-    left = dict(settings)
+def with_options(script: str, settings: Mapping[str, str | None]) -> str:
+    """The script with these #SBATCH options: in the place where it has them, else after the others.
+
+    None is the value of an option that takes none.
+    """
+    left = {
+        name: f"#SBATCH --{name}" + ("" if value is None else f"={value}") for name, value in settings.items()
+    }
     lines = script.splitlines()
     last = 0
     for i, line in enumerate(lines):
         if match := _OPTION.match(line):
             last = i
             if match["name"] in left:
-                lines[i] = f"#SBATCH --{match['name']}={left.pop(match['name'])}"
-    lines[last + 1 : last + 1] = [f"#SBATCH --{name}={value}" for name, value in left.items()]
+                lines[i] = left.pop(match["name"])
+    lines[last + 1 : last + 1] = left.values()
     return "\n".join(lines) + "\n"
 
 
@@ -169,5 +198,5 @@ def with_sources(script: str, site: Path | None, launcher: str | None) -> str:
         chosen = f"\nLAUNCHER={launcher}" if launcher and match["name"] == "site.env" else ""
         return f"# --- {match['name']}\n{found}{chosen}\n# --- end of {match['name']}\n"
 
-    script = script.replace("${SLURM_SUBMIT_DIR:-.}/jobs}", f"{FOLDER}}}")
+    script = _LOOKED_FOR.sub("", script).replace("${SLURM_SUBMIT_DIR:-.}/jobs}", f"{FOLDER}}}")
     return _SOURCED.sub(text, script)
