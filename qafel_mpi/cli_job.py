@@ -187,8 +187,14 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._received = False
+        self._asked = False
 
     def __call__(self) -> bool:
+        if not self._asked:
+            self._asked = True
+            # MPICH's MPI_Init has taken SIGUSR1: it hears of ranks that died, and hangs looking for them where no
+            # launcher is. A driver asks for the first time when MPI is up.
+            signal.signal(signal.SIGUSR1, self._on_signal)
         return self._received
 
     def __enter__(self) -> Interrupt:

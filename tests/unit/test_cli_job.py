@@ -1,6 +1,7 @@
 """A rank that can't start: it names its host, once, and MPICH's mpirun is told to end the others."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qafel_mpi.cli_job import Interrupt
 from tests.support import ROOT
 
 COMMAND = str(Path(sys.executable).with_name("qafel-mpi"))
@@ -61,3 +63,13 @@ def test_the_other_ranks_of_such_a_host_say_nothing(tmp_path):
         "sh", str(ROOT / "jobs/checked.sh"), "no-such-program", MPI_LOCALRANKID="1", PATH=path
     )
     assert (said, code) == ("", 2)
+
+
+def test_a_warning_comes_to_the_run_also_when_the_mpi_library_has_taken_the_signal():
+    taken: list[int] = []
+    with Interrupt() as interrupted:
+        signal.signal(signal.SIGUSR1, lambda number, frame: taken.append(number))  # as MPICH's MPI_Init
+        assert not interrupted()
+        signal.raise_signal(signal.SIGUSR1)
+        assert interrupted()
+    assert not taken
