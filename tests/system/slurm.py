@@ -93,6 +93,13 @@ class Slurm:
         ports = _free_ports()
         (self.run / "slurm.conf").write_text(CONF.format(host=host, ports=ports, run=self.run))
         (self.run / "gres.conf").write_text("NodeName=n[1-3] Name=gpu File=/dev/null\n")
+        for node in NODES:  # a folder of its own for PMIx: on hosts of their own /tmp would be that
+            own = self.run / f"conf-{node}"
+            own.mkdir()
+            for name in ("slurm.conf", "gres.conf"):
+                (own / name).symlink_to(self.run / name)
+            (own / "tmp").mkdir()
+            (own / "mpi.conf").write_text(f"PMIxCliTmpDirBase={own}/tmp\n")
         key = self.run / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
@@ -107,7 +114,7 @@ class Slurm:
         _wait(lambda: (self.run / "munge.socket").exists(), 10, self._logs)
         self._begin("slurmctld", "-D")
         for node in NODES:
-            self._begin("slurmd", "-D", "-N", node)
+            self._begin("slurmd", "-D", "-N", node, "-f", f"{self.run}/conf-{node}/slurm.conf")
         _wait(lambda: self.command("sinfo", "-h", "-o", "%T").split() == ["idle"], 60, self._logs)
 
     def _begin(self, *command: str) -> None:
@@ -122,6 +129,13 @@ class Slurm:
             f"{p.name}:\n{p.read_text(errors='replace')[-1500:]}" for p in self.run.glob("*.*") if p.is_file()
         ]
         return "SLURM did not come up\n" + "\n".join(t for t in texts if ".key" not in t.split(":")[0])
+
+    def cancel(self) -> None:
+        """End every job, and wait until it has: ranks of one that outlives slurmd would run for ever."""
+        self.command("scancel", "--user=root")
+        deadline_s = time.monotonic() + 30
+        while self.command("squeue", "-h") and time.monotonic() < deadline_s:
+            time.sleep(0.3)
 
     def stop(self) -> None:
         for daemon in reversed(self.daemons):

@@ -41,7 +41,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         cluster.start()
         yield cluster
     finally:
-        cluster.command("scancel", "--user=root")
+        cluster.cancel()
         cluster.stop()
 
 
@@ -134,11 +134,16 @@ def test_scaling_ends_with_a_table(kind, slurm, submitted):
 
 
 def test_a_suite_that_ran_out_of_time_is_requeued_and_goes_on(slurm, site):
+    goes_on(slurm, site, "--nodes=1", "--ntasks-per-node=2")
+
+
+def goes_on(slurm: Slurm, site: Path, *flags: str, **env: str) -> None:
+    """A warning from SLURM ends the ranks with 75; the job is requeued, and does what is left."""
     (site / "two.toml").write_text(TWO)
-    env = {"SUITE": "two.toml", "SEEDS": "0"}
-    flags = ("--nodes=1", "--ntasks-per-node=2")
-    number = slurm.submit(template("strong-scaling"), *flags, cwd=site, env=env)
-    short, long = (site / f"runs/two.toml/{name}-seed0.h5" for name in ("short", "long"))
+    number = slurm.submit(
+        template("strong-scaling"), *flags, cwd=site, env={"SUITE": "two.toml", "SEEDS": "0"} | env
+    )
+    short, long = (site / f"runs/two/{name}-seed0.h5" for name in ("short", "long"))
     slurm.until(number, lambda: short.exists() and any(long.with_suffix(".shards").glob("updates*")))
     written_s = short.stat().st_mtime
     slurm.command("scancel", "--signal=USR1", "--batch", number)
@@ -150,13 +155,27 @@ def test_a_suite_that_ran_out_of_time_is_requeued_and_goes_on(slurm, site):
         assert trace.attrs["outcome"] == "finished"
 
 
+def test_a_single_run_whose_job_is_requeued_begins_anew_beside_what_was_there(slurm, site):
+    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=ENDLESS)
+    first, second = (site / f"runs/qafel-single-{number}{end}.shards" for end in ("", "-restart1"))
+    slurm.until(number, lambda: any(first.glob("updates*")))
+    slurm.command("scontrol", "requeue", number)  # as SLURM does by itself when a node fails
+    slurm.until(number, lambda: any(second.glob("updates*")))
+    slurm.command("scancel", number)
+    (job,) = slurm.wait([number], 60)
+    assert (job.state, job.restarts) == ("CANCELLED", 1)
+    assert said(job).count("uploads") > 1, "the log of the first start is kept"
+
+
 def test_a_rendered_script_runs_on_its_own(slurm, tmp_path):
-    """Nothing beside it: the site's facts are inside."""
+    """Nothing beside it: the site's facts are inside. Nor from the shell that submits it, as on some sites."""
     script = tmp_path / "job.sbatch"
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     done = subprocess.run(
         [
-            *("qafel-mpi", "jobs", "render", "single-node", "--ntasks-per-node", "2", "--partition", "debug"),
-            *("--options", SMALL, "--sbatch", "comment=rendered", "--out", str(script)),
+            *("qafel-mpi", "jobs", "render", "single-node", "--nodes", "2", "--ntasks-per-node", "1"),
+            *("--partition", "debug", "--sbatch", "export=NONE", "--sbatch", "comment=rendered"),
+            *("--options", SMALL, "--out", str(script)),
         ],
         capture_output=True,
         text=True,
@@ -202,18 +221,29 @@ def test_what_scancel_leaves_can_be_read(slurm, site):
 # Last, when the nodes are free: these jobs are not among those that are submitted at once.
 
 
-def test_srun_starts_the_ranks_as_mpirun_does(slurm, site):
-    """By the protocol that the MPI library speaks. Two tasks: SLURM binds each to a core, which must be there."""
+@pytest.fixture
+def srun() -> dict[str, str]:
+    """The variables of a job that starts its ranks by srun, with the protocol that the MPI library speaks."""
     protocol = "pmi2" if launcher() == "hydra" else "pmix"
     loads = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libpmix.so')"]
     if protocol == "pmix" and subprocess.run(loads, capture_output=True).returncode:
         pytest.skip("needs libpmix-dev, which SLURM loads for --mpi=pmix")
-    env = {"LAUNCHER": "srun", "SRUN_MPI": protocol, "OPTIONS": SMALL}
+    return {"LAUNCHER": "srun", "SRUN_MPI": protocol}
+
+
+def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
+    """Two tasks: SLURM binds each to a core, which must be there."""
+    env = {"OPTIONS": SMALL} | srun
     number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=env)
     (job,) = slurm.wait([number], SECONDS)
     assert (job.state, job.code) == ("COMPLETED", 0), said(job)
     with h5py.File(site / f"runs/qafel-single-{number}.h5") as trace:
         assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
+
+
+def test_sruns_ranks_on_two_nodes_are_warned_and_requeued_as_mpiruns(slurm, site, srun):
+    """A rank's 75 does not become another code though srun ends the step at the first such rank."""
+    goes_on(slurm, site, "--nodes=2", "--ntasks-per-node=1", **srun)
 
 
 def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_path):
