@@ -193,7 +193,7 @@ class Interrupt:
         if not self._asked:
             self._asked = True
             # MPICH's MPI_Init has taken SIGUSR1: it hears of ranks that died, and hangs looking for them where no
-            # launcher is. A driver asks for the first time when MPI is up.
+            # launcher is. So the first question is asked as soon as MPI is up.
             signal.signal(signal.SIGUSR1, self._on_signal)
         return self._received
 

@@ -123,6 +123,7 @@ def drive(
     from qafel_mpi.config import from_toml
     from qafel_mpi.drivers.part import run_on_first
 
+    interrupted()  # MPI is up: the signals are the command's again
     experiment = from_toml(plan["experiment"])
     driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}")  # wall or virtual
     with show.progress(experiment.stop, plan["name"]) as report:
