@@ -53,8 +53,11 @@ def scaling(
     costs = None
     if wall:
         grows = len({p.workers for p in wall}) > 1 and all(p.buffer_size == p.workers for p in wall)
-        costs = paper.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
-        costs = paper.on_network(costs, network) if network else costs
+        try:
+            costs = paper.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
+            costs = paper.on_network(costs, network) if network else costs
+        except TraceError as error:
+            say([error])
     if as_json:
         found: dict[str, Any] = {"measured": study.as_json(points)}
         if costs is not None:

@@ -76,5 +76,6 @@ go_on_later() { # EXIT_CODE: a suite that was interrupted is put back into the q
     if [ "$1" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
         echo "interrupted: requeued"
         scontrol requeue "$SLURM_JOB_ID"
+        exit "$1"
     fi
 }

@@ -133,7 +133,7 @@ def run(
             result = launch.drive(plan, comm, here, interrupted)
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
-    sys.exit(launch.exit_code(result, require_target))
+    job.leave(launch.exit_code(result, require_target))
 
 
 @app.command(
@@ -187,7 +187,7 @@ def suite(
             code = suites.run(
                 name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick
             )
-    sys.exit(code)
+    job.leave(code)
 
 
 # --- list, info, data, merge ------------------------------------------------------------------------

@@ -116,12 +116,14 @@ def ask_for_threads() -> None:
 def leave_together() -> None:
     """Wait until every rank has come here, so that rank 0's message is out before a launcher kills anyone.
 
-    A launcher ends the job when the first rank exits with a code other than 0.
+    A launcher ends the job when the first rank exits with a code other than 0: it sends SIGTERM to those that are
+    still on their way out. They do not hear it from here on, or srun would return 143, not their code.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if launcher_rank() is None:
         return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         comm = _more_than_one()
     except LauncherError:
@@ -130,6 +132,13 @@ def leave_together() -> None:
         comm.Barrier()
     elif launcher_size() > 1:
         _abort_in_mpis_place()
+
+
+def leave(code: int) -> NoReturn:
+    """Collective: exit with this code, which every rank has."""
+    if code:
+        leave_together()
+    sys.exit(code)
 
 
 def _abort_in_mpis_place() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import psutil
 import pytest
 
 from tests.support import ROOT, search_path
@@ -206,16 +210,31 @@ def test_what_scancel_leaves_can_be_read(slurm, site):
     slurm.command("scancel", number)
     (job,) = slurm.wait([number], 60)
     assert job.state == "CANCELLED"
+    assert len(left(shards)["updates"]) > 0
+
+
+def left(shards: Path) -> h5py.File:
+    """The trace of a run that was ended: the ranks' own, which they may be writing yet, else of their parts."""
     trace = shards.with_suffix(".h5")
-    deadline = time.monotonic() + 30  # the ranks may be writing it yet
-    while not trace.exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 30
+    while shards.exists() and not trace.exists() and pids_with(SLURM_JOB_ID=shards.stem.split("-")[-1]):
+        assert time.monotonic() < deadline, "ranks go on after the end of their job"
         time.sleep(0.5)
     if not trace.exists():
         subprocess.run(
             ["qafel-mpi", "merge", str(shards)], check=True, env=os.environ | {"PATH": search_path()}
         )
-    with h5py.File(trace) as file:
-        assert len(file["updates"]) > 0
+    return h5py.File(trace)
+
+
+def pids_with(**variables: str) -> list[int]:
+    """The processes of qafel-mpi that have these in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if variables.items() <= process.environ().items() and "qafel-mpi" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 # Last, when the nodes are free: these jobs are not among those that are submitted at once.
@@ -244,6 +263,59 @@ def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
 def test_sruns_ranks_on_two_nodes_are_warned_and_requeued_as_mpiruns(slurm, site, srun):
     """A rank's 75 does not become another code though srun ends the step at the first such rank."""
     goes_on(slurm, site, "--nodes=2", "--ntasks-per-node=1", **srun)
+
+
+# Rank 0 is the last to be gone: srun ends what is left of a step as soon as one rank has left with 75.
+LINGERS = """
+import atexit, os, time
+from qafel_mpi.tasks import datasets
+
+def load(*settings):
+    if os.environ["SLURM_PROCID"] == "0":
+        atexit.register(time.sleep, 3)
+    return datasets.digits(*settings)
+"""
+
+
+@pytest.fixture
+def endless(slurm, site, srun) -> tuple[str, Path]:
+    """A run by srun on two nodes that goes on, and where its trace will be."""
+    flags = ("--nodes=2", "--ntasks-per-node=1")
+    env = ENDLESS | srun | {"PYTHONPATH": str(site)}
+    env["OPTIONS"] += " --set task.dataset=lingers:load"
+    (site / "lingers.py").write_text(LINGERS)
+    number = slurm.submit(template("single-node"), *flags, cwd=site, env=env)
+    shards = site / f"runs/qafel-single-{number}.shards"
+    slurm.until(number, lambda: any(shards.glob("updates*")))
+    return number, shards
+
+
+def test_sruns_ranks_write_their_trace_when_slurm_warns_of_the_limit(slurm, endless):
+    number, shards = endless
+    slurm.command("scancel", "--signal=USR1", "--batch", number)
+    (job,) = slurm.wait([number], 60)
+    assert (job.state, job.code) == ("FAILED", 75), said(job)
+    with h5py.File(shards.with_suffix(".h5")) as trace:
+        assert trace.attrs["outcome"].startswith("interrupted")
+        assert len(trace["updates"]) == trace.attrs["uploads"] > 0
+
+
+def test_what_scancel_leaves_of_sruns_ranks_can_be_read(slurm, endless):
+    number, shards = endless
+    slurm.command("scancel", number)
+    (job,) = slurm.wait([number], 60)
+    assert job.state == "CANCELLED"
+    assert len(left(shards)["updates"]) > 0
+
+
+def test_a_rank_of_sruns_that_dies_ends_the_job_which_names_it(slurm, endless):
+    number, shards = endless
+    (client,) = pids_with(SLURM_JOB_ID=number, SLURM_PROCID="1")
+    os.kill(client, signal.SIGKILL)
+    (job,) = slurm.wait([number], 60)
+    assert (job.state, job.code) == ("FAILED", 128 + signal.SIGKILL), said(job)
+    assert re.search(r"n2: task 1: Killed", said(job)), said(job)
+    assert len(left(shards)["updates"]) > 0
 
 
 def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_path):

@@ -149,6 +149,25 @@ def test_the_command_prints_both_tables(tmp_path):
     assert "On paper, not measured" in text
 
 
+def test_a_run_that_was_cut_short_before_its_first_broadcast_is_said_beside_the_other_table(tmp_path):
+    short = tmp_path / "short.h5"
+    recorder = Recorder(shards_of(short), 0)
+    recorder.updates.append(row(UPDATES, {"client": 1, "weight": 1.0, "finish_s": 1.0}))
+    recorder.close()
+    attributes = {
+        "experiment": "[stop]\nuploads = 1\n", "algorithm": "qafel", "driver": "wall", "ranks": 9,
+        "outcome": "interrupted", "buffer_size": 10, "seconds": 1.0,
+    }  # fmt: skip
+    write_run(shards_of(short), attributes)
+    merge(shards_of(short), short)
+    call = "import sys; from qafel_analysis.cli import main; sys.argv[0] = 'qafel-analysis'; main()"
+    command = [sys.executable, "-c", call, "scaling", make(tmp_path, 3), str(short)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "short.h5: no uploads and broadcasts of rank 0" in done.stderr
+    assert "fficiency" in done.stdout
+
+
 def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
     def run(algorithm: str, seed: int, seconds: float) -> Pace:
         return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1)

@@ -73,3 +73,18 @@ def test_a_warning_comes_to_the_run_also_when_the_mpi_library_has_taken_the_sign
         signal.raise_signal(signal.SIGUSR1)
         assert interrupted()
     assert not taken
+
+
+def test_a_rank_that_leaves_ends_with_its_own_code_though_a_launcher_ends_it_meanwhile():
+    """srun sends SIGTERM to the others when the first rank has left with a code other than 0."""
+    script = (
+        "import atexit, os, signal; from qafel_mpi.cli_job import leave\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM); leave(75)"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "SLURM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+        timeout=60,
+    )
+    assert done.returncode == 75
