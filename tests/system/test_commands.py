@@ -19,6 +19,7 @@ import pytest
 from qafel_mpi import experiments
 from qafel_mpi.trace_schema import NOT_ENDED
 from tests.support import mpirun
+from tests.system.namespaces import launcher
 
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
 SHORT = ("--set", "stop.uploads=30")
@@ -307,11 +308,16 @@ def write_dataset(folder: Path, body: str) -> dict[str, str]:
 OWN = ("--set", "task.dataset=mine:load")
 
 
+def aborted(code: int) -> set[int]:
+    """mpirun's exit codes after MPI_Abort(code): MPICH's may return that of a rank which it has killed meanwhile."""
+    return {code, 9} if launcher() == "hydra" else {code}
+
+
 def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
     env = write_dataset(tmp_path, f"if {RANK} == 2: raise RuntimeError('boom')")
     begun = time.monotonic()
     done = qafel("run", "digits", *OWN, *ENDLESS, ranks=4, cwd=tmp_path, env=env)
-    assert done.returncode == 3
+    assert done.returncode in aborted(3)
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "RuntimeError: boom" in done.stderr
     assert f"rank 2 on {socket.gethostname()}: failed" in done.stderr
@@ -321,14 +327,14 @@ def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
 def test_the_same_exception_on_all_ranks_is_said_once(tmp_path):
     env = write_dataset(tmp_path, "raise RuntimeError('boom')")
     done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
-    assert done.returncode == 3
+    assert done.returncode in aborted(3)
     assert done.stderr.count("RuntimeError: boom") == 1
 
 
 def test_data_missing_on_one_host_is_one_message_with_rank_and_host(tmp_path):
     env = write_dataset(tmp_path, f"if {RANK} == 1: raise DataError('/data/x.bin: not here')")
     done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
-    assert done.returncode == 2
+    assert done.returncode in aborted(2)
     assert f"rank 1 on {socket.gethostname()}: /data/x.bin: not here" in done.stderr
     assert done.stderr.count("not here") == 1
     assert "Traceback" not in done.stderr
