@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -313,8 +312,9 @@ def test_a_rank_of_sruns_that_dies_ends_the_job_which_names_it(slurm, endless):
     (client,) = pids_with(SLURM_JOB_ID=number, SLURM_PROCID="1")
     os.kill(client, signal.SIGKILL)
     (job,) = slurm.wait([number], 60)
-    assert (job.state, job.code) == ("FAILED", 128 + signal.SIGKILL), said(job)
-    assert re.search(r"n2: task 1: Killed", said(job)), said(job)
+    assert job.state == "FAILED", said(job)
+    assert job.code not in (0, 75), "137, or what the MPI library makes of a peer that is gone"
+    assert "n2: task 1: Killed" in said(job)
     assert len(left(shards)["updates"]) > 0
 
 
