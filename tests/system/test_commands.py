@@ -440,7 +440,7 @@ def test_a_trace_and_info_say_the_same_of_where_they_were_made(tmp_path):
         "SLURM_JOB_ID": "7",
         "SLURM_ARRAY_TASK_ID": "3",
         "SLURM_RESTART_COUNT": "1",
-        "OMPI_MCA_btl": "self,sm,tcp",
+        "OMPI_MCA_btl": "self,tcp",
     }
     about = json.loads(qafel("info", "--json", cwd=tmp_path, env=job).stdout)
     done = qafel("run", "digits", "--set", "stop.uploads=10", "--out", "a.h5", cwd=tmp_path, env=job)
@@ -457,7 +457,7 @@ def test_a_trace_and_info_say_the_same_of_where_they_were_made(tmp_path):
     assert {name: about["scheduler"][name] for name in job if name.startswith("SLURM_")} == {
         name: value for name, value in job.items() if name.startswith("SLURM_")
     }
-    assert about["interconnect"]["settings"]["OMPI_MCA_btl"] == "self,sm,tcp"
+    assert about["interconnect"]["settings"]["OMPI_MCA_btl"] == "self,tcp"
 
 
 def test_a_download_without_internet_says_what_to_do(tmp_path):
