@@ -349,10 +349,10 @@ def test_an_interrupt_is_seen_while_rank_0_waits_for_a_client_to_take_a_broadcas
     summary = run(comm, folder, experiment, interrupted=lambda: bool(waiting))
     assert summary.outcome == "interrupted"
     assert not any(comm.allgather(any(gave_up)))
-    # The step that waited was not made, nor any later: its update was the last that counted.
+    # The step that waited was not made, unless room came before the interrupt was looked for; nor was any later.
     with h5py.File(folder / "a.h5") as file:
         used = int((file["updates"]["weight"] > 0).sum())
-    assert used == summary.server_steps + 1
+    assert used - summary.server_steps in (0, 1)
 
 
 @pytest.mark.mpi(min_size=2)
