@@ -2,8 +2,8 @@
 
 Client ranks send as fast as they can. The reference receives the same payloads and does the same
 decode-accumulate, one after the other, with no protocol: no header, no checksum, no state machine, no trace. Ours
-adds up what has arrived together in one call. Both ways of transport.checksum are measured. Both sides keep as many
-messages under way as the wall driver.
+adds up what has arrived together in one call. Both ways of transport.checksum are measured. Rank 0 keeps as many
+receives posted as in the wall driver; a client sends for two, or it would be one client's turns that are timed.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], 
 
 
 def under_way(comm: MPI.Intracomm) -> int:
-    """Messages at this rank's end: as many as the wall driver's, and as its settings are by default."""
+    """Messages at this rank's end, of the wall driver's settings by default; a client has those of two."""
     defaults = TransportConfig()
-    return defaults.receives(comm.size - 1) if comm.rank == 0 else defaults.upload_frames
+    return defaults.receives(max(2, comm.size - 1)) if comm.rank == 0 else 2 * defaults.upload_frames
 
 
 def codec_for(payload_bytes: int) -> codecs.Codec:
