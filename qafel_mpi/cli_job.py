@@ -244,10 +244,9 @@ def all_ranks_end(comm: MPI.Intracomm | None) -> Iterator[None]:
 
 
 def _end_job(ends: MPI.Intracomm, error: Exception) -> NoReturn:
-    everyone = ends.Ibarrier()
-    deadline_s = time.monotonic() + AGREE_SECONDS
-    while not (alike := everyone.Test()) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    from qafel_mpi.transport.exchange import all_come
+
+    alike = all_come(ends, AGREE_SECONDS)
     if not alike:
         time.sleep(0.2 * min(ends.rank, 10))  # of several the lowest speaks: its Abort silences the rest
     if ends.rank == 0 or not alike:

@@ -22,7 +22,7 @@ from qafel_mpi.drivers.build import Interrupted, RunSummary
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.trace.reader import TraceError, open_trace
 from qafel_mpi.trace_schema import SCHEMA_VERSION
-from qafel_mpi.transport.exchange import broadcast_text
+from qafel_mpi.transport.exchange import all_come, broadcast_text
 from qafel_mpi.transport.handshake import HandshakeError
 from qafel_mpi.transport.placement import PlacementError
 
@@ -338,7 +338,7 @@ def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSumm
     try:
         summary = drive(run, own)
     except Exception as error:
-        if ends is not None and not _all_come(ends):
+        if ends is not None and not all_come(ends, AGREE_SECONDS):
             raise
         why = str(error) if isinstance(error, OF_THE_JOB) else ""
         if why := why if ends is None else broadcast_text(ends, why):
@@ -351,11 +351,3 @@ def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSumm
     if ends is not None:
         ends.Free()
     return summary
-
-
-def _all_come(ends: MPI.Intracomm) -> bool:
-    everyone = ends.Ibarrier()
-    deadline_s = time.monotonic() + AGREE_SECONDS
-    while not (come := everyone.Test()) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    return bool(come)

@@ -1,9 +1,15 @@
-"""Texts of different lengths between all ranks, before and after a run: collectives on buffers, no pickle."""
+"""Between all ranks, before and after a run: texts of different lengths, by collectives on buffers, no pickle."""
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from mpi4py import MPI
+
+from qafel_mpi.transport.backoff import sleep_until
+
+NAP_SECONDS = 0.01
 
 
 def gather_text(comm: MPI.Comm, text: str) -> list[str]:
@@ -27,3 +33,16 @@ def broadcast_text(comm: MPI.Comm, text: str) -> str:
         buffer[:] = np.frombuffer(text.encode(), np.uint8)
     comm.Bcast(buffer, root=0)
     return buffer.tobytes().decode()
+
+
+def all_come(comm: MPI.Comm, seconds: float) -> bool:
+    """Whether every rank has called this within so many seconds of this one; where not, comm is of no more use."""
+    everyone, deadline_s, came = comm.Ibarrier(), time.monotonic() + seconds, False
+
+    def over() -> bool:
+        nonlocal came
+        came = everyone.Test()
+        return came or time.monotonic() >= deadline_s
+
+    sleep_until(over, NAP_SECONDS)
+    return came
