@@ -113,12 +113,15 @@ class Slurm:
         )
         _wait(lambda: (self.run / "munge.socket").exists(), 10, self._logs)
         self._begin("slurmctld", "-D")
-        for node in NODES:
-            self._begin("slurmd", "-D", "-N", node, "-f", f"{self.run}/conf-{node}/slurm.conf")
+        # The other nodes have a core each: ranks that all take all of them for theirs wait for each other.
+        cores = sorted(os.sched_getaffinity(0))
+        for k, node in enumerate(NODES):
+            own = ("taskset", "--cpu-list", str(cores[-k % len(cores)])) if k else ()
+            self._begin(*own, "slurmd", "-D", "-N", node, "-f", f"{self.run}/conf-{node}/slurm.conf")
         _wait(lambda: self.command("sinfo", "-h", "-o", "%T").split() == ["idle"], 60, self._logs)
 
     def _begin(self, *command: str) -> None:
-        log = open(self.run / f"{command[0]}-{len(self.daemons)}.out", "wb")  # noqa: SIM115
+        log = open(self.run / f"daemon-{len(self.daemons)}.out", "wb")  # noqa: SIM115
         self.daemons.append(
             subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
         )
@@ -174,9 +177,14 @@ class Slurm:
             found.append((int(say.get("ArrayTaskId", "0").split("-")[0]), job))
         return [job for _, job in sorted(found, key=lambda pair: pair[0])]
 
-    def until(self, number: str, ready: Callable[[], bool], seconds: float = 100) -> None:
-        """Raises RuntimeError, with what the job printed, when that takes longer."""
-        _wait(ready, seconds, lambda: "\n".join(f"{job}\n{said(job)}" for job in self.jobs(number)))
+    def until(self, numbers: Sequence[str], ready: Callable[[], bool], seconds: float = 100) -> None:
+        """Raises RuntimeError, with what the jobs printed, when that takes longer."""
+
+        def logs() -> str:
+            jobs = [job for number in numbers for job in self.jobs(number)]
+            return "\n".join(f"{job}\n{said(job)}" for job in jobs)
+
+        _wait(ready, seconds, logs)
 
     def wait(self, numbers: Sequence[str], seconds: float) -> list[Job]:
         """The jobs when all are over. Raises RuntimeError, with what they printed, when that takes longer."""
@@ -184,11 +192,7 @@ class Slurm:
         def over() -> bool:
             return all(job.state in FINAL for number in numbers for job in self.jobs(number))
 
-        def logs() -> str:
-            jobs = [job for number in numbers for job in self.jobs(number)]
-            return "\n".join(f"{job}\n{said(job)}" for job in jobs)
-
-        _wait(over, seconds, logs)
+        self.until(numbers, over, seconds)
         return [job for number in numbers for job in self.jobs(number)]
 
 

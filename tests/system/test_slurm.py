@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,8 +77,8 @@ def submitted(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Submitt
     (folder / "jobs").symlink_to(ROOT / "jobs")
     two = ("--ntasks-per-node=2",)
     scaling = {"SEEDS": "0", "OPTIONS": f"{SMALL} --variant wall-2 --variant wall-4"}
-    # The warning comes up to half a minute earlier than it is asked for: 30 to 60 s after the start.
-    limited = ("--job-name=limited", "--time=00:02:00", "--signal=B:USR1@60", *two)
+    # The warning comes up to half a minute earlier than it is asked for: 60 to 90 s after the start.
+    limited = ("--job-name=limited", "--time=00:03:00", "--signal=B:USR1@90", *two)
     options = {
         "limited": (limited, ENDLESS),
         "single-node": ((), {"OPTIONS": SMALL}),
@@ -136,34 +137,67 @@ def test_scaling_ends_with_a_table(kind, slurm, submitted):
     assert "efficiency" in said(job).lower()
 
 
-def test_a_suite_that_ran_out_of_time_is_requeued_and_goes_on(slurm, site):
-    goes_on(slurm, site, "--nodes=1", "--ntasks-per-node=2")
+@dataclass(frozen=True)
+class Requeued:
+    """A suite's job that SLURM warned of its limit, and that has begun anew."""
+
+    number: str
+    short: Path  # the variants' traces
+    long: Path
+    short_written_s: float
 
 
-def goes_on(slurm: Slurm, site: Path, *flags: str, **env: str) -> None:
+@pytest.fixture(scope="module")
+def requeued(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Requeued]:
+    """By launcher, all at once: until SLURM starts a job again it waits more than it works."""
+    jobs: dict[str, Requeued] = {}
+    launchers: dict[str, tuple[tuple[str, ...], dict[str, str]]]
+    launchers = {"mpirun": (("--nodes=1", "--ntasks-per-node=2"), {})}
+    if not srun_missing():
+        launchers["srun"] = (("--nodes=2", "--ntasks-per-node=1"), srun_environment())
+    started = {}
+    for name, (flags, env) in launchers.items():
+        folder = tmp_path_factory.mktemp(f"requeued-{name}")
+        (folder / "jobs").symlink_to(ROOT / "jobs")
+        (folder / "two.toml").write_text(TWO)
+        env = {"SUITE": "two.toml", "SEEDS": "0"} | env
+        started[name] = (slurm.submit(template("strong-scaling"), *flags, cwd=folder, env=env), folder)
+
+    def warned() -> bool:
+        """Warn each job that is in its second run."""
+        for name in started.keys() - jobs.keys():
+            number, folder = started[name]
+            short, long = (folder / f"runs/two/{variant}-seed0.h5" for variant in ("short", "long"))
+            if short.exists() and any(long.with_suffix(".shards").glob("updates*")):
+                jobs[name] = Requeued(number, short, long, short.stat().st_mtime)
+                slurm.command("scancel", "--signal=USR1", "--batch", number)
+        return started.keys() == jobs.keys()
+
+    numbers = [number for number, _ in started.values()]
+    slurm.until(numbers, warned)
+    slurm.until(numbers, lambda: all(slurm.jobs(number)[0].restarts == 1 for number in numbers))
+    return jobs
+
+
+def test_a_suite_that_ran_out_of_time_is_requeued_and_goes_on(slurm, requeued):
+    goes_on(slurm, requeued["mpirun"])
+
+
+def goes_on(slurm: Slurm, requeued: Requeued) -> None:
     """A warning from SLURM ends the ranks with 75; the job is requeued, and does what is left."""
-    (site / "two.toml").write_text(TWO)
-    number = slurm.submit(
-        template("strong-scaling"), *flags, cwd=site, env={"SUITE": "two.toml", "SEEDS": "0"} | env
-    )
-    short, long = (site / f"runs/two/{name}-seed0.h5" for name in ("short", "long"))
-    slurm.until(number, lambda: short.exists() and any(long.with_suffix(".shards").glob("updates*")))
-    written_s = short.stat().st_mtime
-    slurm.command("scancel", "--signal=USR1", "--batch", number)
-    slurm.until(number, lambda: slurm.jobs(number)[0].restarts == 1)
-    (job,) = slurm.wait([number], SECONDS)
+    (job,) = slurm.wait([requeued.number], SECONDS)
     assert (job.state, job.code) == ("COMPLETED", 0), said(job)
-    assert short.stat().st_mtime == written_s, "what was done is not done again"
-    with h5py.File(long) as trace:
+    assert requeued.short.stat().st_mtime == requeued.short_written_s, "what was done is not done again"
+    with h5py.File(requeued.long) as trace:
         assert trace.attrs["outcome"] == "finished"
 
 
 def test_a_single_run_whose_job_is_requeued_begins_anew_beside_what_was_there(slurm, site):
     number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=ENDLESS)
     first, second = (site / f"runs/qafel-single-{number}{end}.shards" for end in ("", "-restart1"))
-    slurm.until(number, lambda: any(first.glob("updates*")))
+    slurm.until([number], lambda: any(first.glob("updates*")))
     slurm.command("scontrol", "requeue", number)  # as SLURM does by itself when a node fails
-    slurm.until(number, lambda: any(second.glob("updates*")))
+    slurm.until([number], lambda: any(second.glob("updates*")))
     slurm.command("scancel", number)
     (job,) = slurm.wait([number], 60)
     assert (job.state, job.restarts) == ("CANCELLED", 1)
@@ -204,7 +238,7 @@ def test_the_time_limits_warning_ends_a_run_with_its_trace_and_exit_code_75(slur
 def test_what_scancel_leaves_can_be_read(slurm, site):
     number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=ENDLESS)
     shards = site / f"runs/qafel-single-{number}.shards"
-    slurm.until(number, lambda: any(shards.glob("updates*")))
+    slurm.until([number], lambda: any(shards.glob("updates*")))
     time.sleep(2)  # a flush or two
     slurm.command("scancel", number)
     (job,) = slurm.wait([number], 60)
@@ -239,14 +273,25 @@ def pids_with(**variables: str) -> list[int]:
 # Last, when the nodes are free: these jobs are not among those that are submitted at once.
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def srun() -> dict[str, str]:
-    """The variables of a job that starts its ranks by srun, with the protocol that the MPI library speaks."""
-    protocol = "pmi2" if launcher() == "hydra" else "pmix"
+    """The variables of a job that starts its ranks by srun; skips where SLURM can't do that."""
+    if reason := srun_missing():
+        pytest.skip(reason)
+    return srun_environment()
+
+
+def srun_environment() -> dict[str, str]:
+    """With the protocol that the MPI library speaks."""
+    return {"LAUNCHER": "srun", "SRUN_MPI": "pmi2" if launcher() == "hydra" else "pmix"}
+
+
+def srun_missing() -> str | None:
+    """Why srun can't start ranks here; None: it can."""
     loads = [sys.executable, "-c", "import ctypes; ctypes.CDLL('libpmix.so')"]
-    if protocol == "pmix" and subprocess.run(loads, capture_output=True).returncode:
-        pytest.skip("needs libpmix-dev, which SLURM loads for --mpi=pmix")
-    return {"LAUNCHER": "srun", "SRUN_MPI": protocol}
+    if srun_environment()["SRUN_MPI"] == "pmix" and subprocess.run(loads, capture_output=True).returncode:
+        return "needs libpmix-dev, which SLURM loads for --mpi=pmix"
+    return None
 
 
 def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
@@ -259,9 +304,9 @@ def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
         assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
 
 
-def test_sruns_ranks_on_two_nodes_are_warned_and_requeued_as_mpiruns(slurm, site, srun):
+def test_sruns_ranks_on_two_nodes_are_warned_and_requeued_as_mpiruns(slurm, srun, requeued):
     """A rank's 75 does not become another code though srun ends the step at the first such rank."""
-    goes_on(slurm, site, "--nodes=2", "--ntasks-per-node=1", **srun)
+    goes_on(slurm, requeued["srun"])
 
 
 # Rank 0 is the last to be gone: srun ends what is left of a step as soon as one rank has left with 75.
@@ -276,21 +321,26 @@ def load(*settings):
 """
 
 
-@pytest.fixture
-def endless(slurm, site, srun) -> tuple[str, Path]:
-    """A run by srun on two nodes that goes on, and where its trace will be."""
-    flags = ("--nodes=2", "--ntasks-per-node=1")
-    env = ENDLESS | srun | {"PYTHONPATH": str(site)}
-    env["OPTIONS"] += " --set task.dataset=lingers:load"
-    (site / "lingers.py").write_text(LINGERS)
-    number = slurm.submit(template("single-node"), *flags, cwd=site, env=env)
-    shards = site / f"runs/qafel-single-{number}.shards"
-    slurm.until(number, lambda: any(shards.glob("updates*")))
-    return number, shards
+@pytest.fixture(scope="module")
+def endless(slurm: Slurm, srun, tmp_path_factory) -> dict[str, tuple[str, Path]]:
+    """Runs by srun on two nodes that go on, and where their traces will be: one for each end that awaits them."""
+    runs = {}
+    for end in ("warned", "cancelled", "dies"):
+        site = tmp_path_factory.mktemp(end)
+        (site / "jobs").symlink_to(ROOT / "jobs")
+        (site / "lingers.py").write_text(LINGERS)
+        env = ENDLESS | srun | {"PYTHONPATH": str(site)}
+        env["OPTIONS"] += " --set task.dataset=lingers:load"
+        flags = ("--nodes=2", "--ntasks-per-node=1")
+        number = slurm.submit(template("single-node"), *flags, cwd=site, env=env)
+        runs[end] = (number, site / f"runs/qafel-single-{number}.shards")
+    numbers = [number for number, _ in runs.values()]
+    slurm.until(numbers, lambda: all(any(shards.glob("updates*")) for _, shards in runs.values()))
+    return runs
 
 
 def test_sruns_ranks_write_their_trace_when_slurm_warns_of_the_limit(slurm, endless):
-    number, shards = endless
+    number, shards = endless["warned"]
     slurm.command("scancel", "--signal=USR1", "--batch", number)
     (job,) = slurm.wait([number], 60)
     assert (job.state, job.code) == ("FAILED", 75), said(job)
@@ -300,7 +350,7 @@ def test_sruns_ranks_write_their_trace_when_slurm_warns_of_the_limit(slurm, endl
 
 
 def test_what_scancel_leaves_of_sruns_ranks_can_be_read(slurm, endless):
-    number, shards = endless
+    number, shards = endless["cancelled"]
     slurm.command("scancel", number)
     (job,) = slurm.wait([number], 60)
     assert job.state == "CANCELLED"
@@ -308,13 +358,13 @@ def test_what_scancel_leaves_of_sruns_ranks_can_be_read(slurm, endless):
 
 
 def test_a_rank_of_sruns_that_dies_ends_the_job_which_names_it(slurm, endless):
-    number, shards = endless
+    number, shards = endless["dies"]
     (client,) = pids_with(SLURM_JOB_ID=number, SLURM_PROCID="1")
     os.kill(client, signal.SIGKILL)
     (job,) = slurm.wait([number], 60)
     assert job.state == "FAILED", said(job)
     assert job.code not in (0, 75), "137, or what the MPI library makes of a peer that is gone"
-    assert "n2: task 1: Killed" in said(job)
+    assert re.search(r"n\d: task 1: Killed", said(job))
     assert len(left(shards)["updates"]) > 0
 
 
@@ -324,7 +374,8 @@ def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_pat
     jobs.mkdir()
     for name in ("site.env", "job.sh"):
         (jobs / name).symlink_to(ROOT / "jobs" / name)
-    (jobs / "checked.sh").write_text('echo "$SLURMD_NODENAME" >> "$SEEN"\n')  # in the program's place
+    # In the program's place. Open MPI 5.0's mpirun waits for ever now and then if ranks leave as soon as they start.
+    (jobs / "checked.sh").write_text('echo "$SLURMD_NODENAME" >> "$SEEN"; sleep 1\n')
     flags = ("--nodes=3", "--gpus-per-node=1", "--ntasks-per-node=2")
     seen = tmp_path / "seen"
     number = slurm.submit(template("multi-node-gpu"), *flags, cwd=tmp_path, env={"SEEN": str(seen)})
