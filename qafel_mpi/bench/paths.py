@@ -12,9 +12,10 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
+from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.coverage import Coverage
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, aligned_bytes
+from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends
 
 TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.kernels import gpu
+from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.transport import placement
-from qafel_mpi.transport.frames import Frame, aligned_bytes, new_frame
+from qafel_mpi.transport.frames import Frame, new_frame
 from qafel_mpi.wire import FLAG_HEADER_ONLY, HEADER_BYTES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.jit import (
     bits_of,
     double_of,
@@ -195,7 +196,7 @@ class AffineKernels:
         self.wide, self.plain, self.bits = wide, plain, bits
         self._shares = shares(np.cumsum(wide[:, STOP] - wide[:, START]), threads)
         self._plain = [plain, *(plain[:0] for _ in self._shares[1:])]
-        self._levels = [np.empty(SEGMENT + 8, dtype=np.uint8) for _ in self._shares]
+        self._levels = [aligned_bytes(SEGMENT + 8) for _ in self._shares]
         self._inverses = [np.empty(TOGETHER, dtype=np.float32) for _ in self._shares]
 
     def encode(self, x: np.ndarray, payload: np.ndarray) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, part, store
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.plan import BUCKET, SLOT, START, Plan, shares, spread
@@ -253,9 +254,9 @@ class BucketKernels:
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
         self.codes_at = 4 * plan.buckets
         self._shares = shares(plan.table[1:, START], threads)
-        self.scratch = [np.empty(_SCRATCH_BYTES, dtype=np.uint8) for _ in self._shares]
+        self.scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self._shares]
         level = np.int8 if bits <= 8 else np.int16
-        self.levels = [np.empty(SEGMENT + 8, dtype=level) for _ in self._shares]
+        self.levels = [aligned_bytes((SEGMENT + 8) * level().itemsize).view(level) for _ in self._shares]
         many = 0 if plan.single else plan.segments
         self._partial, self._tops = np.empty(many), np.empty(many, dtype=np.int32)
 

@@ -12,26 +12,11 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import wire
+from qafel_mpi.kernels.aligned import aligned_bytes
 
 _NAN = float("nan")
 _NOTHING = wire.Expected()
 AT_ONCE = 64  # ranks that one poll looks at
-ALIGNMENT = 64  # bytes: a cache line, and enough for every SIMD load of a payload
-
-
-def pageable_bytes(size: int) -> np.ndarray:
-    """Uninitialised uint8; of 4 MB and more in huge pages, which numpy asks for."""
-    return np.empty(size, dtype=np.uint8)
-
-
-def aligned_bytes(size: int, memory: Callable[[int], np.ndarray] = pageable_bytes) -> np.ndarray:
-    """An uninitialised uint8 array of `size` bytes whose address is a multiple of ALIGNMENT.
-
-    memory: makes it; drivers that use a GPU pass one whose bytes are page-locked.
-    """
-    raw = memory(size + ALIGNMENT)
-    offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size]
 
 
 class Frame:

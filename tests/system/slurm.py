@@ -116,8 +116,8 @@ class Slurm:
         # The other nodes have a core each: ranks that all take all of them for theirs wait for each other.
         cores = sorted(os.sched_getaffinity(0))
         for k, node in enumerate(NODES):
-            own = ("taskset", "--cpu-list", str(cores[-k % len(cores)])) if k else ()
-            self._begin(*own, "slurmd", "-D", "-N", node, "-f", f"{self.run}/conf-{node}/slurm.conf")
+            cores_of = ("taskset", "--cpu-list", str(cores[-k % len(cores)])) if k else ()
+            self._begin(*cores_of, "slurmd", "-D", "-N", node, "-f", f"{self.run}/conf-{node}/slurm.conf")
         _wait(lambda: self.command("sinfo", "-h", "-o", "%T").split() == ["idle"], 60, self._logs)
 
     def _begin(self, *command: str) -> None:

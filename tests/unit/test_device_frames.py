@@ -8,8 +8,9 @@ import torch
 from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.config import load
 from qafel_mpi.drivers.device_frames import DeviceFrame, frame_maker, pinned_frame
+from qafel_mpi.kernels.aligned import ALIGNMENT
 from qafel_mpi.transport import placement
-from qafel_mpi.transport.frames import ALIGNMENT, new_frame
+from qafel_mpi.transport.frames import new_frame
 from qafel_mpi.wire import Expected, Kind
 from tests.pretended_gpu import HOST, OnGpu, Stream, pretend
 
