@@ -2,8 +2,8 @@
 
 Client ranks send as fast as they can. The reference receives the same payloads and does the same
 decode-accumulate, one after the other, with no protocol: no header, no checksum, no state machine, no trace. Ours
-adds up what has arrived together in one call. Both ways of transport.checksum are measured. Rank 0 keeps as many
-receives posted as in the wall driver; a client sends for two, or it would be one client's turns that are timed.
+adds up what has arrived together in one call. Both ways of transport.checksum are measured. Both sides keep as many
+messages under way as the wall driver.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def _one(limits: Limits, size: int, row_of: RowOf) -> Callable[[MPI.Intracomm], 
 
 
 def under_way(comm: MPI.Intracomm) -> int:
-    """Messages at this rank's end, of the wall driver's settings by default; a client has those of two."""
+    """Messages at this rank's end: as many as the wall driver's, and as its settings are by default."""
     defaults = TransportConfig()
-    return defaults.receives(max(2, comm.size - 1)) if comm.rank == 0 else 2 * defaults.upload_frames
+    return defaults.receives(comm.size - 1) if comm.rank == 0 else defaults.upload_frames
 
 
 def codec_for(payload_bytes: int) -> codecs.Codec:
@@ -135,7 +135,9 @@ class _Ours:
             described=described,
             checksum=checksum,
             take=self.take,
+            note=self.note,
         )
+        self.since_s = self.each_s = 0.0  # when the last messages were taken, and how long that took each
         self.row_of = row_of
         zero = torch.zeros(codec.layout.elements)
         never_full = ServerConfig(buffer_size=2**62)
@@ -146,12 +148,14 @@ class _Ours:
         self.recorder = Recorder(folder, comm.rank)
 
     def take(self, arrived: list[tuple[Received, wire.Message]]) -> None:
-        begin_s = perf_counter()
+        self.since_s = perf_counter()
         self.server.receive_all([Update(m.client, m.version, r.payload, m.seed, 1) for r, m in arrived])
-        each_s = (perf_counter() - begin_s) / len(arrived)
+        self.each_s = (perf_counter() - self.since_s) / len(arrived)
+
+    def note(self, arrived: list[tuple[Received, wire.Message]]) -> None:
         for i, (received, message) in enumerate(arrived):
-            since_s = begin_s + i * each_s
-            self.recorder.messages.append(self.row_of(received, message, 0, since_s, since_s + each_s))
+            since_s = self.since_s + i * self.each_s
+            self.recorder.messages.append(self.row_of(received, message, 0, since_s, since_s + self.each_s))
 
     def send(self, count: int) -> None:
         self.path.send(count)

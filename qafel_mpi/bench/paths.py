@@ -21,7 +21,7 @@ TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"
 CHECKSUMS = get_args(Coverage)  # what a message's checksum may cover: "full", "header"
 
-# What is done with messages of ours that have arrived together, before their slots are free.
+# What is done with messages of ours that have arrived together.
 Take = Callable[[list[tuple[Received, wire.Message]]], None]
 TakeRaw = Callable[[np.ndarray], None]
 
@@ -94,12 +94,14 @@ class OurPath:
         described: wire.Expected | None = None,
         checksum: str = "full",
         take: Take = _nothing,
+        note: Take | None = None,
         fill: Callable[[np.ndarray], object] | None = None,
     ):
-        """described: what the headers say of the content; by default its size alone. checksum: of CHECKSUMS. fill:
-        writes each payload before it is sent, in place of the content. Else see RawPath."""
+        """described: what the headers say of the content; by default its size alone. checksum: of CHECKSUMS. note:
+        what is done with messages once their slots are free again. fill: writes each payload before it is sent, in
+        place of the content. Else see RawPath."""
         self.peer, self.size = peer, content.size
-        self.take, self.fill = take, fill
+        self.take, self.note, self.fill = take, note, fill
         kinds = {wire.Kind.UPDATE: described or wire.Expected(payload_bytes=self.size)}
         self.described = wire.without_payload_checksum(kinds) if checksum == "header" else kinds
         self.pool = FramePool(self.size, limit=0 if peer == MPI.ANY_SOURCE else window)
@@ -164,6 +166,9 @@ class OurPath:
                 for received in arrived:
                     self.inbox.release(received.slot)
                     count -= 1
+                if self.note is not None:
+                    self.inbox.nudge()
+                    self.note(checked)
                 self.last = received.payload
                 self.backoff.reset()
             else:  # sends are completed while nothing arrives, as in the drivers' loops

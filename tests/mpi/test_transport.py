@@ -394,7 +394,9 @@ def test_whoever_waits_long_says_for_what(comm, capfd):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm):
+@pytest.mark.parametrize("nudges", [False, True], ids=["polled", "nudged"])
+@pytest.mark.parametrize("source", [0, MPI.ANY_SOURCE], ids=["from rank 0", "from anybody"])
+def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm, source, nudges):
     sizes = [3_000_000, 10, 10, 3_000_000, 10]
     if comm.rank == 0:
         sends = Sends(comm, 9)
@@ -407,16 +409,20 @@ def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm):
         until(lambda: not sends.poll() and not len(sends))
         order = list(range(5))
     else:
-        inbox = Inbox(comm, 9, payload_bytes=max(sizes), slots=3, source=0)
+        inbox = Inbox(comm, 9, payload_bytes=max(sizes), slots=3, source=source)
         order = []
 
         def done() -> bool:
             for received in inbox.poll():
                 order.append(int.from_bytes(received.data[24:32], "little"))
                 inbox.release(received.slot)
+            if nudges:
+                inbox.nudge()
+                inbox.nudge()
             return len(order) == 5
 
         until(done)
+        assert inbox.total == 5
         inbox.close()
     assert comm.allreduce(int(order == list(range(5))), MPI.MIN) == 1
 
