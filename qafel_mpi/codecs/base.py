@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.floats import all_finite
 from qafel_mpi.kernels.memory import vector_like
 
 
@@ -220,7 +221,7 @@ class Codec(ABC):
 
     def require_finite(self, x: Tensor) -> None:
         """Raise NonFiniteError where an element of x is not finite."""
-        if not torch.isfinite(x).all():
+        if not (torch.isfinite(x).all() if x.is_cuda else all_finite(x.numpy())):
             self.refuse(x)
 
     def refuse(self, x: Tensor) -> NoReturn:

@@ -9,6 +9,7 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
+from qafel_mpi.kernels.floats import all_finite, copy_finite
 
 
 class Identity(DeviceCodec):
@@ -30,14 +31,14 @@ class Identity(DeviceCodec):
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         if x.is_cuda:
             return self.begin(x, out, key).finish()
-        self.require_finite(x)
         size = self.payload_bytes()
-        torch.from_numpy(out[:size]).copy_(x.to(self.dtype).view(torch.uint8))
+        if not copy_finite(x.numpy(), out[:size].view(self._numpy)):
+            self.refuse(x)
         return size
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
-        if not np.isfinite(floats(payload, self._numpy)).all():
+        if not all_finite(floats(payload, self._numpy)):
             raise PayloadError(f"{self.name}: the vector has an element that is not finite")
         return payload
 

@@ -16,6 +16,7 @@ from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.cpu import hash_counters
 from qafel_mpi.kernels.eager import EagerTopK
+from qafel_mpi.kernels.floats import all_finite
 
 _HUGE = float(np.finfo(np.float32).max)
 
@@ -34,7 +35,7 @@ class _Sparse(Codec):
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
-        if not self._values(payload).isfinite().all():
+        if not all_finite(self._values(payload).numpy()):
             raise PayloadError(f"{self.name}: a value is not finite")
         return payload
 
