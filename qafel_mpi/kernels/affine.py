@@ -15,6 +15,7 @@ from qafel_mpi.kernels.jit import (
     load64,
     nearest,
     part,
+    prefetch,
     store,
     umax32,
 )
@@ -136,6 +137,7 @@ def encode_range(x, wide, first, last, plain, bits, inverses, levels, payload):
             store(payload, origins_at + 4 * first, np.int32(zero))
             inverses[first - group] = np.float32(1.0 / (scale * np.float64(_lift(scale))))
             first += 1
+        prefetch(x, x.itemsize * wide[first - 1, STOP])
         for k in range(group, first):
             v = part(x, wide[k, START], wide[k, STOP])
             out = part(payload, wide[k, AT], wide[k, AT] + ((v.size * bits + 7) >> 3))

@@ -118,6 +118,24 @@ def store(typingctx, array, at, value):
 
 
 @intrinsic
+def prefetch(typingctx, array, at):
+    """Ask for the cache line of byte `at` of the array, which may lie behind its end.
+
+    Processors that read ahead stop at the end of a page of 4 kB: the first line of the next one makes them go on.
+    """
+
+    def codegen(context, builder, signature, args):
+        byte = _pointer(context, builder, signature, args, _BYTE)
+        kind = ir.FunctionType(ir.VoidType(), [byte.type, _WORD, _WORD, _WORD])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [byte.type], kind)
+        read, keep, data = _WORD(0), _WORD(3), _WORD(1)
+        builder.call(call, [byte, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def part(typingctx, array, begin, end):
     """array[begin:end] of a contiguous vector, 0 <= begin <= end <= its size, which must outlive it.
 
