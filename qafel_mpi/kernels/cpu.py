@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qafel_mpi.kernels.aligned import aligned_bytes
-from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, part, store
+from qafel_mpi.kernels.jit import bits_of, float_of, helper, jit, load32, part, prefetch, store
 from qafel_mpi.kernels.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.plan import BUCKET, SLOT, START, Plan, shares, spread
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
@@ -174,6 +174,9 @@ def encode_range(
             top = _take(here, v)
         if top >= _INF_BITS:
             return g
+        prefetch(x, x.itemsize * end)
+        if step:
+            prefetch(x_hat, x_hat.itemsize * end)
         if known:
             scale = float_of(load32(payload, scale_at))
         else:
