@@ -49,11 +49,15 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         cluster.stop()
 
 
+def with_jobs(folder: Path) -> Path:
+    """Where a user submits from: a checkout's jobs folder, by a link."""
+    (folder / "jobs").symlink_to(ROOT / "jobs")
+    return folder
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """Where a user submits from: a checkout's jobs folder, by a link."""
-    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
-    return tmp_path
+    return with_jobs(tmp_path)
 
 
 def template(name: str) -> Path:
@@ -73,8 +77,7 @@ class Submitted:
 
 @pytest.fixture(scope="module")
 def submitted(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
-    folder = tmp_path_factory.mktemp("submitted")
-    (folder / "jobs").symlink_to(ROOT / "jobs")
+    folder = with_jobs(tmp_path_factory.mktemp("submitted"))
     two = ("--ntasks-per-node=2",)
     scaling = {"SEEDS": "0", "OPTIONS": f"{SMALL} --variant wall-2 --variant wall-4"}
     # The warning comes up to half a minute earlier than it is asked for: 60 to 90 s after the start.
@@ -157,8 +160,7 @@ def requeued(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         launchers["srun"] = (("--nodes=2", "--ntasks-per-node=1"), srun_environment())
     started = {}
     for name, (flags, env) in launchers.items():
-        folder = tmp_path_factory.mktemp(f"requeued-{name}")
-        (folder / "jobs").symlink_to(ROOT / "jobs")
+        folder = with_jobs(tmp_path_factory.mktemp(f"requeued-{name}"))
         (folder / "two.toml").write_text(TWO)
         env = {"SUITE": "two.toml", "SEEDS": "0"} | env
         started[name] = (slurm.submit(template("strong-scaling"), *flags, cwd=folder, env=env), folder)
@@ -326,8 +328,7 @@ def endless(slurm: Slurm, srun, tmp_path_factory) -> dict[str, tuple[str, Path]]
     """Runs by srun on two nodes that go on, and where their traces will be: one for each end that awaits them."""
     runs = {}
     for end in ("warned", "cancelled", "dies"):
-        site = tmp_path_factory.mktemp(end)
-        (site / "jobs").symlink_to(ROOT / "jobs")
+        site = with_jobs(tmp_path_factory.mktemp(end))
         (site / "lingers.py").write_text(LINGERS)
         env = ENDLESS | srun | {"PYTHONPATH": str(site)}
         env["OPTIONS"] += " --set task.dataset=lingers:load"
