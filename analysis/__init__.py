@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qafel_analysis.frames import Run, load
+    from qafel_analysis.read.frames import Run, load
 
 __all__ = ["Run", "load"]
 
@@ -19,7 +19,7 @@ __all__ = ["Run", "load"]
 def __getattr__(name: str) -> Any:
     # pandas takes half a second to import, and the command's tables do without it.
     if name in __all__:
-        from qafel_analysis import frames
+        from qafel_analysis.read import frames
 
         return getattr(frames, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,11 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-from qafel_analysis.compare import Run
-from qafel_analysis.frames import LazyTable
-from qafel_analysis.palette import extra
-from qafel_analysis.table import public
-from qafel_analysis.timeline import Trainings, Window, of_messages
+from qafel_analysis.read.extras import extra
+from qafel_analysis.read.frames import LazyTable
+from qafel_analysis.read.rows import public
+from qafel_analysis.read.timeline import Trainings, Window, of_messages
+from qafel_analysis.tables.compare import Run
 
 from qafel_mpi.trace.reader import Trace, open_trace
 from qafel_mpi.trace_schema import KIND_NAMES

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qafel_analysis.table import Target, plain
+from qafel_analysis.read.rows import Target, plain
 
 from qafel_mpi.trace.reader import Trace, TraceError, follow, open_trace
 from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES

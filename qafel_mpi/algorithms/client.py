@@ -10,7 +10,7 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Buffers, Codec, Encoding, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of
-from qafel_mpi.kernels.rows import derive_rows
+from qafel_mpi.kernels.numba.rows import derive_rows
 
 
 class Replica:

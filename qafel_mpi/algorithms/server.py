@@ -16,7 +16,7 @@ from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector_like
-from qafel_mpi.kernels.norms import distance, norm
+from qafel_mpi.kernels.numba.norms import distance, norm
 
 # Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
 SERVER = 2**32 - 1

@@ -1,1 +1,1 @@
-"""Benchmarks: one file each; what they share is timing.py (samples), result.py (files), check.py (belief)."""
+"""Benchmarks: one file each; measuring/ has what they share."""

@@ -22,10 +22,10 @@ from time import perf_counter
 import numpy as np
 from mpi4py import MPI
 
-from qafel_mpi.bench.paths import OurPath, exchange
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, cores_here, pattern, total, wrong_bytes
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.bench.measuring.paths import OurPath, exchange
+from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, cores_here, pattern, total, wrong_bytes
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.transport.backoff import Backoff
 
 BYTES = 15_000  # an upload of the paper's CNN

@@ -15,11 +15,11 @@ import torch
 from mpi4py import MPI
 
 from qafel_mpi import codecs, wire
-from qafel_mpi.bench.hostclocks import HostClocks, Last
 from qafel_mpi.bench.ingest import codec_for
-from qafel_mpi.bench.ranks import REDUCTION_MAX, agree, cores_here, crowded, total, wrong_bytes
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.bench.measuring.hostclocks import HostClocks, Last
+from qafel_mpi.bench.measuring.ranks import REDUCTION_MAX, agree, cores_here, crowded, total, wrong_bytes
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.config import TransportConfig

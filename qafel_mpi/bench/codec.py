@@ -15,10 +15,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from qafel_mpi.bench import peers
-from qafel_mpi.bench.passes import Passes
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, timed
+from qafel_mpi.bench.measuring import peers
+from qafel_mpi.bench.measuring.passes import Passes
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, timed
 from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels.keys import Stream, derive

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.bench.codec import OPERATIONS, SEED, Point
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, calibrate, interleave, measure, timed
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, measure, timed
 from qafel_mpi.codecs import Layout, build
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.bucketed import Bucketed

@@ -22,10 +22,10 @@ from qafel_mpi import codecs, wire
 from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
-from qafel_mpi.bench.paths import CHECKSUMS, OurPath, RawPath, four_bits
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.bench.measuring.paths import CHECKSUMS, OurPath, RawPath, four_bits
+from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.frames import Received

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from mpi4py import MPI
 
-from qafel_mpi.bench.exposure import WARMUPS, Participations, exposure, samples
-from qafel_mpi.bench.result import Row
+from qafel_mpi.bench.measuring.exposure import WARMUPS, Participations, exposure, samples
+from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.config import ConfigError, Experiment, load
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.transport.exchange import broadcast_text

@@ -17,10 +17,10 @@ import torch
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.bench.paths import CHECKSUMS, RAW, OurPath, Path, RawPath, Take, exchange, four_bits
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree, crowded, pattern, total, wrong_bytes
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, interleave
+from qafel_mpi.bench.measuring.paths import CHECKSUMS, RAW, OurPath, Path, RawPath, Take, exchange, four_bits
+from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, crowded, pattern, total, wrong_bytes
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.transport.frames import Received
 
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"

@@ -15,11 +15,11 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.bench.exposure import WARMUPS
 from qafel_mpi.bench.ingest import RowOf
+from qafel_mpi.bench.measuring.exposure import WARMUPS
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Limits, Samples, measure, timed
 from qafel_mpi.bench.overlap import Drive, run
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Limits, Samples, measure, timed
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport.frames import Received, new_frame

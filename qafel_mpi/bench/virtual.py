@@ -21,9 +21,9 @@ from mpi4py import MPI
 from torch.nn.functional import cross_entropy
 
 from qafel_mpi import tasks
-from qafel_mpi.bench.ranks import REDUCTION_ROOT, agree
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Case, Limits, Samples, interleave
+from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, Samples, interleave
 from qafel_mpi.config import Experiment, from_toml, load
 from qafel_mpi.tasks.logistic import LogisticTask
 from qafel_mpi.tasks.models import cnn

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
-from qafel_mpi.kernels.affine import AffineKernels
+from qafel_mpi.kernels.numba.affine import AffineKernels
 
 
 class Affine(DeviceCodec):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.kernels.floats import all_finite
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.numba.floats import all_finite
 
 
 @dataclass(frozen=True)

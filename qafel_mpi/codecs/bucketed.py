@@ -11,9 +11,9 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Buffers, Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
-from qafel_mpi.kernels import cpu
+from qafel_mpi.kernels.numba import buckets as cpu
+from qafel_mpi.kernels.numba.rows import RowKernels
 from qafel_mpi.kernels.plan import plan
-from qafel_mpi.kernels.rows import RowKernels
 
 # Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
 SHORT_BYTES = 4096

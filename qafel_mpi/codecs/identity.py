@@ -9,7 +9,7 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
-from qafel_mpi.kernels.floats import all_finite, copy_finite
+from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
 
 
 class Identity(DeviceCodec):

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
-from qafel_mpi.kernels.cpu import hash_counters
 from qafel_mpi.kernels.eager import EagerTopK
-from qafel_mpi.kernels.floats import all_finite
+from qafel_mpi.kernels.numba.buckets import hash_counters
+from qafel_mpi.kernels.numba.floats import all_finite
 
 _HUGE = float(np.finfo(np.float32).max)
 

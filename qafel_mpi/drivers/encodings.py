@@ -8,7 +8,7 @@ from torch import Tensor
 from qafel_mpi.codecs import Codec
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.kernels.memory import vector_like
-from qafel_mpi.kernels.norms import distance, norm
+from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.trace.recorder import Recorder, Table
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.drivers.build import Setup
-from qafel_mpi.kernels.norms import distance, norm
+from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.tasks.base import Task
 
 PATIENCE_S = 3.0  # from then on a user wonders

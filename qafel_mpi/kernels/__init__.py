@@ -1,1 +1,1 @@
-"""Kernels: what the codecs do on their hot path. reference.py says what, cpu.py and gpu.py do it fast."""
+"""Kernels: the hot path of the codecs. reference.py says what; numba/ does it on a CPU, triton/ on a GPU."""

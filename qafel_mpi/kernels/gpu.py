@@ -1,4 +1,4 @@
-"""The kernels for CUDA tensors: the bytes of cpu.py and affine.py.
+"""The kernels for CUDA tensors: the bytes of the CPU's in kernels/numba/.
 
 Only packed bytes cross to the host, on a stream of the codec's own, so that what runs on the caller's stream goes on
 meanwhile: straight into a pinned buffer of the caller's, or through one kept here. `begin` starts an encoding; its
@@ -163,7 +163,7 @@ class DeviceKernels:
 def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.device) -> Any:
     """Triton's where it is installed and the width is one of its own, else torch's operations."""
     if bits <= FUSED_BITS and _has_triton():
-        from qafel_mpi.kernels.fused import FusedKernels  # takes a second to import
+        from qafel_mpi.kernels.triton.buckets import FusedKernels  # takes a second to import
 
         return FusedKernels(plan, bits=bits, s=s, kind=kind, device=device)
     return EagerKernels(plan, bits=bits, s=s, kind=kind)
@@ -172,7 +172,7 @@ def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.devic
 def affine_kernels(wide: np.ndarray, plain: np.ndarray, bits: int, device: torch.device) -> Any:
     """As bucket_kernels."""
     if _has_triton():
-        from qafel_mpi.kernels.fused_affine import FusedAffine
+        from qafel_mpi.kernels.triton.affine import FusedAffine
 
         return FusedAffine(wide, plain, bits=bits, device=device)
     return EagerAffine(wide, plain, bits=bits)

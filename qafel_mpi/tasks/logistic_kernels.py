@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qafel_mpi.kernels.jit import jit
+from qafel_mpi.kernels.numba.jit import jit
 
 # Sums in vector registers: in any order, but the same one in every call.
 _SUMS = {"reassoc", "contract", "nsz"}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from qafel_mpi.trace.clock import Clocks, correct_messages
+from qafel_mpi.trace.file import BLOCK_ROWS, Trace, conform
 from qafel_mpi.trace.merge import SUFFIX, read_clock, read_run
-from qafel_mpi.trace.reader import BLOCK_ROWS, Trace, conform
 from qafel_mpi.trace.shards import TraceError, blocks_from, scan, shard_path, shard_ranks
 from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
 

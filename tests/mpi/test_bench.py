@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, paths, ranks, tracing
-from qafel_mpi.bench.result import Row
-from qafel_mpi.bench.timing import Limits
+from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, tracing
+from qafel_mpi.bench.measuring import paths, ranks
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.config import load
-from qafel_mpi.drivers import alone, wall
 from qafel_mpi.drivers.rows import received_row
+from qafel_mpi.drivers.wall import alone
+from qafel_mpi.drivers.wall import run as wall
 
 SHORT = Limits(seconds=0.05, least=5, most=20, warmups=2)
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from qafel_mpi.drivers import device_frames, virtual, wall
+from qafel_mpi.drivers import device_frames
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.device_frames import DeviceBytes, DeviceFrame
+from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.frames import Inbox, Sends
 from qafel_mpi.wire import HEADER_BYTES, Expected, Kind, check, without_payload_checksum

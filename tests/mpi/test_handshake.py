@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qafel_mpi.drivers import session, wall
+from qafel_mpi.drivers import session
+from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.tasks.datasets import DATASETS
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.handshake import HandshakeError, agree, same_folder

@@ -4,8 +4,8 @@ import h5py
 import pytest
 
 from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers import wall
 from qafel_mpi.drivers.part import run_on_first
+from qafel_mpi.drivers.wall import run as wall
 from tests.mpi.conftest import same_everywhere
 
 

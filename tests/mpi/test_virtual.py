@@ -6,7 +6,9 @@ import h5py
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.drivers import remote, virtual, wall
+from qafel_mpi.drivers.virtual import remote
+from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport.frames import Frame
 from qafel_mpi.wire import Kind
 

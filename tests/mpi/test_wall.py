@@ -16,8 +16,11 @@ from mpi4py import MPI
 
 from qafel_mpi.codecs import PayloadError
 from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers import session, wall, wall_client, wall_server, warmup
+from qafel_mpi.drivers import session, warmup
 from qafel_mpi.drivers.session import TAG_UP
+from qafel_mpi.drivers.wall import client as wall_client
+from qafel_mpi.drivers.wall import run as wall
+from qafel_mpi.drivers.wall import server as wall_server
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import UPDATES
 from qafel_mpi.transport.fanout import MODELS
@@ -391,7 +394,7 @@ def test_while_rank_0_is_away_one_rank_says_so_though_it_is_muted(comm, folder, 
     monkeypatch.setattr(session, "merge", slow_merge)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         if comm.rank:
-            monkeypatch.setattr(sys, "stderr", nowhere)  # as cli_job.mute does
+            monkeypatch.setattr(sys, "stderr", nowhere)  # as commands/process.py's mute does
         run(comm, folder, digits("transport.patience_seconds=0.2", "transport.clock_seconds=0.2"))
         monkeypatch.undo()
     said = f"rank {comm.rank} on {socket.gethostname()} waits for rank 0 to merge" in capfd.readouterr().err

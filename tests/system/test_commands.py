@@ -24,7 +24,7 @@ from tests.system.namespaces import launcher
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
 SHORT = ("--set", "stop.uploads=30")
 ENDLESS = ("--set", "stop.accuracy=1.0", "--set", "stop.uploads=100000000")
-RANK = '__import__("qafel_mpi.cli_job").cli_job.launcher_rank()'
+RANK = '__import__("qafel_mpi.commands.process").commands.process.launcher_rank()'
 
 
 def qafel(
@@ -60,7 +60,7 @@ def test_every_command_has_help_with_examples(command, tmp_path):
 def test_what_needs_no_numbers_loads_no_numbers(arguments):
     script = (
         "import sys; sys.argv = ['qafel-mpi', *sys.argv[1:]]\n"
-        "from qafel_mpi.cli import main\n"
+        "from qafel_mpi.commands.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'mpi4py', 'h5py', 'numba', 'numpy'} & set(sys.modules)), file=sys.stderr)"

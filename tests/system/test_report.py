@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from qafel_analysis import report
 from qafel_analysis.example import Example, write
+from qafel_analysis.report import page as report
 
 from tests.system.browser import Page, chromium
-from tests.unit.test_analysis_report import malicious
+from tests.unit.analysis.report.test_page import malicious
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="needs chromium")
 
@@ -154,7 +154,7 @@ def test_it_is_dark_where_the_reader_wants_it_dark(file):
 
 
 def test_the_command_writes_the_page(file, tmp_path):
-    command = [sys.executable, "-c", "from qafel_analysis.cli import main; main()", "report"]
+    command = [sys.executable, "-c", "from qafel_analysis.commands.app import main; main()", "report"]
     runs = map(str, sorted(file.parent.glob("q*.h5")))
     done = subprocess.run(
         [*command, *runs, "-o", "page.html"], cwd=tmp_path, capture_output=True, text=True, timeout=120

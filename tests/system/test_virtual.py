@@ -13,8 +13,9 @@ import pytest
 from qafel_mpi import experiments
 from qafel_mpi.config import load, variants_of
 from qafel_mpi.config_text import ConfigError
-from qafel_mpi.drivers import suite, virtual
+from qafel_mpi.drivers import suite
 from qafel_mpi.drivers.build import RunSummary
+from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.tasks.errors import DataError
 from tests.system.test_commands import qafel
 

@@ -18,9 +18,9 @@ from tests.support import ROOT
 
 PACKAGE = "qafel_mpi"
 
-# Rooms by floor. A room is a folder, or a module with its helpers: cli.py and cli_*.py, config.py and config_*.py.
+# Rooms by floor. A room is a folder, or a module with its helpers: config.py and config_*.py.
 FLOORS: dict[str, int] = {
-    "cli": 5,
+    "commands": 5,
     "drivers": 4,
     "bench": 4,
     "config": 3,
@@ -52,7 +52,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "codecs": ("mpi4py", "h5py"),
     "schedule": ("mpi4py", "torch", "h5py"),
 }
-FORBIDDEN_AT_THE_TOP: dict[str, tuple[str, ...]] = {"cli": ("mpi4py", "h5py")}
+FORBIDDEN_AT_THE_TOP: dict[str, tuple[str, ...]] = {"commands": ("mpi4py", "h5py")}
 # The one step sideways: the experiments are data, and config reads them.
 SIDEWAYS = {("config", "experiments")}
 # Only the drivers and benchmarks bring two of these together; settings are no more than values.
@@ -61,7 +61,20 @@ TOGETHER = {"drivers", "bench"}
 SETTINGS = (f"{PACKAGE}.algorithms.presets", *(f"{PACKAGE}.{room}.config" for room in FLOORS))
 # The environment and files of settings are read by config and above it.
 READS_SETTINGS = ("os.environ", "os.environb", "os.getenv", "tomllib.load")
+# Of the package, analysis/ sees what reads traces; its own rooms lie on floors too.
+ANALYSIS = "qafel_analysis"
 ANALYSIS_MAY_IMPORT = (f"{PACKAGE}.trace.reader", f"{PACKAGE}.trace_schema")
+ANALYSIS_FLOORS: dict[str, int] = {
+    "commands": 5,
+    "report": 4,
+    "export": 3,
+    "watch": 3,
+    "figures": 3,
+    "theory": 2,
+    "tables": 1,
+    "read": 0,
+    "example": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def imports_of(tree: ast.AST, module: str, is_package: bool) -> Iterator[Import]
 def room_of(name: str) -> str:
     """The room that a dotted name of the package lies in; "" for the package itself."""
     first = name.partition(".")[2].partition(".")[0]
-    return next((room for room in ("cli", "config") if first.startswith(room + "_")), first)
+    return "config" if first.startswith("config_") else first
 
 
 def violations(root: Path) -> list[str]:
@@ -122,10 +135,23 @@ def violations(root: Path) -> list[str]:
         found += together(where, room, imports)
     for path in sorted((root / "analysis").rglob("*.py")):
         where = path.relative_to(root)
-        for i in imports_of(ast.parse(path.read_text()), "analysis." + path.stem, path.name == "__init__.py"):
-            if i.within(PACKAGE) and not i.within(*ANALYSIS_MAY_IMPORT):
-                found.append(f"{where}:{i.line}: analysis imports {i.name}")
+        module = ".".join((ANALYSIS, *where.with_suffix("").parts[1:])).removesuffix(".__init__")
+        room = room_of(module)
+        if room and room not in ANALYSIS_FLOORS:
+            found.append(f"{where}: {room} is on no floor")
+            continue
+        imports = list(imports_of(ast.parse(path.read_text()), module, path.name == "__init__.py"))
+        found += [f"{where}:{i.line}: {what}" for i in imports for what in breaches_of_analysis(i, room)]
     return found
+
+
+def breaches_of_analysis(i: Import, room: str) -> Iterator[str]:
+    """What is wrong with one import of a module in this room of analysis/; its own __init__ may open any."""
+    if i.within(PACKAGE) and not i.within(*ANALYSIS_MAY_IMPORT):
+        yield f"analysis imports {i.name}"
+    target = room_of(i.name) if i.within(ANALYSIS) else ""
+    if room and target and target != room and ANALYSIS_FLOORS.get(target, -1) >= ANALYSIS_FLOORS[room]:
+        yield f"{room} (floor {ANALYSIS_FLOORS[room]}) imports {target} (floor {ANALYSIS_FLOORS[target]})"
 
 
 def breaches(i: Import, room: str, root: Path) -> Iterator[str]:
@@ -155,13 +181,56 @@ def together(where: Path, room: str, imports: list[Import]) -> list[str]:
     return [f"{where}: brings {' and '.join(pair)} together"] if len(pair) > 1 else []
 
 
+def circles(root: Path) -> list[list[str]]:
+    """Groups of modules that import one another, however far around; imports inside functions count."""
+    graph: dict[str, set[str]] = {}
+    for top, package in ((PACKAGE, PACKAGE), ("analysis", ANALYSIS)):
+        for path in (root / top).rglob("*.py"):
+            parts = path.relative_to(root / top).with_suffix("").parts
+            module = ".".join((package, *parts)).removesuffix(".__init__")
+            tree = ast.parse(path.read_text())
+            graph[module] = {i.name for i in imports_of(tree, module, path.name == "__init__.py")}
+    edges = {
+        module: {target for name in names if (target := module_of(name, graph)) and target != module}
+        for module, names in graph.items()
+    }
+    reach = {module: reachable(module, edges) for module in edges}
+    rings = {tuple(sorted(m for m in reach[n] if n in reach[m])) for n in edges if n in reach[n]}
+    return [list(ring) for ring in sorted(rings)]
+
+
+def module_of(name: str, modules: dict[str, set[str]]) -> str | None:
+    """The module that a dotted import runs: itself, or the one that holds the imported attribute."""
+    return next((m for m in (name, name.rpartition(".")[0]) if m in modules), None)
+
+
+def reachable(start: str, edges: dict[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(edges[start])
+    while waiting:
+        if (module := waiting.pop()) not in seen:
+            seen.add(module)
+            waiting += edges[module]
+    return seen
+
+
+def test_no_modules_import_one_another() -> None:
+    assert circles(ROOT) == []
+
+
+def test_a_circle_is_seen_also_through_a_function(house: Path) -> None:
+    (house / "qafel_mpi/trace/live.py").write_text("from qafel_mpi.trace.shards import a\n")
+    (house / "qafel_mpi/trace/shards.py").write_text("def f():\n    from qafel_mpi.trace import live\n")
+    assert circles(house) == [["qafel_mpi.trace.live", "qafel_mpi.trace.shards"]]
+
+
 def test_imports_go_strictly_downward() -> None:
     assert violations(ROOT) == []
 
 
 def test_the_command_starts_without_mpi_and_hdf5() -> None:
     """Also not through what it imports."""
-    code = "import sys, qafel_mpi.cli; print(sorted({'mpi4py', 'h5py', 'torch'} & set(sys.modules)))"
+    code = "import sys, qafel_mpi.commands.app; print(sorted({'mpi4py', 'h5py', 'torch'} & set(sys.modules)))"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert seen.stdout.strip() == "[]"
 
@@ -171,8 +240,9 @@ def house(tmp_path: Path) -> Path:
     """A small house in order: each room looks one floor down."""
     sources = {
         "qafel_mpi/__init__.py": "from importlib.metadata import version",
-        "qafel_mpi/cli.py": "import typer\nfrom qafel_mpi import cli_job\ndef run():\n    import mpi4py, h5py\n",
-        "qafel_mpi/cli_job.py": "import os\nfrom qafel_mpi.drivers import wall\nos.environ['A']\n",
+        "qafel_mpi/commands/app.py": "import typer\nfrom qafel_mpi.commands import process\n"
+        "def run():\n    import mpi4py, h5py\n",
+        "qafel_mpi/commands/process.py": "import os\nfrom qafel_mpi.drivers import wall\nos.environ['A']\n",
         "qafel_mpi/drivers/wall.py": "from qafel_mpi import trace, transport\nfrom qafel_mpi.config import load\n",
         "qafel_mpi/config.py": "import tomllib\nfrom .algorithms.config import A\nfrom .transport.config import B\n"
         "from qafel_mpi import experiments\n",
@@ -181,7 +251,9 @@ def house(tmp_path: Path) -> Path:
         "qafel_mpi/trace/reader.py": "import h5py\nfrom qafel_mpi.trace_schema import TABLES\n",
         "qafel_mpi/codecs/base.py": "from qafel_mpi.kernels import keys\nfrom qafel_mpi.codecs.config import C\n",
         "qafel_mpi/wire.py": "import numpy\n",
-        "analysis/tables.py": "from qafel_mpi.trace.reader import open_trace\nfrom . import frames\n",
+        "analysis/__init__.py": "from qafel_analysis.read import frames",
+        "analysis/read/frames.py": "from qafel_mpi.trace.reader import open_trace\n",
+        "analysis/tables/grid.py": "from qafel_analysis.read import frames\nfrom . import views\n",
     }
     for name, source in sources.items():
         path = tmp_path / name
@@ -218,7 +290,11 @@ def test_a_house_in_order_passes(house: Path) -> None:
             "(floor 1) imports config (floor 3)",
         ),
         ("config_text.py", "import qafel_mpi.drivers.build", "config (floor 3) imports drivers (floor 4)"),
-        ("tasks/x.py", "import_module('qafel_mpi.cli')", "tasks (floor 2) imports cli (floor 5)"),
+        (
+            "tasks/x.py",
+            "import_module('qafel_mpi.commands.app')",
+            "tasks (floor 2) imports commands (floor 5)",
+        ),
         ("__init__.py", "from qafel_mpi.wire import HEADER", "qafel_mpi (floor None) imports wire (floor 0)"),
         ("algorithms/x.py", "from time import perf_counter", "algorithms imports time.perf_counter"),
         ("algorithms/x.py", "def f():\n    import mpi4py.MPI", "algorithms imports mpi4py.MPI"),
@@ -231,9 +307,9 @@ def test_a_house_in_order_passes(house: Path) -> None:
         ),
         ("trace/x.py", "from mpi4py import MPI", "trace imports mpi4py.MPI"),
         ("schedule/x.py", "import torch", "schedule imports torch"),
-        ("cli_show.py", "import h5py", "cli imports h5py at its top"),
+        ("commands/show.py", "import h5py", "commands imports h5py at its top"),
         (
-            "cli_show.py",
+            "commands/show.py",
             "try:\n    from mpi4py import MPI\nexcept ImportError:\n    pass",
             "imports mpi4py.MPI at its top",
         ),
@@ -251,9 +327,28 @@ def test_a_house_in_order_passes(house: Path) -> None:
             "brings algorithms and schedule together",
         ),
         ("attic.py", "", "attic is on no floor"),
-        ("wire.py", "import qafel_analysis.frames", "wire imports qafel_analysis.frames"),
-        ("../analysis/x.py", "from qafel_mpi.config import load", "analysis imports qafel_mpi.config.load"),
-        ("../analysis/x.py", "from qafel_mpi.trace import merge", "analysis imports qafel_mpi.trace.merge"),
+        ("wire.py", "import qafel_analysis.read.frames", "wire imports qafel_analysis.read.frames"),
+        (
+            "../analysis/read/x.py",
+            "from qafel_mpi.config import load",
+            "analysis imports qafel_mpi.config.load",
+        ),
+        (
+            "../analysis/read/x.py",
+            "from qafel_mpi.trace import merge",
+            "analysis imports qafel_mpi.trace.merge",
+        ),
+        (
+            "../analysis/tables/x.py",
+            "def f():\n    from qafel_analysis.report import page",
+            "tables (floor 1) imports report (floor 4)",
+        ),
+        (
+            "../analysis/theory/x.py",
+            "from ..figures import draw",
+            "theory (floor 2) imports figures (floor 3)",
+        ),
+        ("../analysis/attic.py", "", "attic is on no floor"),
     ],
 )
 def test_a_breach_is_seen(house: Path, file: str, source: str, complaint: str) -> None:

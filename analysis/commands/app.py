@@ -1,0 +1,249 @@
+"""The command `qafel-analysis`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from qafel_analysis.commands.files import export, figures
+from qafel_analysis.commands.options import Accuracy, Loss, Runs, examples, say
+from qafel_analysis.commands.read import each, read
+from qafel_analysis.commands.report import report
+from qafel_analysis.commands.scaling import broadcast, pace, scaling
+from qafel_analysis.commands.theory import theory
+from qafel_analysis.commands.watch import watch
+from qafel_analysis.read import rows as tables
+from qafel_analysis.read.extras import MissingExtra
+from qafel_analysis.tables import compare as comparison
+from qafel_analysis.tables import grid, paper, views
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="qafel-analysis",
+    help="From trace files of qafel_mpi to tables and figures.",
+    epilog=examples(
+        "qafel-analysis table runs/*.h5",
+        "qafel-analysis compare runs/qafel.h5 runs/fedbuff.h5",
+        "qafel-analysis figures runs/*.h5 -o figures",
+        "qafel-analysis report runs/*.h5 -o report.html",
+        "qafel-analysis watch runs",
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")]
+AsLatex = Annotated[bool, typer.Option("--latex", help="Print a LaTeX (booktabs) table.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
+
+
+class Format(StrEnum):
+    TERMINAL = "terminal"
+    JSON = "json"
+    CSV = "csv"
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+
+
+@app.command(
+    epilog=examples(
+        "qafel-analysis table runs/*.h5",
+        "qafel-analysis table runs/a.h5 --json",
+        "qafel-analysis table runs/a.h5 --messages",
+        "qafel-analysis table runs/*.h5 --target-accuracy 0.85 --latex > table.tex",
+    )
+)
+def table(
+    runs: Runs,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    as_latex: AsLatex = False,
+    as_markdown: AsMarkdown = False,
+    target_accuracy: Accuracy = None,
+    target_loss: Loss = None,
+    by_kind: Annotated[
+        bool, typer.Option("--messages", help="The messages by kind instead: counts, bytes, durations.")
+    ] = False,
+) -> None:
+    """What runs cost and what they reached.
+
+    On the terminal, in LaTeX and Markdown: one row per setting, over its seeds; the terminal has the runs too.
+    As JSON and CSV: one object or row per run, with every column.
+    """
+    chosen = _format(as_json, as_csv, as_latex, as_markdown)
+    if by_kind:
+        _messages(runs, chosen)
+        return
+    found = read(runs, target_accuracy, target_loss)
+    if chosen in (Format.JSON, Format.CSV):
+        _data([tables.public(run) for run in found], tables.KEYS, chosen)
+    else:
+        groups = comparison.groups(found)
+        grids = [views.costs_grid(groups), views.bytes_grid(groups)]
+        if chosen is Format.TERMINAL:
+            grids = [views.runs_grid(found), *grids]
+        _emit(grids, chosen)
+
+
+def _messages(paths: Sequence[Path], chosen: Format) -> None:
+    from qafel_analysis.tables import messages  # pandas, which the other tables do without
+
+    found = each(paths, messages.rows)
+    for _, notes in found:
+        say(notes)
+    rows = [row for made, _ in found for row in made]
+    if chosen in (Format.JSON, Format.CSV):
+        _data(rows, messages.KEYS, chosen)
+    else:
+        _emit([messages.messages_grid(rows)], chosen)
+
+
+@app.command(
+    epilog=examples(
+        "qafel-analysis compare runs/qafel*.h5 runs/fedbuff*.h5",
+        "qafel-analysis compare runs/*.h5 --paper",
+        "qafel-analysis compare runs/*.h5 --markdown",
+    )
+)
+def compare(
+    runs: Runs,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    as_latex: AsLatex = False,
+    as_markdown: AsMarkdown = False,
+    target_accuracy: Accuracy = None,
+    target_loss: Loss = None,
+    with_paper: Annotated[
+        bool, typer.Option("--paper", help="Beside the numbers that the paper's authors published.")
+    ] = False,
+) -> None:
+    """Settings side by side over their seeds, with the saving against FedBuff."""
+    chosen = _format(as_json, as_csv, as_latex, as_markdown)
+    groups = comparison.groups(read(runs, target_accuracy, target_loss))
+    if with_paper:
+        beside = paper.against(groups)
+        if chosen is Format.JSON:
+            print(json.dumps([paper.as_json(row) for row in beside], indent=1))
+        else:
+            _emit([paper.paper_grid(beside)], chosen)
+    elif chosen is Format.JSON:
+        print(json.dumps([comparison.summary(g, groups) for g in groups], indent=1))
+    else:
+        _emit([views.side_by_side(groups)], chosen)
+
+
+def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:
+    """For programs: every column, nothing rounded."""
+    if chosen is Format.JSON:
+        print(json.dumps(rows, indent=1))
+        return
+    writer = csv.DictWriter(sys.stdout, fieldnames=keys)
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+app.command(
+    epilog=examples(
+        "qafel-analysis figures runs/*.h5 -o figures",
+        "qafel-analysis figures runs/a.h5 --only timeline --window 1.5:1.6",
+        "qafel-analysis figures codec.json ingest.json",
+    )
+)(figures)
+app.command(
+    epilog=examples(
+        "qafel-analysis report runs/*.h5 -o report.html",
+        "qafel-analysis report runs/*.h5 --target-accuracy 0.85 --details 4",
+    )
+)(report)
+app.command(
+    epilog=examples(
+        "qafel-analysis export runs/a.h5                        # a.trace.json, for ui.perfetto.dev",
+        "qafel-analysis export runs/*.h5 --to parquet --table messages -o tables",
+        "qafel-analysis export runs/a.h5 --to csv --table steps",
+    )
+)(export)
+app.command(
+    epilog=examples(
+        "qafel-analysis watch runs/a.shards",
+        "qafel-analysis watch runs --every 10",
+        "qafel-analysis watch runs --once --json",
+    )
+)(watch)
+app.command(
+    epilog=examples(
+        "qafel-analysis scaling runs/strong/*.h5",
+        "qafel-analysis scaling runs/weak/*.h5 --train-seconds 1 --link-gbit 200 --markdown",
+    )
+)(scaling)
+app.command(
+    epilog=examples(
+        "qafel-analysis broadcast p2p.json broadcast-*.json",
+        "qafel-analysis broadcast p2p.json broadcast-*.json --latency-us 2 --link-gbit 100 --markdown",
+    )
+)(broadcast)
+app.command(
+    epilog=examples(
+        "qafel-analysis theory runs/cross-term/*.h5",
+        "qafel-analysis theory runs/cross-term/*.h5 --json",
+    )
+)(theory)
+app.command(
+    epilog=examples(
+        "qafel-analysis pace runs/link-cnn/*.h5",
+        "qafel-analysis pace runs/link-resnet18/*.h5 --markdown",
+    )
+)(pace)
+
+
+def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:
+    wanted = [
+        kind
+        for kind, on in (
+            (Format.JSON, as_json),
+            (Format.CSV, as_csv),
+            (Format.LATEX, as_latex),
+            (Format.MARKDOWN, as_markdown),
+        )
+        if on
+    ]
+    if len(wanted) > 1:
+        raise typer.BadParameter(f"one format at a time, not {' and '.join('--' + w for w in wanted)}")
+    return wanted[0] if wanted else Format.TERMINAL
+
+
+def _emit(grids: Sequence[grid.Grid], chosen: Format) -> None:
+    for one in grids:
+        match chosen:
+            case Format.MARKDOWN:
+                print(grid.to_markdown(one))
+            case Format.LATEX:
+                print(grid.to_latex(one))
+            case Format.CSV:
+                print(grid.to_csv(one), end="")
+            case _:
+                grid.to_terminal(one)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except MissingExtra as error:
+        say([error])
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a folder that can't be written to, a full disk
+        say([f"{error.filename or 'output'}: {error.strerror}"])
+        sys.exit(2)

@@ -1,0 +1,167 @@
+"""The commands that write files: figures and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+from qafel_analysis.commands.read import read
+from qafel_analysis.read.damage import reading
+
+from qafel_mpi.trace.reader import TraceError
+
+if TYPE_CHECKING:
+    from qafel_analysis.figures.draw import Drawing
+    from qafel_analysis.read.timeline import Window
+
+Seconds = Annotated[
+    str | None,
+    typer.Option(
+        "--window", metavar="BEGIN:END", help="Of the timeline: seconds since the run began, e.g. 1.5:2."
+    ),
+]
+_PRINTED_INTERVALS = 300  # of a timeline: as many as can be told apart on paper
+
+
+def figures(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN.h5...",
+            help="Trace files, folders of shards, and results of qafel-mpi bench --json.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that they are written to.")] = Path(
+        "figures"
+    ),
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="WORD", help="Only figures with this in their name; repeatable."),
+    ] = None,
+    details: Annotated[
+        int, typer.Option(min=0, help="Of how many runs to draw timeline, links and latency.")
+    ] = 2,
+    window: Seconds = None,
+    target_accuracy: Accuracy = None,
+    target_loss: Loss = None,
+) -> None:
+    """Every figure that the runs allow, as vector PDF and as PNG, with the captions in captions.md.
+
+    Convergence against uploads, bytes and time (median and range over seeds); bytes to the target; trade-off of
+    bits; gap of the hidden state; staleness; of some runs each rank's timeline, bytes by link, latencies; of bench
+    results the codecs' throughput and scaling. The names of the files are printed.
+    """
+    shown = _window(window)
+    from qafel_analysis.figures import draw, style
+    from qafel_analysis.figures.collect import collect
+
+    found = collect(
+        runs,
+        target_of(target_accuracy, target_loss),
+        details=details,
+        intervals=_PRINTED_INTERVALS,
+        window=shown,
+    )
+    say(found.failures)
+    say(found.notes)
+    if not found.drawn and not found.benches:
+        raise typer.Exit(NOTHING_READ)
+    drawn = [d for d in draw.drawings(found) if not only or any(word in d.name for word in only)]
+    for drawing in drawn:
+        for file in style.save(drawing.figure, out / drawing.name):
+            print(file)
+    if drawn:
+        print(_captions(drawn, out))
+    else:
+        say(["nothing to draw" + (f" with {' or '.join(only)} in its name" if only else "")])
+
+
+def _captions(drawn: Sequence[Drawing], out: Path) -> Path:
+    path = out / "captions.md"
+    path.write_text("".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn), encoding="utf-8")
+    return path
+
+
+class Target(StrEnum):
+    PERFETTO = "perfetto"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Table(StrEnum):
+    RUNS = "runs"
+    MESSAGES = "messages"
+    UPDATES = "updates"
+    STEPS = "steps"
+    RANKS = "ranks"
+    CLOCK = "clock"
+    ENCODINGS = "encodings"
+    MEMORY = "memory"
+
+
+def export(
+    runs: Runs,
+    to: Annotated[
+        Target,
+        typer.Option("--to", help="The timeline for ui.perfetto.dev and chrome://tracing, or a table."),
+    ] = Target.PERFETTO,
+    table: Annotated[
+        Table, typer.Option("--table", help="Of each run; runs: one table of all, as `table --csv` has it.")
+    ] = Table.MESSAGES,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that they are written to.")] = Path(),
+    window: Seconds = None,
+    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the timeline.")] = False,
+) -> None:
+    """A trace in other programs' formats, one file a run: RUN.trace.json, RUN.messages.csv, RUN.messages.parquet.
+
+    Files are read and written in blocks, however long the run. The names of the files are printed.
+    """
+    shown = _window(window)
+    from qafel_analysis import export as exporting
+    from qafel_analysis.figures.collect import short_names
+
+    if table is Table.RUNS and to is not Target.PERFETTO:
+        found = read(runs, None, None)
+        print(exporting.runs(found, out / f"runs.{to}"))
+        return
+    written = 0
+    for path, name in short_names(runs).items():
+        try:
+            with reading(path):
+                match to:
+                    case Target.CSV:
+                        file = out / f"{name}.{table}.csv"
+                        exporting.to_csv(path, table, file)
+                    case Target.PARQUET:
+                        file = out / f"{name}.{table}.parquet"
+                        exporting.to_parquet(path, table, file)
+                    case _:
+                        file = out / f"{name}.trace.json{'.gz' if gzip else ''}"
+                        exporting.to_perfetto(path, file, shown)
+        except TraceError as error:
+            say([error])
+            continue
+        written += 1
+        print(file)
+    if not written:
+        raise typer.Exit(NOTHING_READ)
+
+
+def _window(text: str | None) -> Window | None:
+    if text is None:
+        return None
+    from qafel_analysis.read.timeline import Window
+
+    begin, _, end = text.partition(":")
+    try:
+        found = Window(float(begin), float(end))
+    except ValueError:
+        found = Window(0.0, 0.0)
+    if not found.begin_s < found.end_s:
+        raise typer.BadParameter(f"--window {text}: not BEGIN:END in seconds, e.g. 1.5:2")
+    return found

@@ -1,0 +1,49 @@
+"""What the commands share: options, and how they fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from qafel_analysis.read.rows import Target
+
+Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN.h5...", help="Trace files, or folders of shards (RUN.shards).", show_default=False
+    ),
+]
+Accuracy = Annotated[
+    float | None,
+    typer.Option(
+        "--target-accuracy", help="Count to the first evaluation at this accuracy, not to the run's."
+    ),
+]
+Loss = Annotated[
+    float | None, typer.Option("--target-loss", help="Count to the first evaluation at this loss or below.")
+]
+NOTHING_READ = 2
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 2 bad usage, or none of the files could be read. A file that can't be read is named on "
+    "stderr, with the reason, and left out."
+)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines), EXIT_CODES])
+
+
+def target_of(accuracy: float | None, loss: float | None) -> Target | None:
+    """None: the experiment's own."""
+    return Target(accuracy, loss) if accuracy is not None or loss is not None else None
+
+
+def say(messages: Iterable[object]) -> None:
+    """On stderr, one line each."""
+    for message in messages:
+        print(f"qafel-analysis: {message}", file=sys.stderr)

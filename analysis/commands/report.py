@@ -1,0 +1,33 @@
+"""The command `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page that is written.")] = Path("report.html"),
+    details: Annotated[
+        int, typer.Option(min=0, help="Of how many runs to draw timeline, links and latency.")
+    ] = 2,
+    target_accuracy: Accuracy = None,
+    target_loss: Loss = None,
+) -> None:
+    """One self-contained page: findings, tables that sort and filter, figures that zoom, configurations.
+
+    It needs no network and opens in any browser. Files that can't be read are listed in it. The file's name is
+    printed.
+    """
+    from qafel_analysis.report import page as reporting
+
+    found = reporting.write(runs, out, target_of(target_accuracy, target_loss), detailed=details)
+    say(found.failures)
+    say(found.notes)
+    if not found.drawn:
+        raise typer.Exit(NOTHING_READ)
+    print(out)

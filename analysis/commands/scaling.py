@@ -1,0 +1,150 @@
+"""The commands `scaling`, `broadcast` and `pace`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from qafel_analysis.commands.options import NOTHING_READ, Runs, say
+from qafel_analysis.read.bench import read_bench
+from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
+from qafel_analysis.theory import loggp
+from qafel_analysis.theory import scaling as study
+from qafel_analysis.theory import scaling_paper as paper
+from qafel_analysis.theory.pace import Pace, pace_grid
+from qafel_analysis.theory.pace import pace as pace_of
+
+from qafel_mpi.trace.reader import TraceError
+
+
+def scaling(
+    runs: Runs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    train_seconds: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="On paper: seconds of one update. Default: the largest run's median."),
+    ] = None,
+    link_gbit: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, metavar="GBIT", help="On paper: rank 0's link, each way. Default: as fitted, or 100."
+        ),
+    ] = None,
+    benches: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bench", metavar="FILE", help="Of `bench p2p` and `bench broadcast`: fits the network's costs."
+        ),
+    ] = None,
+) -> None:
+    """Efficiency over ranks, and rank 0's costs carried to 10,000 ranks on paper.
+
+    The costs are those of the first wall run with the most ranks; with --bench, the network's are those of a LogGP
+    model fitted to benchmarks. Where K grew with the clients in these runs, it does so on paper.
+    """
+    points = _points(runs)
+    wall = [p for p in points if p.driver == "wall"]
+    network = _fitted(benches)[0] if benches else None
+    gbit = link_gbit or (8e-9 / network.G if network else paper.LINK_GBIT)
+    costs = None
+    if wall:
+        grows = len({p.workers for p in wall}) > 1 and all(p.buffer_size == p.workers for p in wall)
+        try:
+            costs = paper.costs(Path(max(wall, key=lambda p: p.ranks).run), buffer_grows=grows)
+            costs = paper.on_network(costs, network) if network else costs
+        except TraceError as error:
+            say([error])
+    if as_json:
+        found: dict[str, Any] = {"measured": study.as_json(points)}
+        if costs is not None:
+            train_s = train_seconds or costs.train_s
+            found["paper"] = paper.as_json(costs, train_s=train_s, link_gbit=gbit, network=network)
+        print(json.dumps(found, indent=1))
+        return
+    grids = [study.measured_grid(points)]
+    if costs is not None:
+        train_s = train_seconds or costs.train_s
+        grids.append(paper.paper_grid(costs, train_s=train_s, link_gbit=gbit, network=network))
+    _print(grids, as_markdown)
+
+
+def broadcast(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.json...", help="Of `bench p2p` and `bench broadcast`.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    latency_us: Annotated[
+        float | None, typer.Option(min=0, metavar="US", help="On paper: the network's. Default: as fitted.")
+    ] = None,
+    link_gbit: Annotated[
+        float | None,
+        typer.Option(min=1e-6, metavar="GBIT", help="On paper: a rank's link. Default: as fitted."),
+    ] = None,
+    poll_ms: Annotated[
+        float, typer.Option(min=0, metavar="MS", help="On paper: between two looks of a client that trains.")
+    ] = 5.0,
+) -> None:
+    """What a broadcast costs by each algorithm: a LogGP model fitted to benchmarks, and carried to 10,000 ranks."""
+    fitted, seen = _fitted(files)
+    network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
+    if as_json:
+        print(json.dumps(loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms), indent=1))
+        return
+    _print([loggp.fit_grid(fitted, seen), loggp.paper_grid(network, poll_s=1e-3 * poll_ms)], as_markdown)
+
+
+def pace(
+    runs: Runs,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Seconds per server step and to the target against FedBuff, beside the bytes, and what a step is spent on."""
+    found: list[Pace] = []
+    for path in runs:
+        try:
+            found.append(pace_of(path))
+        except TraceError as error:
+            say([error])
+    if not found:
+        raise typer.Exit(NOTHING_READ)
+    _print([pace_grid(found)], as_markdown)
+
+
+def _fitted(files: Sequence[Path]) -> tuple[loggp.LogGP, list[loggp.Observation]]:
+    """The network that benchmarks show; where they don't, that is said and the command ends."""
+    benches = []
+    for path in files:
+        try:
+            benches += read_bench(path)
+        except TraceError as error:
+            say([error])
+    try:
+        seen = loggp.observations(benches)
+        return loggp.fit(seen), seen
+    except TraceError as error:
+        say([error])
+        raise typer.Exit(NOTHING_READ) from error
+
+
+def _points(paths: Sequence[Path]) -> list[study.Point]:
+    points = []
+    for path in paths:
+        try:
+            points.append(study.point(path))
+        except TraceError as error:
+            say([error])
+    if not points:
+        raise typer.Exit(NOTHING_READ)
+    return points
+
+
+def _print(grids: Sequence[Grid], as_markdown: bool) -> None:
+    for one in grids:
+        if as_markdown:
+            print(to_markdown(one))
+        else:
+            to_terminal(one)

@@ -1,0 +1,120 @@
+"""Curves of a run, and their median and spread over the seeds of a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from qafel_analysis.tables.compare import Group
+
+from qafel_mpi.trace.reader import Trace, open_trace
+
+POINTS = 200  # of a curve that is drawn
+
+# What a curve may run against -> its axis.
+AGAINST = {
+    "uploads": "uploads",
+    "server_steps": "server steps",
+    "payload_bytes_up": "payload bytes up",
+    "payload_bytes": "payload bytes up and down (broadcast)",
+    "seconds": "seconds",
+}
+
+
+def curve(trace: Trace) -> pd.DataFrame:
+    """The evaluated steps of a run: the columns of AGAINST, and accuracy, loss, gap, gradient_norm_squared."""
+    steps = trace.table("steps")
+    steps = steps[~np.isnan(steps["loss"]) | ~np.isnan(steps["accuracy"])]
+    return _frame(steps)
+
+
+def gaps(trace: Trace) -> pd.DataFrame:
+    """All steps, thinned to POINTS evenly spaced ones: gap, step norm and error of the downlink's quantizer."""
+    steps = trace.table("steps")
+    return _frame(steps[_evenly(len(steps), POINTS)])
+
+
+def _evenly(count: int, points: int) -> np.ndarray:
+    """At most so many indices of 0 .. count - 1, with the first and the last."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, points)).astype(int))
+
+
+def _frame(steps: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "uploads": steps["uploads"],
+            "server_steps": steps["version"],
+            "payload_bytes_up": steps["payload_bytes_up"],
+            "payload_bytes": steps["payload_bytes_up"] + steps["payload_bytes_down"],
+            "seconds": steps["time_s"],
+            "accuracy": steps["accuracy"],
+            "loss": steps["loss"],
+            "gap": steps["gap"],
+            "step_norm": steps["step_norm"],
+            "difference_norm": steps["difference_norm"],
+            "quantization_error": steps["quantization_error"],
+            "gradient_norm_squared": steps["gradient_norm_squared"],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Band:
+    """A quantity over the seeds of a setting: median, smallest and largest at each x.
+
+    A run that has ended, because it reached its target, keeps its last value; the band ends where half of the
+    runs have ended.
+    """
+
+    label: str
+    x: np.ndarray
+    median: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: int
+
+
+def band(label: str, curves: Sequence[pd.DataFrame], x: str, y: str) -> Band | None:
+    """None where no run has the quantity."""
+    found = [c[[x, y]].dropna().sort_values(x) for c in curves]
+    found = [c for c in found if len(c)]
+    if not found:
+        return None
+    begin = min(c[x].iloc[0] for c in found)
+    end = float(np.median([c[x].iloc[-1] for c in found]))
+    grid = np.linspace(begin, end, POINTS)
+    if len(found) == 1:  # a single run is drawn as it is
+        only = thin(found[0])
+        values = only[y].to_numpy(dtype=float)
+        return Band(label, only[x].to_numpy(dtype=float), values, values, values, 1)
+    values = np.stack([np.interp(grid, c[x], c[y]) for c in found])
+    return Band(label, grid, np.median(values, axis=0), values.min(axis=0), values.max(axis=0), len(found))
+
+
+def thin(frame: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
+    """At most so many rows, evenly spaced, with the first and the last."""
+    return frame.iloc[_evenly(len(frame), points)]
+
+
+def curves_of(group: Group) -> list[pd.DataFrame]:
+    """The curve of each run of a setting, read from its file."""
+    found = []
+    for run in group.runs:
+        with open_trace(run["run"], salvage=True) as trace:
+            found.append(curve(trace))
+    return found
+
+
+def staleness_counts(trace: Trace) -> np.ndarray:
+    """How many updates had τ = 0, 1, 2, …"""
+    counts = np.zeros(1, dtype=np.int64)
+    most = trace.rows("updates")  # every server step took an update
+    for block in trace.blocks("updates", ["staleness"]):
+        known = block["staleness"][(block["staleness"] >= 0) & (block["staleness"] <= most)]
+        more = np.bincount(known)
+        longer, shorter = (counts, more) if len(counts) >= len(more) else (more, counts)
+        counts = longer.copy()
+        counts[: len(shorter)] += shorter
+    return counts

@@ -1,0 +1,1 @@
+"""From traces and benchmark files to rows and frames."""

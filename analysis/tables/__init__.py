@@ -1,0 +1,1 @@
+"""Tables for people: settings compared, messages by kind, beside the published numbers."""

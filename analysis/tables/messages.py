@@ -1,0 +1,108 @@
+"""The messages of a run by their kind: how many, how many bytes, how long; one pass over all of them, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qafel_analysis.read.rows import plain
+from qafel_analysis.read.traffic import median_latency, quantile_s, traffic
+from qafel_analysis.tables.grid import NOTHING, Grid, number, size
+
+from qafel_mpi.trace.reader import open_trace
+
+KEYS = (
+    "run",
+    "kind",
+    "sent",
+    "received",
+    "payload_bytes",
+    "wire_bytes",
+    "encode_median_s",
+    "send_median_s",
+    "send_p99_s",
+    "decode_median_s",
+    "latency_median_s",
+    "clock_error_s",
+)
+
+
+def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """(one object with KEYS per kind, what is wrong with the file). Raises TraceError.
+
+    Durations are to a bin's width, 12%; null where none was recorded. latency_median_s: from post to arrival in a
+    sample of the messages; null where clock_error_s, how wrong the clocks may make it, is as large or unknown.
+    """
+    with open_trace(path, salvage=True) as trace:
+        found, notes = traffic(trace), list(trace.notes)
+    made = []
+    for kind, (sent, received, payload, wire) in sorted(found.kinds.items()):
+        own = found.latency[found.latency["kind"] == kind]
+        latency_s, error_s = median_latency(own["seconds"], own["bound_s"])
+        values = {
+            "run": str(path),
+            "kind": kind,
+            "sent": sent,
+            "received": received,
+            "payload_bytes": payload,
+            "wire_bytes": wire,
+            "encode_median_s": _quantile(found.encodes_s, kind, 0.5),
+            "send_median_s": _quantile(found.sends_s, kind, 0.5),
+            "send_p99_s": _quantile(found.sends_s, kind, 0.99),
+            "decode_median_s": _quantile(found.decodes_s, kind, 0.5),
+            "latency_median_s": latency_s if latency_s > error_s else np.nan,
+            "clock_error_s": error_s,
+        }
+        made.append({key: plain(values[key]) for key in KEYS})
+    if found.dropped:
+        notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
+    return made, notes
+
+
+def _quantile(histograms: dict[str, np.ndarray], kind: str, share: float) -> float:
+    return quantile_s(histograms[kind], share) if kind in histograms else float("nan")
+
+
+def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
+    headings = (
+        "run",
+        "kind",
+        "sent",
+        "received",
+        "payload",
+        "wire",
+        "encode,\nmedian",
+        "send,\nmedian",
+        "send,\n99%",
+        "decode,\nmedian",
+        "latency,\nmedian",
+        "clock\nerror",
+    )
+    cells = tuple(
+        (
+            Path(row["run"]).name,
+            row["kind"],
+            number(row["sent"]),
+            number(row["received"]),
+            size(row["payload_bytes"]),
+            size(row["wire_bytes"]),
+            *(_time(row[key]) for key in KEYS[6:]),
+        )
+        for row in found
+    )
+    caption = (
+        "Messages by kind, from their own rows. Latency: from post to arrival, in a sample; "
+        f"{NOTHING} where it is not recorded, or not above the clocks' error"
+    )
+    return Grid(caption, headings, cells, texts=2)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -1,0 +1,180 @@
+"""Beside the published numbers: reproduced within the seeds' spread, or not, row by row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from qafel_analysis.tables.compare import Group
+from qafel_analysis.tables.grid import NOTHING, Grid, number, spread
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of the authors' spreadsheets: uploads to the target, per repetition."""
+
+    dataset: str
+    algorithm: str
+    client_bits: int
+    server_bits: int
+    buffer_size: int
+    uploads: tuple[float, ...]
+    target_accuracy: float | None
+    bytes_per_upload: float
+    bytes_per_broadcast: float
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Published:
+        found = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        return cls(**found, uploads=tuple(map(float, record["uploads_to_target"])))
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}, {self.algorithm} {self.client_bits}/{self.server_bits} bits, K = {self.buffer_size}"
+
+
+def published() -> tuple[str, list[Published]]:
+    """(source, rows) of the bundled paper_results.json."""
+    content = json.loads((files("qafel_analysis.tables") / "paper_results.json").read_text(encoding="utf-8"))
+    return content["source"], [Published.of(record) for record in content["records"]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published row, the runs of the same setting, and what the two say of each other."""
+
+    paper: Published
+    group: Group | None
+    verdict: str
+    difference: float | None = None  # ours / theirs - 1
+    low: float | None = None  # 95% interval of that difference
+    high: float | None = None
+
+
+def matches(group: Group, paper: Published) -> bool:
+    """The same algorithm, bits and buffer on the same data set."""
+    run = group.runs[0]
+    return (
+        run["dataset"] == paper.dataset
+        and run["algorithm"] == paper.algorithm
+        and (run["uplink_bits"], run["downlink_bits"]) == (paper.client_bits, paper.server_bits)
+        and run["buffer_size"] == paper.buffer_size
+    )
+
+
+def against(groups: Sequence[Group]) -> list[Row]:
+    """Every published row with each setting of ours that it fits; rows that no run fits are there, too."""
+    rows = []
+    for paper in published()[1]:
+        ours = [g for g in groups if matches(g, paper)]
+        rows += [_judge(paper, g) for g in ours] or [Row(paper, None, "no run")]
+    return rows
+
+
+def _judge(paper: Published, group: Group) -> Row:
+    """Reproduced: the 95% interval of the difference of the means (Welch) contains none.
+
+    With one run of ours, the interval is that of one further repetition of theirs.
+    """
+    ours = np.array(group.values("uploads"))
+    if group.target is None:
+        return Row(paper, group, "the runs had no target")
+    missed = len(group.runs) - len(group.reached)
+    if not len(ours):
+        return Row(paper, group, f"not reproduced: none of {missed} runs reached the target")
+    theirs = np.array(paper.uploads)
+    low, high = _welch(ours, theirs)
+    mean = theirs.mean()
+    inside = low <= 0 <= high
+    verdict = (
+        "reproduced within the spread" if inside else f"not reproduced: {'fewer' if high < 0 else 'more'}"
+    )
+    if missed:
+        verdict += f"; {missed} of {len(group.runs)} runs never reached the target"
+    if paper.target_accuracy is not None and not _same_target(group, paper.target_accuracy):
+        verdict += f"; the targets differ: {group.target}, theirs accuracy ≥ {paper.target_accuracy:g}"
+    return Row(paper, group, verdict, float(ours.mean() / mean - 1), low / mean, high / mean)
+
+
+def _same_target(group: Group, accuracy: float) -> bool:
+    return group.target == f"accuracy ≥ {accuracy:g}"
+
+
+def _welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """95% interval of mean(ours) - mean(theirs), unequal variances; theirs has at least two values."""
+    from scipy.stats import t  # it is slow to import, and only this needs it
+
+    difference = float(ours.mean() - theirs.mean())
+    v, n, m = float(theirs.var(ddof=1)), len(theirs), len(ours)
+    if m == 1:
+        error, freedom = math.sqrt(v * (1 + 1 / n)), n - 1.0
+    else:
+        a, b = float(ours.var(ddof=1)) / m, v / n
+        error = math.sqrt(a + b)
+        freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1)) if error else 1.0
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return difference - half, difference + half
+
+
+def paper_grid(rows: Sequence[Row]) -> Grid:
+    """Published and ours side by side; message sizes by the paper's formula."""
+    headings = (
+        "published",
+        "verdict",
+        "their uploads\nto target",
+        "our uploads\nto target",
+        "our runs",
+        "ours / theirs - 1\n[95%]",
+        "their bytes\nper upload",
+        "ours",
+        "their bytes\nper broadcast",
+        "ours",
+    )
+    cells = []
+    for row in rows:
+        run = row.group.runs[0] if row.group else None
+        theirs = np.array(row.paper.uploads)
+        cells.append(
+            (
+                row.paper.name,
+                row.verdict,
+                spread(float(theirs.mean()), float(theirs.std(ddof=1))),
+                spread(row.group.mean("uploads"), row.group.spread("uploads")) if row.group else NOTHING,
+                f"{len(row.group.reached)} of {len(row.group.runs)}" if row.group else NOTHING,
+                _percent(row),
+                number(row.paper.bytes_per_upload),
+                number(run["paper_bytes_per_upload"]) if run else NOTHING,
+                number(row.paper.bytes_per_broadcast),
+                number(run["paper_bytes_per_broadcast"]) if run else NOTHING,
+            )
+        )
+    caption = f"Beside the published numbers. Source: {published()[0]}"
+    return Grid(caption, headings, tuple(cells), texts=2)
+
+
+def _percent(row: Row) -> str:
+    if row.difference is None or row.low is None or row.high is None:
+        return NOTHING
+    return f"{row.difference:+.0%} [{row.low:+.0%}, {row.high:+.0%}]"
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as `compare --paper --json` prints it."""
+    return {
+        "published": row.paper.name,
+        "published_uploads": list(row.paper.uploads),
+        "setting": row.group.label if row.group else None,
+        "uploads": row.group.values("uploads") if row.group else [],
+        "runs": len(row.group.runs) if row.group else 0,
+        "verdict": row.verdict,
+        "difference": row.difference,
+        "low": row.low,
+        "high": row.high,
+    }

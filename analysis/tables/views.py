@@ -1,0 +1,162 @@
+"""Runs and settings as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, baseline_of, label, saving
+from qafel_analysis.tables.grid import NOTHING, Grid, number, size, spread, times
+
+NEVER = "never"
+_WAY = {"up": "up", "down": "down, broadcast", "unicast": "down, unicast"}
+_COUNT = {"payload": "payload", "wire": "wire", "paper": "paper's formula"}
+
+
+def runs_grid(runs: Sequence[Run]) -> Grid:
+    """One row a run."""
+    headings = (
+        "run",
+        "setting",
+        "outcome",
+        "seed",
+        "uploads\nto target",
+        "uploads",
+        "server\nsteps",
+        "accuracy",
+        "loss",
+        "up\npayload",
+        "up\nwire",
+        "down\npayload",
+        "down\nlinks",
+        "seconds",
+        "rank 0's\nmemory",
+    )
+    rows = tuple(
+        (
+            Path(run["run"]).name,
+            label(run),
+            str(run["outcome"]),
+            number(run["seed"]),
+            uploads_to_target(run),
+            number(run["uploads"]),
+            number(run["server_steps"]),
+            number(run["accuracy"]),
+            number(run["loss"]),
+            size(run["payload_bytes_up"]),
+            size(run["wire_bytes_up"]),
+            size(run["payload_bytes_down"]),
+            size(run["down_links"]),
+            seconds(run),
+            size(run["rank_0_memory_bytes"]),
+        )
+        for run in runs
+    )
+    return Grid("Runs: totals at their end", headings, rows, texts=3)
+
+
+def uploads_to_target(run: Run) -> str:
+    if run["target"] is None:
+        return "no target"
+    return NEVER if run["uploads_to_target"] is None else number(run["uploads_to_target"])
+
+
+def seconds(run: Run) -> str:
+    return f"{number(run['virtual_seconds'])} virtual" if run["virtual_seconds"] else number(run["seconds"])
+
+
+def reached(group: Group) -> str:
+    if group.target is None:
+        return f"{len(group.runs)}, no target"
+    return f"{len(group.reached)} of {len(group.runs)}"
+
+
+_COUNTED = "Means ± standard deviations over the runs that reached the target; the others enter none"
+
+
+def costs_grid(groups: Sequence[Group]) -> Grid:
+    """One row a setting: what it took to the target, and how many times less than FedBuff."""
+    headings = (
+        "setting",
+        "target",
+        "runs that\nreached it",
+        "uploads",
+        "server steps",
+        "seconds",
+        "accuracy",
+        "mean\nstaleness",
+        f"{BASELINE}'s uploads\n/ these",
+        f"{BASELINE}'s bytes up\n/ these [95%]",
+        f"{BASELINE}'s bytes down\n/ these [95%]",
+    )
+    rows = []
+    for g in groups:
+        baseline = baseline_of(g, groups)
+        ratios = (
+            times(saving(g, baseline, key)) if baseline else NOTHING
+            for key in ("uploads", "payload_bytes_up", "payload_bytes_down")
+        )
+        rows.append(
+            (
+                g.label,
+                g.target or "none",
+                reached(g),
+                spread(g.mean("uploads"), g.spread("uploads")),
+                number(g.mean("server_steps")),
+                spread(g.mean("seconds"), g.spread("seconds")) + (" virtual" if g.virtual else ""),
+                spread(g.mean("accuracy"), g.spread("accuracy")),
+                number(g.mean("mean_staleness")),
+                *ratios,
+            )
+        )
+    return Grid(f"Cost to the target. {_COUNTED}. Bytes: payload", headings, tuple(rows))
+
+
+def bytes_grid(groups: Sequence[Group]) -> Grid:
+    """One row a setting: the bytes to the target, counted three ways."""
+    headings = ("setting", *(f"{_WAY[way]}\n{_COUNT[count]}" for way in WAYS for count in COUNTS))
+    rows = tuple(
+        (g.label, *(size(g.mean(f"{count}_bytes_{way}")) for way in WAYS for count in COUNTS)) for g in groups
+    )
+    caption = (
+        "Bytes to the target, means. Broadcast: each payload counts once per server step, as in the paper; "
+        "unicast: each client downloads what it lacks when it starts"
+    )
+    return Grid(caption, headings, rows)
+
+
+_SIDE_BY_SIDE = (
+    ("uploads", "uploads", number),
+    ("server steps", "server_steps", number),
+    ("bytes up, payload", "payload_bytes_up", size),
+    ("bytes up, wire", "wire_bytes_up", size),
+    ("bytes up, paper's formula", "paper_bytes_up", size),
+    ("bytes down, payload", "payload_bytes_down", size),
+    ("bytes down, wire", "wire_bytes_down", size),
+    ("bytes down, paper's formula", "paper_bytes_down", size),
+    ("bytes down by unicast, payload", "payload_bytes_unicast", size),
+    ("bytes down, sum over links", "down_links", size),
+    ("seconds", "seconds", number),
+)
+
+
+def side_by_side(groups: Sequence[Group]) -> Grid:
+    """Quantities as rows, settings as columns; last, how many times less each needed than FedBuff."""
+    pairs = [(g, b) for g in groups if (b := baseline_of(g, groups))]
+    headings = (
+        "mean over runs that reached the target",
+        *(g.label for g in groups),
+        *(f"{BASELINE} / {g.algorithm if len(pairs) == 1 else g.label} [95% interval]" for g, _ in pairs),
+    )
+    empty = ("",) * len(pairs)
+    rows: list[tuple[str, ...]] = [
+        ("target", *(g.target or "none" for g in groups), *empty),
+        ("runs that reached it", *(reached(g) for g in groups), *empty),
+        ("seeds", *(", ".join(str(r["seed"]) for r in g.runs) for g in groups), *empty),
+    ]
+    for title, key, show in _SIDE_BY_SIDE:
+        rows.append(
+            (title, *(show(g.mean(key)) for g in groups), *(times(saving(g, b, key)) for g, b in pairs))
+        )
+    rows.append(("accuracy", *(number(g.mean("accuracy")) for g in groups), *empty))
+    return Grid("Settings side by side", headings, tuple(rows))

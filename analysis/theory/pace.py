@@ -1,0 +1,146 @@
+"""Seconds per server step and to the target of wall runs, over seeds; the bytes, and what a step's time is spent on.
+
+Where a link is slow, a quantizer's saving in seconds falls short of its saving in bytes by what does not shrink with
+the message: training, encoding, decoding, the server step, and waiting for a link that another message has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from qafel_analysis.read.traffic import errors_s, median_latency
+from qafel_analysis.tables.grid import NOTHING, Grid
+from qafel_analysis.theory.scaling import interval
+from qafel_analysis.theory.scaling_paper import of_rank_0
+
+from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
+
+
+@dataclass(frozen=True)
+class Pace:
+    """One wall run; times in seconds, medians over its messages where they are of one message."""
+
+    algorithm: str
+    seed: int
+    per_step: float  # from version 0 to the last step, over the steps
+    to_target: float  # to the last step; nan where the target was not reached
+    steps: int
+    wire_bytes_up: int  # of one upload
+    train: float
+    client_encode: float
+    upload: float  # from its post on the client to its arrival on rank 0, waiting included; nan if not above:
+    upload_error: float  # by how much the clocks may make that wrong; nan where it is unknown
+    decode: float  # on rank 0, with the accumulation
+    step: float  # a server step with its encoding
+
+
+def pace(path: Path) -> Pace:
+    """Raises TraceError where the run has no server step or is no wall run."""
+    with open_trace(path, salvage=True) as trace:
+        a, steps, updates = trace.attributes, trace.table("steps"), trace.table("updates")
+        if a.get("driver") != "wall" or len(steps) < 2:
+            raise TraceError(f"{path}: no server steps in real time")
+        uploads = trace.table("messages")
+        uploads = uploads[uploads["kind"] == KIND_NUMBERS["update"]]
+        down = of_rank_0(trace)
+        down = down[(down["end"] == 0) & (down["kind"] == KIND_NUMBERS["broadcast"])]
+        clocks = trace.clocks
+    sent, received = uploads[uploads["end"] == 0], uploads[uploads["end"] == 1]
+    upload, upload_error = _latency(sent, received, clocks)
+    span = float(steps["time_s"][-1] - steps["time_s"][0])
+    return Pace(
+        algorithm=str(a["algorithm"]),
+        seed=int(a["seed"]),
+        per_step=span / (len(steps) - 1),
+        to_target=span if a["outcome"] == "target reached" else float("nan"),
+        steps=len(steps) - 1,
+        wire_bytes_up=int(a["payload_bytes_per_upload"]) + HEADER_BYTES,
+        train=float(np.median(updates["train_seconds"])),
+        client_encode=_median(sent["t_encode_end"] - sent["t_encode_begin"]),
+        upload=above(upload, upload_error),
+        upload_error=upload_error,
+        decode=_median(received["t_decode_end"] - received["t_decode_begin"]),
+        step=_median(down["t_encode_end"] - down["t_encode_begin"]),
+    )
+
+
+def _latency(sent: np.ndarray, received: np.ndarray, clocks: Clocks) -> tuple[float, float]:
+    """(median seconds from post to arrival of the uploads that have both rows, how wrong the clocks may make it)."""
+    key = ["client", "sequence"]
+    posts, arrivals = (
+        pd.DataFrame(sent[[*key, "src", "t_post"]]),
+        pd.DataFrame(received[[*key, "t_complete"]]),
+    )
+    both = posts.merge(arrivals, on=key)
+    error_s = errors_s(clocks, both["src"], both["t_post"])  # rank 0's clock, on which they arrive, has none
+    return median_latency(both["t_complete"] - both["t_post"], error_s)
+
+
+def above(seconds: float, error_s: float) -> float:
+    """The seconds; nan where they are not above their error, or that is unknown."""
+    return seconds if seconds > error_s else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.nanmedian(values)) if len(values) else float("nan")
+
+
+def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, float]]:
+    """FedBuff's value over each other algorithm's, seed by seed: as interval() has it."""
+    base = {p.seed: getattr(p, field) for p in paces if p.algorithm == "fedbuff"}
+    found = {}
+    for name in dict.fromkeys(p.algorithm for p in paces if p.algorithm != "fedbuff"):
+        values = [base[p.seed] / getattr(p, field) for p in paces if p.algorithm == name and p.seed in base]
+        if values:
+            found[name] = interval(values)
+    return found
+
+
+_ROWS = {
+    "per_step": "seconds per server step",
+    "to_target": "seconds to the target",
+    "wire_bytes_up": "bytes of an upload, wire",
+    "steps": "server steps",
+    "train": "one training, s",
+    "client_encode": "encoding an upload, s",
+    "upload": "an upload's way, waiting included, s",
+    "upload_error": "the clocks' error in that, s",
+    "decode": "decoding an upload, s",
+    "step": "a server step with its encoding, s",
+}
+
+
+def pace_grid(paces: Sequence[Pace]) -> Grid:
+    """A row a quantity, a column an algorithm, and FedBuff's over the others'."""
+    names = sorted({p.algorithm for p in paces}, key=lambda name: (name == "fedbuff", name))
+    others = [name for name in names if name != "fedbuff"]
+    rows = []
+    for field in fields(Pace):
+        if field.name not in _ROWS:
+            continue
+        cells = [_cell(interval([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
+        found = {} if field.name == "upload_error" else ratios(paces, field.name)
+        cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
+        rows.append((_ROWS[field.name], *cells))
+    counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
+    headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
+    caption = (
+        f"Medians over runs ({counts}) with bootstrap intervals of 95%. An upload's way begins on one rank's "
+        f"clock and ends on rank 0's; {NOTHING} where it is not above the clocks' error."
+    )
+    return Grid(caption, headings, tuple(rows))
+
+
+def _cell(values: tuple[float, float, float]) -> str:
+    median, low, high = values
+    if not np.isfinite(median):
+        return NOTHING
+    text = f"{median:,.0f}" if median >= 1000 else f"{median:.3g}"
+    if low == high:
+        return text
+    return f"{text} [{low:.3g}, {high:.3g}]"

@@ -1,0 +1,114 @@
+"""References per system, as in ReFrame: a run fails that leaves [target·(1 + lower), target·(1 + upper)].
+
+[[reference]]
+system = "node*"                                  # the host of rank 0, with wildcards
+bench = "p2p"
+where = { operation = "latency", bytes = 16384 }  # the rows meant: these parameters have these values
+column = "median_us"
+target = 8.0
+upper = 0.1                                       # at most 10% above; left out: no bound on this side
+unit = "us"
+
+[[reference]]
+system = "*"
+bench = "p2p"
+where = { operation = "bandwidth", bytes = 4194304 }
+column = "gb_per_s"
+target = 9.0
+lower = -0.05
+unit = "GB/s"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.config_text import ConfigError
+
+
+class Reference(BaseModel):
+    """One expectation. lower and upper are fractions of the target, as in ReFrame; None: unbounded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system: str
+    bench: str
+    where: dict[str, Any] = Field(default_factory=dict)
+    column: str
+    target: float
+    lower: float | None = Field(None, le=0)
+    upper: float | None = Field(None, ge=0)
+    unit: str
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Reference:
+        if self.lower is None and self.upper is None:
+            raise ValueError("neither lower nor upper is given: it would hold whatever happens")
+        return self
+
+    def means(self, row: Row, system: str) -> bool:
+        return (
+            fnmatch(system, self.system)
+            and row.bench == self.bench
+            and all(row.parameters.get(name) == value for name, value in self.where.items())
+        )
+
+    def problem(self, row: Row) -> str | None:
+        """What is wrong with this row by this reference; None where it is within bounds."""
+        about = " ".join(f"{k}={v}" for k, v in self.where.items())
+        value = row.columns().get(self.column)
+        if value is None:
+            return f"{self.bench} {about}: no column {self.column}"
+        low = -float("inf") if self.lower is None else self.target * (1 + self.lower)
+        high = float("inf") if self.upper is None else self.target * (1 + self.upper)
+        if low <= value <= high:
+            return None
+        return (
+            f"{self.bench} {about}: {self.column} is {value:.4g} {self.unit}, the reference is {self.target:.4g}, "
+            f"from {low:.4g} to {high:.4g}"
+        )
+
+
+def load(path: Path) -> list[Reference]:
+    """Raises ConfigError naming the file and the reference that is wrong."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("reference", [])
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    found = []
+    for number, table in enumerate(tables, 1):
+        try:
+            found.append(Reference(**table))
+        except (ValidationError, TypeError) as error:
+            what = error.errors() if isinstance(error, ValidationError) else []
+            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in what] or [str(error)]
+            raise ConfigError([f"{path}: reference {number}: {line}" for line in lines]) from None
+    if not found:
+        raise ConfigError([f"{path}: no [[reference]] in it"])
+    return found
+
+
+def problems(references: Sequence[Reference], rows: Sequence[Row], system: str) -> list[str]:
+    """What misses its reference, a line each. One that speaks of this system and a bench that ran, but means no
+    row, is a problem too: a reference that is never looked at always holds."""
+    found = []
+    ran = {row.bench for row in rows}
+    for reference in references:
+        meant = [row for row in rows if reference.means(row, system)]
+        if not meant and reference.bench in ran and fnmatch(system, reference.system):
+            found.append(f"{reference.bench}: no row has {dict(reference.where)}")
+        found += [problem for row in meant if (problem := reference.problem(row))]
+    return found
+
+
+def system_of(provenance: Mapping[str, Any]) -> str:
+    return str(provenance.get("host", ""))

@@ -1,0 +1,1 @@
+"""The command `qafel-mpi`: a file a command; process.py is the command as one process of a job."""

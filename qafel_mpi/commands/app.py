@@ -1,0 +1,65 @@
+"""The command `qafel-mpi`: understand the line, call one command, give an exit code; a file a command.
+
+mpi4py, h5py and torch are imported inside the commands that need them: help and lists are instant.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from qafel_mpi.commands import info, jobs, list, merge, run, suite
+from qafel_mpi.commands import process as job
+from qafel_mpi.commands.bench.app import bench
+from qafel_mpi.commands.data import data
+from qafel_mpi.commands.process import ExitCode
+
+app = typer.Typer(
+    name="qafel-mpi",
+    help="Asynchronous federated learning with quantized messages in both directions, over MPI.",
+    epilog="Examples:\n\n"
+    "  qafel-mpi list\n\n"
+    "  qafel-mpi run digits\n\n"
+    "  mpirun -n 4 qafel-mpi run digits --out runs/a.h5\n\n"
+    "Each command has its own: qafel-mpi run --help",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command(epilog=run.EXAMPLES)(run.run)
+app.command(epilog=suite.EXAMPLES)(suite.suite)
+app.command("list", epilog=list.EXAMPLES)(list.list_)
+app.command(epilog=info.EXAMPLES)(info.info)
+app.add_typer(data, name="data")
+app.command(epilog=merge.EXAMPLES)(merge.merge)
+app.add_typer(bench, name="bench")
+app.add_typer(jobs.jobs, name="jobs")
+
+
+def main() -> None:
+    """The console script. Under mpirun only rank 0 speaks, and every rank ends with the same code."""
+    job.ask_for_threads()
+    rank = job.launcher_rank()
+    if rank:
+        job.mute()
+    try:
+        with job.all_ranks_end(None):  # what is raised here is raised on every rank alike
+            app()
+    except SystemExit as end:
+        if end.code == ExitCode.USAGE and rank is not None:
+            job.leave_together()
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        print(f"qafel-mpi {version('qafel-mpi')}")
+        raise typer.Exit

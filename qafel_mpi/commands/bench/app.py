@@ -1,0 +1,358 @@
+"""The commands `qafel-mpi bench …`: their options; parts.py says what they run, measure.py runs it.
+
+numpy, mpi4py and h5py are imported inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qafel_mpi.commands.bench import files, parts
+from qafel_mpi.commands.bench.measure import Output, run, say
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from qafel_mpi.bench.codec import Point
+    from qafel_mpi.bench.measuring.result import Row
+    from qafel_mpi.bench.measuring.timing import Limits
+
+bench = typer.Typer(
+    help="Measure codecs, transport and drivers against references sampled in turns with them.",
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p --json p2p.json\n\n"
+    "  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"
+    "  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
+    "Exit codes: 0 done, 2 bad usage, 3 failed or wrong content, 4 a reference missed or a result not to be "
+    "believed.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write rows, samples, provenance as JSON.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE.h5", help="The same as HDF5.")]
+Seconds = Annotated[float, typer.Option(min=0.0, help="Most seconds for a row, warm-up aside.")]
+Width = Annotated[
+    float, typer.Option(min=0.0, help="Enough when the median's 95% interval is so narrow (relative).")
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml", help="References (target, lower, upper, unit): exit with 4 if one is missed."
+    ),
+]
+
+
+Sizes = Annotated[str, typer.Option("--bytes", metavar="LIST", help="Payload sizes, about: 15000,4194304.")]
+
+SECONDS, WIDTH = 2.0, 0.02
+PAYLOADS = "1024,15000,262144,4194304"
+UPLOADS = 300
+
+
+# --- the benchmarks -----------------------------------------------------------------------------------------
+
+
+@bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench codec --json codec.json\n\n"
+    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 1000000 --threads 1,2\n\n"
+    "  qafel-mpi bench codec --against numpy,torch,bitsandbytes,torchao\n\n"
+    "  qafel-mpi bench codec --codec qsgd --bits 4 --d 29282 --busy-neighbour\n\n"
+    "  qafel-mpi bench codec --device cuda --codec qsgd --bits 4",
+)
+def codec(
+    codecs: Annotated[
+        str, typer.Option("--codec", metavar="LIST", help="Of identity, qsgd, affine, topk, randk, sign.")
+    ] = "qsgd,affine,sign,topk,randk",
+    bits: Annotated[str, typer.Option(metavar="LIST", help="Of qsgd and affine.")] = "2,3,4,8",
+    d: Annotated[
+        str, typer.Option("--d", metavar="LIST", help="Elements; what does not fit into memory is left out.")
+    ] = "29282,1000000,11000000,110000000",
+    threads: Annotated[str, typer.Option(metavar="LIST", help="Threads of the codec.")] = "1",
+    against: Annotated[
+        str, typer.Option(metavar="LIST", help="Of numpy, torch, bitsandbytes, torchao: in turns with ours.")
+    ] = "",
+    busy_neighbour: Annotated[
+        bool, typer.Option("--busy-neighbour", help="Share one core with a process that spins.")
+    ] = False,
+    device: Annotated[str, typer.Option(metavar="LIST", help="Of cpu, cuda; a GPU where there is one.")] = (
+        "cpu,cuda"
+    ),
+    seconds: Seconds = 1.0,
+    width: Width = 0.02,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Encoding and decoding against memory passes with the same reads and writes, and against other libraries.
+
+    Ratio: the pass's time over ours; 0.5 is twice the time of the pass.
+    """
+    from qafel_mpi.bench.measuring.peers import NAMES
+    from qafel_mpi.codecs import CODECS
+    from qafel_mpi.config_text import choices, whole_numbers
+
+    names = choices("--codec", codecs, tuple(CODECS))
+    peers = choices("--against", against, NAMES)
+    widths = whole_numbers("--bits", bits, 1, 16)
+    sizes = whole_numbers("--d", d, 1, 2**31)
+    counts = whole_numbers("--threads", threads, 1, 1024)
+    devices = choices("--device", device, ("cpu", "cuda"))
+    if devices == ["cuda"] and not _has_gpu():
+        raise ConfigError(["--device cuda: no GPU here"])
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
+        from qafel_mpi.bench import codec as ours
+        from qafel_mpi.bench.measuring.neighbour import neighbour
+
+        if comm.rank != 0:
+            return
+        for size in sizes:
+            if not ours.fits(size):
+                say(f"d = {size:,} is left out: it does not fit into half the free memory")
+        points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
+        if "cpu" in devices:
+            with neighbour() if busy_neighbour else nullcontext():
+                yield from ours.rows(points, limits, peers, say)
+        if "cuda" in devices:
+            yield from _gpu_rows(points, limits)
+
+    run("codec", measure, Output(json, out, reference), seconds=seconds, width=width)
+
+
+def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
+    if not _has_gpu():
+        say("no GPU here: its rows stay empty")
+        return
+    import torch
+
+    from qafel_mpi.bench import codec_gpu
+
+    one_thread = [point for point in points if point.threads == points[0].threads]  # threads are the CPU's
+    device = torch.device("cuda", torch.cuda.current_device())
+    yield from codec_gpu.rows(one_thread, limits, device, missing=say)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p\n\n"
+    "  mpirun -n 2 qafel-mpi bench p2p --from 1024 --to 65536 --json p2p.json --reference site.toml",
+)
+def p2p(
+    smallest: Annotated[int, typer.Option("--from", min=1, metavar="BYTES", help="Smallest payload.")] = 8,
+    largest: Annotated[
+        int, typer.Option("--to", min=1, metavar="BYTES", help="Largest; powers of two between.")
+    ] = 4 << 20,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run.
+
+    vector, vector bandwidth: the same of a vector packed at 4 bits, encoded and decoded, against it as float32 by raw
+    mpi4py.
+    """
+    run(
+        "p2p",
+        parts.p2p(smallest, largest),
+        Output(json, out, reference),
+        seconds=seconds,
+        width=width,
+        ranks=2,
+    )
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench ingest\n\n"
+    "  mpirun -n 8 qafel-mpi bench ingest --bytes 15000 --json ingest.json",
+)
+def ingest(
+    sizes: Sizes = PAYLOADS,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Uploads a second that rank 0 sustains from 1, 2, 4, … client ranks, decode-accumulate and trace included.
+
+    Against a raw loop that receives the same bytes and does the same decode-accumulate.
+    """
+    run("ingest", parts.ingest(sizes), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi bench broadcast\n\n"
+    "  mpirun -n 4 qafel-mpi bench broadcast --algorithm fanout --bytes 15000",
+)
+def broadcast(
+    sizes: Sizes = PAYLOADS,
+    algorithms: Annotated[
+        list[str] | None,
+        typer.Option("--algorithm", metavar="NAME", help="Only this one; may be repeated."),
+    ] = None,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Time until the last client has applied q^t, by each algorithm, against MPI_Bcast."""
+    run(
+        "broadcast",
+        parts.broadcast(sizes, algorithms),
+        Output(json, out, reference),
+        seconds=seconds,
+        width=width,
+        ranks=2,
+    )
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench backoff\n\n"
+    "  mpirun -n 2 qafel-mpi bench backoff --seconds 5 --json backoff.json",
+)
+def backoff(
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """What waiting costs: latency, processor time and a neighbour's speed, against busy polling and a fixed sleep.
+
+    With a core for each of ranks 0 and 1 (apart), and with both on one (shared).
+    """
+    run("backoff", parts.backoff, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench overlap\n\n"
+    "  mpirun -n 4 qafel-mpi bench overlap --uploads 1000 --json overlap.json",
+)
+def overlap(
+    uploads: Annotated[
+        int, typer.Option(min=20, help="Of all wall runs together; at least 40 a client are made.")
+    ] = UPLOADS,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Share of the communication that wall runs with the CNN hide behind training.
+
+    exposed_us: by how much longer a participation takes than in runs, in turns with them, in which the same ranks
+    train and encode with no message and no server; exposed_share: that over its communication time. hidden_share:
+    from the traces alone, what of the messages' spans, from posting to being seen, lies inside trainings; it counts
+    a message that waits unnoticed, and what is done for messages inside a training, as hidden. Each with its 95%
+    interval.
+    """
+    run(
+        "overlap", parts.overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2
+    )
+
+
+@bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench tracing\n\n  mpirun -n 2 qafel-mpi bench tracing --uploads 2000",
+)
+def tracing(
+    uploads: Annotated[int, typer.Option(min=20, help="The wall run's length, under mpirun.")] = UPLOADS,
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Cost of the trace a message and, under mpirun, its share of a wall run."""
+    run("tracing", parts.tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
+
+
+@bench.command(
+    "all",
+    epilog="Examples:\n\n  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"
+    "  mpirun -n 2 qafel-mpi bench all --seconds 0.2 --json quick.json --reference site.toml",
+)
+def all_(
+    seconds: Seconds = SECONDS,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Codec, p2p, ingest, broadcast, backoff, overlap and tracing, one after the other, in one file."""
+    every = {
+        "codec": parts.codec,
+        "p2p": parts.p2p(8, 4 << 20),
+        "ingest": parts.ingest(PAYLOADS),
+        "broadcast": parts.broadcast(PAYLOADS, None),
+        "backoff": parts.backoff,
+        "overlap": parts.overlap(UPLOADS),
+        "tracing": parts.tracing(UPLOADS),
+    }
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
+        for part in every.values():
+            yield from part(comm, limits)
+
+    run(
+        "all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2, parts=list(every)
+    )
+
+
+class VirtualPart(StrEnum):
+    MEMORY = "memory"
+    OVERHEAD = "overhead"
+    SPEED_UP = "speed-up"
+
+
+@bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench virtual     overhead and memory, in one process\n\n"
+    "  mpirun -n 3 qafel-mpi bench virtual     also the speed-up of two workers",
+)
+def virtual(
+    uploads: Annotated[int, typer.Option(min=1, help="Uploads of one run of the CNN, one sample.")] = 60,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Server steps of one run of the logistic regression.")
+    ] = 500,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=100, metavar="N", help="Clients whose memory is taken; ascending.")
+    ] = None,
+    only: Annotated[
+        list[VirtualPart] | None, typer.Option(help="Only this part; may be repeated. Default: all.")
+    ] = None,
+    seconds: Seconds = 30.0,
+    width: Width = WIDTH,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Client updates on the virtual clock against the bare training, speed-up over workers, memory over clients."""
+    counts = sorted(clients or [100, 10_000, 1_000_000])
+    measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
+    run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+bench.command(epilog="Examples:\n\n  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench check p2p.json")(
+    files.check
+)
+bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
+    "  qafel-mpi bench compare before/ after/     folders of launches\n\n"
+    "  qafel-mpi bench compare here.json there.json --unlike-hosts",
+)(files.compare)

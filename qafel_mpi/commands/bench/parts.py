@@ -1,0 +1,122 @@
+"""What the commands `qafel-mpi bench …` run: each gives a function that measures, for measure.py's run.
+
+The modules of bench/ and drivers/ are imported when that is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from qafel_mpi.commands.bench.measure import Measure, say
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from qafel_mpi.bench.measuring.result import Row
+    from qafel_mpi.bench.measuring.timing import Limits
+
+
+def codec(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+    """The default codec, on rank 0 alone; the command of that name has all of them."""
+    from qafel_mpi.bench import codec as ours
+    from qafel_mpi.bench.measuring.ranks import first
+
+    points = ours.sweep(["qsgd"], [4], [29_282, 1_000_000], [1])
+    return first(comm, 1, lambda _: ours.rows(points, limits))
+
+
+def p2p(smallest: int, largest: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import p2p as ours
+        from qafel_mpi.bench.measuring.ranks import first, powers_of_two
+
+        return first(comm, 2, lambda pair: ours.rows(pair, limits, powers_of_two(smallest, largest)))
+
+    return measure
+
+
+def ingest(sizes: str) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import ingest as ours
+        from qafel_mpi.drivers.rows import received_row
+
+        return ours.rows(comm, limits, _sizes(sizes), received_row)
+
+    return measure
+
+
+def broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import broadcast as ours
+
+        unknown = set(algorithms or ()) - set(ours.ALGORITHMS)
+        if unknown:
+            raise ConfigError([f"--algorithm {sorted(unknown)[0]}: none of {', '.join(ours.ALGORITHMS)}"])
+        return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
+
+    return measure
+
+
+def backoff(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+    from qafel_mpi.bench import backoff as ours
+    from qafel_mpi.bench.measuring.ranks import first
+
+    return first(comm, 2, lambda pair: ours.rows(pair, limits, say))
+
+
+def overlap(uploads: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import overlap as ours
+        from qafel_mpi.drivers.wall import alone
+        from qafel_mpi.drivers.wall import run as wall
+
+        least = ours.uploads_needed(comm.size - 1)
+        if comm.rank == 0 and uploads < least:
+            say(f"{least} uploads, not {uploads}: {comm.size - 1} clients would hardly do more than warm up")
+        return ours.rows(comm, wall.run, alone.trainings, uploads)
+
+    return measure
+
+
+def tracing(uploads: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import tracing as ours
+        from qafel_mpi.drivers.rows import received_row
+        from qafel_mpi.drivers.wall import run as wall
+
+        return ours.rows(comm, limits, received_row, wall.run, uploads)
+
+    return measure
+
+
+def _sizes(text: str) -> list[int]:
+    """Raises ConfigError."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])
+    return sizes
+
+
+def virtual(only: Sequence[str], uploads: int, steps: int, clients: Sequence[int]) -> Measure:
+    """only: of memory, overhead, speed-up. clients: ascending."""
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import virtual as ours
+        from qafel_mpi.bench.measuring.ranks import first
+        from qafel_mpi.drivers.virtual.run import run as drive
+
+        if "memory" in only:  # first: a peak never falls
+            yield from ours.memory(drive, comm, clients)
+        if "overhead" in only:
+            yield from first(
+                comm, 1, lambda _: ours.overhead(drive, limits, cnn_uploads=uploads, logistic_steps=steps)
+            )
+        if "speed-up" in only:
+            yield from ours.speedup(drive, comm, limits, cnn_uploads=uploads)
+
+    return measure

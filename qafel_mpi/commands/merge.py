@@ -1,0 +1,31 @@
+"""The command `merge`: the trace of a run that was cut short."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = "Examples:\n\n  qafel-mpi merge runs/a.shards\n\n  qafel-mpi merge runs/a.shards --out rescued.h5"
+
+
+def merge(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="The folder of shards, NAME.shards.", exists=True, file_okay=False
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The trace. Default: NAME.h5 beside the folder.")
+    ] = None,
+) -> None:
+    """Make the trace file of a run that was cut short, from all that its ranks had written."""
+    from qafel_mpi.trace.merge import merge as merge_shards
+
+    merged = merge_shards(directory, out)
+    print(f"{merged.path}: {', '.join(f'{rows:,} {table}' for table, rows in merged.rows.items())}")
+    for shard, size in merged.lost.items():
+        print(f"{shard}: the last {size} bytes were cut off by the crash and are left out", file=sys.stderr)

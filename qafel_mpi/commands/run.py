@@ -1,0 +1,213 @@
+"""The command `run`: plan on rank 0, drive on all ranks, an exit code for the result."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qafel_mpi.commands import process as job
+from qafel_mpi.commands import show
+from qafel_mpi.commands.options import DataDir, Overrides
+from qafel_mpi.commands.process import ExitCode
+from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from qafel_mpi.config import Experiment
+    from qafel_mpi.drivers.build import RunSummary
+
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "  qafel-mpi run digits                 [dim]one process, virtual clock[/dim]\n\n"
+    "  mpirun -n 4 qafel-mpi run digits --set server.buffer_size=20 --out runs/a.h5\n\n"
+    "  mpirun -n 4 qafel-mpi run digits --set algorithm=fedbuff --seed 1 --target-accuracy 0.9\n\n"
+    "  qafel-mpi run my.toml --set task.partition.alpha=0.1 --set uplink.codec=affine\n\n"
+    "Exit codes: 0 done, 2 bad usage or data, 3 failed, 4 target not reached (--require-target), "
+    "75 interrupted."
+)
+
+
+def run(
+    name: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list`, or a TOML file.")
+    ],
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The run is a function of it.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the experiment's variants.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The trace. Default: runs/EXPERIMENT-ALGORITHM-seedN.h5."),
+    ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Stop when the test accuracy reaches this.")
+    ] = None,
+    require_target: Annotated[
+        bool, typer.Option("--require-target", help="Exit with 4 if the target is not reached.")
+    ] = False,
+    data_dir: DataDir = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older trace.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run one experiment and write its trace.
+
+    Under mpirun, rank 0 is the server and the other ranks are its clients. Without it one process runs the
+    experiment on the virtual clock.
+    """
+    settings = list(overrides or [])
+    settings += [f"seed={seed}"] if seed is not None else []
+    settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
+    with job.Interrupt() as interrupted:  # from here on: torch and MPI take seconds to load
+        comm = job.world()
+        planned = job.from_rank_0(
+            comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
+        )
+        here = data_dir or own_data_dir() or Path(planned["data_dir"])
+        with job.all_ranks_end(comm):
+            result = drive(planned, comm, here, interrupted)
+            if comm is None or comm.rank == 0:
+                print(show.summary_json(result) if as_json else show.summary(result))
+    job.leave(exit_code(result, require_target))
+
+
+def plan(
+    name: str,
+    settings: list[str],
+    variant: str | None,
+    out: Path | None,
+    data_dir: Path | None,
+    overwrite: bool,
+    alone: bool,
+) -> dict[str, Any]:
+    """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
+    from qafel_mpi.config import to_toml
+
+    experiment = resolve(name, settings, variant, alone)
+    if alone:
+        print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
+    parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
+    if out is None:
+        out = _free_name(Path("runs"), "-".join(parts))
+    make_room(out, overwrite)
+    return {
+        "name": Path(name).stem,
+        "experiment": to_toml(experiment),
+        "out": str(out.absolute()),
+        "data_dir": data_folder(data_dir),
+    }
+
+
+def resolve(name: str, settings: list[str], variant: str | None, alone: bool) -> Experiment:
+    """The experiment; in a process on its own the wall clock gives way to the virtual one.
+
+    Raises ConfigError, also where the wall clock was asked for by name.
+    """
+    from qafel_mpi.config import load
+
+    experiment = load(name, settings, variant)
+    if not alone or experiment.clock.kind == "virtual":
+        return experiment
+    if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
+        raise ConfigError(
+            [
+                "clock.kind = 'wall' needs a server and at least one client, each a process: start it as "
+                f"`mpirun -n 4 qafel-mpi run {name} ...`, or leave clock.kind out to run it in this one process "
+                "on the virtual clock"
+            ]
+        )
+    return load(name, [*settings, "clock.kind=virtual"], variant)
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    path, number = folder / f"{stem}.h5", 1
+    while path.exists() or path.with_suffix(".shards").exists():
+        number += 1
+        path = folder / f"{stem}-{number}.h5"
+    return path
+
+
+def make_room(out: Path, overwrite: bool) -> None:
+    """See that the trace can be written before any time is spent. Raises ConfigError."""
+    shards = out.with_suffix(".shards")
+    if out.suffix != ".h5":
+        raise ConfigError([f"--out {out}: a trace is an HDF5 file: {out.stem or 'a'}.h5"])
+    if shards.exists() and not overwrite:
+        raise ConfigError(
+            [
+                f"--out {out}: {shards} holds a run that was cut short; `qafel-mpi merge {shards}`, or --overwrite"
+            ]
+        )
+    if out.exists() and not overwrite:
+        raise ConfigError([f"--out {out}: exists already; --overwrite replaces it"])
+    try:
+        shutil.rmtree(shards, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"--out {out}: {error.strerror}: {out.parent}"]) from None
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError([f"--out {out}: {out.parent} can't be written to"])
+
+
+def own_data_dir() -> Path | None:
+    """Each host may keep its data elsewhere; where it does not say, rank 0's folder is looked in."""
+    given = os.environ.get("QAFEL_DATA_DIR")
+    return Path(given).expanduser() if given else None
+
+
+def data_folder(option: Path | None) -> str:
+    """Where this rank looks for data, as an absolute path."""
+    return str((option or own_data_dir() or cache()).absolute())
+
+
+def cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qafel_mpi"
+
+
+def drive(
+    plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path, interrupted: Callable[[], bool]
+) -> RunSummary:
+    """Collective: run what rank 0 has planned."""
+    from mpi4py import MPI
+
+    from qafel_mpi.config import from_toml
+    from qafel_mpi.drivers.part import run_on_first
+
+    interrupted()  # MPI is up: the signals are the command's again
+    experiment = from_toml(plan["experiment"])
+    driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}.run")  # wall or virtual
+    with show.progress(experiment.stop, plan["name"]) as report:
+
+        def work(ranks: MPI.Intracomm) -> RunSummary:
+            summary: RunSummary = driver.run(
+                experiment,
+                ranks,
+                Path(plan["out"]),
+                data_dir=data_dir,
+                command_line=sys.argv,
+                interrupted=interrupted,
+                report=report,
+            )
+            return summary
+
+        everyone = comm or MPI.COMM_SELF
+        return run_on_first(everyone, experiment.transport.ranks or everyone.size, work)
+
+
+def exit_code(result: RunSummary, require_target: bool) -> ExitCode:
+    if result.interrupted:
+        return ExitCode.INTERRUPTED
+    if result.outcome.startswith("failed"):
+        return ExitCode.FAILED
+    if require_target and not result.target_reached:
+        return ExitCode.TARGET_NOT_REACHED
+    return ExitCode.DONE

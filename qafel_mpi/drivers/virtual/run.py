@@ -1,0 +1,309 @@
+"""The virtual-clock driver: an event-driven simulation of many clients; the other ranks are workers.
+
+Rank 0 keeps the schedule and the server and takes results in virtual order, never in order of arrival. The
+result is a function of the experiment and its seed: bit-identical for any number of ranks, given one torch
+thread a rank (or reductions that don't depend on threads) and processors of one type. /final's digests show it.
+
+A training is handed out when its client starts and awaited when it finishes in virtual time. Clients that start
+from one version are handed out together: which ones is decided by the schedule alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from mpi4py import MPI
+
+from qafel_mpi.algorithms.client import Client
+from qafel_mpi.algorithms.server import Update
+from qafel_mpi.codecs import NonFiniteError
+from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.drivers.build import (
+    Interrupted,
+    Report,
+    RunSummary,
+    Setup,
+    build,
+    compute_device,
+    visible_gpus,
+)
+from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.session import Session, begin
+from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
+from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
+from qafel_mpi.schedule.events import START, Event, Schedule, schedule
+from qafel_mpi.transport.coverage import coverage
+from qafel_mpi.transport.placement import place
+
+# Uploads that may wait for the server to take them in one call; it does not move meanwhile.
+ARRIVED, ARRIVED_BYTES = 64, 1 << 16
+LOOK_SECONDS = 0.2  # between looks at the trace's flush and the limit of wall time
+Arrived = tuple[Event, int, Result]  # with the version that it started from
+
+
+def run(
+    experiment: Experiment,
+    comm: MPI.Intracomm | None,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    command_line: list[str] | None = None,
+    interrupted: Interrupted = lambda: False,
+    report: Report | None = None,
+) -> RunSummary:
+    """Collective: run the experiment and write the trace file `out`; the same summary on every rank.
+
+    comm: None for one process without a launcher. Raises ConfigError and DataError where it can't run.
+    """
+    comm = comm or MPI.COMM_SELF
+    plan = planned(experiment) if comm.rank == 0 else None
+    gpus = visible_gpus()
+    spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv)
+    device = compute_device(spot.gpu)
+    # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
+    setup = build(
+        experiment,
+        clients=experiment.task.clients,
+        device=device,
+        threads=1,
+        data_dir=data_dir,
+        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+    )
+    session.open(setup)
+    if plan is None:
+        return work(session, setup)
+    server = setup.server()
+    workers: Workers
+    if comm.size == 1:
+        sends_model = experiment.server.update == "model"
+        client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
+        workers = LocalWorkers(setup, client, session.recorder)
+    else:
+        workers = RemoteWorkers(session, setup, gpus=bool(gpus))
+    ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
+    return Simulation(session, setup, plan, workers, ledger, interrupted).run()
+
+
+def planned(experiment: Experiment) -> Schedule:
+    """The experiment's schedule. Raises ConfigError where its file of durations can't be used."""
+    try:
+        return schedule(
+            experiment.clock,
+            clients=experiment.task.clients,
+            seed=experiment.seed,
+            buffer_size=experiment.server.buffer_size,
+            synchronous=experiment.server.synchronous,
+        )
+    except OSError as error:
+        path = experiment.clock.duration.path
+        raise ConfigError([f"clock.duration.path: {path}: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigError([f"clock.duration.path: {error}"]) from None
+
+
+def work(session: Session, setup: Setup) -> RunSummary:
+    """A worker rank's part of the run."""
+    worker = Worker(session, setup)
+    worker.run()
+    session.close(
+        worker.replica.version,
+        worker.replica.x_hat,
+        sent=worker.sends.total,
+        received=worker.received,
+        shared_state=not setup.unicast,
+    )
+    return session.finish(None, None)
+
+
+class Simulation:
+    """Rank 0's loop over events."""
+
+    def __init__(
+        self,
+        session: Session,
+        setup: Setup,
+        plan: Schedule,
+        workers: Workers,
+        ledger: Ledger,
+        interrupted: Interrupted,
+    ):
+        self.session, self.setup, self.schedule, self.workers = session, setup, plan, workers
+        self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
+        self.unicast, self.examples = setup.unicast, setup.task.examples
+        self.together = 1 if setup.unicast else setup.task.together
+        self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
+        self.start_version: dict[Job, int] = {}  # of all that train
+        # In order: those that start from the newest version, not handed out yet.
+        self.pending: dict[Job, None] = {}
+        clock = session.experiment.clock
+        # "always": the client of a finish restarts before or after the step that its update completes.
+        self.step_waits = clock.start == "always" and clock.restart_before_step
+        self.step_due = False
+        self.arrived: list[Arrived] = []  # the server's next uploads
+        self.most_at_once = max(1, min(ARRIVED, ARRIVED_BYTES // setup.uplink.payload_bytes()))
+        self.at_once = 1  # so many are received in one call; none but the last of them may fill the buffer
+        self.epoch = setup.clients if clock.flush_epoch else 0
+        self.finishes = 0
+        self.down_links = 0
+        self.now_s = 0.0
+
+    def run(self) -> RunSummary:
+        self.ledger.open()
+        self._expect()
+        try:
+            self._simulate()
+        except NonFiniteError as error:  # of the server's step
+            self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
+        self._receive()
+        self.workers.halt()
+        self.ledger.close(self.now_s)
+        self.workers.stop()
+        server = self.server
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.workers.sent,
+            received=self.workers.received,
+            # A step that failed has moved the server's hidden state in part.
+            shared_state=not self.unicast and not self.ledger.reason.startswith("failed: server step"),
+        )
+        return self.session.finish(
+            self.ledger,
+            server.x,
+            seconds=self.session.now_s(),
+            virtual_seconds=self.now_s,
+            down_links=self.down_links,
+        )
+
+    def _simulate(self) -> None:
+        ledger, replica = self.ledger, self.server.replica
+        next_event, interrupted = self.schedule.next, self.interrupted
+        limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
+        look_s = perf_counter()
+        while not ledger.reason:
+            event = next_event(replica.version)
+            if event.t_s >= limit_s:
+                self.now_s, ledger.reason = limit_s, "finished"
+                return
+            self.now_s = event.t_s
+            if event.kind == START:
+                self._start(event)
+                if self.step_due:
+                    self._step()
+                continue
+            self._finish(event)
+            if interrupted():
+                ledger.reason = ledger.reason or "interrupted"
+            if perf_counter() >= look_s:
+                self._look()
+                look_s = perf_counter() + LOOK_SECONDS
+
+    def _look(self) -> None:
+        self.session.keep_books()
+        limit_s = self.session.experiment.stop.seconds
+        if limit_s is not None and self.session.now_s() >= limit_s:
+            self.ledger.reason = self.ledger.reason or "finished"
+
+    def _start(self, event: Event) -> None:
+        """A client takes the newest version; its training is handed out with its batch."""
+        if not event.reports:
+            return  # nobody will ever see what it computes
+        job = (event.client, event.participation)
+        self.start_version[job] = self.server.version
+        if self.unicast:
+            self._download(job)
+        self.pending[job] = None
+        if len(self.pending) >= self.together:
+            self._hand_out()
+
+    def _download(self, job: Job) -> None:
+        size, key = self.server.download(self.payload, client=job[0], participation=job[1])
+        self.workers.download(self.payload[:size], self.server.version, key)
+        self.ledger.sent_down(size)
+        self.down_links += size
+
+    def _hand_out(self) -> None:
+        """The batch as it stands: when it is full, when the version moves on, when a member's result is due."""
+        if self.pending:
+            self.workers.train(self.pending, self.server.version)
+            self.pending = {}
+
+    def _finish(self, event: Event) -> None:
+        self.finishes += 1
+        if event.reports:
+            self._take(event)
+        flush = self.epoch and self.finishes % self.epoch == 0
+        if len(self.arrived) < self.at_once and not flush:
+            return
+        self._receive()
+        if self.server.full or (flush and self.server.filled):
+            if self.step_waits:
+                self.step_due = True
+            else:
+                self._step()
+
+    def _take(self, event: Event) -> None:
+        """Wait for the result of a training that has finished."""
+        job = (event.client, event.participation)
+        if job in self.pending:
+            self._hand_out()
+        result = self.workers.take(job)
+        start_version = self.start_version.pop(job)
+        if result.error:
+            self.ledger.reason = f"failed: {result.error}"
+        else:
+            self.arrived.append((event, start_version, result))
+
+    def _receive(self) -> None:
+        """The server takes all that has arrived; it has not moved meanwhile."""
+        arrived, self.arrived = self.arrived, []
+        if arrived:
+            self._receive_all(arrived)
+        self._expect()
+
+    def _expect(self) -> None:
+        self.at_once = max(1, min(self.most_at_once, self.ledger.room()))
+
+    def _receive_all(self, arrived: list[Arrived]) -> None:
+        examples, version = self.examples, self.server.version
+        updates = [
+            Update(event.client, start_version, result.payload, result.key, examples(event.client))
+            for event, start_version, result in arrived
+        ]
+        weights = self.server.receive_all(updates)
+        rows = [
+            (
+                event.client,
+                event.participation,
+                start_version,
+                version,
+                version - start_version,
+                weight,
+                result.loss,
+                update.examples,
+                result.payload.size,
+                event.t_s - event.start_s,
+                event.start_s,
+                event.t_s,
+            )
+            for (event, start_version, result), update, weight in zip(arrived, updates, weights, strict=True)
+        ]
+        self.ledger.received_all(rows, sum(update.payload.size for update in updates))
+
+    def _step(self) -> None:
+        self.step_due = False
+        self._hand_out()
+        version = self.server.version
+        if self.unicast:
+            step = self.server.step(None)
+        else:
+            step = self.server.step(self.payload)
+            self.workers.publish(self.payload[: step.payload_bytes], version, step.key)
+            self.ledger.sent_down(step.payload_bytes)
+            self.down_links += step.payload_bytes * self.setup.clients
+        self.ledger.stepped(step, self.now_s)
+        self._expect()

@@ -1,0 +1,138 @@
+"""Who trains the virtual clients: this process (here), or worker ranks that follow rank 0's stream (remote.py).
+
+Both compute the same batches of the same clients from the same version, so that results don't depend on which
+of them, or how many, there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import chain
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from qafel_mpi.algorithms.client import Client
+from qafel_mpi.codecs.base import Buffers
+from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.encodings import EncodingErrors
+from qafel_mpi.kernels.keys import Stream
+from qafel_mpi.kernels.memory import vector, vector_like
+from qafel_mpi.kernels.numba.rows import derive_rows
+from qafel_mpi.tasks import Evaluation
+from qafel_mpi.trace.recorder import Recorder
+
+Job = tuple[int, int]  # (client, participation)
+
+
+class Result(NamedTuple):
+    """A trained client's upload; its payload stays as it is."""
+
+    payload: np.ndarray
+    key: int
+    loss: float
+    error: str = ""  # the training diverged: why there is no payload
+
+
+class Workers(Protocol):
+    """Trains batches of clients from the newest version; hands out results in whatever order they are asked for."""
+
+    @property
+    def sent(self) -> int:
+        """Messages so far."""
+
+    @property
+    def received(self) -> int:
+        """Messages so far."""
+
+    def train(self, jobs: Collection[Job], version: int) -> None:
+        """Train these clients as one batch, from version t = `version`: the last published, or downloaded."""
+
+    def publish(self, payload: np.ndarray, version: int, key: int) -> None:
+        """q^t, for every worker's replica; its bytes are the caller's again when this returns."""
+
+    def download(self, payload: np.ndarray, version: int, key: int) -> None:
+        """A unicast download, for the next batch alone."""
+
+    def take(self, job: Job) -> Result:
+        """The result of a job that was handed out; waits for it."""
+
+    def evaluate(self, x: Tensor) -> Evaluation:
+        """Loss and accuracy of x; waits for them, and the trainings that were handed out go on."""
+
+    def halt(self) -> None:
+        """Give up what is still to be trained: nobody will take it."""
+
+    def stop(self) -> None:
+        """End the workers, after `halt`; every message is accounted for."""
+
+
+class Trainer:
+    """Trains batches and encodes their updates; the same on rank 0 alone and on a worker."""
+
+    def __init__(self, setup: Setup, client: Client, recorder: Recorder):
+        self.task, self.client, self.seed = setup.task, client, setup.experiment.seed
+        self.errors = EncodingErrors.of(setup, recorder)
+        task, rows = self.task, self.task.together
+        self.deltas = setup.where_trained(vector(rows * task.layout.elements, task.dtype).view(rows, -1))
+        self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
+
+    def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:
+        """One result a job. outs: a buffer for the payload of each."""
+        self.client.begin()
+        trainings = np.fromiter(chain.from_iterable(jobs), np.int64, 2 * len(jobs)).reshape(-1, 2)
+        seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
+        deltas = self.deltas[: len(jobs)]
+        clients = trainings[:, 0].tolist()
+        losses = self.task.train_together(clients, start, deltas, seeds)
+        begin_s = perf_counter()
+        sizes, keys, errors = self.client.encode_all(deltas, outs, trainings)
+        self.encoding_s = (begin_s, perf_counter())
+        payloads = [out if out.size == size else out[:size] for out, size in zip(outs, sizes, strict=True)]
+        if self.errors is not None:
+            for i, job in enumerate(jobs):
+                if i not in errors:
+                    self.errors.add(deltas[i], payloads[i], keys[i], *job)
+        # The header carries a float32: what is recorded must not depend on who trained.
+        results = list(map(Result, payloads, keys, losses.astype(np.float32).tolist()))
+        for i, error in errors.items():
+            results[i] = results[i]._replace(key=0, error=f"client {clients[i]}: {error}")
+        return results
+
+
+class LocalWorkers:
+    """No workers: rank 0 trains itself, on its own hidden state."""
+
+    sent = received = 0
+
+    def __init__(self, setup: Setup, client: Client, recorder: Recorder):
+        self.setup = setup
+        self.trainer = Trainer(setup, client, recorder)
+        x_hat = client.replica.x_hat
+        self.start = vector_like(x_hat) if setup.unicast else x_hat
+        self._payload_bytes = setup.uplink.payload_bytes()
+        self._results: dict[Job, Result] = {}
+
+    def train(self, jobs: Collection[Job], version: int) -> None:
+        outs = np.empty((len(jobs), self._payload_bytes), dtype=np.uint8)
+        self._results.update(zip(jobs, self.trainer.train(jobs, self.start, outs), strict=True))
+
+    def publish(self, payload: np.ndarray, version: int, key: int) -> None:
+        """The server has moved the hidden state already: it is the one that is trained on."""
+
+    def download(self, payload: np.ndarray, version: int, key: int) -> None:
+        self.setup.downlink.decode(payload, self.start, key)
+
+    def take(self, job: Job) -> Result:
+        return self._results.pop(job)
+
+    def evaluate(self, x: Tensor) -> Evaluation:
+        return self.setup.task.evaluate(x, self.setup.experiment.evaluation.examples)
+
+    def halt(self) -> None:
+        self._results.clear()
+
+    def stop(self) -> None:
+        """There are none."""

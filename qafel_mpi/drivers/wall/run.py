@@ -1,0 +1,92 @@
+"""The wall-clock driver: rank 0 is the buffered server, every other rank a client that trains without pause.
+
+Rank r is client r − 1. It trains on the newest hidden state that it has; broadcasts are received and applied
+while it trains (Algorithm 3). Staleness is what the machine makes it. This is the communication benchmark.
+The two ends: server.py, client.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mpi4py import MPI
+
+from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, build, compute_device, visible_gpus
+from qafel_mpi.drivers.session import begin
+from qafel_mpi.drivers.wall.client import WallClient
+from qafel_mpi.drivers.wall.server import WallServer
+from qafel_mpi.transport.coverage import coverage
+from qafel_mpi.transport.placement import THREAD_LEVELS, place
+
+
+def run(
+    experiment: Experiment,
+    comm: MPI.Intracomm,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    command_line: list[str] | None = None,
+    interrupted: Interrupted = lambda: False,
+    report: Report | None = None,
+) -> RunSummary:
+    """Collective: run the experiment on the ranks of comm and write the trace file `out`.
+
+    The same summary on every rank. Raises ConfigError and DataError where the experiment can't run.
+    """
+    refuse_impossible(experiment, comm.size, MPI.Query_thread())
+    spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv)
+    device = compute_device(spot.gpu)
+    setup = build(
+        experiment,
+        clients=comm.size - 1,
+        device=device,
+        threads=spot.threads,
+        data_dir=data_dir,
+        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+    )
+    session.open(setup)
+    if comm.rank == 0:
+        return WallServer(session, setup, interrupted, report).run()
+    return WallClient(session, setup).run()
+
+
+def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:
+    """Raise ConfigError for what can only hang, crash or make no sense, with the reason.
+
+    thread_level: what the MPI library gives, MPI.Query_thread().
+    """
+    clients = ranks - 1
+    if clients < 1:
+        raise ConfigError(
+            [
+                "clock.kind = 'wall' needs a server and at least one client rank: start it as "
+                "`mpirun -n 4 qafel-mpi run ...`, or use --set clock.kind=virtual in one process"
+            ]
+        )
+    # Both of a client's threads call MPI, one at a time: under its lock.
+    if experiment.transport.progress == "thread" and thread_level < MPI.THREAD_SERIALIZED:
+        raise ConfigError(
+            [
+                "transport.progress = 'thread' needs MPI_THREAD_SERIALIZED at least, and this MPI library gives "
+                f"{THREAD_LEVELS.get(thread_level, thread_level)}: set transport.progress=poll, or load another MPI"
+            ]
+        )
+    server, unicast = experiment.server, experiment.downlink.delivery == "unicast"
+    if server.synchronous and unicast:
+        raise ConfigError(
+            [
+                "downlink.delivery = 'unicast' with synchronous rounds: a client downloads right behind its update, "
+                "before the round is over, and would wait for ever for the next one; set "
+                "downlink.delivery=broadcast, or clock.kind=virtual"
+            ]
+        )
+    if server.synchronous and server.buffer_size > clients:
+        raise ConfigError(
+            [
+                f"server.buffer_size = {server.buffer_size}: a synchronous round waits for that many clients, and "
+                f"{ranks} ranks have {clients}: it would wait for ever; set server.buffer_size={clients} at most"
+            ]
+        )

@@ -1,0 +1,325 @@
+"""Rank 0 of the wall-clock driver: the buffered server."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+
+from mpi4py import MPI
+
+from qafel_mpi.algorithms.server import Update
+from qafel_mpi.codecs import PayloadError
+from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, Setup
+from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
+from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.wall.senders import Senders
+from qafel_mpi.transport import broadcast as broadcasts
+from qafel_mpi.transport.fanout import FanOut
+from qafel_mpi.transport.frames import Frame, Inbox, Received
+from qafel_mpi.wire import Kind, Message, WireError, check
+
+Upload = tuple[Received, Message]
+
+
+class WallServer:
+    """Rank 0: receives uploads as they come, steps, and broadcasts.
+
+    With the fan-out it never blocks on one client; with the others it waits before a step while broadcasts queue up.
+    """
+
+    def __init__(self, session: Session, setup: Setup, interrupted: Interrupted, report: Report | None):
+        self.session, self.setup, self.interrupted = session, setup, interrupted
+        self.comm = session.comm
+        self.server = setup.server()
+        self.ledger = Ledger(setup, self.server, session.recorder, report)
+        self.described = setup.expected()
+        self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.BYE)}
+        transport = session.experiment.transport
+        clients = range(1, self.comm.size)
+        self.inbox = Inbox(
+            self.comm,
+            TAG_UP,
+            payload_bytes=setup.uplink.payload_bytes(),
+            slots=transport.receives(len(clients)),
+            source=MPI.ANY_SOURCE,
+        )
+        payload, full = setup.downlink.payload_bytes(), setup.full.payload_bytes()
+        self.broadcast = broadcasts.root(
+            transport,
+            self.comm,
+            TAG_DOWN,
+            payload_bytes=payload,
+            # As long as the missed payloads are cheaper than the full state; else one frame makes up for all.
+            log_length=1 if setup.assigns else max(1, full // payload),
+            catch_up=None if setup.assigns else self._catch_up,
+            model_bytes=full,
+        )
+        self.senders = Senders(clients)
+        self.synchronous = session.experiment.server.synchronous
+        self.heard_s = 0.0
+
+    def run(self) -> RunSummary:
+        self.ledger.open()
+        self.heard_s = self.session.now_s()
+        while not self.ledger.reason:
+            if not self._progress():
+                self.session.backoff.pause()
+            self._look()
+            self._complain()
+        self._stop()
+        self.ledger.close(self.session.now_s())
+        seconds = self.ledger.seconds
+        self.inbox.close()
+        self.broadcast.close()
+        server = self.server
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.broadcast.total,
+            received=self.inbox.total,
+            shared_state=not self.setup.unicast,
+        )
+        return self.session.finish(
+            self.ledger,
+            server.x,
+            seconds=seconds,
+            virtual_seconds=0.0,
+            down_links=self.broadcast.link_bytes,
+            skipped_versions=self.broadcast.skipped,
+        )
+
+    def _progress(self) -> bool:
+        """Take what has arrived and complete what was sent. Returns whether anything happened."""
+        arrived = self.inbox.poll()
+        if arrived:
+            self._take(arrived)
+        done = self._progress_broadcasts()
+        if arrived or done:
+            self.session.backoff.reset()
+            self.heard_s = self.session.now_s()
+        return bool(arrived) or done
+
+    def _progress_broadcasts(self) -> bool:
+        done = self.broadcast.poll()
+        for sent in done:
+            self.session.recorder.messages.append(sent_row(sent, 0))
+        return bool(done)
+
+    def _look(self) -> None:
+        """Whatever rank 0 waits for: the books, and whether time or the user ends the run."""
+        self.ledger.tick(self.session.now_s())
+        self.session.keep_books()
+        if self.interrupted():
+            self.ledger.reason = self.ledger.reason or "interrupted"
+
+    def _complain(self) -> None:
+        now = self.session.now_s()
+        if now - self.heard_s > self.session.patience_s:
+            self.heard_s = now
+            taken = self.senders.taken
+            least = min(taken, key=lambda rank: taken[rank])
+            print(
+                f"qafel-mpi: rank 0 has waited {self.session.patience_s:.0f} s for any upload; rank {least} has "
+                f"sent the fewest, {taken[least]}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _take(self, arrived: list[Received]) -> None:
+        """The way of uploads: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
+        begin_s = perf_counter()
+        uploads: list[Upload] = []
+        for received in arrived:
+            try:
+                message = check(received.data, self.expected, rank=received.source)
+            except WireError as error:
+                self._drop(received, error)
+                continue
+            if message.kind == Kind.BYE:
+                self.senders.said_goodbye(received.source, message.sequence)
+                self.inbox.release(received.slot)
+                row = received_row(received, message, 0, begin_s, perf_counter())
+                self.session.recorder.messages.append(row)
+            else:
+                uploads.append((received, message))
+        while uploads:
+            # What arrives after the last step is counted, not used: there is no end to its room.
+            room = len(uploads) if self.ledger.reason else self.ledger.room()
+            self._receive(uploads[:room], begin_s)
+            uploads, begin_s = uploads[room:], perf_counter()
+        if self.synchronous and self.senders.refused and not self.ledger.reason:
+            self._close_round()
+
+    def _receive(self, uploads: list[Upload], begin_s: float) -> None:
+        """Uploads that the buffer has room for, checked since begin_s."""
+        ended = bool(self.ledger.reason)
+        try:
+            weights = self._weigh(uploads)
+        except PayloadError as error:
+            if len(uploads) == 1:
+                self._drop(uploads[0][0], error)
+            else:  # none was received
+                for upload in uploads:
+                    self._receive([upload], perf_counter())
+            return
+        each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
+        for received, _ in uploads:
+            self.inbox.release(received.slot)
+        self.inbox.nudge()  # the next uploads travel while rank 0 writes down these
+        for i, (received, message) in enumerate(uploads):
+            since_s = begin_s + i * each_s
+            self.session.recorder.messages.append(
+                received_row(received, message, 0, since_s, since_s + each_s)
+            )
+        last = len(uploads) - 1
+        for i, ((received, message), weight) in enumerate(zip(uploads, weights, strict=True)):
+            self._count(received, message, weight)
+            # Also where the run's last upload fills the buffer; not where the run has ended without a step.
+            if i == last and self.server.full and not ended:
+                self._step()
+            if self.setup.unicast and not self.ledger.reason:
+                self._download(received.source)
+
+    def _weigh(self, uploads: list[Upload]) -> list[float]:
+        """Decode the uploads into the server's buffer. Returns their weights. Raises PayloadError."""
+        if self.ledger.reason:
+            return [0.0] * len(uploads)
+        examples = self.setup.task.examples
+        return self.server.receive_all(
+            [
+                Update(
+                    message.client, message.version, received.payload, message.seed, examples(message.client)
+                )
+                for received, message in uploads
+            ]
+        )
+
+    def _count(self, received: Received, message: Message, weight: float) -> None:
+        self.senders.took(received.source)
+        finish_s = received.t_complete - self.session.origin_s
+        self.ledger.received(
+            client=message.client,
+            participation=message.sequence,
+            start_version=message.version,
+            weight=weight,
+            loss=message.loss,
+            examples=self.setup.task.examples(message.client),
+            payload_bytes=message.payload_bytes,
+            train_seconds=message.train_seconds,
+            start_s=finish_s - message.train_seconds,
+            finish_s=finish_s,
+        )
+
+    def _close_round(self) -> None:
+        """A synchronous round goes without refused uploads where everybody has reported: nobody else will."""
+        clients, refused = len(self.senders.taken), len(self.senders.refused)
+        if refused == clients:
+            self.ledger.reason = f"failed: rank 0 refused every update of round {self.server.version}"
+        elif self.server.filled + refused >= clients:
+            self._step()
+
+    def _step(self) -> None:
+        self.senders.refused.clear()
+        if self.setup.unicast:
+            self.ledger.stepped(self.server.step(None), self.session.now_s())
+            return
+        if not self._wait_for_room():
+            return
+        frame = self.broadcast.frame()
+        frame.t_encode_begin = perf_counter()
+        version = self.server.version
+        step = self.server.step(frame.payload)
+        frame.t_encode_end = perf_counter()
+        frame.seal(
+            Kind.BROADCAST,
+            payload_bytes=step.payload_bytes,
+            expected=self.described[Kind.BROADCAST],
+            version=version,
+            sequence=version,
+            seed=step.key,
+        )
+        self.broadcast.publish(frame)
+        self.ledger.sent_down(step.payload_bytes)
+        self.ledger.stepped(step, self.session.now_s())
+
+    def _wait_for_room(self) -> bool:
+        """Backpressure where no version is skipped. Uploads wait at the clients meanwhile, who keep polling.
+
+        Returns whether there is room: there may be none where time or the user has ended the run meanwhile.
+        """
+        if self.broadcast.ready:
+            return True
+        reason = self.ledger.reason  # there is one where the run's last upload has filled the buffer
+
+        def ready() -> bool:
+            if self._progress_broadcasts():
+                self.session.backoff.reset()
+            self._look()
+            return self.broadcast.ready or self.ledger.reason != reason
+
+        self.session.wait(ready, self.broadcast.waits)
+        return self.broadcast.ready
+
+    def _download(self, rank: int) -> None:
+        """Unicast: the newest model for a client that starts again, quantized afresh."""
+        assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
+        frame = self.broadcast.frame()
+        frame.t_encode_begin = perf_counter()
+        client, participation = rank - 1, self.senders.taken[rank]
+        size, key = self.server.download(frame.payload, client=client, participation=participation)
+        frame.t_encode_end = perf_counter()
+        frame.seal(
+            Kind.DOWNLOAD,
+            payload_bytes=size,
+            expected=self.described[Kind.DOWNLOAD],
+            client=client,
+            version=self.server.version,
+            sequence=participation,
+            seed=key,
+        )
+        self.broadcast.sends.post(frame, rank)
+        self.ledger.sent_down(size)
+
+    def _catch_up(self, frame: Frame) -> Frame:
+        """The newest hidden state into a frame, for clients that fell too far behind."""
+        frame.t_encode_begin = perf_counter()
+        size = self.setup.full.encode(self.server.x_hat, frame.payload, 0)
+        frame.t_encode_end = perf_counter()
+        return frame.seal(
+            Kind.MODEL,
+            payload_bytes=size,
+            expected=self.described[Kind.MODEL],
+            version=self.server.version,
+            sequence=self.server.version,
+        )
+
+    def _drop(self, received: Received, error: Exception) -> None:
+        """Nothing of a bad message reaches the model; it is counted, and said once a message.
+
+        It was an update, as far as one can know: its client waits for what would have followed that.
+        """
+        self.session.dropped += 1
+        self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
+        print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
+        self.senders.took(received.source, refused=True)
+        self.inbox.release(received.slot)
+        if self.setup.unicast and not self.ledger.reason:
+            self._download(received.source)
+
+    def _stop(self) -> None:
+        """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
+
+        An interrupt finds nothing here to end sooner: a second one does not wait for the clients.
+        The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
+        upload meanwhile, on a slow link for longer than the whole run.
+        """
+
+        self.broadcast.end(self.server.version)
+
+        def accounted() -> bool:
+            self._progress()
+            self._look()
+            return not self.senders.owing and self.broadcast.idle
+
+        self.session.wait(accounted, lambda: self.senders.waits() or self.broadcast.waits())

@@ -1,0 +1,68 @@
+"""Writes codecs.json: inputs and the payloads they give, which the tests read and never write.
+
+    python tests/unit/codecs/golden/write_codecs.py
+
+A difference in the file is a change of the wire format: it needs a new version, not a new file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qafel_mpi.codecs import CodecConfig, Layout, build
+
+SHAPES = ((5, 7), (3,), (2, 2, 5), (1,))
+KEY = 0x0123456789ABCDEF
+SETTINGS: list[dict[str, Any]] = [
+    {"codec": "identity"},
+    *({"bits": bits, "bucket": 24} for bits in range(1, 17)),
+    *({"bits": bits, "bucket": "layer", "scale": "l2"} for bits in (1, 4, 8)),
+    {"bits": 4, "bucket": "tensor"},
+    {"levels": 4, "bucket": "tensor", "scale": "l2"},
+    {"levels": 8},
+    *({"codec": "affine", "bits": bits} for bits in range(1, 9)),
+    {"codec": "topk", "fraction": 0.2},
+    {"codec": "randk", "fraction": 0.2},
+    {"codec": "sign", "bucket": 24},
+    *({"codec": "affine", "bits": bits, "bucket": 12} for bits in (3, 4, 8)),
+]
+
+
+def vector(kind: str) -> np.ndarray:
+    """(59,) float32."""
+    x = np.random.Generator(np.random.Philox(59)).standard_normal(59)
+    if kind == "tiny":
+        x *= 1e-40
+    elif kind == "huge":
+        x = x.clip(-1, 1) * float(np.finfo(np.float32).max)
+    x[10:14] = 0
+    return x.astype(np.float32)
+
+
+def case(settings: dict[str, object], kind: str, dtype: torch.dtype) -> dict[str, object]:
+    layout = Layout(tuple(f"t{i}" for i in range(len(SHAPES))), SHAPES)
+    codec = build(CodecConfig(**settings), layout, dtype)  # type: ignore[arg-type]
+    payload = np.zeros(codec.payload_bytes(), dtype=np.uint8)
+    size = codec.encode(torch.from_numpy(vector(kind)).to(dtype), payload, KEY)
+    return {
+        "settings": settings,
+        "dtype": str(dtype).removeprefix("torch."),
+        "key": KEY,
+        "x": vector(kind).tobytes().hex(),
+        "payload": payload[:size].tobytes().hex(),
+    }
+
+
+def main() -> None:
+    cases = [case(s, kind, torch.float32) for s in SETTINGS for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in SETTINGS]
+    lines = ",\n".join(json.dumps(c) for c in cases)
+    text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
+    Path(__file__).with_name("codecs.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

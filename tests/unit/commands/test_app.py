@@ -1,0 +1,117 @@
+"""The command's own small parts, in one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from qafel_mpi.commands import show
+from qafel_mpi.commands.list import DATA_FILES
+from qafel_mpi.commands.process import Interrupt, from_rank_0, launcher_rank
+from qafel_mpi.commands.run import exit_code
+from qafel_mpi.config import StopConfig
+from qafel_mpi.config_text import ConfigError
+from qafel_mpi.drivers.build import Progress, RunSummary
+from qafel_mpi.tasks.config import TaskConfig
+from qafel_mpi.tasks.datasets import DATASETS
+from qafel_mpi.tasks.errors import DataError
+
+RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "PMIX_RANK",
+    "PMI_RANK",
+    "PALS_RANKID",
+    "SLURM_PROCID",
+    "SLURM_STEP_ID",
+)
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, None),
+        ({"OMPI_COMM_WORLD_RANK": "3"}, 3),
+        ({"PMI_RANK": "0"}, 0),
+        ({"OMPI_COMM_WORLD_RANK": "3", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, 3),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, 1),
+        ({"SLURM_PROCID": "0"}, None),  # a batch script: Slurm sets it there too
+    ],
+)
+def test_the_rank_is_read_from_the_launchers_environment(monkeypatch, environment, rank):
+    for variable in RANK_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert launcher_rank() == rank
+
+
+def test_a_plan_that_fails_is_said_and_exits_with_2(capsys):
+    def plan() -> dict:
+        raise ConfigError(["one", "two"])
+
+    with pytest.raises(SystemExit) as exit_:
+        from_rank_0(None, plan)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "one\ntwo\n"
+    assert from_rank_0(None, lambda: {"a": 1}) == {"a": 1}
+
+
+def test_the_first_interrupt_is_a_question_and_the_second_does_not_wait():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (RunSummary(outcome="finished"), 0),
+        (RunSummary(outcome="target reached", target_reached=True), 0),
+        (RunSummary(outcome="failed: the model's loss is not finite"), 3),
+        (RunSummary(outcome="interrupted", interrupted=True), 75),
+    ],
+)
+def test_exit_codes(result, code):
+    assert exit_code(result, require_target=False) == code
+
+
+def test_a_required_target_that_is_not_reached_is_4():
+    assert exit_code(RunSummary(outcome="finished"), require_target=True) == 4
+    assert exit_code(RunSummary(outcome="target reached", target_reached=True), require_target=True) == 0
+
+
+@pytest.mark.parametrize("dataset", DATA_FILES)
+def test_the_list_looks_for_the_files_that_the_loaders_read(dataset, tmp_path):
+    for file in DATA_FILES[dataset]:
+        folder = tmp_path / file.replace(".", "-")
+        (folder / file).mkdir(parents=True)
+        with pytest.raises((DataError, OSError)) as caught:
+            DATASETS[dataset](TaskConfig(dataset=dataset), folder, 1, 0)
+        assert f"{DATA_FILES[dataset][0]} not found" not in str(caught.value)
+
+
+def test_the_nearest_end_counts_as_progress():
+    now = Progress(5.0, 50, 5, 0.3, 1.0, 0, 0)
+    assert show.share_done(now, StopConfig(uploads=100, steps=100)) == 0.5
+    assert show.share_done(now, StopConfig(accuracy=0.9)) == 0.0
+
+
+def test_a_table_is_aligned_and_says_what_is_not_there():
+    rows: list[dict[str, object]] = [
+        {"rank": 0, "gpu": None, "aware": True},
+        {"rank": 10, "gpu": "H200", "aware": False},
+    ]
+    assert show.table(rows) == "rank  gpu   aware\n   0  -       yes\n  10  H200     no"
+    assert show.table([]) == ""
+
+
+def test_a_result_as_json_has_null_where_there_is_no_number():
+    assert '"accuracy": null' in show.summary_json(RunSummary(outcome="finished"))
+    assert "accuracy         -" in show.summary(RunSummary(outcome="finished"))

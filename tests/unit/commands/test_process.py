@@ -1,0 +1,90 @@
+"""A rank that can't start: it names its host, once, and MPICH's mpirun is told to end the others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qafel_mpi.commands.process import Interrupt
+from tests.support import ROOT
+
+COMMAND = str(Path(sys.executable).with_name("qafel-mpi"))
+HYDRA = {"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI4PY_LIBMPI": "/none/libmpi.so"}
+
+
+def under_hydra(*words: str, **more: str) -> tuple[str, int, bytes]:
+    """stderr, exit code, and what a rank of MPICH's mpirun has said to it on the socket that it was given."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        plain = {
+            k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "SLURM_", "MPI_LOCAL"))
+        }
+        environment = plain | HYDRA | {"PMI_FD": str(its.fileno())} | more
+        done = subprocess.run(
+            words, env=environment, pass_fds=[its.fileno()], capture_output=True, text=True, timeout=60
+        )
+        its.close()
+        return done.stderr, done.returncode, ours.recv(1000)
+
+
+def test_a_rank_without_an_mpi_library_names_its_host_and_ends_the_job():
+    said, code, told = under_hydra(COMMAND, "run", "digits")
+    assert (
+        said.count(f"rank 0 on {socket.gethostname()}: mpi4py finds no MPI library here (/none/libmpi.so")
+        == 1
+    )
+    assert "Traceback" not in said
+    assert (code, told) == (2, b"cmd=abort exitcode=2\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("no-such-program", "no no-such-program on the PATH of this host"),
+        ("false", "does not start on this host"),
+    ],
+)
+def test_a_host_where_the_program_does_not_start_is_named_by_its_first_rank_which_ends_the_job(program, says):
+    said, code, told = under_hydra("sh", str(ROOT / "jobs/checked.sh"), program)
+    assert said.startswith(f"{socket.gethostname()}: ")
+    assert says in said
+    assert (code, told) == (2, b"cmd=abort exitcode=2\n")
+
+
+def test_the_other_ranks_of_such_a_host_say_nothing(tmp_path):
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")  # they wait for the first rank to end them: not here
+    (tmp_path / "sleep").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    said, code, _ = under_hydra(
+        "sh", str(ROOT / "jobs/checked.sh"), "no-such-program", MPI_LOCALRANKID="1", PATH=path
+    )
+    assert (said, code) == ("", 2)
+
+
+def test_a_warning_comes_to_the_run_also_when_the_mpi_library_has_taken_the_signal():
+    taken: list[int] = []
+    with Interrupt() as interrupted:
+        signal.signal(signal.SIGUSR1, lambda number, frame: taken.append(number))  # as MPICH's MPI_Init
+        assert not interrupted()
+        signal.raise_signal(signal.SIGUSR1)
+        assert interrupted()
+    assert not taken
+
+
+def test_a_rank_that_leaves_ends_with_its_own_code_though_a_launcher_ends_it_meanwhile():
+    """srun sends SIGTERM to the others when the first rank has left with a code other than 0."""
+    script = (
+        "import atexit, os, signal; from qafel_mpi.commands.process import leave\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM); leave(75)"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "SLURM_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+        timeout=60,
+    )
+    assert done.returncode == 75

@@ -1,0 +1,78 @@
+"""Who says what it waits for, and when."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+
+import pytest
+
+from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.virtual.remote import RemoteWorkers
+from qafel_mpi.drivers.wall.client import WallClient
+from qafel_mpi.transport.backoff import Backoff, wait_until
+
+
+def waits(what: str) -> None:
+    begun_s = perf_counter()
+    wait_until(
+        lambda: perf_counter() > begun_s + 0.1,
+        lambda: what,
+        patience_s=0.03,
+        backoff=Backoff(crowded=True),
+    )
+
+
+def test_a_rank_that_the_command_has_muted_says_what_it_waits_for(capfd, monkeypatch):
+    with Path(os.devnull).open("w") as nowhere:
+        monkeypatch.setattr(sys, "stderr", nowhere)
+        waits("rank 3 waits for rank 0")
+        monkeypatch.undo()
+    assert "qafel-mpi: rank 3 waits for rank 0 (" in capfd.readouterr().err
+
+
+def test_where_others_say_it_nothing_is_printed(capfd):
+    waits("")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "silent_s", "speaks"),
+    [
+        (0, 0, 0.0, True),
+        (1, 1, 11.9, False),  # rank 0 was due to ask for the time 2 s ago: it may be about to
+        (1, 1, 12.1, True),
+        (2, 2, 12.1, False),  # rank 1 of the same host says it
+        (8, 0, 12.1, True),
+    ],
+)
+def test_one_rank_a_host_speaks_when_rank_0_has_been_silent(monkeypatch, rank, local_rank, silent_s, speaks):
+    monkeypatch.setattr("qafel_mpi.drivers.session.perf_counter", lambda: 100.0)
+    session = SimpleNamespace(
+        comm=SimpleNamespace(rank=rank),
+        placement=SimpleNamespace(local_rank=local_rank),
+        experiment=SimpleNamespace(transport=SimpleNamespace(clock_seconds=10.0)),
+        patience_s=2.0,
+        heard_s=100.0 - silent_s,
+    )
+    assert Session.by_one(session, "rank 0") == ("rank 0" if speaks else "")  # type: ignore[arg-type]
+
+
+def test_a_client_names_the_late_ones_below_it_in_the_tree():
+    client = WallClient.__new__(WallClient)
+    client.session = SimpleNamespace(by_one=lambda what: "")  # type: ignore[assignment]
+    client.inbox = SimpleNamespace(late=(5,), waits=lambda: "ranks [5]")  # type: ignore[assignment]
+    assert client._waits("rank 0 to take an upload") == "ranks [5]"
+    client.inbox.late = ()
+    assert client._waits("rank 0 to take an upload") == ""
+
+
+def test_rank_0_names_the_workers_that_owe_results():
+    workers = RemoteWorkers.__new__(RemoteWorkers)
+    workers.ranks, workers.outstanding = [1, 2, 3], {1: 0, 2: 4, 3: 1}
+    workers._scores = dict.fromkeys((0, 1, 4), None)  # type: ignore[arg-type]
+    assert workers._busy() == "ranks 2, 3"
+    assert workers._unscored(5) == "ranks 1, 3"  # parts 3 and 2: rank 1 has parts 0 and 3, rank 3 part 2
