@@ -1,6 +1,7 @@
 # make env    the virtual environment .venv with everything installed
 # make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, report.html and traces in runs/demo
 # make test   format, lint and types, then all tests: unit, MPI, system
+# make docs   renders the generated parts of the documentation from the code and from docs/results
 # make clean  removes .venv and what the tools left behind
 #
 # PYTHON=python3.12   an interpreter other than python3; 3.11 or newer
@@ -15,7 +16,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test clean
+.PHONY: help env demo test docs clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -36,6 +37,9 @@ test: env
 	$(RUN) pytest --strict-skips -q tests/unit
 	$(RUN) tests.run_mpi
 	$(RUN) pytest --strict-skips -q tests/system
+
+docs: env
+	$(RUN) docs.render
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
