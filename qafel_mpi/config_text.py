@@ -17,6 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from qafel_mpi.parsing import DataError, Place, integer
+
 Keys = tuple[str, ...]  # the keys that lead to a setting: ("task", "partition", "alpha")
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -84,8 +86,8 @@ def whole_numbers(option: str, text: str, least: int, most: int) -> list[int]:
     [2, 4]
     """
     try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
+        numbers = [integer(part.strip(), Place(option)) for part in text.split(",")]
+    except DataError:
         raise ConfigError([f"{option} {text}: not a list of whole numbers like 2,4"]) from None
     if any(not least <= number <= most for number in numbers):
         raise ConfigError([f"{option} {text}: each from {least} to {most}"])

@@ -274,7 +274,7 @@ def _say(error: Exception, where: str) -> None:
 _SAYS_IT_ALL = {
     "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
     "qafel_mpi.commands.process.LauncherError": ExitCode.USAGE,
-    "qafel_mpi.tasks.errors.DataError": ExitCode.USAGE,
+    "qafel_mpi.parsing.DataError": ExitCode.USAGE,
     "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.parsing import DataError, lines, real
 from qafel_mpi.schedule.config import DurationConfig
 
 BLOCK = 4096
@@ -26,7 +27,7 @@ def blocks(draw: Callable[[int], np.ndarray]) -> Iterator[float]:
 
 
 def durations(config: DurationConfig, seed: int) -> Iterator[float]:
-    """Training times in virtual seconds, before a client's own speed. Raises OSError or ValueError for a bad file."""
+    """Training times in virtual seconds, before a client's own speed. Raises DataError for a bad file."""
     g = generator(seed, Stream.DURATION)
     draws: dict[str, Callable[[int], np.ndarray]] = {
         "half-normal": lambda n: np.abs(g.standard_normal(n)) * config.scale,
@@ -41,7 +42,7 @@ def durations(config: DurationConfig, seed: int) -> Iterator[float]:
 
 
 def mean_duration(config: DurationConfig) -> float:
-    """E[duration] in virtual seconds. Raises OSError or ValueError for a bad file."""
+    """E[duration] in virtual seconds. Raises DataError for a bad file."""
     mean = config.mean()
     return float(_recorded(config).mean()) if mean is None else mean
 
@@ -49,13 +50,15 @@ def mean_duration(config: DurationConfig) -> float:
 def _recorded(config: DurationConfig) -> np.ndarray:
     """The durations of a file, scaled."""
     assert config.path is not None, "checked when the settings were read"
-    try:
-        values = np.array(config.path.read_text().split(), dtype=float)
-    except ValueError as error:
-        raise ValueError(f"{config.path}: durations are positive numbers, one a line: {error}") from None
-    if not values.size or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"{config.path}: durations are positive numbers, one a line")
-    return values * config.scale
+    values = []
+    for place, fields in lines(config.path):
+        for text in fields:
+            values.append(real(text, place, "duration"))
+            if values[-1] <= 0:
+                raise place.error(f"duration {text!r} is not positive")
+    if not values:
+        raise DataError(f"{config.path}: no durations; it holds positive numbers, one a line")
+    return np.array(values) * config.scale
 
 
 def speeds(config: DurationConfig, clients: int, seed: int) -> array[float] | None:

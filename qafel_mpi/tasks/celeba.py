@@ -9,20 +9,20 @@ others train (7,474 and 1,869 of the full data set).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.formats import read_bytes, read_text
+from qafel_mpi.parsing import DataError, Place, integer, lines, one_of, read_json, whole
 
 LEAST_IMAGES = 5
 SIDE = 32
 SPLIT_SEED = 0  # the split is a part of the data set, not of a run
+SMILING = {"1": 1, "+1": 1, "-1": 0}  # as the attribute is written
 
 User = list[tuple[str, int]]  # one celebrity's (file name, smiling)
 
@@ -66,32 +66,40 @@ def _one(root: Path, name: str) -> Path:
 
 
 def _leaf_users(files: list[Path]) -> list[User]:
-    """LEAF's JSON: user_data[user] = {"x": file names, "y": labels}."""
-    users = []
+    """LEAF's JSON: user_data[user] = {"x": file names, "y": labels 0 or 1, as integers or floats}."""
+    users: dict[str, User] = {}
     for path in files:
+        content = read_json(path)
         try:
-            content = json.loads(read_bytes(path))
-            for user in content["users"]:
-                entry = content["user_data"][user]
-                users.append([(str(n), int(y)) for n, y in zip(entry["x"], entry["y"], strict=True)])
+            for name in content["users"]:
+                place = Place(path).at("user_data", name)
+                if name in users:
+                    raise place.error("the user occurs twice in this part of the split")
+                x, y = content["user_data"][name]["x"], content["user_data"][name]["y"]
+                labels = [whole(label, place, f"label {i}", least=0, most=1) for i, label in enumerate(y)]
+                users[name] = list(zip(map(_file_name, x), labels, strict=True))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not LEAF's JSON for CelebA: {error!r}") from error
-    return users
+    return list(users.values())
+
+
+def _file_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not the name of an image")
+    return value
 
 
 def _users_of_lists(root: Path) -> tuple[list[User], list[User]]:
     attributes, identities = _one(root, "list_attr_celeba.txt"), _one(root, "identity_CelebA.txt")
-    lines = read_text(attributes).splitlines()
-    names = lines[1].split() if len(lines) > 1 else []
-    if "Smiling" not in names:
-        raise DataError(f"{attributes}, line 2: no attribute Smiling")
-    column = 1 + names.index("Smiling")
-    identity = {row[0]: row[1] for row in _rows(identities, 0, fields=2)}
+    identity = {
+        name: integer(number, place, f"{name}'s celebrity", least=0)
+        for name, (place, (number,)) in _rows(lines(identities), fields=1).items()
+    }
     by_user: dict[int, User] = {}
-    for row in _rows(attributes, 2, fields=1 + len(names)):
-        if not identity.get(row[0], "").isdecimal():
-            raise DataError(f"{identities}: no celebrity's number for {row[0]}")
-        by_user.setdefault(int(identity[row[0]]), []).append((row[0], int(row[column] == "1")))
+    for name, smiling in _smiling(attributes).items():
+        if name not in identity:
+            raise DataError(f"{identities}: no celebrity's number for {name}")
+        by_user.setdefault(identity[name], []).append((name, smiling))
     users = [by_user[u] for u in sorted(by_user) if len(by_user[u]) >= LEAST_IMAGES]
     if len(users) < 2:
         raise DataError(f"{identities}: {len(users)} celebrities with {LEAST_IMAGES} images; 2 are needed")
@@ -100,12 +108,35 @@ def _users_of_lists(root: Path) -> tuple[list[User], list[User]]:
     return [users[i] for i in order[:cut]], [users[i] for i in order[cut:]]
 
 
-def _rows(path: Path, header: int, *, fields: int) -> list[list[str]]:
-    rows = [line.split() for line in read_text(path).splitlines()[header:]]
-    for number, row in enumerate(rows, header + 1):
-        if len(row) != fields:
-            raise DataError(f"{path}, line {number}: {len(row)} fields, expected {fields}: cut short?")
-    return rows
+def _smiling(path: Path) -> dict[str, int]:
+    """Image -> 0 or 1, from list_attr_celeba.txt: the number of images (a copy lacks it), the names, the rows."""
+    rows = lines(path)
+    place, names = next(rows, (Place(path), []))
+    count = integer(names[0], place, "number of images") if len(names) == 1 else None
+    if count is not None:
+        place, names = next(rows, (place, []))
+    if "Smiling" not in names:
+        raise place.error("no attribute Smiling among the names")
+    column = names.index("Smiling")
+    found = _rows(rows, fields=len(names))
+    if count not in (None, len(found)):
+        raise DataError(f"{path}: {len(found)} images; its first line says {count}: cut short?")
+    return {
+        name: one_of(values[column], SMILING, at, f"{name}'s attribute Smiling")
+        for name, (at, values) in found.items()
+    }
+
+
+def _rows(rows: Iterable[tuple[Place, list[str]]], *, fields: int) -> dict[str, tuple[Place, list[str]]]:
+    """Image -> (place, the fields behind its name)."""
+    found: dict[str, tuple[Place, list[str]]] = {}
+    for place, (name, *values) in rows:
+        if len(values) != fields:
+            raise place.error(f"{1 + len(values)} fields, expected {1 + fields}: cut short?")
+        if name in found:
+            raise place.error(f"{name} occurs twice")
+        found[name] = place, values
+    return found
 
 
 def _part(folder: Path, users: list[User]) -> Part:

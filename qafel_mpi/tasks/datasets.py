@@ -100,6 +100,8 @@ def digits(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -
         table = np.loadtxt(path, delimiter=",", dtype=np.float32)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: the digits that come with scikit-learn can't be read: {error}") from error
+    if table.ndim != 2 or table.shape[1] != 65 or not (np.isfinite(table) & (table == np.rint(table))).all():
+        raise DataError(f"{path}: not lines of 64 pixels and a label, all of them whole numbers")
     order = np.random.default_rng(SPLIT_SEED).permutation(len(table))
     x, y = table[order, :64] / np.float32(16), table[order, 64].astype(np.int64)
     cut = len(y) * 4 // 5
@@ -114,7 +116,7 @@ def mushrooms(config: TaskConfig, data_dir: Path | None, clients: int, seed: int
     path = formats.locate("mushrooms", ("mushrooms.libsvm", "mushrooms.txt"), data_dir)
     features, labels = formats.read_libsvm(path, features=112)
     x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    return Dataset(x, (labels == labels.max()).astype(np.int64), 2)
+    return Dataset(x, labels, 2)
 
 
 def fashion_mnist(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:

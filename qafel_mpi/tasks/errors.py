@@ -1,5 +1,5 @@
-"""The one error of this folder. No imports, so that a command can name it without loading torch."""
+"""The one error of this folder, defined where strict readers are."""
 
+from qafel_mpi.parsing import DataError
 
-class DataError(Exception):
-    """Data, or a model on it, that cannot be used; the message names the file, the place, and what to do."""
+__all__ = ["DataError"]

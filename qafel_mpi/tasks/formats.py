@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.parsing import DataError, Place, integer, lines, read_bytes, real
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -40,31 +40,48 @@ def locate(
 
 
 def read_libsvm(path: Path, *, features: int) -> tuple[np.ndarray, np.ndarray]:
-    """A LIBSVM file as ((n, features) float64, (n,) float64 labels)."""
+    """A LIBSVM file of two classes as ((n, features) float64, (n,) int64 labels 0 and 1).
+
+    The larger of the file's two labels is 1. Indices are from 1, in any order; '#' begins a comment.
+    Raises DataError naming value, file and line.
+    """
     labels: list[float] = []
-    rows: list[int] = []
-    columns: list[int] = []
-    values: list[float] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            labels.append(float(fields[0]))
-            for field in fields[1:]:
-                index, value = field.split(":")
-                if not 1 <= int(index) <= features:
-                    raise ValueError(f"feature {index} is not in 1 .. {features}")
-                rows.append(len(labels) - 1)
-                columns.append(int(index) - 1)
-                values.append(float(value))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; expected 'label index:value ...'") from None
-    if not labels:
-        raise DataError(f"{path}: no examples")
-    x = np.zeros((len(labels), features))
-    x[rows, columns] = values
-    return x, np.array(labels)
+    rows: list[dict[int, float]] = []
+    known: dict[str, tuple[int, float]] = {}
+    for place, (label, *fields) in lines(path):
+        labels.append(real(label, place, "label"))
+        rows.append(_libsvm_row(fields, place, features, known))
+    found = sorted(set(labels))
+    if len(found) != 2:
+        shown = ", ".join(f"{label:g}" for label in found[:5]) or "none"
+        raise DataError(f"{path}: {len(labels)} examples with labels {shown}; exactly two labels are needed")
+    x = np.zeros((len(rows), features))
+    for values, row in zip(x, rows, strict=True):
+        values[list(row)] = list(row.values())
+    return x, (np.array(labels) == found[1]).astype(np.int64)
+
+
+def _libsvm_row(
+    fields: Sequence[str], place: Place, features: int, known: dict[str, tuple[int, float]]
+) -> dict[int, float]:
+    """The values of one line by column, from 0. known: fields already read, which many lines share."""
+    row: dict[int, float] = {}
+    for field in fields:
+        if field not in known:
+            known[field] = _libsvm_field(field, place, features)
+        column, value = known[field]
+        if column in row:
+            raise place.error(f"feature {column + 1} occurs twice")
+        row[column] = value
+    return row
+
+
+def _libsvm_field(field: str, place: Place, features: int) -> tuple[int, float]:
+    index, colon, value = field.partition(":")
+    if not colon:
+        raise place.error(f"{field!r} is not of the form index:value")
+    column = integer(index, place, "feature", least=1, most=features) - 1
+    return column, real(value, place, f"feature {index}'s value")
 
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
@@ -133,22 +150,18 @@ def _cifar_pickled(path: Path) -> Images:
     data = read_bytes(path)
     try:
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-        labels = np.asarray(batch[b"labels"], np.int64)
-        pixels = np.asarray(batch[b"data"], np.uint8).reshape(len(labels), 3, 32, 32)
+        labels = _whole("labels", batch[b"labels"]).astype(np.int64)
+        pixels = _whole("data", batch[b"data"], most=255).astype(np.uint8).reshape(len(labels), 3, 32, 32)
     except Exception as error:  # a corrupt pickle may fail in any way
         raise DataError(f"{path}: not a CIFAR-10 python batch, or cut short: {error}") from error
     return pixels, _cifar_labels(path, labels)
 
 
-def read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-
-
-def read_text(path: Path) -> str:
-    try:
-        return read_bytes(path).decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, byte {error.start}: not text: {error.reason}") from error
+def _whole(name: str, values: Any, most: int = 2**62) -> np.ndarray:
+    """Values of a batch as an array of integers from 0 to most. Raises ValueError: a cast would alter others."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} are {array.dtype}, not integers")
+    if array.size and not 0 <= array.min() <= array.max() <= most:
+        raise ValueError(f"{name} from {array.min()} to {array.max()}, which is not 0 .. {most}")
+    return array

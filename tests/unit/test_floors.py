@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "codecs": 1,
     "schedule": 1,
     "kernels": 0,
+    "parsing": 0,
     "wire": 0,
     "trace_schema": 0,
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qafel_mpi.commands.bench.measure import Measure, say
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.parsing import DataError, Place, integer
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -94,8 +95,8 @@ def tracing(uploads: int) -> Measure:
 def _sizes(text: str) -> list[int]:
     """Raises ConfigError."""
     try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
+        sizes = [integer(part.strip(), Place("--bytes")) for part in text.split(",")]
+    except DataError:
         sizes = []
     if not sizes or min(sizes) < 1:
         raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])

@@ -34,6 +34,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.session import Session, begin
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
+from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
@@ -98,10 +99,7 @@ def planned(experiment: Experiment) -> Schedule:
             buffer_size=experiment.server.buffer_size,
             synchronous=experiment.server.synchronous,
         )
-    except OSError as error:
-        path = experiment.clock.duration.path
-        raise ConfigError([f"clock.duration.path: {path}: {error.strerror}"]) from None
-    except ValueError as error:
+    except (DataError, ValueError) as error:
         raise ConfigError([f"clock.duration.path: {error}"]) from None
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.config import ClockConfig, DurationConfig, StalenessControl
 from qafel_mpi.schedule.draws import speeds
 from qafel_mpi.schedule.events import FINISH, START, schedule
@@ -193,9 +194,14 @@ def test_durations_from_a_file(tmp_path):
     assert {round(e.t_s - e.start_s, 9) for e in found if e.kind == FINISH} == {3.0, 5.0}
     starts = [e.t_s for e in found if e.kind == START]
     assert np.allclose(np.diff(starts), 4.0 / 20)  # the rate that gives 20, from the file's mean
-    for text in ("1.5\n-1\n", "fast\n", ""):
+    for text, message in {
+        "1.5\n-1\n": ", line 2: duration '-1' is not positive",
+        "fast\n": ", line 1: duration 'fast' is not a finite decimal number",
+        "1.5 1_0\n": ", line 1: duration '1_0' is not a finite decimal number",
+        "# none\n": ": no durations",
+    }.items():
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"durations\.txt: durations are positive"):
+        with pytest.raises(DataError, match=rf"durations\.txt{message}"):
             events(clock, 1)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +79,32 @@ def test_mushrooms_are_libsvm_rows_with_a_bias(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("1 1:1\n2 113:1\n", "line 2: feature 113 is not in 1 .. 112"),
-        ("1 1:1\n2 5\n", "line 2: .*expected 'label index:value"),
-        ("1 1:1\nx 5:1\n", "line 2: could not convert"),
-        ("\n", "no examples"),
+        ("1 1:1\n2 5\n", "line 2: '5' is not of the form index:value"),
+        ("1 1:1\nx 5:1\n", "line 2: label 'x' is not a finite decimal number"),
+        ("1 1:1\nnan 5:1\n", "line 2: label 'nan' is not"),
+        ("1 1:nan\n2 5:1\n", "line 1: feature 1's value 'nan' is not a finite decimal number"),
+        ("1 1:1\n2 5:1e999\n", "line 2: feature 5's value '1e999' is not"),
+        ("1 1:1_0\n2 5:1\n", "line 1: feature 1's value '1_0' is not"),
+        ("1 1_0:1\n2 5:1\n", "line 1: feature '1_0' is not a whole number"),
+        ("1 1:1\n2 \u0665:1\n", "line 2: feature '\u0665' is not a whole number"),
+        ("1 1:1\n2 5:1 4:0 5:1\n", "line 2: feature 5 occurs twice"),
+        ("\n", "0 examples with labels none; exactly two"),
+        ("2 1:1\n2 5:1\n", "2 examples with labels 2; exactly two labels are needed"),
+        ("0 1:1\n1 5:1\n2 5:1\n", "3 examples with labels 0, 1, 2; exactly two"),
     ],
 )
 def test_a_corrupt_libsvm_file_is_named_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mushrooms.libsvm").write_text(text)
     with pytest.raises(DataError, match=f"mushrooms.libsvm.*{message}"):
         load("mushrooms", tmp_path)
+
+
+def test_libsvm_may_have_comments_a_byte_order_mark_signs_and_any_line_ends(tmp_path: Path) -> None:
+    text = "\ufeff# made by hand\r\n+1 3:+2.5 1:1e-1 # two\r\n\r\n-1 2:.5\r\n"
+    (tmp_path / "mushrooms.libsvm").write_bytes(text.encode())
+    data = load("mushrooms", tmp_path)
+    assert data.y.tolist() == [1, 0]
+    assert data.x[:, :3].tolist() == [[0.1, 0, 2.5], [0, 0.5, 0]]
 
 
 def test_a_binary_file_in_place_of_libsvm_is_named_with_the_byte(tmp_path: Path) -> None:
@@ -256,6 +273,24 @@ class Foreign:
         return os.mkdir, ("foreign-code-ran",)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (b"labels", [0.9, 1.0, 2.0, 3.0], "labels are float64, not integers"),
+        (b"data", np.full((4, 3072), 0.5), "data are float64, not integers"),
+        (b"data", np.full((4, 3072), 300), "data from 300 to 300, which is not 0 .. 255"),
+    ],
+)
+def test_a_cifar_batch_is_not_cast_to_fit(tmp_path: Path, key: bytes, value: object, message: str) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    pixels, labels = cifar_batch(0)
+    batch = {b"data": pixels, b"labels": labels, key: value}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(DataError, match=f"data_batch_1: .*{message}"):
+        load("cifar10", tmp_path)
+
+
 def test_a_foreign_object_in_a_cifar_batch_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,36 +353,108 @@ def test_celeba_decodes_its_images_once(celeba: Path) -> None:
         load("celeba", celeba.parent)
 
 
-def test_celeba_in_leafs_folders_with_leafs_split(celeba: Path) -> None:
+Split = dict[str, dict[str, Sequence[object]]]
+
+
+@pytest.fixture
+def leaf(celeba: Path) -> Callable[[str, Split], Path]:
+    """LEAF's folders; the function writes one part of its split: {user: {"x": images, "y": labels}}."""
     raw = celeba / "data" / "raw"
     raw.mkdir(parents=True)
     (celeba / "img_align_celeba").rename(raw / "img_align_celeba")
-    for part, users in (("train", {"7": [1, 2], "30": [8]}), ("test", {"4": [20]})):
-        (celeba / "data" / part).mkdir()
-        content = {
-            "users": list(users),
-            "num_samples": [len(i) for i in users.values()],
-            "user_data": {
-                user: {"x": [f"{i:06}.jpg" for i in images], "y": [i % 2 for i in images]}
-                for user, images in users.items()
-            },
-        }
-        (celeba / "data" / part / f"all_data_niid_0_keep_5_{part}_8.json").write_text(json.dumps(content))
-    data = load("celeba", celeba.parent)
-    assert data.y.tolist() == [1, 0, 0]
-    assert data.groups is not None
-    assert data.groups.tolist() == [0, 0, 1]
-    assert data.test_y is not None
-    assert data.test_y.tolist() == [0]
-    (celeba / "data" / "test" / "all_data_niid_0_keep_5_test_8.json").write_text("{")
-    with pytest.raises(DataError, match=r"test_8\.json: not LEAF's JSON"):
+
+    def write(part: str, users: Split) -> Path:
+        path = celeba / "data" / part / f"all_data_niid_0_keep_5_{part}_8.json"
+        path.parent.mkdir(exist_ok=True)
+        sizes = [len(user["x"]) for user in users.values()]
+        path.write_text(json.dumps({"users": list(users), "num_samples": sizes, "user_data": users}))
+        return path
+
+    write(
+        "train",
+        {"7": {"x": ["000001.jpg", "000002.jpg"], "y": [1, 0]}, "30": {"x": ["000008.jpg"], "y": [0]}},
+    )
+    write("test", {"4": {"x": ["000020.jpg"], "y": [0.0]}})
+    return write
+
+
+def test_celeba_in_leafs_folders_with_leafs_split(celeba: Path, leaf: Callable[[str, Split], Path]) -> None:
+    """Its labels are floats where the script ran under Python 3."""
+    kinds: list[list[object]] = [[1, 0], [1.0, 0.0]]
+    for labels in kinds:
+        leaf(
+            "train",
+            {"7": {"x": ["000001.jpg", "000002.jpg"], "y": labels}, "30": {"x": ["000008.jpg"], "y": [0]}},
+        )
+        data = load("celeba", celeba.parent)
+        assert data.y.tolist() == [1, 0, 0]
+        assert data.groups is not None
+        assert data.groups.tolist() == [0, 0, 1]
+        assert data.test_y is not None
+        assert data.test_y.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (0.9, "user_data, 4: label 0 0.9 is not a whole number"),
+        ("1", "user_data, 4: label 0 '1' is not a whole number"),
+        (True, "user_data, 4: label 0 True is not a whole number"),
+        (2, r"user_data, 4: label 0 2 is not in 0 \.\. 1"),
+        (float("nan"), "NaN is not a finite number"),
+    ],
+)
+def test_a_label_of_leafs_that_is_none_is_named(
+    celeba: Path, leaf: Callable[[str, Split], Path], label: object, message: str
+) -> None:
+    leaf("test", {"4": {"x": ["000020.jpg"], "y": [label]}})
+    with pytest.raises(DataError, match=rf"test_8\.json.*{message}"):
         load("celeba", celeba.parent)
+
+
+def test_a_damaged_split_of_leafs_is_named(celeba: Path, leaf: Callable[[str, Split], Path]) -> None:
+    path = leaf("test", {"4": {"x": ["000020.jpg"], "y": [0]}})
+    whole = path.read_text()
+    for text, message in {
+        "{": "not JSON",
+        "[1]": "not LEAF's JSON for CelebA",
+        whole.replace('"000020.jpg"', "20"): "not LEAF's JSON for CelebA: .*20 is not the name of an image",
+        whole.replace('["4"]', '["4", "4"]'): "user_data, 4: the user occurs twice",
+        whole.replace('"users"', '"user_data": {}, "users"'): "the key 'user_data' occurs twice",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(DataError, match=rf"test_8\.json.*{message}"):
+            load("celeba", celeba.parent)
+    path.write_text("\ufeff" + whole)
+    assert len(load("celeba", celeba.parent).y) == 3
 
 
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
         ("list_attr_celeba.txt", lambda t: t.replace("Smiling", "Grinning"), "line 2: no attribute Smiling"),
+        (
+            "list_attr_celeba.txt",
+            lambda t: t.replace("  1  1", " +2  1", 1),
+            r"line 4: 000002.jpg's .* '\+2' is not",
+        ),
+        (
+            "list_attr_celeba.txt",
+            lambda t: t.replace("  1  1", " yes 1", 1),
+            "line 4: .*Smiling 'yes' is not one of",
+        ),
+        ("list_attr_celeba.txt", lambda t: t.replace("000002", "000001"), "line 4: 000001.jpg occurs twice"),
+        (
+            "list_attr_celeba.txt",
+            lambda t: t.replace("30", "31", 1),
+            "30 images; its first line says 31: cut short",
+        ),
+        (
+            "identity_CelebA.txt",
+            lambda t: t.replace(" 7\n", " 7_0\n", 1),
+            "line 1: .*celebrity '7_0' is not a whole",
+        ),
+        ("identity_CelebA.txt", lambda t: t.replace("000002", "000001"), "line 2: 000001.jpg occurs twice"),
         ("list_attr_celeba.txt", lambda t: t[:-5], "line 32: .*fields, expected 4: cut short"),
         ("identity_CelebA.txt", lambda t: t[:-3], "line 30: 1 fields, expected 2"),
         (
@@ -364,6 +471,14 @@ def test_damaged_celeba_lists_are_named_with_the_line(
     path.write_text(damage(path.read_text()))
     with pytest.raises(DataError, match=f"{file}.*{message}"):
         load("celeba", celeba.parent)
+
+
+def test_celeba_lists_may_have_plus_signs_comments_a_mark_and_no_count(celeba: Path) -> None:
+    expected = load("celeba", celeba.parent).y
+    path = celeba / "list_attr_celeba.txt"
+    text = path.read_text().replace("  1  1\n", " +1 +1\n").removeprefix("30\n")
+    path.write_text("\ufeff# the attributes\n" + text)
+    assert np.array_equal(load("celeba", celeba.parent).y, expected)
 
 
 def test_missing_and_damaged_images_are_named(celeba: Path) -> None:
