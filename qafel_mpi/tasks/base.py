@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,13 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """accuracy is nan where the task has none."""
+    """accuracy: the share of right answers, nan where the task has none. answers: of each example, its tokens or
+    labels; 1 where it has one."""
 
     loss: float
     accuracy: float
     examples: int
+    answers: int = 1
 
     @staticmethod
     def combined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -52,10 +55,12 @@ class Evaluation:
             return parts[0]
         n = sum(part.examples for part in parts)
         loss = sum(part.loss * part.examples for part in parts) / n
-        right = sum(
-            round(part.accuracy * part.examples) for part in parts
-        )  # exact: a target is compared with it
-        return Evaluation(loss, right / n, n)
+        answers = parts[0].answers
+        if any(math.isnan(part.accuracy) for part in parts):
+            return Evaluation(loss, math.nan, n, answers)
+        # Whole numbers of right answers: a target is compared with the share.
+        right = sum(round(part.accuracy * part.examples * answers) for part in parts)
+        return Evaluation(loss, right / (n * answers), n, answers)
 
 
 class Task(ABC):

@@ -15,6 +15,7 @@ from qafel_mpi.tasks import formats
 from qafel_mpi.tasks.celeba import read_celeba
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.targets import KINDS, Targets, check_targets, outputs_of
 
 # Where Debian's dataset-fashion-mnist installs its files.
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -24,9 +25,11 @@ SPLIT_SEED = 0  # the split is a part of the data set, not of a run
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test examples. x: (n, *shape), floats or uint8 pixels; y: (n,) classes from 0.
+    """Training and test examples. x: (n, *shape), floats, uint8 pixels, or tokens; y: what targets.py says.
 
+    classes: the number of outputs that a model has; may be left out for labels and values, whose y tells.
     A model sees x·scale + shift: images stay bytes in memory, and every batch is scaled when it is taken.
+    vocabulary: x are tokens, integers below it of any type, and a model sees them as int64.
     groups: (n,) integers, the natural client of each training example, where the data set has users.
     test_x, test_y: None where the objective on the training set is what is evaluated (the paper's logistic
     regression). Raises DataError where these don't fit together.
@@ -34,19 +37,25 @@ class Dataset:
 
     x: np.ndarray
     y: np.ndarray
-    classes: int
+    classes: int = 0
     test_x: np.ndarray | None = None
     test_y: np.ndarray | None = None
     groups: np.ndarray | None = None
     scale: float = 1.0
     shift: float = 0.0
+    targets: Targets = "classes"
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
-        _check("training", self.x, self.y, self.classes)
+        if self.targets not in KINDS:
+            raise DataError(f"data set: targets = {self.targets!r}; one of {', '.join(KINDS)}")
+        if not self.classes:
+            object.__setattr__(self, "classes", outputs_of(self.targets, self.y))
+        self._check("training", self.x, self.y)
         if (self.test_x is None) != (self.test_y is None):
             raise DataError("data set: test_x and test_y go together")
         if self.test_x is not None and self.test_y is not None:
-            _check("test", self.test_x, self.test_y, self.classes)
+            self._check("test", self.test_x, self.test_y)
             if self.test_x.shape[1:] != self.shape:
                 raise DataError(
                     f"data set: training examples of shape {self.shape}, test examples of {self.test_x.shape[1:]}"
@@ -74,18 +83,21 @@ class Dataset:
                 crc = crc32.iscsi(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
         return f"{len(self.y)} examples {crc:08x}"
 
-
-def _check(part: str, x: np.ndarray, y: np.ndarray, classes: int) -> None:
-    if len(x) != len(y) or len(y) == 0:
-        raise DataError(f"data set, {part} part: {len(x)} examples and {len(y)} labels")
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise DataError(f"data set, {part} part: examples are {x.dtype}; make them floats, or uint8 pixels")
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise DataError(f"data set, {part} part: labels are {y.dtype} {y.shape}; make them integers (n,)")
-    if y.min() < 0 or y.max() >= classes:
-        raise DataError(
-            f"data set, {part} part: labels from {y.min()} to {y.max()}, which is not 0 .. {classes - 1}"
-        )
+    def _check(self, part: str, x: np.ndarray, y: np.ndarray) -> None:
+        if len(x) != len(y) or len(y) == 0:
+            raise DataError(f"data set, {part} part: {len(x)} examples and {len(y)} labels")
+        if self.vocabulary is not None:
+            if x.dtype.kind not in "iu" or x.min() < 0 or x.max() >= self.vocabulary:
+                raise DataError(
+                    f"data set, {part} part: tokens are {x.dtype} from {x.min()} to {x.max()}; "
+                    f"make them integers in 0 .. {self.vocabulary - 1}"
+                )
+        elif x.dtype != np.uint8 and x.dtype.kind != "f":
+            raise DataError(
+                f"data set, {part} part: examples are {x.dtype}; make them floats, or uint8 pixels, "
+                "or tokens with vocabulary="
+            )
+        check_targets(part, self.targets, y, self.classes)
 
 
 PIXEL_SCALE, PIXEL_SHIFT = 1 / 127.5, -1.0  # bytes to [−1, 1]

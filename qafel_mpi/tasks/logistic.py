@@ -40,6 +40,8 @@ class LogisticTask(Task):
         dtype: torch.dtype,
         l2: float | str,
     ):
+        if data.targets != "classes" or data.vocabulary is not None:
+            raise DataError("model logistic separates 2 classes of vectors; for other data use another model")
         if data.classes != 2:
             raise DataError(
                 f"model logistic separates 2 classes, this data set has {data.classes}; use mlp or cnn"

@@ -1,4 +1,4 @@
-"""Classification with a torch module: local SGD on the flat vector, evaluation, full gradient."""
+"""A torch module on a data set: local SGD on the flat vector, evaluation, full gradient."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.tasks import targets
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult, poll_until_computed
 from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
@@ -53,6 +53,7 @@ class NeuralTask(Task):
         self.clients, self.data_digest = len(partition), data.digest()
         self._make = make
         self._scale, self._shift = data.scale, data.shift
+        self._targets, self._tokens = data.targets, data.vocabulary is not None
         self.x, self.y = self._placed(data.x, data.y)
         self.test_x, self.test_y = (
             self._placed(*data.evaluated) if data.test_x is not None else (self.x, self.y)
@@ -62,9 +63,9 @@ class NeuralTask(Task):
         self._velocity = vector_like(self.flat.gradient).zero_() if client.momentum else None
         self._may_draw = _may_draw(self.flat.module)
         self._norms = [m for m in self.flat.module.modules() if isinstance(m, _BatchNorm)]
-        self._check_logits(data)
+        self._check_outputs(data)
         self.together = self._clients_together(small_layers)
-        self._batch = Together(self.flat, client) if self.together > 1 else None
+        self._batch = Together(self.flat, client, self._targets) if self.together > 1 else None
 
     def _clients_together(self, small_layers: bool) -> int:
         wanted = self.client.together
@@ -76,24 +77,26 @@ class NeuralTask(Task):
         return wanted
 
     def _placed(self, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(np.ascontiguousarray(x))
-        dtype = pixels.dtype if pixels.dtype == torch.uint8 else self.dtype
-        return pixels.to(self.device, dtype), torch.from_numpy(y.astype(np.int64)).to(self.device)
+        examples = torch.from_numpy(np.ascontiguousarray(x))
+        dtype = examples.dtype if self._tokens or examples.dtype == torch.uint8 else self.dtype
+        return examples.to(self.device, dtype), targets.placed(self._targets, y, self.dtype, self.device)
 
     def _fresh(self, seed: int) -> FlatModule:
         """The module with its own initialisation, from the run's seed."""
         with _own_random_numbers(derive(seed, Stream.INIT), self.device):
             return FlatModule(self._make(), self.dtype, self.device)
 
-    def _check_logits(self, data: Dataset) -> None:
+    def _check_outputs(self, data: Dataset) -> None:
         try:
             with torch.no_grad(), _own_random_numbers(0, self.device):
-                logits = self.flat.module.eval()(self._seen(self.x[:2]))
+                outputs = self.flat.module.eval()(self._seen(self.x[:2]))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise DataError(f"the model can't take examples of shape {data.shape}: {error}") from error
-        if logits.shape != (len(self.x[:2]), data.classes):
+        wanted = targets.output_shape(self._targets, self.y[:2], data.classes)
+        if outputs.shape != wanted:
             raise DataError(
-                f"the model gives {tuple(logits.shape)} for {len(self.x[:2])} examples of {data.classes} classes"
+                f"the model gives {tuple(outputs.shape)} for {wanted[0]} examples of {data.classes} "
+                f"{'classes' if data.targets == 'tokens' else data.targets}; it must be {wanted}"
             )
 
     def _why_not_together(self) -> str | None:
@@ -129,7 +132,7 @@ class NeuralTask(Task):
                 for norm in self._norms:
                     norm.train(len(batch) > 1)  # one example has no statistics: it takes the running ones
                 flat.gradient.zero_()
-                loss = cross_entropy(module(self._seen(self.x[batch])), self.y[batch])
+                loss = self._loss(*self._taken(batch))
                 loss.backward()
                 self._descend()
                 losses += loss.detach()
@@ -149,7 +152,7 @@ class NeuralTask(Task):
             return super().train_together(clients, start, deltas, seeds)
         plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
         self.flat.module.train()
-        losses = self._batch.train(plans, start, deltas, lambda i: (self._seen(self.x[i]), self.y[i]))
+        losses = self._batch.train(plans, start, deltas, self._taken)
         return np.array(losses)
 
     def _batches(self, client: int, seed: int) -> Iterator[Tensor]:
@@ -157,8 +160,17 @@ class NeuralTask(Task):
         n = len(indices)
         return batches(indices, self.client.batch(n), self.client.steps(n), seed)
 
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return targets.loss(self._targets, self.flat.module(x), y)
+
+    def _taken(self, batch: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """(x, y) of some training examples, as the model and the loss take them."""
+        return self._seen(self.x[batch]), targets.taken(self._targets, self.y[batch])
+
     def _seen(self, x: Tensor) -> Tensor:
-        """What the model sees: pixels are kept as bytes."""
+        """What the model sees: pixels are kept as bytes, and tokens in their small type."""
+        if self._tokens:
+            return x.long()
         if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
             return x
         return (x.to(self.dtype) * self._scale).add_(self._shift)
@@ -188,9 +200,10 @@ class NeuralTask(Task):
         self.flat.load(x)
         self.flat.module.eval()
         where = self._slices(min(examples or len(self.test_y), len(self.test_y)))[part]
-        logits, y = self.flat.module(self._seen(self.test_x[where])), self.test_y[where]
-        right = int((logits.argmax(1) == y).sum())
-        return Evaluation(float(cross_entropy(logits, y)), right / len(y), len(y))
+        outputs = self.flat.module(self._seen(self.test_x[where]))
+        y, kind = targets.taken(self._targets, self.test_y[where]), self._targets
+        loss = float(targets.loss(kind, outputs, y))
+        return Evaluation(loss, targets.accuracy(kind, outputs, y), len(y), targets.answers(kind, y))
 
     def _slices(self, n: int) -> list[slice]:
         size = EVALUATION_BATCH.get(self.device.type, 100)
@@ -203,8 +216,8 @@ class NeuralTask(Task):
         self.flat.gradient.zero_()
         n = len(self.y)
         for where in self._slices(n):
-            logits = self.flat.module(self._seen(self.x[where]))
-            (cross_entropy(logits, self.y[where], reduction="sum") / n).backward()
+            x, y = self._taken(where)
+            (targets.loss(self._targets, self.flat.module(x), y, "none").sum() / n).backward()
         return float(self.flat.gradient.double().square().sum())
 
 

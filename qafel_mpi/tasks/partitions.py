@@ -34,10 +34,15 @@ def partition(
 ) -> Partition:
     """Deal the examples to clients; every client gets at least one.
 
-    labels: (n,) int64; groups: (n,) natural users. Raises DataError where there are fewer examples (or users)
-    than clients, with the numbers.
+    labels: (n,) int64, or other targets, by which dirichlet and shards can't deal; groups: (n,) natural users.
+    Raises DataError where there are fewer examples (or users) than clients, with the numbers.
     """
     n = len(labels)
+    if config.kind in ("dirichlet", "shards") and (labels.ndim != 1 or labels.dtype.kind == "f"):
+        raise DataError(
+            f"partition {config.kind}: it deals examples by their class, and these have none; "
+            "use iid, contiguous, powerlaw or natural"
+        )
     if n < clients:
         raise DataError(
             f"partition {config.kind}: {clients} clients and {n} training examples: some would have none; "

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy
 
+from qafel_mpi.tasks import targets
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.flat import FlatModule
 
@@ -22,14 +22,14 @@ class Together:
     weight, and a client that has done its steps stands still.
     """
 
-    def __init__(self, flat: FlatModule, client: ClientConfig):
-        self.flat, self.client = flat, client
+    def __init__(self, flat: FlatModule, client: ClientConfig, kind: targets.Targets):
+        self.flat, self.client, self.kind = flat, client, kind
         self._losses = vmap(self._loss)
 
     def _loss(self, weights: dict[str, Tensor], x: Tensor, y: Tensor, share: Tensor) -> Tensor:
         """One client's batch. share: (size,), 1 / examples of the batch, 0 where it is padded."""
-        logits = functional_call(self.flat.module, weights, (x,))
-        return (cross_entropy(logits, y, reduction="none") * share).sum()
+        outputs = functional_call(self.flat.module, weights, (x,))
+        return (targets.loss(self.kind, outputs, y, "none") * share).sum()
 
     def train(
         self, plans: Sequence[Sequence[Tensor]], start: Tensor, deltas: Tensor, take: Take

@@ -23,7 +23,9 @@ from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends,
 from qafel_mpi.wire import Expected, Kind, Message, check
 
 PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
-PARTS = np.dtype([("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8")])  # of a SCORE
+PARTS = np.dtype(  # of a SCORE
+    [("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8"), ("answers", "<i8")]
+)
 ERROR_BYTES = 1024  # of a DIVERGED
 TAG_HALT = 13  # a STOP that overtakes the orders: what is still to be trained is of no use any more
 QUEUE_LIMIT = 4096  # messages that a worker may be behind before rank 0 waits for it
@@ -185,8 +187,8 @@ class RemoteWorkers:
             case Kind.BYE:
                 self.to_say_goodbye.discard(received.source)
             case Kind.SCORE:
-                for part, loss, accuracy, examples in payload.view(PARTS).tolist():
-                    self._scores[part] = Evaluation(loss, accuracy, examples)
+                for part, *score in payload.view(PARTS).tolist():
+                    self._scores[part] = Evaluation(*score)
             case kind:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
@@ -347,7 +349,7 @@ class Worker:
         self.setup.full.decode(payload, x, 0)
         scores = np.array(
             [
-                (part, e.loss, e.accuracy, e.examples)
+                (part, e.loss, e.accuracy, e.examples, e.answers)
                 for part in range(self.comm.rank - 1, task.parts(examples), self.comm.size - 1)
                 if (e := task.evaluate_part(x, part, examples))
             ],
