@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -23,6 +24,8 @@ REQUIREMENTS = [
     for lines in (PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values())
     for line in lines
 ]
+
+FINDINGS = sorted((ROOT / "findings").glob("*.sh"))
 
 PACKAGES = [(ROOT / folder, name) for name, folder in PROJECT["tool"]["setuptools"]["package-dir"].items()]
 
@@ -109,9 +112,35 @@ def test_no_file_names_a_package_index() -> None:
         ".ci/constraints.txt",
         "pyproject.toml",
         "environment.yml",
+        *(str(script.relative_to(ROOT)) for script in FINDINGS),
     ):
         text = (ROOT / name).read_text()
         assert not re.search(r"--(extra-)?index-url|--find-links|https?://", text), name
+
+
+def test_make_help_names_every_target_once() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    assert targets is not None
+    header = text.partition("\n\n")[0]
+    described = re.findall(r"^# make (\w+)  ", header, re.MULTILINE)
+    assert sorted([*described, "help"]) == sorted(targets[1].split())
+    assert set(re.findall(r"^(\w+):", text, re.MULTILINE)) == {*described, "help"}
+
+
+def test_every_finding_stands_alone_pins_what_it_installs_and_is_described() -> None:
+    """They are about other people's software: nothing of ours takes part. CI doesn't run them."""
+    readme = (ROOT / "findings/README.md").read_text()
+    assert FINDINGS
+    for script in FINDINGS:
+        text = script.read_text()
+        assert readme.count(f"| [{script.name}]({script.name}) |") == 1
+        assert "qafel" not in text.lower(), script.name
+        (installed,) = re.findall(r"pip\" install (.+)$", text, re.MULTILINE)
+        packages = [word for word in installed.split() if not word.startswith("-")]
+        assert packages
+        assert all("==" in package for package in packages), script.name
+        subprocess.run(["sh", "-n", str(script)], check=True)
 
 
 def test_the_settings_for_mpirun_on_one_machine_are_plain_assignments() -> None:
