@@ -1,7 +1,9 @@
 # make env    the virtual environment .venv with everything installed
 # make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, report.html and traces in runs/demo
 # make test   format, lint and types, then all tests: unit, MPI, system
-# make docs   renders the generated parts of the documentation from the code and from docs/results
+# make unit   the unit tests without the slowest few, in less than three minutes
+# make lint   format, lint and types
+# make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make clean  removes .venv and what the tools left behind
 #
 # PYTHON=python3.12   an interpreter other than python3; 3.11 or newer
@@ -16,7 +18,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test docs clean
+.PHONY: help env demo test unit lint docs clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -30,13 +32,18 @@ $(STAMP):
 demo: env
 	@sh jobs/demo.sh
 
-test: env
-	$(RUN) ruff format --check .
-	$(RUN) ruff check .
-	$(RUN) mypy
+test: lint
 	$(RUN) pytest --strict-skips -q tests/unit
 	$(RUN) tests.run_mpi
 	$(RUN) pytest --strict-skips -q tests/system
+
+unit: env
+	$(RUN) pytest --strict-skips -q -m "not slow" tests/unit
+
+lint: env
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
 
 docs: env
 	$(RUN) docs.render

@@ -23,6 +23,7 @@ def test_a_training_is_counted_once_and_none_is_left_out(monkeypatch):
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_the_bare_loop_learns_what_our_training_learns():
     task = virtual.logistic_task(virtual.logistic_experiment(steps=1))
     start = torch.from_numpy(np.random.default_rng(0).standard_normal(task.layout.elements))
@@ -33,6 +34,7 @@ def test_the_bare_loop_learns_what_our_training_learns():
         torch.testing.assert_close(start + delta, y, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rows_say_what_they_are_measured_against():
     rows = list(virtual.overhead(run, QUICK, cnn_uploads=2, logistic_steps=20))
     assert [row.reference_name for row in rows] == [

@@ -20,6 +20,7 @@ CONTRACTED = re.compile(r"\b(fma|mad)\.\w*\.?f(32|64)|\.ftz|\.approx|div\.full")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_give_the_bytes_of_the_cpu():
     """All widths, several buckets, odd lengths, ordinary, denormal and huge values: interpreted_kernels.py."""
     file = Path(__file__).with_name("interpreted_kernels.py")

@@ -163,6 +163,7 @@ def test_scales_that_no_encoder_writes_are_found():
         assert not cpu.scales_valid(scales.view(np.uint8), 4)
 
 
+@pytest.mark.slow
 def test_kernels_compile_where_nothing_can_be_cached(tmp_path: Path):
     """A read-only installation and no home: numba finds no folder for its cache. (Files stand in their way: root
     may write to any folder.)"""
