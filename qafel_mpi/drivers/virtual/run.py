@@ -118,7 +118,7 @@ def work(session: Session, setup: Setup) -> RunSummary:
 
 
 class Simulation:
-    """Rank 0's loop over events."""
+    """Rank 0's loop over events. The numbers in the comments are the steps of docs/architecture.md."""
 
     def __init__(
         self,
@@ -157,25 +157,7 @@ class Simulation:
         except NonFiniteError as error:  # of the server's step
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
         self._receive()
-        self.workers.halt()
-        self.ledger.close(self.now_s)
-        self.workers.stop()
-        server = self.server
-        self.session.close(
-            server.version,
-            server.x_hat,
-            sent=self.workers.sent,
-            received=self.workers.received,
-            # A step that failed has moved the server's hidden state in part.
-            shared_state=not self.unicast and not self.ledger.reason.startswith("failed: server step"),
-        )
-        return self.session.finish(
-            self.ledger,
-            server.x,
-            seconds=self.session.now_s(),
-            virtual_seconds=self.now_s,
-            down_links=self.down_links,
-        )
+        return self._close()
 
     def _simulate(self) -> None:
         ledger, replica = self.ledger, self.server.replica
@@ -183,6 +165,7 @@ class Simulation:
         limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
         look_s = perf_counter()
         while not ledger.reason:
+            # 1. Take the next event of the schedule: a client starts, or finishes.
             event = next_event(replica.version)
             if event.t_s >= limit_s:
                 self.now_s, ledger.reason = limit_s, "finished"
@@ -210,6 +193,7 @@ class Simulation:
         """A client takes the newest version; its training is handed out with its batch."""
         if not event.reports:
             return  # nobody will ever see what it computes
+        # 2. A start: the client takes y_0 = x̂^t and joins the batch of all that start from version t.
         job = (event.client, event.participation)
         self.start_version[job] = self.server.version
         if self.unicast:
@@ -226,6 +210,7 @@ class Simulation:
 
     def _hand_out(self) -> None:
         """The batch as it stands: when it is full, when the version moves on, when a member's result is due."""
+        # 3. Hand the batch out to a worker rank, or train it here: P local SGD steps each, then Q_c(y_P − y_0).
         if self.pending:
             self.workers.train(self.pending, self.server.version)
             self.pending = {}
@@ -246,6 +231,7 @@ class Simulation:
 
     def _take(self, event: Event) -> None:
         """Wait for the result of a training that has finished."""
+        # 4. A finish: wait for this client's result, whichever results have come before it.
         job = (event.client, event.participation)
         if job in self.pending:
             self._hand_out()
@@ -272,7 +258,9 @@ class Simulation:
             Update(event.client, start_version, result.payload, result.key, examples(event.client))
             for event, start_version, result in arrived
         ]
+        # 5. Decode the uploads into the buffer: buffer += s(τ) · u.
         weights = self.server.receive_all(updates)
+        # 6. Write down the updates, and see whether that was the run's last upload.
         rows = [
             (
                 event.client,
@@ -299,9 +287,34 @@ class Simulation:
         if self.unicast:
             step = self.server.step(None)
         else:
+            # 7. With K uploads in the buffer, step: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t), x̂^{t+1} = x̂^t + decode(q^t).
             step = self.server.step(self.payload)
+            # 8. Publish q^t to every worker rank, behind the orders of before: MPI keeps the order.
             self.workers.publish(self.payload[: step.payload_bytes], version, step.key)
             self.ledger.sent_down(step.payload_bytes)
             self.down_links += step.payload_bytes * self.setup.clients
         self.ledger.stepped(step, self.now_s)
         self._expect()
+
+    def _close(self) -> RunSummary:
+        # 9. Tell the workers to stop: first what overtakes their orders, then what comes behind them.
+        self.workers.halt()
+        self.ledger.close(self.now_s)
+        self.workers.stop()
+        server = self.server
+        # 10. Check that every rank holds the same x̂, and merge the ranks' shards into one trace.
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.workers.sent,
+            received=self.workers.received,
+            # A step that failed has moved the server's hidden state in part.
+            shared_state=not self.unicast and not self.ledger.reason.startswith("failed: server step"),
+        )
+        return self.session.finish(
+            self.ledger,
+            server.x,
+            seconds=self.session.now_s(),
+            virtual_seconds=self.now_s,
+            down_links=self.down_links,
+        )

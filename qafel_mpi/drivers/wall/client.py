@@ -48,6 +48,8 @@ class Upload(NamedTuple):
 class WallClient:
     """A client rank: Algorithm 2 in a loop, Algorithm 3 between its SGD steps (or on a thread beside them).
 
+    The numbers in the comments are the steps of docs/architecture.md.
+
     On a GPU an update is encoded beside the next training, which has a vector of its own, and posted between two
     of its steps; on a CPU it is posted at once.
     """
@@ -112,33 +114,41 @@ class WallClient:
         frame = self._free_frame()
         if frame is None:
             return
-        delta = self.deltas.pop() if self.deltas else vector_like(self.replica.x_hat)
-        seed = derive(self.session.experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
+        # 1. Take y_0 = x̂^t, the newest hidden state that this rank has.
         begun = perf_counter()
         with self.lock:
             version = self.client.begin()
             if self.threaded:
                 self.start.copy_(self.replica.x_hat)
+        # 2. Train: P local SGD steps give y_P − y_0. Broadcasts are applied meanwhile: steps 11 and 12.
+        delta = self.deltas.pop() if self.deltas else vector_like(self.replica.x_hat)
         try:
-            result = self.setup.task.train(
-                self.id, self.start, delta, seed, None if self.threaded else self._poll
-            )
-            self._pause(self.session.experiment.client.pause_seconds)
+            loss = self._train(delta)
         except Stopped:
             return
         train_seconds = perf_counter() - begun
+        # 3. Encode u = Q_c(y_P − y_0) into the payload of a frame.
         with self.lock:
             self._finish_encoding()  # begun a training ago: not done yet only where the device is behind
         frame.t_encode_begin = perf_counter()
         encoding, key = self.client.begin_encoding(
             delta, frame.payload, client=self.id, participation=self.uploads
         )
-        upload = Upload(frame, delta, encoding, key, version, self.uploads, result.loss, train_seconds)
+        upload = Upload(frame, delta, encoding, key, version, self.uploads, loss, train_seconds)
         with self.lock:
             self.encoding = upload
             self.uploads += 1
             self._post_what_is_encoded()
         self._wait_for_next(version)
+
+    def _train(self, delta: Tensor) -> float:
+        """y_P − y_0 into delta; returns the mean training loss. Raises Stopped."""
+        experiment = self.session.experiment
+        seed = derive(experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
+        poll = None if self.threaded else self._poll
+        result = self.setup.task.train(self.id, self.start, delta, seed, poll)
+        self._pause(experiment.client.pause_seconds)
+        return result.loss
 
     def _post_what_is_encoded(self) -> None:
         if self.encoding is not None and self.encoding.encoding.ready():
@@ -155,6 +165,7 @@ class WallClient:
             payload = frame.payload[:size]
             self.errors.add(upload.delta, payload, upload.key, self.id, upload.participation)
         self.deltas.append(upload.delta)
+        # 4. Write the header before the payload, and post the frame to rank 0: a nonblocking send.
         frame.seal(
             Kind.UPDATE,
             payload_bytes=size,
@@ -228,6 +239,7 @@ class WallClient:
             if self.failure is not None:
                 raise self.failure
             self._post_what_is_encoded()
+            # 11. Take the broadcasts that have arrived, in order; check each, and pass it on down the tree.
             while arrived := self.inbox.poll():
                 for received in arrived:
                     self._apply(received)
@@ -243,6 +255,7 @@ class WallClient:
         # A client can't drop a broadcast and stay in step: a bad one ends the job, with the reason.
         message = check(received.data, self.expected, rank=received.source)
         self.inbox.pass_on(received, message)
+        # 12. Apply q^t: x̂^{t+1} = x̂^t + decode(q^t).
         payload = received.payload
         match message.kind:
             case Kind.BROADCAST:
@@ -270,6 +283,7 @@ class WallClient:
                 return "its last update to be encoded"
             return self._waits("rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits())
 
+        # 14. When rank 0 has taken the last upload, say goodbye: how many uploads there were.
         self.session.wait(idle, waits)
         self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
         self.session.wait(lambda: self._sent_all(), lambda: self.session.by_one("rank 0 to take its goodbye"))

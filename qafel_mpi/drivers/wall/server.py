@@ -25,6 +25,7 @@ Upload = tuple[Received, Message]
 class WallServer:
     """Rank 0: receives uploads as they come, steps, and broadcasts.
 
+    The numbers in the comments are the steps of docs/architecture.md.
     With the fan-out it never blocks on one client; with the others it waits before a step while broadcasts queue up.
     """
 
@@ -63,37 +64,27 @@ class WallServer:
         self.ledger.open()
         self.heard_s = self.session.now_s()
         while not self.ledger.reason:
-            if not self._progress():
+            if not self._turn():
                 self.session.backoff.pause()
             self._look()
             self._complain()
         self._stop()
-        self.ledger.close(self.session.now_s())
-        seconds = self.ledger.seconds
-        self.inbox.close()
-        self.broadcast.close()
-        server = self.server
-        self.session.close(
-            server.version,
-            server.x_hat,
-            sent=self.broadcast.total,
-            received=self.inbox.total,
-            shared_state=not self.setup.unicast,
-        )
-        return self.session.finish(
-            self.ledger,
-            server.x,
-            seconds=seconds,
-            virtual_seconds=0.0,
-            down_links=self.broadcast.link_bytes,
-            skipped_versions=self.broadcast.skipped,
-        )
+        return self._close()
 
-    def _progress(self) -> bool:
+    def _turn(self) -> bool:
         """Take what has arrived and complete what was sent. Returns whether anything happened."""
+        # 5. Take the uploads that have arrived.
         arrived = self.inbox.poll()
         if arrived:
-            self._take(arrived)
+            begin_s = perf_counter()
+            uploads = self._checked(arrived, begin_s)
+            while uploads:
+                # What arrives after the last step is counted, not used: there is no end to its room.
+                room = len(uploads) if self.ledger.reason else self.ledger.room()
+                self._receive(uploads[:room], begin_s)
+                uploads, begin_s = uploads[room:], perf_counter()
+            if self.synchronous and self.senders.refused and not self.ledger.reason:
+                self._close_round()
         done = self._progress_broadcasts()
         if arrived or done:
             self.session.backoff.reset()
@@ -126,11 +117,11 @@ class WallServer:
                 flush=True,
             )
 
-    def _take(self, arrived: list[Received]) -> None:
-        """The way of uploads: frame -> wire.check -> server.receive -> step or nothing -> broadcast -> rows."""
-        begin_s = perf_counter()
+    def _checked(self, arrived: list[Received], begin_s: float) -> list[Upload]:
+        """The updates among what has arrived. Goodbyes are noted here."""
         uploads: list[Upload] = []
         for received in arrived:
+            # 6. Check header and checksum: nothing of a bad message reaches the model.
             try:
                 message = check(received.data, self.expected, rank=received.source)
             except WireError as error:
@@ -143,43 +134,42 @@ class WallServer:
                 self.session.recorder.messages.append(row)
             else:
                 uploads.append((received, message))
-        while uploads:
-            # What arrives after the last step is counted, not used: there is no end to its room.
-            room = len(uploads) if self.ledger.reason else self.ledger.room()
-            self._receive(uploads[:room], begin_s)
-            uploads, begin_s = uploads[room:], perf_counter()
-        if self.synchronous and self.senders.refused and not self.ledger.reason:
-            self._close_round()
+        return uploads
 
     def _receive(self, uploads: list[Upload], begin_s: float) -> None:
-        """Uploads that the buffer has room for, checked since begin_s."""
+        """Uploads that the buffer has room for, checked since begin_s; and the step where they fill it."""
         ended = bool(self.ledger.reason)
+        # 7. Decode the uploads into the buffer: buffer += s(τ) · u.
         try:
             weights = self._weigh(uploads)
         except PayloadError as error:
-            if len(uploads) == 1:
-                self._drop(uploads[0][0], error)
-            else:  # none was received
-                for upload in uploads:
-                    self._receive([upload], perf_counter())
+            self._receive_each(uploads, error)
             return
         each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
         for received, _ in uploads:
             self.inbox.release(received.slot)
         self.inbox.nudge()  # the next uploads travel while rank 0 writes down these
+        # 8. Write down messages and updates, and see whether that was the run's last upload.
         for i, (received, message) in enumerate(uploads):
             since_s = begin_s + i * each_s
-            self.session.recorder.messages.append(
-                received_row(received, message, 0, since_s, since_s + each_s)
-            )
-        last = len(uploads) - 1
-        for i, ((received, message), weight) in enumerate(zip(uploads, weights, strict=True)):
+            row = received_row(received, message, 0, since_s, since_s + each_s)
+            self.session.recorder.messages.append(row)
+        for (received, message), weight in zip(uploads, weights, strict=True):
             self._count(received, message, weight)
-            # Also where the run's last upload fills the buffer; not where the run has ended without a step.
-            if i == last and self.server.full and not ended:
-                self._step()
-            if self.setup.unicast and not self.ledger.reason:
+        # Also where the run's last upload fills the buffer; not where the run has ended without a step.
+        if self.server.full and not ended:
+            self._step()
+        if self.setup.unicast and not self.ledger.reason:
+            for received, _ in uploads:
                 self._download(received.source)
+
+    def _receive_each(self, uploads: list[Upload], error: PayloadError) -> None:
+        """One of them can't be decoded, and none was received: the others are as good as ever."""
+        if len(uploads) == 1:
+            self._drop(uploads[0][0], error)
+        else:
+            for upload in uploads:
+                self._receive([upload], perf_counter())
 
     def _weigh(self, uploads: list[Upload]) -> list[float]:
         """Decode the uploads into the server's buffer. Returns their weights. Raises PayloadError."""
@@ -226,11 +216,13 @@ class WallServer:
             return
         if not self._wait_for_room():
             return
+        # 9. With K uploads in the buffer, step: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t), x̂^{t+1} = x̂^t + decode(q^t).
         frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
         version = self.server.version
         step = self.server.step(frame.payload)
         frame.t_encode_end = perf_counter()
+        # 10. Publish q^t: one frame serves every client; what a slow client has no room for waits in a log.
         frame.seal(
             Kind.BROADCAST,
             payload_bytes=step.payload_bytes,
@@ -308,18 +300,41 @@ class WallServer:
             self._download(received.source)
 
     def _stop(self) -> None:
-        """Tell every client to stop, behind its last broadcast, and take all that they still have sent.
+        """Tell every client to stop and take all that they still have sent.
 
         An interrupt finds nothing here to end sooner: a second one does not wait for the clients.
         The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
         upload meanwhile, on a slow link for longer than the whole run.
         """
-
+        # 13. Tell every client to stop, behind its last broadcast.
         self.broadcast.end(self.server.version)
 
         def accounted() -> bool:
-            self._progress()
+            self._turn()
             self._look()
             return not self.senders.owing and self.broadcast.idle
 
         self.session.wait(accounted, lambda: self.senders.waits() or self.broadcast.waits())
+
+    def _close(self) -> RunSummary:
+        self.ledger.close(self.session.now_s())
+        seconds = self.ledger.seconds
+        self.inbox.close()
+        self.broadcast.close()
+        server = self.server
+        # 15. Check that every rank holds the same x̂, and merge the ranks' shards into one trace.
+        self.session.close(
+            server.version,
+            server.x_hat,
+            sent=self.broadcast.total,
+            received=self.inbox.total,
+            shared_state=not self.setup.unicast,
+        )
+        return self.session.finish(
+            self.ledger,
+            server.x,
+            seconds=seconds,
+            virtual_seconds=0.0,
+            down_links=self.broadcast.link_bytes,
+            skipped_versions=self.broadcast.skipped,
+        )
