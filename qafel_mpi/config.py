@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qafel_mpi import experiments
 from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
-from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.config_layers import merged, with_preset
 from qafel_mpi.config_text import (
     ConfigError,
     Keys,
@@ -30,6 +30,7 @@ from qafel_mpi.config_text import (
     toml_document,
 )
 from qafel_mpi.schedule.config import ClockConfig
+from qafel_mpi.setting import BOTH, VIRTUAL, takes
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.transport.config import TransportConfig
 
@@ -37,16 +38,32 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class StopConfig(BaseModel):
-    """When a run ends: at whichever of these is reached first."""
+    """When a run ends. At least one is required; the run ends at the one that is reached first."""
 
     model_config = _STRICT
 
-    accuracy: float | None = Field(None, gt=0, le=1, description="target: test accuracy, as a share")
-    loss: float | None = Field(None, description="target: loss on the evaluation set")
-    uploads: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1, description="server steps")
-    seconds: float | None = Field(None, gt=0, description="wall time")
-    virtual_seconds: float | None = Field(None, gt=0)
+    accuracy: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Target: stop when the test accuracy, as a share of 1, is this high.",
+        json_schema_extra=BOTH,
+    )
+    loss: float | None = Field(
+        None, description="Target: stop when the loss on the test set is this low.", json_schema_extra=BOTH
+    )
+    uploads: int | None = Field(
+        None, ge=1, description="Stop after this many uploads.", json_schema_extra=BOTH
+    )
+    steps: int | None = Field(
+        None, ge=1, description="Stop after this many server steps.", json_schema_extra=BOTH
+    )
+    seconds: float | None = Field(
+        None, gt=0, description="Stop after this many seconds of real time.", json_schema_extra=BOTH
+    )
+    virtual_seconds: float | None = Field(
+        None, gt=0, description="Stop after this many virtual seconds.", json_schema_extra=VIRTUAL
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> StopConfig:
@@ -56,20 +73,34 @@ class StopConfig(BaseModel):
 
 
 class EvaluationConfig(BaseModel):
-    """How often, and on how much, x^t is evaluated. Never a part of what the run computes."""
+    """How often x^t is evaluated, and on how many examples. This never changes what the run computes."""
 
     model_config = _STRICT
 
     every_steps: int | None = Field(
-        None, ge=1, description="server steps between evaluations; 10 where per_epoch is not given either"
+        None,
+        ge=1,
+        description="Server steps between evaluations; 10 where per_epoch is not given either.",
+        json_schema_extra=BOTH,
     )
     per_epoch: int | None = Field(
-        None, ge=1, description="evaluations an epoch: until as many uploads as there are clients are used"
+        None,
+        ge=1,
+        description="Evaluations per epoch, in place of every_steps; an epoch has as many uploads as there "
+        "are clients.",
+        json_schema_extra=BOTH,
     )
-    examples: int | None = Field(None, ge=1, description="of the test set; all of it where left out")
+    examples: int | None = Field(
+        None,
+        ge=1,
+        description="Number of test examples that an evaluation uses; without it all of them.",
+        json_schema_extra=BOTH,
+    )
     target_uploads: Literal["received", "steps"] = Field(
         "received",
-        description="what uploads to target counts: those received, or K a server step (the authors' figures)",
+        description="What the uploads to the target count: received is every upload, steps is buffer_size for each "
+        "server step, as in the paper authors' figures.",
+        json_schema_extra=BOTH,
     )
 
     @model_validator(mode="after")
@@ -87,23 +118,48 @@ class EvaluationConfig(BaseModel):
 
 
 class TraceConfig(BaseModel):
-    """What the trace records beyond the messages, updates and steps."""
+    """What the trace records besides messages, updates and steps, and how soon it is on disk."""
 
     model_config = _STRICT
 
-    flush_seconds: float = Field(1.0, ge=0, description="a rank's rows are on disk after this time at most")
-    gradient_norm: bool = Field(False, description="of the full training objective, at each evaluation")
-    encoding_error: bool = Field(False, description="of each update's quantizer; costs a decoding an update")
+    flush_seconds: float = Field(
+        1.0,
+        ge=0,
+        description="Longest time in seconds before a rank's new rows are written to disk.",
+        json_schema_extra=BOTH,
+    )
+    gradient_norm: bool = Field(
+        False,
+        description="Record the gradient norm of the full training objective at each evaluation.",
+        json_schema_extra=BOTH,
+    )
+    encoding_error: bool = Field(
+        False,
+        description="Record the quantization error of each update, which costs one more decoding each.",
+        json_schema_extra=BOTH,
+    )
 
 
 class Experiment(BaseModel):
-    """Everything a run is a function of, together with the data and the machine."""
+    """An experiment: with the data and the machine it determines a run."""
 
     model_config = _STRICT
 
-    description: str = Field("", description="one line for `qafel-mpi list`")
-    algorithm: Literal["qafel", "fedbuff", "naive", "fedasync", "fedavg", "fedpaq"] = "qafel"
-    seed: int = Field(0, ge=0, lt=2**63)
+    description: str = Field(
+        "", description="One line about the experiment for `qafel-mpi list`.", json_schema_extra=BOTH
+    )
+    algorithm: Literal["qafel", "fedbuff", "naive", "fedasync", "fedavg", "fedpaq"] = Field(
+        "qafel",
+        description="Algorithm whose preset fills in the settings that the experiment leaves out.",
+        json_schema_extra=BOTH,
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Seed of all random numbers; on the virtual clock the results are a function of it alone.",
+        json_schema_extra=BOTH | takes("a whole number >= 0 and < 2^63"),
+    )
     task: TaskConfig = TaskConfig()
     client: ClientConfig = ClientConfig()
     server: ServerConfig = ServerConfig()
@@ -192,7 +248,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None =
     if variant is not None:
         if variant not in variants:
             raise ConfigError([f"{label}: variant {variant}: {did_you_mean(variant, variants)}"])
-        tables = _with_preset(tables, variants[variant])
+        tables = with_preset(tables, variants[variant])
         label = f"{label}, variant {variant}"
     for text in overrides:
         try:
@@ -201,16 +257,16 @@ def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None =
             problems += error.problems
             continue
         origins.append(keys)
-        given = _merged(given, nested(keys, value), settle=False)
+        given = merged(given, nested(keys, value), settle=False)
     if problems:
         raise ConfigError(problems)
-    return _validated(_with_preset(tables, given), label, origins)
+    return _validated(with_preset(tables, given), label, origins)
 
 
 def from_toml(text: str, label: str = "experiment") -> Experiment:
     """The inverse of to_toml. Raises ConfigError."""
     tables, _ = _without_variants(_parse(text, label), label)
-    return _validated(_with_preset(tables, {}), label, ())
+    return _validated(with_preset(tables, {}), label, ())
 
 
 def to_toml(experiment: Experiment) -> str:
@@ -282,80 +338,3 @@ def _located(keys: Keys, sentence: str, label: str, origins: Sequence[Keys]) -> 
     sections = [".".join(one) for one in origins if one[: len(keys)] == keys]
     place = f"{label} with --set {', '.join(sections)}" if sections else label
     return ": ".join(part for part in (place, ".".join(keys), sentence) if part)
-
-
-# --- layers -----------------------------------------------------------------------------------------
-
-_CODEC_OPTIONS = ("bits", "levels", "scale", "bucket", "fraction", "entropy")
-
-# A higher layer that changes the setting on the left voids what lower layers said of those on the right:
-# `--set uplink.codec=topk` does not inherit qsgd's bits, `--set client.local_steps=5` replaces local_epochs.
-_VOIDS: dict[Keys, tuple[str, ...]] = {
-    ("uplink", "codec"): _CODEC_OPTIONS,
-    ("uplink", "bits"): ("levels",),
-    ("uplink", "levels"): ("bits",),
-    ("downlink", "codec"): _CODEC_OPTIONS,
-    ("downlink", "bits"): ("levels",),
-    ("downlink", "levels"): ("bits",),
-    ("client", "local_epochs"): ("local_steps",),
-    ("client", "local_steps"): ("local_epochs",),
-    ("evaluation", "every_steps"): ("per_epoch",),
-    ("evaluation", "per_epoch"): ("every_steps",),
-    ("task", "partition", "kind"): ("alpha", "shards_per_client"),
-    ("clock", "rate"): ("concurrency",),
-    ("clock", "concurrency"): ("rate",),
-    ("clock", "start"): ("rate", "limit"),
-    ("clock", "duration", "kind"): ("path",),
-}
-
-
-def _with_preset(tables: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """preset < tables < upper; where upper names another algorithm, tables give way to its preset."""
-    below = tables.get("algorithm", "qafel")
-    algorithm = upper.get("algorithm", below)
-    preset = PRESETS.get(algorithm, {}) if isinstance(algorithm, str) else {}
-    if algorithm != below:
-        tables = _giving_way(tables, preset)
-    return _merged(_merged(preset, tables), upper)
-
-
-def _giving_way(tables: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`tables` without the settings that the preset of another algorithm decides.
-
-    Where both quantize a link, the experiment's quantizer stays: naive in qafel's place differs from it in
-    the downlink's mode alone.
-    """
-    kept = dict(tables)
-    for section in preset.keys() & tables.keys():
-        decided, own = set(preset[section]), tables[section]
-        if not isinstance(own, Mapping):
-            continue
-        if section in ("uplink", "downlink"):
-            exact = preset[section].get("codec") == "identity" or preset[section].get("mode") == "none"
-            quantizer = {"codec", *_CODEC_OPTIONS}
-            decided = decided | quantizer if exact or own.get("codec") == "identity" else decided - quantizer
-        kept[section] = {key: value for key, value in own.items() if key not in decided}
-    return kept
-
-
-def _merged(
-    lower: Mapping[str, Any], upper: Mapping[str, Any], path: Keys = (), settle: bool = True
-) -> dict[str, Any]:
-    """Nested tables, the upper one's values over the lower one's; `settle`: with what these void."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        if settle and merged.get(key) != value:
-            for void in _voided((*path, key), value):
-                merged.pop(void, None)
-    for key, value in upper.items():
-        under = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(under, Mapping):
-            value = _merged(under, value, (*path, key), settle)
-        merged[key] = value
-    return merged
-
-
-def _voided(keys: Keys, value: Any) -> tuple[str, ...]:
-    if keys == ("downlink", "mode") and value == "none":
-        return ("codec", *_CODEC_OPTIONS)  # the full model goes out
-    return _VOIDS.get(keys, ())

@@ -167,14 +167,15 @@ def _follow(location: Keys, model: type[BaseModel]) -> tuple[Keys, FieldInfo | N
         if key not in model.model_fields:
             break
         path, field = (*path, key), model.model_fields[key]
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         if inner is None:
             break
         model = inner
     return path, field, model
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of a section's field; None where the field is a plain setting."""
     for option in _options(annotation):
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
@@ -210,6 +211,9 @@ def _words(annotation: Any) -> list[str]:
 
 def allowed(field: FieldInfo) -> str:
     """What a setting takes, in words: 'a whole number >= 1', 'one of sgd, adam'."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "values" in extra:
+        return str(extra["values"])
     return " or ".join(_in_words(option, field.metadata) for option in _options(field.annotation))
 
 

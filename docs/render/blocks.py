@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.render import trace
+from docs.render import settings, trace
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": settings.settings,
     "trace-tables": trace.tables,
 }

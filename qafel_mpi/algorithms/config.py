@@ -7,56 +7,117 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.setting import BOTH
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class ServerConfig(BaseModel):
-    """The buffered server. One formula covers the family:
+    """The buffered server. One formula covers all algorithms:
 
         x^{t+1} = ServerOptimizer(x^t, (1/n) · Σ_i w_i · s(τ_i) · u_i)
 
-    u_i is client i's decoded update, y_P − y_0 (update = "delta"), or y_P − x^t (update = "model", FedAsync
-    and APPFL); w_i = 1 or the client's examples; n is K, 1, the number of clients, or Σ w_i (reduction).
+    u_i is client i's decoded update: y_P − y_0 (update = "delta"), or y_P − x^t (update = "model", as in FedAsync
+    and APPFL). w_i follows from `weighting`, s(τ_i) from the section `staleness`, and n from `reduction`.
     """
 
     model_config = _STRICT
 
-    buffer_size: int = Field(10, ge=1, description="K: uploads per server step")
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, description="η_g")
-    momentum: float = Field(0.0, ge=0, lt=1, description="sgd: heavy ball, without dampening")
-    beta1: float = Field(0.9, ge=0, lt=1, description="adam")
-    beta2: float = Field(0.99, ge=0, lt=1, description="adam")
-    epsilon: float = Field(1e-3, gt=0, description="adam: added to the root of the second moment")
-    reduction: Literal["mean", "sum", "clients"] = "mean"
-    weighting: Literal["uniform", "examples"] = "uniform"
-    update: Literal["delta", "model"] = "delta"
-    synchronous: bool = Field(False, description="rounds: every client of a cohort starts from one version")
+    buffer_size: int = Field(
+        10,
+        ge=1,
+        description="Number of uploads that the server collects before it takes a step (K).",
+        json_schema_extra=BOTH,
+    )
+    optimizer: Literal["sgd", "adam"] = Field(
+        "sgd",
+        description="Optimizer that applies the aggregated update to the model.",
+        json_schema_extra=BOTH,
+    )
+    learning_rate: float = Field(
+        1.0, gt=0, description="Learning rate of the server's optimizer (η_g).", json_schema_extra=BOTH
+    )
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Heavy-ball momentum of the sgd optimizer, without dampening.",
+        json_schema_extra=BOTH,
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of adam's first moment.", json_schema_extra=BOTH)
+    beta2: float = Field(
+        0.99, ge=0, lt=1, description="Decay of adam's second moment.", json_schema_extra=BOTH
+    )
+    epsilon: float = Field(
+        1e-3,
+        gt=0,
+        description="Number that adam adds to the root of its second moment.",
+        json_schema_extra=BOTH,
+    )
+    reduction: Literal["mean", "sum", "clients"] = Field(
+        "mean",
+        description="Divisor n of the summed updates: mean divides by the sum of their weights w_i, sum by 1, "
+        "clients by the number of clients.",
+        json_schema_extra=BOTH,
+    )
+    weighting: Literal["uniform", "examples"] = Field(
+        "uniform",
+        description="Weight w_i of a client's update: 1, or the number of the client's training examples.",
+        json_schema_extra=BOTH,
+    )
+    update: Literal["delta", "model"] = Field(
+        "delta",
+        description="What a client uploads: delta is y_P − y_0, model is y_P, from which the server subtracts "
+        "its own x^t.",
+        json_schema_extra=BOTH,
+    )
+    synchronous: bool = Field(
+        False,
+        description="Train in rounds: all clients of a cohort start from the same version, and the server uses no "
+        "update of an earlier round.",
+        json_schema_extra=BOTH,
+    )
 
 
 class StalenessConfig(BaseModel):
-    """The weight s(τ) of an update that is τ server steps old.
+    """The weight s(τ) of an update that is τ server steps old, with a the exponent.
 
-    constant 1; polynomial (1 + τ)^(−a), FedBuff's with a = 1/2; flsim ((1 + τ)/2)^(−a), so s(0) = 2^a,
-    as in FLSim and the authors' runs; nvflare 1/(1 + √τ).
+    - constant: 1
+    - polynomial: (1 + τ)^(−a), which is FedBuff's with a = 1/2
+    - flsim: ((1 + τ)/2)^(−a), so that s(0) = 2^a, as in FLSim and the paper authors' runs
+    - nvflare: 1/(1 + √τ)
     """
 
     model_config = _STRICT
 
-    weight: Literal["constant", "polynomial", "flsim", "nvflare"] = "polynomial"
-    exponent: float = Field(0.5, ge=0, description="a")
+    weight: Literal["constant", "polynomial", "flsim", "nvflare"] = Field(
+        "polynomial", description="Formula of the weight s(τ).", json_schema_extra=BOTH
+    )
+    exponent: float = Field(
+        0.5, ge=0, description="Exponent a of the polynomial and flsim weights.", json_schema_extra=BOTH
+    )
 
 
 class DownlinkConfig(CodecConfig):
-    """How x^{t+1} reaches the clients.
+    """How x^{t+1} reaches the clients: the mode, and the same codec settings as for the uplink.
 
-    hidden: Q_s(x^{t+1} − x̂^t), the paper; direct: Q_s(x^{t+1}), naive; none: x^{t+1} itself in full.
-    broadcast: every server step's payload goes to every client; unicast: a client downloads when it starts.
+    - hidden: Q_s(x^{t+1} − x̂^t), as in the paper
+    - direct: Q_s(x^{t+1}), naive quantization
+    - none: x^{t+1} itself
     """
 
-    mode: Literal["hidden", "direct", "none"] = "hidden"
-    delivery: Literal["broadcast", "unicast"] = "broadcast"
+    mode: Literal["hidden", "direct", "none"] = Field(
+        "hidden",
+        description="What the server quantizes for the clients: hidden is the difference to the shared hidden state, "
+        "direct is the model itself, none sends the model unquantized.",
+        json_schema_extra=BOTH,
+    )
+    delivery: Literal["broadcast", "unicast"] = Field(
+        "broadcast",
+        description="Whether every server step is sent to all clients, or a client downloads the model when it "
+        "starts a training.",
+        json_schema_extra=BOTH,
+    )
 
     @model_validator(mode="before")
     @classmethod

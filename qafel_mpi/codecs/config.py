@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from qafel_mpi.setting import BOTH
+
 _USED_BY = {
     "bits": ("qsgd", "affine"),
     "levels": ("qsgd",),
@@ -16,26 +18,55 @@ _USED_BY = {
 
 
 class CodecConfig(BaseModel):
-    """Which quantizer, and how fine.
+    """The quantizer of the clients' updates, and how fine it is.
 
-    qsgd: `bits` a code (s = 2^(bits-1) − 1 levels) or `levels` = s; `scale` per `bucket`. affine: `bits`; a range per
-    `bucket`, which is "layer" where nothing is said, as the authors have it. topk, randk: `fraction` of the
-    coordinates. sign: one bit, scale per `bucket`. identity: nothing.
+    - qsgd: codes of `bits`, which are s = 2^(bits − 1) − 1 levels for each sign, or `levels` = s, with a `scale` per
+      `bucket`
+    - affine: codes of `bits` in the range of a `bucket`
+    - topk, randk: a `fraction` of the coordinates
+    - sign: one bit, and a scale per `bucket`
+    - identity: no quantization
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: Literal["identity", "qsgd", "affine", "topk", "randk", "sign"] = "qsgd"
-    bits: int = Field(4, ge=1, le=32, description="qsgd: 1 to 16, 32 is the identity; affine: 1 to 8")
-    levels: int | None = Field(None, ge=1, le=32767, description="qsgd: s itself, in place of bits")
-    scale: Literal["linf", "l2"] = "linf"
+    codec: Literal["identity", "qsgd", "affine", "topk", "randk", "sign"] = Field(
+        "qsgd", description="Quantizer of the messages in this direction.", json_schema_extra=BOTH
+    )
+    bits: int = Field(
+        4,
+        ge=1,
+        le=32,
+        description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, and "
+        "1 to 8 with affine.",
+        json_schema_extra=BOTH,
+    )
+    levels: int | None = Field(
+        None,
+        ge=1,
+        le=32767,
+        description="Number of qsgd's quantization levels for each sign (s), in place of bits.",
+        json_schema_extra=BOTH,
+    )
+    scale: Literal["linf", "l2"] = Field(
+        "linf", description="Norm by which qsgd scales the elements of a bucket.", json_schema_extra=BOTH
+    )
     bucket: int | Literal["tensor", "layer"] = Field(
         512,
-        description="elements per scale; 'tensor' = the whole vector, 'layer' = each parameter tensor "
-        "(affine: elements or 'layer', its default)",
+        description="Number of elements that share a scale: 'tensor' is the whole vector, 'layer' each "
+        "parameter tensor. With affine the default is 'layer'.",
+        json_schema_extra=BOTH,
     )
-    fraction: float | None = Field(None, gt=0, le=1, description="topk, randk: share of coordinates kept")
-    entropy: Literal["none", "zstd"] = Field("none", description="code the packed bytes once more")
+    fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the coordinates that topk and randk keep.",
+        json_schema_extra=BOTH,
+    )
+    entropy: Literal["none", "zstd"] = Field(
+        "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
+    )
 
     @model_validator(mode="before")
     @classmethod

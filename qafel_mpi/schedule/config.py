@@ -8,24 +8,51 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from qafel_mpi.setting import BOTH, VIRTUAL, takes
+
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class DurationConfig(BaseModel):
-    """How long a client's training takes, in virtual seconds: `scale` times the distribution.
+    """How long a client's training takes, in virtual seconds: `scale` times a draw from the distribution.
 
-    half-normal: |N(0, 1)|; exponential, mean 1; log-normal: exp(N(0, sigma)); constant: 1; file: one positive number
-    a line, drawn uniformly. speed_sigma: each client is slower or faster by a factor of its own, for ever: log-normal
-    with this sigma, of mean 1 over the clients.
+    - half-normal: |N(0, 1)|
+    - exponential: with mean 1
+    - log-normal: exp(N(0, sigma²))
+    - constant: 1
+    - file: one of the file's numbers, drawn uniformly
+
+    With `speed_sigma` each client has a factor of its own for the whole run, log-normal with mean 1 over the clients.
     """
 
     model_config = _STRICT
 
-    kind: Literal["half-normal", "exponential", "log-normal", "constant", "file"] = "half-normal"
-    scale: float = Field(1.0, gt=0, description="the distribution's scale, in virtual seconds")
-    sigma: float = Field(1.0, gt=0, description="log-normal: standard deviation of the logarithm")
-    path: Path | None = Field(None, description="file: the durations")
-    speed_sigma: float = Field(0.0, ge=0, description="spread of the clients' own speeds")
+    kind: Literal["half-normal", "exponential", "log-normal", "constant", "file"] = Field(
+        "half-normal", description="Distribution of the training durations.", json_schema_extra=VIRTUAL
+    )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="Factor on every duration, in virtual seconds.",
+        json_schema_extra=VIRTUAL,
+    )
+    sigma: float = Field(
+        1.0,
+        gt=0,
+        description="Standard deviation of the logarithm of a log-normal duration.",
+        json_schema_extra=VIRTUAL,
+    )
+    path: Path | None = Field(
+        None,
+        description="File of durations, one positive number a line.",
+        json_schema_extra=VIRTUAL | takes("the path of a text file"),
+    )
+    speed_sigma: float = Field(
+        0.0,
+        ge=0,
+        description="Spread of the clients' own speeds: standard deviation of the logarithm of a client's factor.",
+        json_schema_extra=VIRTUAL,
+    )
 
     @model_validator(mode="after")
     def _file_is_named(self) -> DurationConfig:
@@ -46,43 +73,93 @@ class DurationConfig(BaseModel):
 
 
 class StalenessControl(BaseModel):
-    """Staleness by decree: an update starts from the version that is τ steps old when it is used.
+    """Prescribed staleness, in place of a schedule of starts and durations: left out unless this table is given.
 
-    constant: τ = max for all; uniform: τ uniform in 0 .. max. Early updates start from version 0 at the oldest.
+    An update starts from the version that is τ steps old when it is used, and from version 0 at the oldest.
+
+    - constant: τ = max for all updates
+    - uniform: τ drawn uniformly from 0 to max
     """
 
     model_config = _STRICT
 
-    kind: Literal["constant", "uniform"]
-    max: int = Field(ge=0, description="τ_max, in server steps")
+    kind: Literal["constant", "uniform"] = Field(
+        description="Whether every update has the largest staleness, or one drawn uniformly up to it.",
+        json_schema_extra=VIRTUAL,
+    )
+    max: int = Field(
+        ge=0, description="Largest staleness, in server steps (τ_max).", json_schema_extra=VIRTUAL
+    )
 
 
 class ClockConfig(BaseModel):
-    """wall: real time over MPI, every client rank trains without pause. virtual: an event-driven simulation.
+    """Real or virtual time, and the schedule of the virtual one.
 
-    start: constant (one start every 1/rate), poisson (exponential gaps), or always (exactly `concurrency` clients
-    train at any time: after a finish one that does not train starts at once; with as many as there are, each client
-    restarts itself). rate: starts per virtual second; left out, it is the rate that gives `concurrency` clients on
-    average, by Little's law. limit: a bound on those that train at the same time; starts wait for a finish.
+    On the wall clock every client rank trains without pause. The virtual clock is an event-driven simulation, in
+    which clients start like this:
+
+    - constant: one start every 1/rate virtual seconds
+    - poisson: exponential gaps with mean 1/rate
+    - always: exactly `concurrency` clients train at any time, and after a finish another one starts at once
+
+    Without `rate`, it is the rate that gives `concurrency` clients on average, by Little's law.
     """
 
     model_config = _STRICT
 
-    kind: Literal["wall", "virtual"] = "wall"
-    start: Literal["constant", "poisson", "always"] = "constant"
-    rate: float | None = Field(None, gt=0, description="starts per virtual second")
-    concurrency: int | None = Field(None, ge=1, description="clients that train at the same time")
-    limit: int | None = Field(None, ge=1, description="starts wait while so many clients train")
+    kind: Literal["wall", "virtual"] = Field(
+        "wall",
+        description="Whether the run takes place in real time over MPI or in simulated time; a single process always "
+        "simulates.",
+        json_schema_extra=BOTH,
+    )
+    start: Literal["constant", "poisson", "always"] = Field(
+        "constant", description="When clients start their trainings.", json_schema_extra=VIRTUAL
+    )
+    rate: float | None = Field(
+        None,
+        gt=0,
+        description="Training starts per virtual second; without it the rate follows from concurrency.",
+        json_schema_extra=VIRTUAL,
+    )
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Number of clients that train at the same time, on average or, with start = 'always', exactly; "
+        "without it 10 · buffer_size, all clients with 'always', and buffer_size in synchronous rounds.",
+        json_schema_extra=VIRTUAL,
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of clients that train at the same time; a start beyond it waits for a finish.",
+        json_schema_extra=VIRTUAL,
+    )
     duration: DurationConfig = DurationConfig()
-    replacement: bool = Field(True, description="draw clients with replacement: a busy one may start again")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of starts that never report")
+    replacement: bool = Field(
+        True,
+        description="Draw clients with replacement, so that one may start again while it still trains.",
+        json_schema_extra=VIRTUAL,
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the started trainings whose update never arrives.",
+        json_schema_extra=VIRTUAL,
+    )
     staleness: StalenessControl | None = None
     restart_before_step: bool = Field(
-        True, description="always: a client restarts before the server step that its own update completes"
+        True,
+        description="With start = 'always', a client restarts before the server step that its own update completes, "
+        "not after it.",
+        json_schema_extra=VIRTUAL,
     )
     flush_epoch: bool = Field(
         False,
-        description="a partly filled buffer is used after every `clients` ends (the authors' simulator)",
+        description="Let the server step with a partly filled buffer after every task.clients finished trainings, as "
+        "the paper authors' simulator does.",
+        json_schema_extra=VIRTUAL,
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qafel_mpi.setting import BOTH, VIRTUAL, WALL, takes
+
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "synthetic")
@@ -19,18 +21,30 @@ def _named_or_custom(value: str, names: tuple[str, ...]) -> str:
 
 
 class PartitionConfig(BaseModel):
-    """How the training examples are dealt to clients. Every client gets at least one.
+    """How the training examples are dealt to the clients. Every client gets at least one.
 
-    iid; contiguous: equal runs in the file's order, the first longer by one; dirichlet: each class is dealt by
-    Dirichlet(alpha) shares; shards: label-sorted shards, `shards_per_client` each; powerlaw: sizes follow draws of
-    density a·x^(a−1), a = alpha, without label skew; natural: the data set's own users.
+    - iid: shuffled, then in equal shares
+    - contiguous: equal runs in the file's order, the first ones longer by one
+    - dirichlet: each class in shares drawn from Dirichlet(alpha)
+    - shards: shards of the label-sorted examples, `shards_per_client` each
+    - powerlaw: shares that follow draws of density a·x^(a−1), a = alpha, without label skew
+    - natural: the data set's own users
     """
 
     model_config = _STRICT
 
-    kind: Literal["iid", "contiguous", "dirichlet", "shards", "powerlaw", "natural"] = "iid"
-    alpha: float | None = Field(None, gt=0, description="dirichlet, powerlaw: smaller is more skewed")
-    shards_per_client: int | None = Field(None, ge=1, description="shards")
+    kind: Literal["iid", "contiguous", "dirichlet", "shards", "powerlaw", "natural"] = Field(
+        "iid", description="How the training examples are dealt to the clients.", json_schema_extra=BOTH
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        description="Skew of the dirichlet and powerlaw partitions: the smaller, the more skewed.",
+        json_schema_extra=BOTH,
+    )
+    shards_per_client: int | None = Field(
+        None, ge=1, description="Number of label-sorted shards that each client gets.", json_schema_extra=BOTH
+    )
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> PartitionConfig:
@@ -47,29 +61,70 @@ class PartitionConfig(BaseModel):
 
 
 class TaskConfig(BaseModel):
-    """Data set, model, and how the data are dealt to clients.
+    """The data set and the model.
 
-    shape and classes say what an example looks like to a model whose data set is synthetic; real data sets know.
+    shape, classes, examples and noise describe the synthetic data set; the others know theirs.
     """
 
     model_config = _STRICT
 
-    dataset: str = "digits"
-    model: str = "mlp"
-    clients: int = Field(100, ge=1, description="virtual clock; on the wall clock every client rank is one")
+    dataset: str = Field(
+        "digits",
+        description="Data set to learn from: a known one, or a function of your own.",
+        json_schema_extra=BOTH | takes(f"one of {', '.join(DATASET_NAMES)}, or module:function"),
+    )
+    model: str = Field(
+        "mlp",
+        description="Model to train: a known one, or a function of your own.",
+        json_schema_extra=BOTH | takes(f"one of {', '.join(MODEL_NAMES)}, or module:function"),
+    )
+    clients: int = Field(
+        100,
+        ge=1,
+        description="Number of clients that the training examples are dealt to; on the wall clock every client "
+        "rank is one client instead.",
+        json_schema_extra=VIRTUAL,
+    )
     partition: PartitionConfig = PartitionConfig()
-    dtype: Literal["float32", "float64"] = "float32"
-    hidden: int = Field(64, ge=1, description="mlp: width of its hidden layer")
-    dropout: float = Field(0.0, ge=0, lt=1, description="cnn: before the linear layer")
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="Floating-point type of parameters and updates.", json_schema_extra=BOTH
+    )
+    hidden: int = Field(64, ge=1, description="Width of the mlp's hidden layer.", json_schema_extra=BOTH)
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout probability before the cnn's linear layer.",
+        json_schema_extra=BOTH,
+    )
     l2: float | Literal["1/n"] = Field(
-        0.0, description="logistic: λ of λ/2·‖x‖²; '1/n' = one over all examples"
+        0.0,
+        description="Regularization λ of the logistic model's term λ/2·‖x‖²; '1/n' is one over the number of all "
+        "training examples.",
+        json_schema_extra=BOTH | takes("a number >= 0 or 1/n"),
     )
-    shape: tuple[int, ...] | None = Field(None, description="synthetic: of one example, e.g. [3, 32, 32]")
-    classes: int | None = Field(None, ge=2, description="synthetic: number of classes")
+    shape: tuple[int, ...] | None = Field(
+        None,
+        description="Shape of one example of the synthetic data set, for instance [3, 32, 32].",
+        json_schema_extra=BOTH,
+    )
+    classes: int | None = Field(
+        None, ge=2, description="Number of classes of the synthetic data set.", json_schema_extra=BOTH
+    )
     examples: int | None = Field(
-        None, ge=2, description="synthetic: training examples; 10,000 if not given, or one a client if more"
+        None,
+        ge=2,
+        description="Number of training examples of the synthetic data set; without it 10,000, or one a client where "
+        "there are more clients.",
+        json_schema_extra=BOTH,
     )
-    noise: float = Field(1.0, ge=0, description="synthetic: noise beside class means of norm 1 per √feature")
+    noise: float = Field(
+        1.0,
+        ge=0,
+        description="Standard deviation of the synthetic data set's noise around class means of norm 1 per root "
+        "of the number of features.",
+        json_schema_extra=BOTH,
+    )
 
     @field_validator("dataset")
     @classmethod
@@ -90,26 +145,53 @@ class TaskConfig(BaseModel):
 
 
 class ClientConfig(BaseModel):
-    """Local training: P steps of SGD, given as epochs over the client's data or as steps."""
+    """Local training: P steps of SGD, given as epochs over the client's data or as a number of steps."""
 
     model_config = _STRICT
 
-    learning_rate: float = Field(0.05, gt=0, description="η_ℓ")
-    local_epochs: int | None = Field(None, ge=1)
-    local_steps: int | None = Field(None, ge=1, description="P")
-    batch_size: int | Literal["full"] = 32
+    learning_rate: float = Field(
+        0.05, gt=0, description="Learning rate of the local SGD (η_ℓ).", json_schema_extra=BOTH
+    )
+    local_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Passes over the client's data in each training; one where neither this nor local_steps "
+        "is given.",
+        json_schema_extra=BOTH,
+    )
+    local_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Number of SGD steps in each training (P), in place of local_epochs.",
+        json_schema_extra=BOTH,
+    )
+    batch_size: int | Literal["full"] = Field(
+        32,
+        description="Examples in a mini-batch; 'full' takes all of the client's examples.",
+        json_schema_extra=BOTH | takes("a whole number >= 1 or full"),
+    )
     pause_seconds: float = Field(
         0.0,
         ge=0,
-        description="wall clock: idle time added to each training, in place of the compute of a larger model or a "
-        "slower client: ranks that outnumber the cores then measure communication",
+        description="Idle time added to each training, in seconds; it stands for the compute of a larger model or a "
+        "slower client where more ranks than cores are to measure communication.",
+        json_schema_extra=WALL,
     )
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Momentum of the local SGD, which starts at zero in each training.",
+        json_schema_extra=BOTH,
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="Weight decay of the local SGD.", json_schema_extra=BOTH
+    )
     together: int | Literal["auto"] = Field(
         "auto",
-        description="clients that start from one version and are trained as one batch; 1 = one at a time, "
-        "auto = as many as was measured to be fastest for the model",
+        description="Number of clients that start from the same version and are trained as one batch; 'auto' "
+        "takes as many as was measured to be fastest for the model.",
+        json_schema_extra=VIRTUAL | takes("a whole number >= 1 or auto"),
     )
 
     @model_validator(mode="after")

@@ -6,53 +6,87 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from qafel_mpi.setting import BOTH, WALL, takes
+
 
 class TransportConfig(BaseModel):
-    """How messages move between rank 0 and the other ranks."""
+    """How messages travel between rank 0 and the other ranks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranks: int | None = Field(
-        None, ge=1, description="ranks that take part, the first so many of the job; all where left out"
+        None,
+        ge=1,
+        description="Number of ranks that take part, counted from rank 0; without it all ranks of the job do.",
+        json_schema_extra=BOTH,
     )
     broadcast: Literal["fanout", "tree", "ibcast"] = Field(
         "fanout",
-        description="q^t goes from rank 0 to each client, or down a binomial tree of the clients, or by MPI_Ibcast",
+        description="How q^t reaches the clients: fanout sends it from rank 0 to each, tree passes it down a "
+        "binomial tree of the clients, ibcast uses MPI_Ibcast.",
+        json_schema_extra=WALL,
     )
     queue_limit: int = Field(
         4,
         ge=1,
-        description="broadcasts under way to one client; past it they wait (tree, ibcast: rank 0 waits)",
+        description="Largest number of broadcasts under way to one client; later ones wait, and with tree and ibcast "
+        "rank 0 waits too.",
+        json_schema_extra=WALL,
     )
-    receive_slots: int = Field(32, ge=1, description="most receives that rank 0 keeps posted")
+    receive_slots: int = Field(
+        32,
+        ge=1,
+        description="Largest number of receives that rank 0 keeps posted for uploads.",
+        json_schema_extra=BOTH,
+    )
     upload_frames: int = Field(
         2,
         ge=1,
-        description="uploads a client may have under way before it waits; with 1 no GPU encodes beside a training",
+        description="Largest number of uploads that a client has under way; with 1 a GPU cannot encode an "
+        "update while the next training runs.",
+        json_schema_extra=WALL,
     )
     checksum: Literal["auto", "full", "header"] = Field(
         "auto",
-        description="what a message's checksum covers: header and payload, or the header alone, on networks that "
-        "check their own packets; auto: the header where all ranks are on one host or MPI is GPU-aware, else both",
+        description="What a message's checksum covers: full is header and payload, header suits networks that check "
+        "their own packets, auto is header where all ranks share a host or MPI is GPU-aware and full elsewhere.",
+        json_schema_extra=BOTH,
     )
     device_buffers: Literal["auto", False] = Field(
         "auto",
-        description="uploads go from a GPU's memory to MPI where it takes that (`qafel-mpi info`: GPU-aware) and "
-        "checksums leave payloads out; false: from page-locked memory of the host, as elsewhere",
+        description="With auto, uploads go to MPI straight from a GPU's memory where MPI is GPU-aware (see "
+        "`qafel-mpi info`) and checksums leave payloads out; with false, always from page-locked memory of the host.",
+        json_schema_extra=BOTH | takes("auto or false"),
     )
     progress: Literal["poll", "thread"] = Field(
-        "poll", description="a client applies broadcasts between SGD steps, or on a thread beside them"
+        "poll",
+        description="Whether a client applies broadcasts between its SGD steps or on a thread beside them.",
+        json_schema_extra=WALL,
     )
     share_gpus: bool = Field(
-        True, description="two ranks may compute on one GPU; where not, a run with fewer GPUs is refused"
+        True,
+        description="Let several ranks compute on one GPU; with false, a run with too few GPUs is refused.",
+        json_schema_extra=BOTH,
     )
-    clock_rounds: int = Field(10, ge=1, description="round trips per rank at each clock synchronisation")
+    clock_rounds: int = Field(
+        10,
+        ge=1,
+        description="Number of round trips with each rank at a clock synchronization.",
+        json_schema_extra=BOTH,
+    )
     clock_seconds: float = Field(
         60.0,
         gt=0,
-        description="between clock synchronisations during a run; there is one at each end besides",
+        description="Seconds between clock synchronizations during a run; one takes place at its beginning and "
+        "one at its end in any case.",
+        json_schema_extra=BOTH,
     )
-    patience_seconds: float = Field(30.0, gt=0, description="say who waits for whom after so long")
+    patience_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds after which a waiting rank says for whom it waits.",
+        json_schema_extra=BOTH,
+    )
 
     def receives(self, clients: int) -> int:
         """That rank 0 keeps posted for the uploads of so many client ranks.

@@ -71,7 +71,10 @@ def test_an_unknown_section_gets_the_nearest_known_one(write):
         ("clock.rate=0", "clock.rate: 0 is not allowed; it takes a number > 0"),
         ("seed=-1", "it takes a whole number >= 0"),
         ("server=3", "server: 3 is not allowed; it takes a table of buffer_size, optimizer"),
-        ("task.dataset.name=digits", 'task.dataset: { name = "digits" } is not allowed; it takes text'),
+        (
+            "task.dataset.name=digits",
+            'task.dataset: { name = "digits" } is not allowed; it takes one of digits',
+        ),
     ],
 )
 def test_a_wrong_value_gets_what_is_allowed(write, override, says):

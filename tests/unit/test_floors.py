@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "schedule": 1,
     "kernels": 0,
     "parsing": 0,
+    "setting": 0,
     "wire": 0,
     "trace_schema": 0,
 }
