@@ -26,7 +26,8 @@ from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, Samples, interleave
 from qafel_mpi.config import Experiment, from_toml, load
 from qafel_mpi.tasks.logistic import LogisticTask
-from qafel_mpi.tasks.models import cnn
+from qafel_mpi.tasks.models.cnn import cnn
+from qafel_mpi.tasks.targets import Signature
 
 BARE_CNN = "a torch loop of the same passes and SGD steps, and nothing else"
 BARE_LOGISTIC = "a torch loop of the same full-batch steps, and nothing else"
@@ -144,7 +145,7 @@ def _cnn_row(drive: Drive, limits: Limits, uploads: int) -> Row:
 def bare_cnn(experiment: Experiment, trainings: int) -> float:
     """Seconds a client: forward, backward and an SGD step on a batch of 32 images."""
     torch.set_num_threads(1)
-    model = cnn(experiment.task, (3, 32, 32), 2).train()
+    model = cnn(experiment.task, Signature((3, 32, 32), 2)).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=experiment.client.learning_rate)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(CNN_CLIENTS, CNN_EXAMPLES, 3, 32, 32, generator=generator)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from qafel_mpi.tasks import own
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
@@ -15,6 +17,7 @@ from qafel_mpi.tasks.logistic import LogisticTask
 from qafel_mpi.tasks.models import MODELS, VECTORS
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import partition
+from qafel_mpi.tasks.targets import Signature
 from qafel_mpi.tasks.vectors import VectorTask
 
 __all__ = ["DataError", "Dataset", "Evaluation", "Task", "TrainResult", "build"]
@@ -48,9 +51,8 @@ def build(
     dealt = partition(task.partition, data.y, n, seed, data.groups)
     if task.model == "logistic":
         return LogisticTask(data, dealt, client, dtype=dtype, l2=task.l2)
-    make = MODELS.get(task.model) or own.load("task.model", task.model)
     return NeuralTask(
-        lambda: make(task, data.shape, data.classes),
+        _maker(task, data.signature),
         data,
         dealt,
         client,
@@ -59,3 +61,11 @@ def build(
         seed=seed,
         small_layers=task.model == "mlp",
     )
+
+
+def _maker(task: TaskConfig, signature: Signature) -> Callable[[], nn.Module]:
+    """Makes the model that the settings name: ours, or the user's own."""
+    if task.model in MODELS:
+        return lambda: MODELS[task.model](task, signature)
+    make = own.load("task.model", task.model)
+    return lambda: make(task, signature.shape, signature.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,13 +12,18 @@ from qafel_mpi.setting import BOTH, VIRTUAL, WALL, takes
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "synthetic")
-MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer")
+VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
+MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
 
 
-def _named_or_custom(value: str, names: tuple[str, ...]) -> str:
-    if value in names or ":" in value:
+def _named_or_custom(value: str, names: tuple[str, ...], reserved: tuple[str, ...] = ()) -> str:
+    """value, if it is one of the names or 'module:function'; reserved: what can't be a module here."""
+    prefix, colon, _ = value.partition(":")
+    if value in names or (colon and prefix not in reserved):
         return value
-    raise ValueError(f"{value!r} is none of {', '.join(names)}, nor your own as 'module:function'")
+    near = difflib.get_close_matches(value, names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{value!r} is none of {', '.join(names)}, nor your own as 'module:function'{guess}")
 
 
 class PartitionConfig(BaseModel):
@@ -94,7 +100,25 @@ class TaskConfig(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Dropout probability before the cnn's linear layer.",
+        description="Dropout probability before the cnn's linear layer, and on each branch of the transformer.",
+        json_schema_extra=BOTH,
+    )
+    norm: Literal["group", "batch"] = Field(
+        "group",
+        description="Normalisation layers of resnet18: GroupNorm or BatchNorm.",
+        json_schema_extra=BOTH,
+    )
+    depth: int = Field(2, ge=1, description="Number of the transformer's blocks.", json_schema_extra=BOTH)
+    width: int = Field(
+        64, ge=1, description="Size of the transformer's vector of a token.", json_schema_extra=BOTH
+    )
+    heads: int = Field(
+        4, ge=1, description="Number of the transformer's attention heads.", json_schema_extra=BOTH
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        description="Number of tokens that the transformer sees at once; without it, the length of the examples.",
         json_schema_extra=BOTH,
     )
     l2: float | Literal["1/n"] = Field(
@@ -134,7 +158,13 @@ class TaskConfig(BaseModel):
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        return _named_or_custom(value, MODEL_NAMES)
+        return _named_or_custom(value, MODEL_NAMES, reserved=("vectors",))
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> TaskConfig:
+        if self.model == "transformer" and self.width % self.heads:
+            raise ValueError(f"width = {self.width} is no multiple of heads = {self.heads}")
+        return self
 
     @field_validator("l2")
     @classmethod

@@ -15,7 +15,7 @@ from qafel_mpi.tasks import formats
 from qafel_mpi.tasks.celeba import read_celeba
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.targets import KINDS, Targets, check_targets, outputs_of
+from qafel_mpi.tasks.targets import KINDS, Signature, Targets, check_targets, outputs_of
 
 # Where Debian's dataset-fashion-mnist installs its files.
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -67,6 +67,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Of one example."""
         return self.x.shape[1:]
+
+    @property
+    def signature(self) -> Signature:
+        """What a model has to fit."""
+        return Signature(self.shape, self.classes, self.vocabulary, self.targets)
 
     @property
     def evaluated(self) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +207,12 @@ def synthetic(config: TaskConfig, data_dir: Path | None, clients: int, seed: int
 
 
 def synthetic_shape(config: TaskConfig) -> tuple[tuple[int, ...], int]:
-    """(shape, classes) of made data: as given, else what the model usually sees."""
+    """(shape, classes) of made data: as given, else what the model usually sees. Raises DataError."""
+    if config.model == "resnet18" and config.shape is None:
+        raise DataError(
+            "model resnet18 on synthetic images: set task.shape = [3, 32, 32] or [3, 224, 224] to train it; "
+            "for messages of its size without training, set task.model = 'vectors:resnet18'"
+        )
     usual = {"cnn": ((3, 32, 32), 10), "logistic": ((112,), 2)}
     shape, classes = usual.get(config.model, ((64,), 10))
     return config.shape or shape, config.classes or classes

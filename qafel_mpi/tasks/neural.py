@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -24,6 +25,7 @@ from qafel_mpi.tasks.partitions import Partition
 from qafel_mpi.tasks.together import Together
 
 EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}  # a CNN's activations should fit into a core's cache
+EVALUATION_OUTPUTS = 2**25  # at most, of a batch: of a large vocabulary they need more memory than all else
 # Measured on the CPU with digits-sized MLPs: batches of 8 clients 1.5 times as fast as one at a time, of 32 three
 # times; fewer clients, or more parameters, gain nothing.
 LEAST_TOGETHER, USUALLY_TOGETHER, TOGETHER_ELEMENTS = 8, 32, 50_000
@@ -53,7 +55,7 @@ class NeuralTask(Task):
         self.clients, self.data_digest = len(partition), data.digest()
         self._make = make
         self._scale, self._shift = data.scale, data.shift
-        self._targets, self._tokens = data.targets, data.vocabulary is not None
+        self._targets, self._classes, self._tokens = data.targets, data.classes, data.vocabulary is not None
         self.x, self.y = self._placed(data.x, data.y)
         self.test_x, self.test_y = (
             self._placed(*data.evaluated) if data.test_x is not None else (self.x, self.y)
@@ -206,7 +208,8 @@ class NeuralTask(Task):
         return Evaluation(loss, targets.accuracy(kind, outputs, y), len(y), targets.answers(kind, y))
 
     def _slices(self, n: int) -> list[slice]:
-        size = EVALUATION_BATCH.get(self.device.type, 100)
+        outputs = math.prod(targets.output_shape(self._targets, self.y[:1], self._classes))
+        size = min(EVALUATION_BATCH.get(self.device.type, 100), max(1, EVALUATION_OUTPUTS // outputs))
         return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
     def gradient_norm_squared(self, x: Tensor) -> float:

@@ -12,6 +12,7 @@ values    (n,) or (n, classes) floats    (n, classes)            mean squared er
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,16 @@ from qafel_mpi.tasks.errors import DataError
 Targets = Literal["classes", "tokens", "labels", "values"]
 KINDS: tuple[Targets, ...] = ("classes", "tokens", "labels", "values")
 Reduction = Literal["mean", "none"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model has to fit. shape: of an example; classes: outputs; vocabulary: of examples that are tokens."""
+
+    shape: tuple[int, ...]
+    classes: int
+    vocabulary: int | None = None
+    targets: Targets = "classes"
 
 
 def loss(kind: Targets, outputs: Tensor, y: Tensor, reduction: Reduction = "mean") -> Tensor:

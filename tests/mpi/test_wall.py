@@ -203,7 +203,7 @@ def test_fedasync_steps_at_every_update_and_a_task_without_accuracy_has_no_such_
     assert summary.server_steps == used  # K = 1: every update that is used is a step
     vectors = (
         "task.dataset=synthetic",
-        "task.model=resnet18",
+        "task.model=vectors:resnet18",
         "stop.accuracy=1.0",
         "task.partition.kind=iid",
     )

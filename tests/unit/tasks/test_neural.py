@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,6 @@ from qafel_mpi.tasks.neural import NeuralTask
 from tests import pretended_gpu
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small models gain nothing from a second thread, and wait for it where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(client: dict[str, Any] | None = None, *, seed: int = 0, **task: Any) -> Task:
@@ -138,7 +128,7 @@ def test_the_start_may_move_while_the_client_trains() -> None:
     assert len(polls) == 4
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet18"])
+@pytest.mark.parametrize("model", ["mlp", "vectors:resnet18"])
 def test_a_gpu_that_is_behind_is_polled_beside_and_not_waited_for(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +290,7 @@ def test_the_documented_example_of_ones_own_data_and_model_runs(
         ({"model": f"{__name__}:too_few_logits"}, r"gives \(2, 2\) for 2 examples of 3 classes"),
         ({"model": f"{__name__}:of_other_shape"}, r"can't take examples of shape \(6,\)"),
         ({"model": "logistic"}, "separates 2 classes, this data set has 3"),
-        ({"model": "resnet18", "dataset": "digits"}, "set dataset = 'synthetic'"),
+        ({"model": "vectors:resnet18", "dataset": "digits"}, "set dataset = 'synthetic'"),
         ({"clients": 301}, "301 clients and 300 training examples"),
     ],
 )
@@ -348,7 +338,7 @@ def test_the_gradient_norm_is_that_of_the_mean_loss_over_all_training_examples()
 
 
 def test_a_parameter_vector_pulls_towards_its_mean() -> None:
-    task = make({"local_steps": 2, "learning_rate": 0.25}, model="resnet18")
+    task = make({"local_steps": 2, "learning_rate": 0.25}, model="vectors:resnet18")
     start, delta = task.initial(0), torch.empty(task.layout.elements)
     before, polls = task.evaluate(start), []
     deltas = torch.zeros_like(start)

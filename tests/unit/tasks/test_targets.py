@@ -117,6 +117,12 @@ def test_an_evaluation_in_parts_is_that_of_all_examples(kind: Targets, monkeypat
     assert one.gradient_norm_squared(x) > 0
 
 
+def test_a_large_vocabulary_is_evaluated_a_few_examples_at_a_time(monkeypatch: Any) -> None:
+    one = task(dataset("tokens"), model("tokens"))
+    monkeypatch.setattr("qafel_mpi.tasks.neural.EVALUATION_OUTPUTS", 2 * 4 * 3)
+    assert one.parts() == 10
+
+
 @pytest.mark.parametrize(
     ("x", "y", "settings", "message"),
     [

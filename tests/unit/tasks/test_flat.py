@@ -1,4 +1,4 @@
-"""Models: the paper's numbers of parameters, real shapes, and one flat vector under them."""
+"""One flat vector under a module: views, what has a place in it, and what loading makes of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from qafel_mpi.codecs.base import Layout
 from qafel_mpi.tasks import DataError
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.flat import FlatModule
-from qafel_mpi.tasks.models import CNN, VECTORS, cnn, mlp
+from qafel_mpi.tasks.models.mlp import mlp
+from qafel_mpi.tasks.targets import Signature
 
 CPU = torch.device("cpu")
 
@@ -20,52 +20,8 @@ def flat(module: nn.Module) -> FlatModule:
     return FlatModule(module, torch.float32, CPU)
 
 
-@pytest.mark.parametrize(("classes", "many_d", "one_d"), [(2, 29_088, 194), (10, 31_392, 202)])
-def test_the_papers_cnn_has_the_papers_parameters(classes: int, many_d: int, one_d: int) -> None:
-    layout = flat(cnn(TaskConfig(), (3, 32, 32), classes)).layout
-    tensors = list(zip(layout.sizes, layout.shapes, strict=True))
-    assert layout.elements == many_d + one_d
-    assert sum(size for size, shape in tensors if len(shape) >= 2) == many_d
-    assert sum(size for size, shape in tensors if len(shape) == 1) == one_d
-    assert sum(len(shape) >= 2 for _, shape in tensors) == 5
-
-
-def test_the_linear_layer_sees_32_times_3_times_3() -> None:
-    seen: list[tuple[int, ...]] = []
-    module = CNN(3, 10, 0.1)
-    module.linear.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
-    assert module(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert seen == [(2, 288)]
-
-
-def test_the_cnn_takes_one_channel_too_and_no_other_size() -> None:
-    assert flat(cnn(TaskConfig(), (1, 32, 32), 10)).layout.elements == 31_594 - 2 * 32 * 9
-    with pytest.raises(DataError, match=r"channels, 32, 32.*\(28, 28\)"):
-        cnn(TaskConfig(), (28, 28), 10)
-
-
-def test_the_mlp_takes_any_shape() -> None:
-    module = mlp(TaskConfig(hidden=5), (2, 3), 4)
-    assert module(torch.zeros(7, 2, 3)).shape == (7, 4)
-
-
-@pytest.mark.parametrize(("name", "elements"), [("resnet18", 11_689_512), ("transformer", 124_439_808)])
-def test_parameter_vectors_have_the_real_networks_size(name: str, elements: int) -> None:
-    layout: Layout = VECTORS[name]()
-    assert layout.elements == elements
-    assert len(set(layout.names)) == len(layout.names) == len(layout.shapes)
-
-
-def test_the_first_tensors_of_resnet18_are_torchvisions() -> None:
-    layout = VECTORS["resnet18"]()
-    assert layout.names[:3] == ("conv1.weight", "bn1.weight", "bn1.bias")
-    assert layout.shapes[0] == (64, 3, 7, 7)
-    assert layout.shapes[-2:] == ((1000, 512), (1000,))
-    assert len(layout.names) == 62
-
-
 def test_parameters_and_gradients_are_views_into_two_vectors() -> None:
-    one = flat(mlp(TaskConfig(hidden=8), (5,), 3))
+    one = flat(mlp(TaskConfig(hidden=8), Signature((5,), 3)))
     before = one.vector.clone()
     loss = cross_entropy(one.module(torch.randn(4, 5)), torch.tensor([0, 1, 2, 0]))
     loss.backward()
