@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qafel_mpi.bench.measuring import peers
 from qafel_mpi.bench.measuring.passes import Passes
-from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, timed
 from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
@@ -25,7 +25,6 @@ from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_qsgd
 
-PASS = "a memory pass with the same reads and writes"
 OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
 BYTES_PER_ELEMENT = 40  # float32 and float64 vectors, payloads and a peer's temporaries, about
 CHECKED = 64 * 512  # elements whose payload is held against the plain formula
@@ -142,7 +141,9 @@ class _Bench:
             "float32_gb_per_s": 4 * self.point.d / samples["ours"].median / 1e9,
             "payload_bytes": float(self.bytes),
         }
-        yield Row("codec", about, samples["ours"], samples["pass"], PASS, traffic, wrong, derived=derived)
+        yield Row(
+            "codec", about, samples["ours"], samples["pass"], MEMORY_PASS, traffic, wrong, derived=derived
+        )
         for name, text in does.items():
             yield Row(
                 "codec", about | {"against": name}, samples["ours"], samples[name], text, traffic, wrong

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.bench.codec import OPERATIONS, SEED, Point
-from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.result import DEVICE_COPY, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, measure, timed
 from qafel_mpi.codecs import Layout, build
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.kernels.keys import Stream, derive
 
-COPY = "a copy on the device that moves as many bytes"
 SAMPLE_S = 1e-3  # of calls in a row that make a sample
 WEIGHT = 0.3  # of a decoded payload
 MOST_LAUNCHES = 512  # in a graph
@@ -146,7 +145,9 @@ class _Bench:
             "call_us": 1e6 * measure(timed(call), CALL_LIMITS).median,
         }
         wrong = self._wrong(operation)
-        return Row("codec", about, samples["ours"], samples["copy"], COPY, traffic, wrong, derived=derived)
+        return Row(
+            "codec", about, samples["ours"], samples["copy"], DEVICE_COPY, traffic, wrong, derived=derived
+        )
 
     def _wrong(self, operation: str) -> int:
         """Bytes of what the operation writes, payload and vector, that the CPU's kernels write otherwise."""

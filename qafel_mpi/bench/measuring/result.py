@@ -14,6 +14,10 @@ import numpy as np
 from qafel_mpi.bench.measuring.timing import Samples, pair
 
 VERSION = 1
+# References that are a limit of the machine: a time can come near them, and is shown as a multiple of them.
+MEMORY_PASS = "a memory pass with the same reads and writes"
+DEVICE_COPY = "a copy on the device that moves as many bytes"
+_LIMITS = (MEMORY_PASS, DEVICE_COPY)
 _SERIES = ("values", "warmups", "reference_values", "reference_warmups")
 
 
@@ -42,6 +46,11 @@ class Row:
     def key(self) -> tuple[Any, ...]:
         """What pairs rows of two files."""
         return (self.bench, *sorted((k, str(v)) for k, v in self.parameters.items()))
+
+    @property
+    def has_a_limit(self) -> bool:
+        """Whether the reference is a limit of the machine, not a rival."""
+        return self.reference_name in _LIMITS
 
     def columns(self) -> dict[str, Any]:
         """The row without its samples: parameters, then median_us, ci95_us, … and, with a reference, ratio."""

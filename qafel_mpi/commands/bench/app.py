@@ -94,7 +94,8 @@ def codec(
 ) -> None:
     """Encoding and decoding against memory passes with the same reads and writes, and against other libraries.
 
-    Ratio: the pass's time over ours; 0.5 is twice the time of the pass.
+    Time/pass: our time over that of the memory pass; 2.0 means that it takes twice as long. Ratio, against a library:
+    its time over ours. In the files, ratio is the reference's time over ours in both cases.
     """
     from qafel_mpi.bench.measuring.peers import NAMES
     from qafel_mpi.codecs import CODECS

@@ -188,17 +188,26 @@ def _shown(rows: Iterable[Row]) -> Iterator[Row]:
         widths = {name: max(len(name), len(text), 9) for name, text in cells.items()}
         if list(cells) != header:
             header = list(cells)
-            against = f"; Ratio and Extra are against {row.reference_name}" if row.reference else ""
             busy = f"; load of the last minute: {load()[0]:.1f}" if load() else ""
             print(
                 f"\n# {row.bench}: a time is {row.reduction}, a sample the mean over Loops in a row; "
-                f"95%: interval of the median{against}{busy}"
+                f"95%: interval of the median{_against(row)}{busy}"
             )
             print("  ".join(name.rjust(widths[name]) for name in header))
         print("  ".join(text.rjust(widths[name]) for name, text in cells.items()), flush=True)
         yield row
 
 
+def _against(row: Row) -> str:
+    """What the columns of a row with a reference mean."""
+    if row.reference is None:
+        return ""
+    if row.has_a_limit:
+        return f"; {_OVER_LIMIT}: the time over that of {row.reference_name}; Extra: the time beyond it"
+    return f"; Ratio: the time of {row.reference_name} over ours; Extra: our time less that one's"
+
+
+_OVER_LIMIT = "Time/pass"
 _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
     "bytes": "Size",
     "median_us": "Median(us)",
@@ -228,7 +237,14 @@ _HIDDEN = (
 
 
 def _cells(row: Row) -> dict[str, str]:
-    return {_HEADINGS.get(k, k): cell(v) for k, v in row.columns().items() if k not in _HIDDEN}
+    """Heading -> text. The files' ratio, the reference's time over ours, is turned over where that is a limit."""
+    columns = row.columns()
+    headings = dict(_HEADINGS)
+    if row.has_a_limit:
+        headings["ratio"] = _OVER_LIMIT
+        columns["ratio"] = 1 / columns["ratio"]
+        columns["ratio_ci95"] = [1 / bound for bound in reversed(columns["ratio_ci95"])]
+    return {headings.get(k, k): cell(v) for k, v in columns.items() if k not in _HIDDEN}
 
 
 def cell(value: Any) -> str:

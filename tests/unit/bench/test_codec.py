@@ -11,6 +11,7 @@ from qafel_mpi.bench import codec, codec_gpu
 from qafel_mpi.bench.measuring import peers
 from qafel_mpi.bench.measuring.neighbour import neighbour
 from qafel_mpi.bench.measuring.passes import BLOCK, Passes
+from qafel_mpi.bench.measuring.result import DEVICE_COPY, MEMORY_PASS
 from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.codecs import CodecConfig
 from qafel_mpi.kernels import gpu
@@ -32,7 +33,7 @@ def test_a_point_has_a_row_an_operation_against_the_pass_and_two_for_entropy():
     payload = 4 * 3 + 4 * BLOCK // 8 * 2 + 3
     assert encode.derived["payload_bytes"] == payload
     assert [row.bytes_moved for row in (encode, decode, step)] == [4 * n * D + payload for n in (1, 2, 3)]
-    assert {row.reference_name for row in found[:3]} == {codec.PASS}
+    assert {row.reference_name for row in found[:3]} == {MEMORY_PASS}
     assert all(row.wrong == 0 for row in found)
     columns = encode.columns()
     assert columns["bytes_moved"] == 4 * D + payload
@@ -167,7 +168,7 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
     found = list(codec_gpu.rows(points, SHORT, torch.device("cpu"), said.append))
     assert [row.parameters["codec"] for row in found] == ["qsgd"] * 6 + ["sign"] * 6 + ["affine"] * 6
     assert said == ["topk has no kernels of its own for a GPU: no rows of it there"]
-    assert all(row.wrong == 0 and row.reference_name == codec_gpu.COPY for row in found)
+    assert all(row.wrong == 0 and row.reference_name == DEVICE_COPY for row in found)
     assert all(row.derived["call_us"] > 0 for row in found)
     bench = codec_gpu._Bench(
         codec.build(points[0].config, codec.Layout(("w",), ((D,),))), torch.device("cpu")
