@@ -22,7 +22,7 @@ def merge(
         Path | None, typer.Option(metavar="FILE", help="The trace. Default: NAME.h5 beside the folder.")
     ] = None,
 ) -> None:
-    """Make the trace file of a run that was cut short, from all that its ranks had written."""
+    """Make the trace file of a run that was cut short, from all that its ranks had written. The shards are kept."""
     from qafel_mpi.trace.merge import merge as merge_shards
 
     merged = merge_shards(directory, out)

@@ -41,7 +41,14 @@ def run(
         str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list`, or a TOML file.")
     ],
     overrides: Overrides = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The run is a function of it.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seed of all random numbers. It alone decides a run on the virtual clock; on the wall clock "
+            "the ranks' timing decides too.",
+        ),
+    ] = None,
     variant: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of the experiment's variants.")
     ] = None,
@@ -138,17 +145,11 @@ def _free_name(folder: Path, stem: str) -> Path:
 
 def make_room(out: Path, overwrite: bool) -> None:
     """See that the trace can be written before any time is spent. Raises ConfigError."""
-    shards = out.with_suffix(".shards")
     if out.suffix != ".h5":
-        raise ConfigError([f"--out {out}: a trace is an HDF5 file: {out.stem or 'a'}.h5"])
-    if shards.exists() and not overwrite:
-        raise ConfigError(
-            [
-                f"--out {out}: {shards} holds a run that was cut short; `qafel-mpi merge {shards}`, or --overwrite"
-            ]
-        )
-    if out.exists() and not overwrite:
-        raise ConfigError([f"--out {out}: exists already; --overwrite replaces it"])
+        raise ConfigError([f"--out {out}: a trace is an HDF5 file; call it {out.stem or 'a'}.h5"])
+    shards = out.with_suffix(".shards")
+    if not overwrite and (taken := _taken(out, shards)):
+        raise ConfigError([f"--out {out}: {taken}"])
     try:
         shutil.rmtree(shards, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +157,20 @@ def make_room(out: Path, overwrite: bool) -> None:
         raise ConfigError([f"--out {out}: {error.strerror}: {out.parent}"]) from None
     if not os.access(out.parent, os.W_OK):
         raise ConfigError([f"--out {out}: {out.parent} can't be written to"])
+
+
+def _taken(out: Path, shards: Path) -> str:
+    """Why no run can take this name, and what to do about it; "" where the name is free."""
+    if shards.exists():
+        from qafel_mpi.trace.merge import merged_into
+
+        merged = merged_into(shards)
+        if merged is None:
+            merge = f"`qafel-mpi merge {shards}` recovers it, --overwrite deletes it"
+            return f"{shards} holds a run that was cut short; {merge}"
+        if merged != out.absolute():
+            return f"{shards} holds a run that was merged into {merged}; --overwrite deletes these shards"
+    return "it exists already; --overwrite replaces it" if out.exists() else ""
 
 
 def own_data_dir() -> Path | None:

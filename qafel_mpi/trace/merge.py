@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
 FINAL_FILE = "final.npz"
+MERGED_FILE = "merged.txt"  # names the trace that was made from the shards beside it
 SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
 
@@ -101,7 +103,21 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         temporary.unlink(missing_ok=True)
     if remove and not missing:
         shutil.rmtree(directory)
+    else:
+        with suppress(OSError):  # the trace is what counts; the folder may be read only
+            (directory / MERGED_FILE).write_text(str(out.absolute()), encoding="utf-8")
     return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing))
+
+
+def merged_into(directory: Path) -> Path | None:
+    """The trace that holds all of a folder of shards; None where there is none or the shards have grown since."""
+    try:
+        note = directory / MERGED_FILE
+        trace = Path(note.read_text(encoding="utf-8"))
+        newest = max((path.stat().st_mtime_ns for path in directory.glob("*.npys")), default=0)
+        return trace if trace.exists() and newest <= note.stat().st_mtime_ns else None
+    except OSError:
+        return None
 
 
 def read_run(directory: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ WRONG = [
     (["run", "digits", "--set", "server.buffer_sise=3"],
      "--set server.buffer_sise: unknown key; did you mean buffer_size?"),
     (["run", "digits", "--set", "uplink.bits=99"], "it takes a whole number >= 1 and <= 32"),
-    (["run", "digits", "--out", "trace.csv"], "a trace is an HDF5 file: trace.h5"),
+    (["run", "digits", "--out", "trace.csv"], "a trace is an HDF5 file; call it trace.h5"),
     (["merge", "no-such-folder"], "no-such-folder"),
     (["data", "fetch", "imagenet"], "data set imagenet: unknown"),
 ]  # fmt: skip
@@ -414,6 +414,11 @@ def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
         assert host["cpu"] == trace.attrs["cpu"]
         (rank,) = trace["ranks"]
         assert (rank["host"].decode(), rank["device"], rank["version"]) == (host["host"], b"cpu", NOT_ENDED)
+    again = qafel("run", "digits", *SHORT, "--out", "a.h5", cwd=tmp_path)
+    assert (again.returncode, again.stderr.splitlines()[-1]) == (
+        2,
+        "--out a.h5: it exists already; --overwrite replaces it",
+    )
 
 
 # --- info, data -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qafel_mpi import wire
-from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
+from qafel_mpi.trace.merge import merge, merged_into, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder, row_format
 from qafel_mpi.trace.shards import TraceError, blocks_from, read_blocks, scan, shard_path
@@ -58,6 +58,26 @@ def whole(tmp_path: Path) -> Path:
     write_run(directory, {"ranks": 3, "outcome": "finished", "experiment": "[stop]\naccuracy = 0.9\n"})
     write_final(directory, x=np.arange(5.0))
     return merge(directory).path
+
+
+def test_a_folder_knows_the_trace_that_holds_all_of_it(tmp_path):
+    directory = tmp_path / "a.shards"
+    recorder = Recorder(directory, 0, capacity=10)
+    recorder.steps.append(row(STEPS))
+    recorder.flush()
+    assert merged_into(directory) is None
+    out = merge(directory, tmp_path / "rescued.h5").path
+    assert merged_into(directory) == out
+    recorder.steps.append(row(STEPS))
+    recorder.close()
+    shard, note = shard_path(directory, "steps", 0), directory / "merged.txt"
+    os.utime(shard, ns=(0, note.stat().st_mtime_ns + 1))  # as any clock of a file system would see it
+    assert merged_into(directory) is None, "it has grown"
+    merge(directory, out)
+    os.utime(shard, ns=(0, 0))
+    assert merged_into(directory) == out
+    out.unlink()
+    assert merged_into(directory) is None, "its trace is gone"
 
 
 def test_a_killed_rank_loses_only_what_was_not_flushed(tmp_path):
