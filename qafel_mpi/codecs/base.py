@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
+from qafel_mpi.own import source_digest
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Codec(ABC):
     """
 
     name: str
-    id: int  # on the wire, fixed for ever
+    id: int = 128  # on the wire, fixed for ever; 128 to 255 are for codecs of the user's own
     unbiased: bool  # E[Q(x)] = x
     bits: int  # a code's width, in the header; 32 and 64 for floats
     flags: int = 0  # header flags of its messages
@@ -207,6 +208,10 @@ class Codec(ABC):
         written = self.encode(difference, out, key)
         self._decode(out[:written], x_hat, 1.0, key, assign=False)
         return written
+
+    def fingerprint(self) -> str:
+        """What both ends must agree on before the first message."""
+        return f"{self.name} {self.bits} bits {self.payload_bytes()} bytes {source_digest(type(self))}"
 
     def delta(self) -> float | None:
         """δ of Definition 2.1, guaranteed: E‖Q(x) − x‖² ≤ (1 − δ)‖x‖². None: not known; ≤ 0: no contraction."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qafel_mpi.setting import BOTH
+from qafel_mpi.own import known_or_own
+from qafel_mpi.setting import BOTH, takes
+
+CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign")
 
 _USED_BY = {
     "bits": ("qsgd", "affine"),
@@ -26,12 +29,15 @@ class CodecConfig(BaseModel):
     - topk, randk: a `fraction` of the coordinates
     - sign: one bit, and a scale per `bucket`
     - identity: no quantization
+    - module:Class: a codec of your own, made with `options`
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    codec: Literal["identity", "qsgd", "affine", "topk", "randk", "sign"] = Field(
-        "qsgd", description="Quantizer of the messages in this direction.", json_schema_extra=BOTH
+    codec: str = Field(
+        "qsgd",
+        description="Quantizer of the messages in this direction: a known one, or a class of your own.",
+        json_schema_extra=BOTH | takes(f"one of {', '.join(CODEC_NAMES)}, or module:Class"),
     )
     bits: int = Field(
         4,
@@ -67,6 +73,21 @@ class CodecConfig(BaseModel):
     entropy: Literal["none", "zstd"] = Field(
         "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
     )
+    options: dict[str, bool | int | float | str] | None = Field(
+        None,
+        description="Keyword arguments of the class of a codec of your own.",
+        json_schema_extra=BOTH | takes("a table of numbers, texts, true and false"),
+    )
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        return known_or_own(value, CODEC_NAMES)
+
+    @property
+    def own(self) -> bool:
+        """Whether the codec is a class of the user's, `module:Class`."""
+        return ":" in self.codec
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +108,10 @@ class CodecConfig(BaseModel):
                 raise ValueError(
                     f"{field} has no effect with codec {self.codec!r}; it belongs to {', '.join(codecs)}"
                 )
+        if self.options and not self.own:
+            raise ValueError(
+                f"options has no effect with codec {self.codec!r}; it is for a codec of your own, 'module:Class'"
+            )
         if self.levels is not None and self.bits != type(self).model_fields["bits"].default:
             raise ValueError(
                 f"bits = {self.bits} has no effect beside levels = {self.levels}, from which a code's width follows: "

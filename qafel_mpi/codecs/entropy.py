@@ -36,6 +36,9 @@ class Entropy(Codec):
         n = self.inner.payload_bytes()
         return n + (n >> 8) + ((128 * 1024 - n) >> 11 if n < 128 * 1024 else 0)
 
+    def fingerprint(self) -> str:
+        return f"zstd of {self.inner.fingerprint()}"
+
     def delta(self) -> float | None:
         return self.inner.delta()
 

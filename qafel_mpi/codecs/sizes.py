@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from qafel_mpi.codecs import build
 from qafel_mpi.codecs.base import Layout
 from qafel_mpi.codecs.config import CodecConfig
 
@@ -14,8 +15,11 @@ def paper_message_bytes(layout: Layout, codec: CodecConfig) -> float:
     b/8 bytes per element of a tensor with 2 or more dimensions, 12 per such tensor (float64 scale, int32 zero
     point) and 4 per element of a 1-D tensor; identity: 4 per element. The paper gives no formula for sparse
     codecs: here a kept coordinate counts 4 bytes and its index, where it is sent (top-k), 4 more. sign counts
-    as 1 bit. qsgd with `levels` counts log2(levels) bits, as the paper's plots label it.
+    as 1 bit. qsgd with `levels` counts log2(levels) bits, as the paper's plots label it. A codec of the user's own
+    counts the bytes of its payload.
     """
+    if codec.own:
+        return float(build(codec, layout).payload_bytes())
     d = layout.elements
     if codec.codec == "identity" or (codec.codec == "qsgd" and codec.levels is None and codec.bits == 32):
         return 4.0 * d

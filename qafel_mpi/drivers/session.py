@@ -72,8 +72,8 @@ class Session:
         answers = {
             "data": setup.task.data_digest,
             "layout": f"{setup.task.layout.elements} {short_digest(repr(setup.task.layout).encode())}",
-            "uplink": f"{uplink.name} {uplink.bits} bits {uplink.payload_bytes()} bytes",
-            "downlink": f"{downlink.name} {downlink.bits} bits {downlink.payload_bytes()} bytes",
+            "uplink": uplink.fingerprint(),
+            "downlink": downlink.fingerprint(),
             "model": short_digest(setup.x0.numpy().tobytes()),
         }
         self._agree(answers)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qafel_mpi.tasks import own
+from qafel_mpi.own import load as load_own
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
@@ -46,7 +46,7 @@ def build(
                 f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
             )
         return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
-    load = DATASETS.get(task.dataset) or own.load("task.dataset", task.dataset)
+    load = DATASETS.get(task.dataset) or load_own("task.dataset", task.dataset)
     data: Dataset = load(task, data_dir, n, seed)
     dealt = partition(task.partition, data.y, n, seed, data.groups)
     if task.model == "logistic":
@@ -67,5 +67,5 @@ def _maker(task: TaskConfig, signature: Signature) -> Callable[[], nn.Module]:
     """Makes the model that the settings name: ours, or the user's own."""
     if task.model in MODELS:
         return lambda: MODELS[task.model](task, signature)
-    make = own.load("task.model", task.model)
+    make = load_own("task.model", task.model)
     return lambda: make(task, signature.shape, signature.classes)

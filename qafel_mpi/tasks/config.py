@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, VIRTUAL, WALL, takes
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -14,16 +14,6 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "synthetic")
 VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
 MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
-
-
-def _named_or_custom(value: str, names: tuple[str, ...], reserved: tuple[str, ...] = ()) -> str:
-    """value, if it is one of the names or 'module:function'; reserved: what can't be a module here."""
-    prefix, colon, _ = value.partition(":")
-    if value in names or (colon and prefix not in reserved):
-        return value
-    near = difflib.get_close_matches(value, names, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{value!r} is none of {', '.join(names)}, nor your own as 'module:function'{guess}")
 
 
 class PartitionConfig(BaseModel):
@@ -153,12 +143,12 @@ class TaskConfig(BaseModel):
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, value: str) -> str:
-        return _named_or_custom(value, DATASET_NAMES)
+        return known_or_own(value, DATASET_NAMES)
 
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        return _named_or_custom(value, MODEL_NAMES, reserved=("vectors",))
+        return known_or_own(value, MODEL_NAMES, reserved=("vectors",))
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> TaskConfig:

@@ -41,33 +41,3 @@ the floating-point buffers of its normalisation layers, become views into one fl
 them as they are made: no lazy layers, no parameters exchanged later. Random numbers that it draws from torch's
 global generator (dropout) are seeded for each client's training.
 '''
-
-from __future__ import annotations
-
-import importlib
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-from qafel_mpi.tasks.errors import DataError
-
-
-def load(key: str, name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; key, the setting, is for the error alone.
-
-    Python looks in the working folder too, last: a command's own path doesn't have it.
-    """
-    module, _, function = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{key} = {name!r}: {error}; write 'module:function', and have the module in the working folder "
-            "or on PYTHONPATH"
-        ) from error
-    if not callable(found):
-        raise DataError(f"{key} = {name!r}: a {type(found).__name__} and no function")
-    return found

@@ -20,6 +20,7 @@ PACKAGE = "qafel_mpi"
 
 # Rooms by floor. A room is a folder, or a module with its helpers: config.py and config_*.py.
 FLOORS: dict[str, int] = {
+    "testing": 6,
     "commands": 5,
     "drivers": 4,
     "bench": 4,
@@ -35,6 +36,7 @@ FLOORS: dict[str, int] = {
     "parsing": 0,
     "setting": 0,
     "wire": 0,
+    "own": 0,
     "trace_schema": 0,
 }
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -55,8 +57,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "schedule": ("mpi4py", "torch", "h5py"),
 }
 FORBIDDEN_AT_THE_TOP: dict[str, tuple[str, ...]] = {"commands": ("mpi4py", "h5py")}
-# The one step sideways: the experiments are data, and config reads them.
-SIDEWAYS = {("config", "experiments")}
+# Steps sideways: the experiments are data, and config reads them; code of the user's own fails with parsing's error.
+SIDEWAYS = {("config", "experiments"), ("own", "parsing")}
 # Only the drivers and benchmarks bring two of these together; settings are no more than values.
 APART = {"algorithms", "transport", "trace", "schedule"}
 TOGETHER = {"drivers", "bench"}
@@ -67,6 +69,7 @@ READS_SETTINGS = ("os.environ", "os.environb", "os.getenv", "tomllib.load")
 ANALYSIS = "qafel_analysis"
 ANALYSIS_MAY_IMPORT = (f"{PACKAGE}.trace.reader", f"{PACKAGE}.trace_schema")
 ANALYSIS_FLOORS: dict[str, int] = {
+    "testing": 6,
     "commands": 5,
     "report": 4,
     "export": 3,

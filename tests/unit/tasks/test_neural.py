@@ -286,7 +286,7 @@ def test_the_documented_example_of_ones_own_data_and_model_runs(
     [
         ({"model": "nowhere:f"}, r"task.model = 'nowhere:f': No module named 'nowhere'"),
         ({"dataset": "math:nothing"}, r"task.dataset = 'math:nothing': .*no attribute 'nothing'"),
-        ({"dataset": "math:pi"}, "a float and no function"),
+        ({"dataset": "math:pi"}, "this is a float, not a function or a class"),
         ({"model": f"{__name__}:too_few_logits"}, r"gives \(2, 2\) for 2 examples of 3 classes"),
         ({"model": f"{__name__}:of_other_shape"}, r"can't take examples of shape \(6,\)"),
         ({"model": "logistic"}, "separates 2 classes, this data set has 3"),
