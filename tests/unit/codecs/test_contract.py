@@ -67,7 +67,7 @@ class TestContract(CodecContract):
         if not isinstance(bucketed, Bucketed) or bucketed.bits == 1:
             return False
         largest = raw[: 4 * bucketed.plan.buckets].view("<f4").max()
-        return largest > np.finfo(np.float32).max * bucketed.s / 2.0 ** (bucketed.bits - 1)
+        return largest > float(np.finfo(np.float32).max) * bucketed.s / 2.0 ** (bucketed.bits - 1)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
