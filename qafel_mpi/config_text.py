@@ -94,6 +94,21 @@ def whole_numbers(option: str, text: str, least: int, most: int) -> list[int]:
     return numbers
 
 
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of a list with ranges, each once. Raises ConfigError.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part, re.ASCII)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ConfigError([f"--seeds {text}: not a list like 0-4 or 0,3,7"])
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
 # --- --set in ---------------------------------------------------------------------------------------
 
 

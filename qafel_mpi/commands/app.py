@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from qafel_mpi.commands import info, jobs, list, merge, run, settings, suite
+from qafel_mpi.commands import info, list, merge, run, settings, suite
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
+from qafel_mpi.commands.jobs.app import jobs
 from qafel_mpi.commands.process import ExitCode
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ app.command(epilog=info.EXAMPLES)(info.info)
 app.add_typer(data, name="data")
 app.command(epilog=merge.EXAMPLES)(merge.merge)
 app.add_typer(bench, name="bench")
-app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(jobs, name="jobs")
 
 
 def main() -> None:

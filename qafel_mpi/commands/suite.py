@@ -14,6 +14,7 @@ from qafel_mpi.commands import run as launch
 from qafel_mpi.commands import show
 from qafel_mpi.commands.options import DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
+from qafel_mpi.config_text import parse_seeds
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -81,7 +82,7 @@ def look(
     name: str, seeds: str, only: list[str], settings: list[str], out: Path, alone: bool
 ) -> dict[str, Any]:
     """The overview of what is done and what is left, for `--show`. Raises ConfigError."""
-    from qafel_mpi.drivers.suite import parse_seeds, plan
+    from qafel_mpi.drivers.suite import plan
 
     runs = plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone))
     return {"overview": overview(runs)}
@@ -100,7 +101,7 @@ def carry_out(
     pick: int | None = None,
 ) -> ExitCode:
     """Collective: what is left of the suite; the overview on stdout. Raises ConfigError on every rank alike."""
-    from qafel_mpi.drivers.suite import TARGET_REACHED, parse_seeds, run_suite
+    from qafel_mpi.drivers.suite import TARGET_REACHED, run_suite
 
     def drive(one: SuiteRun, own: MPI.Intracomm | None) -> RunSummary:
         plan = {"name": one.name, "experiment": one.experiment, "out": one.out}

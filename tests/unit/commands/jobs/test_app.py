@@ -8,28 +8,29 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from qafel_mpi.commands import jobs
+from qafel_mpi.commands.jobs.app import jobs
+from qafel_mpi.commands.jobs.script import FOLDER, templates
 from qafel_mpi.config_text import ConfigError
 
 
 def render(*arguments: str) -> str:
-    done = CliRunner().invoke(jobs.jobs, ["render", *arguments], catch_exceptions=False)
+    done = CliRunner().invoke(jobs, ["render", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
 
 
 def test_the_templates_are_there_with_a_line_each():
-    assert list(jobs.templates()) == [
+    assert list(templates()) == [
         "multi-node-gpu",
         "single-node",
         "strong-scaling",
         "sweep-array",
         "weak-scaling",
     ]
-    assert all(len(text) > 20 for text in jobs.templates().values())
+    assert all(len(text) > 20 for text in templates().values())
 
 
-@pytest.mark.parametrize("name", jobs.templates())
+@pytest.mark.parametrize("name", templates())
 def test_a_rendered_script_is_valid_bash_and_needs_no_other_file_of_the_site(name, tmp_path):
     script = tmp_path / "job.sh"
     script.write_text(render(name, "--account", "p123", "--nodes", "3"))
@@ -54,7 +55,8 @@ def test_options_stand_before_the_first_command_where_slurm_looks_for_them():
 
 
 def test_variables_are_quoted():
-    assert "\nOPTIONS='--set a=\"b c\"; rm x'\n" in render("single-node", "--options", '--set a="b c"; rm x')
+    text = render("single-node", "--options", '--set description="b c"; rm x')
+    assert "\nOPTIONS='--set description=\"b c\"; rm x'\n" in text
 
 
 def test_a_sweep_has_as_many_tasks_as_its_suite_has_runs():
@@ -97,7 +99,7 @@ needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 def test_options_may_hold_spaces_quotes_and_stars(tmp_path):
     (tmp_path / "a=1").touch()  # a star that the shell took for a pattern would find it
     options = """--data-dir "/my data" --set 'model="m n"' --set a=*"""
-    done = started(tmp_path, render("single-node", "--options", options), MPIRUN_OPTIONS="--x 'y z'")
+    done = started(tmp_path, render("single-node"), OPTIONS=options, MPIRUN_OPTIONS="--x 'y z'")
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert words[:4] == ["--x", "y z", "-n", "2"]
@@ -108,7 +110,7 @@ def test_options_may_hold_spaces_quotes_and_stars(tmp_path):
 
 @needs_bash
 def test_options_with_an_open_quote_are_refused_once(tmp_path):
-    done = started(tmp_path, render("single-node", "--options", "--set 'a=1"))
+    done = started(tmp_path, render("single-node"), OPTIONS="--set 'a=1")
     assert (done.returncode, done.stdout) == (2, "")
     assert "see its quotes: --set 'a=1" in done.stderr
 
@@ -135,9 +137,9 @@ def test_a_sites_file_may_leave_out_what_has_a_default(tmp_path):
 
 
 @needs_bash
-@pytest.mark.parametrize("name", jobs.templates())
+@pytest.mark.parametrize("name", templates())
 def test_a_template_that_is_submitted_from_another_folder_says_so_once(name, tmp_path):
-    text = (jobs.FOLDER / f"{name}.sbatch").read_text()
+    text = (FOLDER / f"{name}.sbatch").read_text()
     done = started(tmp_path, text)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"no {tmp_path}/jobs/job.sh: submit from the folder that holds jobs/\n"
@@ -195,7 +197,10 @@ def test_the_sites_own_facts_and_launcher_take_the_place_of_the_templates(tmp_pa
     [
         (["singel-node"], "template singel-node: did you mean single-node?"),
         (["single-node", "--suite", "digits"], "--suite: this template has no SUITE"),
-        (["sweep-array", "--suite", "celeba"], "--suite celeba: it has no variants"),
+        (
+            ["sweep-array", "--suite", "celeba"],
+            "--suite celeba: it has no variants; a template with --experiment runs it",
+        ),
         (
             ["sweep-array", "--options", "--variant fedbuf"],
             "--options: --variant fedbuf: did you mean fedbuff?",
@@ -206,7 +211,7 @@ def test_the_sites_own_facts_and_launcher_take_the_place_of_the_templates(tmp_pa
             ["single-node", "--sbatch", "gres gpu"],
             "--sbatch gres gpu: it takes OPTION=VALUE or OPTION, such as constraint=a100, exclusive",
         ),
-        (["single-node", "--launcher", "aprun"], "--launcher aprun: mpirun or srun"),
+        (["single-node", "--launcher", "aprun"], "--launcher aprun: it is mpirun or srun"),
         (["single-node", "--site", "no.env"], "--site no.env: No such file or directory"),
     ],
 )
