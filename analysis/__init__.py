@@ -3,7 +3,8 @@ program but its reader.
 
     import qafel_analysis
     run = qafel_analysis.load("runs/a.h5")      # see frames.py
-    run.messages[["src", "dst", "wire_bytes"]].groupby(["src", "dst"]).sum()
+    sent = run.messages[["end", "src", "dst", "wire_bytes"]].query("end == 0")  # a message has a row at each end
+    sent.groupby(["src", "dst"])["wire_bytes"].sum()
 """
 
 from __future__ import annotations

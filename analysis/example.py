@@ -27,6 +27,7 @@ from qafel_mpi.trace_schema import (
     MEMORY,
     MESSAGES,
     RANKS,
+    SCHEMA,
     SCHEMA_VERSION,
     STEPS,
     UPDATES,
@@ -92,7 +93,7 @@ def write(path: Path, example: Example) -> Path:
         file["encodings"] = np.zeros(0, ENCODINGS)  # recorded on request
         broadcasts = len(steps) - 1
         rows = 2 * len(updates) + 2 * broadcasts * (example.ranks - 1)
-        data = file.create_dataset("messages", (rows,), MESSAGES)
+        data = file.create_dataset("messages", (rows,), SCHEMA["messages"].stored_dtype)
         begin = 0
         for end in (1, 0):  # as a merge has them: rank 0's rows first
             for part in _parts(len(updates)):

@@ -1,24 +1,16 @@
-"""The trace file's tables, as numpy dtypes (HDF5 compound types), and the attributes beside them.
+"""The trace file: its tables as numpy dtypes (HDF5 compound types), and its attributes, each with its meaning.
 
-Times are seconds (float64) on rank 0's monotonic clock since the run began, after clock correction;
-nan where a column does not apply. In the shards, before the merge, they are the rank's own raw clock.
-The virtual driver writes /updates and /steps on the virtual clock: there every row is a function of the seed.
+Times are seconds (float64) on rank 0's monotonic clock since the run began, after clock correction; nan where a
+column does not apply. In the shards, before the merge, they are the rank's own raw clock. On the virtual clock
+every row of /updates and /steps is a function of the seed.
 
-Root attributes: schema_version, experiment (TOML, presets resolved), algorithm, seed,
-driver ("wall" or "virtual"), command_line, git_commit, git_dirty ("unknown" where git can't say), versions (JSON),
-host, cpu, memory_bytes, mpi_library, interconnect, scheduler (both JSON), container: rank 0's;
-hosts (JSON: of each host its ranks, cpu, memory_bytes, network, container and gpu_aware);
-started (ISO 8601, UTC), finished, outcome, parameters, ranks, clients, uplink_codec, uplink_bits,
-downlink_codec, downlink_bits, buffer_size, payload_bytes_per_upload, payload_bytes_per_broadcast,
-paper_bytes_per_upload, paper_bytes_per_broadcast, seconds, virtual_seconds, uploads, server_steps,
-uploads_to_target (-1: never), accuracy, loss, payload_bytes_up, payload_bytes_down, wire_bytes_up,
-wire_bytes_down, down_links (payload bytes down, summed over links), dropped_messages;
-skipped_versions (wall runs: broadcasts that a client never got, for a later one or a model in their place; summed
-over clients).
-/final: x, x_hat; attributes x_digest, x_hat_digest (SHA-256 of their bytes).
+docs/trace.md is generated from this module.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,134 +34,259 @@ KIND_NAMES = {
     10: "diverged",
 }
 KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}
+END_NAMES = {0: "sender", 1: "receiver"}
+# The codecs' numbers on the wire; a test keeps them in agreement with codecs/.
+CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign"}
+# A message that failed the header's check has no known kind; some kinds carry no payload.
+_KINDS = {0: "unknown"} | KIND_NAMES
+_CODECS = {0: "none"} | CODEC_NAMES
 
-# One row per MPI message at each end (`end`: 0 the sender's row, 1 the receiver's).
-MESSAGES = np.dtype(
-    [
-        ("end", "u1"),
-        ("kind", "u1"),  # wire.Kind
-        ("codec", "u1"),
-        ("bits", "u1"),
-        ("dropped", "u1"),  # 1: failed wire.check, nothing of it was used
-        ("src", "<i4"),  # ranks
-        ("dst", "<i4"),
-        ("client", "<i8"),
-        ("version", "<i8"),
-        ("sequence", "<i8"),
-        ("payload_bytes", "<i8"),
-        ("wire_bytes", "<i8"),
-        ("t_encode_begin", "<f8"),
-        ("t_encode_end", "<f8"),
-        ("t_post", "<f8"),  # the send or receive was posted
-        ("t_complete", "<f8"),  # the request was seen to be complete
-        ("t_matched", "<f8"),  # sender: the receiver has matched it (synchronous: t_complete; Ibcast: NaN)
-        ("t_decode_begin", "<f8"),
-        ("t_decode_end", "<f8"),
-    ]
-)
 
-# One row per client update that the server used or discarded.
-UPDATES = np.dtype(
-    [
-        ("client", "<i8"),
-        ("participation", "<i8"),  # which of this client's trainings, from 0
-        ("start_version", "<i8"),
-        ("version", "<i8"),  # the server's t when it arrived
-        ("staleness", "<i8"),  # version - start_version
-        ("weight", "<f8"),  # s(staleness), as applied; 0 where it was discarded
-        ("loss", "<f8"),
-        ("examples", "<i8"),
-        ("payload_bytes", "<i8"),
-        ("train_seconds", "<f8"),  # on the run's clock (virtual: the drawn duration)
-        ("start_s", "<f8"),
-        ("finish_s", "<f8"),
-    ]
-)
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. type: numpy's; unit: empty for counts, names and ratios."""
 
-# One row per server step t -> t+1; row 0 is the state before the first step (version 0).
-STEPS = np.dtype(
-    [
-        ("version", "<i8"),  # t+1: the version that this step made
-        ("uploads", "<i8"),  # updates received until then
-        ("time_s", "<f8"),  # on the run's clock
-        ("loss", "<f8"),  # nan where the step was not evaluated
-        ("accuracy", "<f8"),
-        ("gradient_norm_squared", "<f8"),  # recorded on request
-        ("gap", "<f8"),  # ||x - x_hat||_2 after the step
-        ("step_norm", "<f8"),  # ||x^{t+1} - x^t||_2
+    name: str
+    type: str
+    unit: str
+    meaning: str
+    names: Mapping[int, str] = field(
+        default_factory=dict
+    )  # what the numbers stand for; an HDF5 enum in the file
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: what one row stands for, and its columns."""
+
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of rows in memory and in the shards."""
+        return np.dtype([(column.name, column.type) for column in self.columns])
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """Of rows in the trace file: the same, with HDF5 enums for columns whose numbers stand for names."""
+        return np.dtype([(column.name, _stored(column)) for column in self.columns])
+
+
+def _stored(column: Column) -> np.dtype:
+    """What h5py.enum_dtype makes: h5py finds an enum's names in the type's metadata."""
+    if not column.names:
+        return np.dtype(column.type)
+    numbers = {name: number for number, name in column.names.items()}
+    return np.dtype(column.type, metadata={"enum": numbers})
+
+
+_C = Column  # one line a column
+
+SCHEMA: dict[str, Table] = {
+    "messages": Table(
+        "One row for each MPI message at each of its two ends.",
         (
-            "difference_norm",
-            "<f8",
-        ),  # what Q_s was applied to: ||x^{t+1} - x_hat^t||_2 (direct: ||x^{t+1}||_2)
-        ("quantization_error", "<f8"),  # ||Q_s(v) - v||_2 of that v
-        ("payload_bytes_up", "<i8"),  # until then
-        ("payload_bytes_down", "<i8"),  # until then; a broadcast counts once
-    ]
-)
-
-# One row per rank, written when the run begins and again at its end: of a run that was killed the end is missing.
-RANKS = np.dtype(
-    [
-        ("rank", "<i4"),
-        ("local_rank", "<i4"),
-        ("pid", "<i8"),
-        ("host", "S64"),
-        ("device", "S32"),  # "cpu" or "cuda:0"
-        ("device_name", "S64"),
-        ("device_uuid", "S64"),
-        ("cpu_set", "S128"),  # "0-3,8"
-        ("threads", "<i4"),
-        ("mpi_library", "S128"),
-        ("mpi_standard", "S16"),
-        ("thread_level", "S24"),
-        ("version", "<i8"),  # of the hidden state held at the end; NOT_ENDED: it never came there
-        ("x_hat_digest", "S64"),  # SHA-256, at the end
-        ("sent", "<i8"),  # protocol messages over the whole run
-        ("received", "<i8"),
-        ("dropped", "<i8"),
-        ("peak_memory_bytes", "<i8"),
-    ]
-)
-
-# One row per rank and synchronisation: rank 0's clock minus the rank's own.
-CLOCK = np.dtype(
-    [
-        ("rank", "<i4"),
-        ("sync", "<i4"),  # counts from 0, at the beginning, for every rank
-        ("local_s", "<f8"),  # the rank's own clock at this synchronisation
-        ("offset_s", "<f8"),
-        ("drift", "<f8"),  # seconds a second, from the synchronisation before; nan at the first
-        ("error_bound_s", "<f8"),  # half the smallest round trip
-    ]
-)
-
-# One row per update that a rank encoded, from which δ_c is measured; recorded on request (trace.encoding_error).
-ENCODINGS = np.dtype(
-    [
-        ("client", "<i8"),
-        ("participation", "<i8"),
-        ("norm", "<f8"),  # of what Q_c was applied to: ||y_P - y_0||_2 (fedasync: ||y_P||_2)
-        ("quantization_error", "<f8"),  # ||Q_c(v) - v||_2 of that v
-    ]
-)
-
-# Rank 0's resident memory, every trace.flush_seconds while the run goes on.
-MEMORY = np.dtype(
-    [
-        ("time_s", "<f8"),  # seconds since the run began, also on the virtual clock
-        ("resident_bytes", "<i8"),
-    ]
-)
-
-TABLES = {
-    "messages": MESSAGES,
-    "updates": UPDATES,
-    "steps": STEPS,
-    "ranks": RANKS,
-    "clock": CLOCK,
-    "encodings": ENCODINGS,
-    "memory": MEMORY,
+            _C("end", "u1", "", "which end of the message the row is from", END_NAMES),
+            _C("kind", "u1", "", "what the message is", _KINDS),
+            _C("codec", "u1", "", "codec of the payload", _CODECS),
+            _C("bits", "u1", "bits", "width of a quantized element"),
+            _C("dropped", "u1", "", "1 where the message failed the check and nothing of it was used"),
+            _C("src", "<i4", "", "rank of the sender"),
+            _C("dst", "<i4", "", "rank of the receiver"),
+            _C("client", "<i8", "", "client that the message is from or for"),
+            _C("version", "<i8", "", "server version that the message belongs to"),
+            _C("sequence", "<i8", "", "number of the message in its stream"),
+            _C("payload_bytes", "<i8", "bytes", "what the codec wrote"),
+            _C("wire_bytes", "<i8", "bytes", "payload and header"),
+            _C("t_encode_begin", "<f8", "s", "encoding began"),
+            _C("t_encode_end", "<f8", "s", "encoding was seen to have ended"),
+            _C("t_post", "<f8", "s", "the send or receive was posted"),
+            _C("t_complete", "<f8", "s", "the request was seen to be complete"),
+            _C(
+                "t_matched",
+                "<f8",
+                "s",
+                "sender: the receiver has matched the message (synchronous sends: t_complete; Ibcast: nan)",
+            ),
+            _C("t_decode_begin", "<f8", "s", "decoding began"),
+            _C("t_decode_end", "<f8", "s", "decoding ended"),
+        ),
+    ),
+    "updates": Table(
+        "One row for each client update that the server used or discarded, in the order of use.",
+        (
+            _C("client", "<i8", "", "client that trained"),
+            _C("participation", "<i8", "", "which of this client's trainings, from 0"),
+            _C("start_version", "<i8", "", "server version that the training started from"),
+            _C("version", "<i8", "", "server version (t) when the update arrived"),
+            _C("staleness", "<i8", "", "version − start_version (τ)"),
+            _C("weight", "<f8", "", "s(staleness) as applied; 0 where the update was discarded"),
+            _C("loss", "<f8", "", "mean loss of the local training"),
+            _C("examples", "<i8", "", "training examples of the client"),
+            _C("payload_bytes", "<i8", "bytes", "what the codec wrote"),
+            _C("train_seconds", "<f8", "s", "duration of the training (virtual clock: the drawn one)"),
+            _C("start_s", "<f8", "s", "the training began"),
+            _C("finish_s", "<f8", "s", "the training ended"),
+        ),
+    ),
+    "steps": Table(
+        "One row for each server step from version t to t+1; row 0 is the state before the first step.",
+        (
+            _C("version", "<i8", "", "version that the step made (t+1)"),
+            _C("uploads", "<i8", "", "updates received until then"),
+            _C("time_s", "<f8", "s", "end of the step on the run's clock"),
+            _C("loss", "<f8", "", "loss of x on the test set; nan where the step was not evaluated"),
+            _C("accuracy", "<f8", "", "test accuracy as a share of 1; nan where there is none"),
+            _C("gradient_norm_squared", "<f8", "", "‖∇f(x)‖², recorded on request (trace.gradient_norm)"),
+            _C("gap", "<f8", "", "‖x − x̂‖₂ after the step"),
+            _C("step_norm", "<f8", "", "‖x^{t+1} − x^t‖₂"),
+            _C(
+                "difference_norm",
+                "<f8",
+                "",
+                "norm of what Q_s was applied to: ‖x^{t+1} − x̂^t‖₂ (direct: ‖x^{t+1}‖₂)",
+            ),
+            _C("quantization_error", "<f8", "", "‖Q_s(v) − v‖₂ of that vector v"),
+            _C("payload_bytes_up", "<i8", "bytes", "payload of all updates until then"),
+            _C(
+                "payload_bytes_down",
+                "<i8",
+                "bytes",
+                "payload of all broadcasts until then; each counts once, whatever the number of links",
+            ),
+        ),
+    ),
+    "ranks": Table(
+        "One row for each rank, written when the run begins and again at its end.",
+        (
+            _C("rank", "<i4", "", "rank in the run's communicator"),
+            _C("local_rank", "<i4", "", "number among the ranks of its host"),
+            _C("pid", "<i8", "", "process id"),
+            _C("host", "S64", "", "host name"),
+            _C("device", "S32", "", "where it computes: cpu or cuda:0"),
+            _C("device_name", "S64", "", "model of the processor or GPU"),
+            _C("device_uuid", "S64", "", "the GPU's UUID; empty on a CPU"),
+            _C("cpu_set", "S128", "", "cores that it may use, such as 0-3,8"),
+            _C("threads", "<i4", "", "threads that it computes with"),
+            _C("mpi_library", "S128", "", "MPI library and version"),
+            _C("mpi_standard", "S16", "", "version of the MPI standard"),
+            _C("thread_level", "S24", "", "thread level that MPI provides"),
+            _C("version", "<i8", "", "version of the hidden state at the end; −1 where it never got there"),
+            _C("x_hat_digest", "S64", "", "SHA-256 of the hidden state at the end"),
+            _C("sent", "<i8", "", "protocol messages sent over the whole run"),
+            _C("received", "<i8", "", "protocol messages received over the whole run"),
+            _C("dropped", "<i8", "", "received messages that failed the check"),
+            _C("peak_memory_bytes", "<i8", "bytes", "largest resident memory"),
+        ),
+    ),
+    "clock": Table(
+        "One row for each rank and clock synchronization.",
+        (
+            _C("rank", "<i4", "", "rank whose clock was compared with rank 0's"),
+            _C("sync", "<i4", "", "number of the synchronization, from 0 at the beginning"),
+            _C("local_s", "<f8", "s", "the rank's own clock at this synchronization"),
+            _C("offset_s", "<f8", "s", "rank 0's clock minus the rank's own"),
+            _C(
+                "drift",
+                "<f8",
+                "s/s",
+                "change of the offset since the synchronization before; nan at the first",
+            ),
+            _C("error_bound_s", "<f8", "s", "half the smallest round trip, which bounds the offset's error"),
+        ),
+    ),
+    "encodings": Table(
+        "One row for each update that a rank encoded, recorded on request (trace.encoding_error).",
+        (
+            _C("client", "<i8", "", "client that trained"),
+            _C("participation", "<i8", "", "which of this client's trainings, from 0"),
+            _C("norm", "<f8", "", "norm of what Q_c was applied to: ‖y_P − y_0‖₂ (fedasync: ‖y_P‖₂)"),
+            _C("quantization_error", "<f8", "", "‖Q_c(v) − v‖₂ of that vector v"),
+        ),
+    ),
+    "memory": Table(
+        "One row every trace.flush_seconds while the run goes on, of rank 0.",
+        (
+            _C("time_s", "<f8", "s", "real seconds since the run began, on both clocks"),
+            _C("resident_bytes", "<i8", "bytes", "resident memory"),
+        ),
+    ),
 }
+
+TABLES = {name: table.dtype for name, table in SCHEMA.items()}
+MESSAGES, UPDATES, STEPS = TABLES["messages"], TABLES["updates"], TABLES["steps"]
+RANKS, CLOCK, ENCODINGS, MEMORY = (TABLES[name] for name in ("ranks", "clock", "encodings", "memory"))
 
 # The columns of /messages that are times, and so corrected at the merge.
 MESSAGE_TIMES = tuple(name for name in MESSAGES.names or () if name.startswith("t_"))
+
+# What lies in the file beside the tables.
+GROUPS = {
+    "/raw/messages": "the times of /messages as each rank's own clock showed them, before the correction",
+    "/final/x": "the server's model at the end",
+    "/final/x_hat": "the hidden state at the end",
+}
+
+# Root attributes: (unit, meaning). Those of the machine are rank 0's.
+ATTRIBUTES: dict[str, tuple[str, str]] = {
+    "schema_version": ("", "version of this description"),
+    "experiment": ("TOML", "the whole experiment, with the preset resolved"),
+    "algorithm": ("", "name of the algorithm"),
+    "seed": ("", "seed of the run"),
+    "driver": ("", "clock of the run: wall or virtual"),
+    "command_line": ("", "the command that started the run"),
+    "git_commit": ("", "commit of the checkout that ran; empty where there is none"),
+    "git_dirty": ("", "whether files differed from the commit; unknown where git cannot say"),
+    "versions": ("JSON", "versions of Python and the main packages"),
+    "started": ("ISO 8601", "when the run started, in UTC"),
+    "host": ("", "host name"),
+    "cpu": ("", "model of the processor"),
+    "memory_bytes": ("bytes", "memory of the host"),
+    "mpi_library": ("", "MPI library and version"),
+    "interconnect": ("JSON", "MPI's device and settings, network devices and libraries"),
+    "container": ("", "container that the run took place in"),
+    "scheduler": ("JSON", "variables of the batch system"),
+    "origin_s": ("s", "rank 0's raw clock when the run began"),
+    "hosts": ("JSON", "of each host: its ranks, cpu, memory_bytes, network, container and gpu_aware"),
+    "ranks": ("", "ranks that took part"),
+    "clients": ("", "clients of the population"),
+    "parameters": ("", "elements of the model's vector"),
+    "uplink_codec": ("", "codec of the uploads"),
+    "uplink_bits": ("bits", "width of a quantized element of an upload"),
+    "downlink_codec": ("", "codec of the broadcasts"),
+    "downlink_bits": ("bits", "width of a quantized element of a broadcast"),
+    "buffer_size": ("", "uploads for a server step (K)"),
+    "checksum": ("", "what the messages' checksums cover: full or header"),
+    "payload_bytes_per_upload": ("bytes", "payload of one upload; the most of one where sizes vary"),
+    "payload_bytes_per_broadcast": ("bytes", "payload of one broadcast; the most of one where sizes vary"),
+    "paper_bytes_per_upload": ("bytes", "size of one upload by the paper's formula"),
+    "paper_bytes_per_broadcast": ("bytes", "size of one broadcast by the paper's formula"),
+    "outcome": ("", "how the run ended: target reached, finished, interrupted or failed, with the reason"),
+    "seconds": ("s", "real duration of the run"),
+    "virtual_seconds": ("s", "virtual duration of the run; 0 on the wall clock"),
+    "uploads": ("", "updates received"),
+    "server_steps": ("", "server steps"),
+    "uploads_to_target": ("", "updates until the target was reached; −1 where it was not"),
+    "accuracy": ("", "last test accuracy, as a share of 1"),
+    "loss": ("", "last loss on the test set"),
+    "payload_bytes_up": ("bytes", "payload of all uploads"),
+    "payload_bytes_down": ("bytes", "payload of all broadcasts, each counted once"),
+    "wire_bytes_up": ("bytes", "payload and headers of all uploads"),
+    "wire_bytes_down": ("bytes", "payload and headers of all broadcasts, each counted once"),
+    "paper_bytes_up": ("bytes", "size of all uploads by the paper's formula"),
+    "paper_bytes_down": ("bytes", "size of all broadcasts by the paper's formula"),
+    "down_links": ("bytes", "payload sent down, summed over all links"),
+    "dropped_messages": ("", "messages that failed the check"),
+    "skipped_versions": (
+        "",
+        "wall clock: broadcasts that a client never got because a later one or a model took their place, summed over "
+        "clients",
+    ),
+    "rows": ("JSON", "rows of each table"),
+    "lost_bytes": (
+        "JSON",
+        "bytes at the end of a shard that belong to no whole block; only where there are some",
+    ),
+    "missing_ranks": ("JSON", "ranks that left no shard; only where there are some"),
+}

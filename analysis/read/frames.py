@@ -3,13 +3,16 @@
 >>> import qafel_analysis                                                # doctest: +SKIP
 >>> run = qafel_analysis.load("runs/a.h5")                               # doctest: +SKIP
 >>> run.steps[["uploads", "accuracy"]].dropna()                          # doctest: +SKIP
->>> run.messages["payload_bytes"].sum()                                  # doctest: +SKIP
+>>> run.updates["payload_bytes"].sum()                                   # doctest: +SKIP
+>>> sent = run.messages[["end", "src", "dst", "wire_bytes"]].query("end == 0")  # doctest: +SKIP
+>>> sent.groupby(["src", "dst"])["wire_bytes"].sum()                     # doctest: +SKIP
 >>> run.messages.where(lambda m: m.t_complete - m.t_post > 0.01)         # doctest: +SKIP
 >>> sum(len(block) for block in run.messages.blocks())                   # doctest: +SKIP
 
 `load` reads nothing but the attributes. `run.messages` and `run.updates` are LazyTables: asking for one column
 gives a Series, for a list of columns a DataFrame, and only those columns are ever held; `blocks` and `where` go
-through any number of messages in blocks of some 30 MB. The columns are described in qafel_mpi/trace_schema.py.
+through any number of messages in blocks of some 30 MB. A message has a row at each end: the sender's has end 0.
+The columns are described in docs/trace.md.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ class Run:
 
     @property
     def messages(self) -> LazyTable:
-        """One row per message and end."""
+        """Two rows a message: the sender's (end 0) and the receiver's (end 1)."""
         return LazyTable(self.path, "messages")
 
     @property

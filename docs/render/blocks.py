@@ -8,5 +8,7 @@ from docs.render import settings, trace
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings.settings,
+    "trace-attributes": trace.attributes,
+    "trace-groups": trace.groups,
     "trace-tables": trace.tables,
 }

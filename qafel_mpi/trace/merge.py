@@ -16,7 +16,7 @@ import numpy as np
 
 from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
 from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks
-from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA_VERSION, TABLES
+from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
 FINAL_FILE = "final.npz"
@@ -155,7 +155,7 @@ def _make_table(file: h5py.File, directory: Path, table: str, lost: dict[str, in
     scans = {path: scan(path) for path in paths}
     lost |= {path.name: found.torn_bytes for path, found in scans.items() if found.torn_bytes}
     rows = sum(found.rows for found in scans.values())
-    file.create_dataset(table, shape=(rows,), dtype=TABLES[table])
+    file.create_dataset(table, shape=(rows,), dtype=SCHEMA[table].stored_dtype)
     if table == "messages":
         file.create_dataset("raw/messages", (rows,), _RAW_TIMES)
     return rows

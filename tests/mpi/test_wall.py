@@ -22,7 +22,7 @@ from qafel_mpi.drivers.wall import client as wall_client
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.drivers.wall import server as wall_server
 from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.trace_schema import UPDATES
+from qafel_mpi.trace_schema import ATTRIBUTES, UPDATES
 from qafel_mpi.transport.fanout import MODELS
 from qafel_mpi.transport.frames import Frame
 from qafel_mpi.transport.ibcast import RING
@@ -67,6 +67,22 @@ def test_hidden_state_is_identical_on_every_rank_after_a_wall_run(comm, folder, 
     assert {row.decode() for row in ranks["x_hat_digest"]} == {final}
     assert set(ranks["version"]) == {summary.server_steps}
     assert len(same_everywhere(comm, summary.x_digest)) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_rows_of_one_end_add_up_to_the_totals_in_plain_h5py(comm, folder, digits):
+    """Each message has a row at either end; the trace's own names tell ends and kinds apart."""
+    run(comm, folder, digits())
+    with h5py.File(folder / "a.h5") as file:
+        rows, about = file["messages"][:], dict(file.attrs)
+        ends, kinds = (h5py.check_enum_dtype(file["messages"].dtype[name]) for name in ("end", "kind"))
+    for end in ("sender", "receiver"):
+        own = rows[rows["end"] == ends[end]]
+        up, down = (own[own["kind"] == kinds[kind]] for kind in ("update", "broadcast"))
+        assert up["wire_bytes"].sum() == about["wire_bytes_up"]
+        assert down["payload_bytes"].sum() == about["down_links"]
+    assert about.keys() <= ATTRIBUTES.keys()
+    assert ATTRIBUTES.keys() - about.keys() == {"lost_bytes", "missing_ranks"}
 
 
 @pytest.mark.mpi(min_size=2)

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from qafel_mpi import wire
+from qafel_mpi.codecs import CODECS
 from qafel_mpi.trace.merge import merge, merged_into, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder, row_format
 from qafel_mpi.trace.shards import TraceError, blocks_from, read_blocks, scan, shard_path
 from qafel_mpi.trace_schema import (
+    CODEC_NAMES,
     HEADER_BYTES,
     KIND_NAMES,
     MESSAGES,
@@ -282,3 +284,4 @@ def test_a_merge_that_fails_leaves_nothing_half_written(whole):
 def test_the_schema_knows_the_wire(whole):
     assert {int(kind): kind.name.lower() for kind in wire.Kind} == KIND_NAMES
     assert wire.HEADER_BYTES == HEADER_BYTES
+    assert {codec.id: name for name, codec in CODECS.items()} == CODEC_NAMES

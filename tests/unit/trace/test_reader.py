@@ -11,13 +11,24 @@ from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_r
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import CLOCK, MESSAGES, SCHEMA_VERSION, TABLES
+from qafel_mpi.trace_schema import (
+    ATTRIBUTES,
+    CLOCK,
+    CODEC_NAMES,
+    END_NAMES,
+    KIND_NAMES,
+    MESSAGES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    TABLES,
+)
 
 NAN = float("nan")
 
 
-def message(sequence, t=1.0):
+def message(sequence, t=1.0, **others):
     values = dict.fromkeys(MESSAGES.names, 0) | {"sequence": sequence, "t_post": t, "t_complete": t + 1}
+    values |= others
     return tuple(values[name] for name in MESSAGES.names)
 
 
@@ -59,6 +70,54 @@ def test_plain_h5py_reads_the_file(run):
         assert set(TABLES) <= set(file)
         assert file["messages"].dtype == MESSAGES
         assert file.attrs["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("end", END_NAMES), ("kind", KIND_NAMES), ("codec", CODEC_NAMES)]
+)
+def test_plain_h5py_finds_the_names_that_numbers_stand_for(run, column, names):
+    """A number without a name comes back too."""
+    recorder = Recorder(shards_of(run), 2)
+    for number in (*names, 250):
+        recorder.messages.append(message(0, **{column: number}))
+    recorder.close()
+    merge(shards_of(run))
+    with h5py.File(run) as file:
+        numbers = h5py.check_enum_dtype(file["messages"].dtype[column])
+        assert {name: number for number, name in names.items()}.items() <= numbers.items()
+        assert file["messages"][column][17:].tolist() == [*names, 250]
+
+
+def test_a_trace_from_before_the_names_reads_the_same(run):
+    """Its columns are plain numbers."""
+    merge(shards_of(run))
+    with open_trace(run) as trace:
+        rows = trace.table("messages")
+    with h5py.File(run, "r+") as file:
+        del file["messages"]
+        file["messages"] = rows.astype(MESSAGES)
+        assert h5py.check_enum_dtype(file["messages"].dtype["kind"]) is None
+    with open_trace(run) as trace:
+        assert (trace.table("messages") == rows).all()
+
+
+@pytest.mark.parametrize("table", SCHEMA)
+def test_the_stored_types_are_those_of_h5py(table):
+    """trace_schema.py makes them without h5py."""
+    stored = SCHEMA[table].stored_dtype
+    for column in SCHEMA[table].columns:
+        if column.names:
+            same = h5py.enum_dtype({name: number for number, name in column.names.items()}, column.type)
+            assert stored[column.name].metadata == same.metadata
+        else:
+            assert stored[column.name].metadata is None
+
+
+def test_every_column_and_attribute_is_described():
+    for table in SCHEMA.values():
+        assert table.row.endswith(".")
+        assert all(len(column.meaning) > 5 for column in table.columns)
+    assert all(len(meaning) > 5 for _, meaning in ATTRIBUTES.values())
 
 
 def test_times_are_corrected_to_rank_0s_clock_and_raw_ones_are_kept(run):
