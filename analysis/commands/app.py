@@ -23,10 +23,8 @@ from qafel_analysis.read import rows as tables
 from qafel_analysis.read.extras import MissingExtra
 from qafel_analysis.tables import compare as comparison
 from qafel_analysis.tables import grid, paper, views
-from qafel_analysis.tables.sentence import sentence
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1  # of `table --json`: qafel_mpi/schemas/table.json and messages.json
 
 app = typer.Typer(
     name="qafel-analysis",
@@ -115,7 +113,6 @@ def _messages(paths: Sequence[Path], chosen: Format) -> None:
         "qafel-analysis compare runs/qafel*.h5 runs/fedbuff*.h5",
         "qafel-analysis compare runs/*.h5 --paper",
         "qafel-analysis compare runs/*.h5 --markdown",
-        "qafel-analysis compare runs/*.h5 --sentence",
     )
 )
 def compare(
@@ -129,16 +126,11 @@ def compare(
     with_paper: Annotated[
         bool, typer.Option("--paper", help="Beside the numbers that the paper's authors published.")
     ] = False,
-    in_words: Annotated[
-        bool, typer.Option("--sentence", help="Print the comparison with FedBuff as one sentence.")
-    ] = False,
 ) -> None:
     """Settings side by side over their seeds, with the saving against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
-    if in_words:
-        print(sentence(groups))
-    elif with_paper:
+    if with_paper:
         beside = paper.against(groups)
         if chosen is Format.JSON:
             print(json.dumps([paper.as_json(row) for row in beside], indent=1))
@@ -151,9 +143,9 @@ def compare(
 
 
 def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:
-    """For programs: every column, nothing rounded. qafel_mpi/schemas/ describes the JSON."""
+    """For programs: every column, nothing rounded."""
     if chosen is Format.JSON:
-        print(json.dumps([{"schema_version": SCHEMA_VERSION, **row} for row in rows], indent=1))
+        print(json.dumps(rows, indent=1))
         return
     writer = csv.DictWriter(sys.stdout, fieldnames=keys)
     writer.writeheader()

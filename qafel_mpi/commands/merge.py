@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from qafel_mpi.config_text import ConfigError
 
 EXAMPLES = "Examples:\n\n  qafel-mpi merge runs/a.shards\n\n  qafel-mpi merge runs/a.shards --out rescued.h5"
 
@@ -25,7 +29,28 @@ def merge(
     """Make the trace file of a run that was cut short, from all that its ranks had written. The shards are kept."""
     from qafel_mpi.trace.merge import merge as merge_shards
 
-    merged = merge_shards(directory, out)
+    with _held(directory):
+        merged = merge_shards(directory, out)
     print(f"{merged.path}: {', '.join(f'{rows:,} {table}' for table, rows in merged.rows.items())}")
     for shard, size in merged.lost.items():
         print(f"{shard}: the last {size} bytes were cut off by the crash and are left out", file=sys.stderr)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """No run or merge begins on the shards meanwhile. Raises ConfigError where one is under way.
+
+    A folder that can't be written to is merged without: nobody else can write there either.
+    """
+    from qafel_mpi.trace.claim import NameTakenError, hold, holds_a_run, release
+
+    try:
+        with suppress(OSError):
+            if holds_a_run(directory):
+                hold(directory)
+    except NameTakenError as error:
+        raise ConfigError([f"{error}; wait for it, or see `qafel-analysis watch {directory}`"]) from None
+    try:
+        yield
+    finally:
+        release(directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands import show
+from qafel_mpi.commands.names import given_up, make_room, take_free_name
 from qafel_mpi.commands.options import DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import ConfigError
@@ -80,7 +80,7 @@ def run(
             comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
         )
         here = data_dir or own_data_dir() or Path(planned["data_dir"])
-        with job.all_ranks_end(comm):
+        with job.all_ranks_end(comm), given_up():
             result = drive(planned, comm, here, interrupted)
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
@@ -104,8 +104,9 @@ def plan(
         print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
     parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
     if out is None:
-        out = _free_name(Path("runs"), "-".join(parts))
-    make_room(out, overwrite)
+        out = take_free_name(Path("runs"), "-".join(parts))
+    else:
+        make_room(out, overwrite)
     return {
         "name": Path(name).stem,
         "experiment": to_toml(experiment),
@@ -133,44 +134,6 @@ def resolve(name: str, settings: list[str], variant: str | None, alone: bool) ->
             ]
         )
     return load(name, [*settings, "clock.kind=virtual"], variant)
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    path, number = folder / f"{stem}.h5", 1
-    while path.exists() or path.with_suffix(".shards").exists():
-        number += 1
-        path = folder / f"{stem}-{number}.h5"
-    return path
-
-
-def make_room(out: Path, overwrite: bool) -> None:
-    """See that the trace can be written before any time is spent. Raises ConfigError."""
-    if out.suffix != ".h5":
-        raise ConfigError([f"--out {out}: a trace is an HDF5 file; call it {out.stem or 'a'}.h5"])
-    shards = out.with_suffix(".shards")
-    if not overwrite and (taken := _taken(out, shards)):
-        raise ConfigError([f"--out {out}: {taken}"])
-    try:
-        shutil.rmtree(shards, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError([f"--out {out}: {error.strerror}: {out.parent}"]) from None
-    if not os.access(out.parent, os.W_OK):
-        raise ConfigError([f"--out {out}: {out.parent} can't be written to"])
-
-
-def _taken(out: Path, shards: Path) -> str:
-    """Why no run can take this name, and what to do about it; "" where the name is free."""
-    if shards.exists():
-        from qafel_mpi.trace.merge import merged_into
-
-        merged = merged_into(shards)
-        if merged is None:
-            merge = f"`qafel-mpi merge {shards}` recovers it, --overwrite deletes it"
-            return f"{shards} holds a run that was cut short; {merge}"
-        if merged != out.absolute():
-            return f"{shards} holds a run that was merged into {merged}; --overwrite deletes these shards"
-    return "it exists already; --overwrite replaces it" if out.exists() else ""
 
 
 def own_data_dir() -> Path | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from qafel_mpi.config import Experiment
     from qafel_mpi.drivers.build import RunSummary
-    from qafel_mpi.drivers.suite import SuiteRun
+    from qafel_mpi.drivers.suite_plan import SuiteRun
 
 
 EXAMPLES = (
@@ -82,7 +82,7 @@ def look(
     name: str, seeds: str, only: list[str], settings: list[str], out: Path, alone: bool
 ) -> dict[str, Any]:
     """The overview of what is done and what is left, for `--show`. Raises ConfigError."""
-    from qafel_mpi.drivers.suite import plan
+    from qafel_mpi.drivers.suite_plan import plan
 
     runs = plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone))
     return {"overview": overview(runs)}
@@ -101,7 +101,8 @@ def carry_out(
     pick: int | None = None,
 ) -> ExitCode:
     """Collective: what is left of the suite; the overview on stdout. Raises ConfigError on every rank alike."""
-    from qafel_mpi.drivers.suite import TARGET_REACHED, run_suite
+    from qafel_mpi.drivers.suite import run_suite
+    from qafel_mpi.drivers.suite_plan import TARGET_REACHED
 
     def drive(one: SuiteRun, own: MPI.Intracomm | None) -> RunSummary:
         plan = {"name": one.name, "experiment": one.experiment, "out": one.out}
@@ -120,14 +121,22 @@ def carry_out(
         interrupted=interrupted,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
+    elsewhere = sum(run.under_way for run in result.runs)
     if comm is None or comm.rank == 0:
         print(overview(result.runs))
         if result.interrupted:
             print("interrupted; the same command goes on from here", file=sys.stderr)
+        elif elsewhere:
+            print(
+                f"{elsewhere} under way in other processes; the same command later does what they leave",
+                file=sys.stderr,
+            )
     if result.interrupted:
         return ExitCode.INTERRUPTED
     if result.failed:
         return ExitCode.FAILED
+    if elsewhere:
+        return ExitCode.INTERRUPTED  # not all is done, and nothing is wrong: a job script tries again
     missed = require_target and any(run.outcome != TARGET_REACHED for run in result.runs)
     return ExitCode.TARGET_NOT_REACHED if missed else ExitCode.DONE
 
@@ -138,7 +147,7 @@ def _resolver(alone: bool) -> Callable[[str, Sequence[str], str], Experiment]:
 
 def overview(runs: Sequence[SuiteRun]) -> str:
     """A line a run: what is done, with its result, and what is left; at the end what that may take."""
-    from qafel_mpi.drivers.suite import standing
+    from qafel_mpi.drivers.suite_plan import standing
 
     return f"{show.table([_row(run) for run in runs])}\n{standing(runs)}"
 
@@ -150,7 +159,7 @@ def _row(run: SuiteRun) -> dict[str, Any]:
     return {
         "variant": run.variant,
         "seed": run.seed,
-        "outcome": run.outcome if run.done or run.failed else waits,
+        "outcome": run.outcome if run.done or run.failed or run.under_way else waits,
         "uploads": found.get("uploads"),
         "to target": target if target >= 0 else None,
         "accuracy": f"{found['accuracy']:.4f}" if found else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,12 +21,14 @@ from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, source_digest, versions
 from qafel_mpi.drivers.warmup import say_what_to_know, warm_up
+from qafel_mpi.trace.claim import take
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
-from qafel_mpi.transport.exchange import gather_text
+from qafel_mpi.transport.exchange import broadcast_text, gather_text
 from qafel_mpi.transport.handshake import agree, same_folder
 from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
@@ -186,6 +187,8 @@ class Session:
         write_run(self.recorder.directory, self.attributes)
         write_final(self.recorder.directory, x=x.numpy(), x_hat=x_hat)
         merged = merge(self.recorder.directory, self.out, remove=True)
+        if merged.not_removed:
+            print(f"qafel-mpi: {merged.path} is complete; {merged.not_removed}", file=sys.stderr, flush=True)
         if merged.missing_ranks:
             some = ", ".join(f"{r} on {self.placement.hosts[r]}" for r in merged.missing_ranks[:8])
             kept = f"{self.recorder.directory} is kept, for `qafel-mpi merge` to look again"
@@ -244,6 +247,15 @@ class Session:
                 )
 
 
+def name_refused(out: Path) -> str:
+    """Take the trace's name; why this can't be done, or an empty string."""
+    try:
+        take(shards_of(out), replace=True)
+    except TraceError as error:
+        return str(error)
+    return ""
+
+
 def begin(
     experiment: Experiment,
     comm: MPI.Intracomm,
@@ -253,13 +265,12 @@ def begin(
 ) -> Session:
     """Collective: the session of one rank, when all ranks run the same program with one folder.
 
-    out: the trace file, RUN.h5. Raises HandshakeError on every rank alike: before data are loaded, which takes long.
-    Shards that an earlier run left under this name are removed by rank 0 before the other ranks go on and write.
-    (The command refuses an existing name unless told to overwrite.)
+    out: the trace file, RUN.h5. Rank 0 takes the name, and removes shards that an earlier run left under it, before
+    the other ranks go on and write. (The command refuses an existing name unless told to overwrite.)
+    Raises HandshakeError, or TraceError where another process has the name or the folder can't be written, on every
+    rank alike: before data are loaded, which takes long.
     """
-    if comm.rank == 0:
-        shutil.rmtree(shards_of(out), ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
+    refused = name_refused(out) if comm.rank == 0 else ""
     recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
     session = Session(
         experiment=experiment,
@@ -278,5 +289,7 @@ def begin(
         "experiment": short_digest(to_toml(experiment).encode()),
     }
     session._agree(answers)
+    if refused := broadcast_text(comm, refused):
+        raise TraceError(refused)
     same_folder(comm, out, place)
     return session

@@ -1,6 +1,6 @@
-"""A suite: all variants and seeds of an experiment, one trace a run, resumed where it stopped.
+"""A suite carried out: all variants and seeds of an experiment, one trace a run, resumed where it stopped.
 
-The traces themselves are the memory of what is done: nothing else is written. Rank 0 alone looks at them.
+Rank 0 alone looks at the traces, and takes the name of each before its run begins: several suites may share a folder.
 """
 
 from __future__ import annotations
@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qafel_mpi.config import ConfigError, Experiment, from_toml, load, to_toml, variants_of
-from qafel_mpi.config_text import did_you_mean, toml_value
+from qafel_mpi.config import ConfigError, from_toml, load
 from qafel_mpi.drivers.build import Interrupted, RunSummary
+from qafel_mpi.drivers.suite_plan import DAMAGED, UNDER_WAY, Resolve, SuiteRun, plan, standing, with_trace
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.trace.reader import TraceError, open_trace
-from qafel_mpi.trace_schema import SCHEMA_VERSION
+from qafel_mpi.trace.claim import NameTakenError, release, take
+from qafel_mpi.trace.merge import shards_of
+from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.transport.exchange import all_come, broadcast_text
 from qafel_mpi.transport.handshake import HandshakeError
 from qafel_mpi.transport.placement import PlacementError
@@ -34,32 +36,9 @@ OF_THE_JOB = (
     PlacementError,
     DataError,
 )  # hosts, folders, data: the next run would fail alike
-TARGET_REACHED = "target reached"
-COMPLETE = ("finished", TARGET_REACHED)
+INTERRUPTED = {"interrupted": True}
 
-
-@dataclass(frozen=True)
-class SuiteRun:
-    """One run of a suite."""
-
-    variant: str
-    seed: int
-    experiment: str  # TOML, presets resolved
-    out: str  # the trace, an absolute path
-    outcome: str = ""  # of the trace that is there, or of the attempt; empty: none yet
-    seconds: float = math.nan  # wall time of the complete run
-
-    @property
-    def name(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
-
-    @property
-    def done(self) -> bool:
-        return self.outcome in COMPLETE
-
-    @property
-    def failed(self) -> bool:
-        return self.outcome.startswith("failed")
+Drive = Callable[[SuiteRun, "MPI.Intracomm | None"], RunSummary]  # collective: one run, and its trace
 
 
 @dataclass
@@ -69,146 +48,6 @@ class SuiteResult:
     runs: list[SuiteRun]
     interrupted: bool = False
     failed: list[SuiteRun] = field(default_factory=list)  # in this call
-
-
-Resolve = Callable[[str, Sequence[str], str], Experiment]  # suite, overrides, variant
-Drive = Callable[[SuiteRun, "MPI.Intracomm | None"], RunSummary]  # collective: one run, and its trace
-
-
-# --- what is to do ----------------------------------------------------------------------------------
-
-
-def plan(
-    name: str,
-    seeds: Sequence[int],
-    out_dir: Path,
-    overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
-    resolve: Resolve = load,
-    pick: int | None = None,
-) -> list[SuiteRun]:
-    """Every run of the suite, seed by seed, with what its trace says; all checked before the first begins.
-
-    only: variants; all of them where empty. pick: of these runs the one with this number, from 0; the others'
-    traces are not looked at. Raises ConfigError, also where a trace is of another experiment.
-    """
-    variants = variants_of(name)
-    if not variants:
-        raise ConfigError([f"{name} has no variants: `qafel-mpi run {name}` runs it"])
-    if unknown := [one for one in only if one not in variants]:
-        raise ConfigError(f"--variant {one}: {did_you_mean(one, variants)}" for one in unknown)
-    runs: list[SuiteRun] = []
-    problems: list[str] = []
-    pairs = list(product(seeds, dict.fromkeys(only) or variants))
-    if pick is not None and pick >= len(pairs):
-        raise ConfigError([f"--run {pick}: the suite has {len(pairs)} runs, 0 to {len(pairs) - 1}"])
-    for seed, variant in pairs if pick is None else [pairs[pick]]:
-        try:
-            experiment = resolve(name, [*overrides, f"seed={seed}"], variant)
-            out = (out_dir / f"{variant}-seed{seed}.h5").absolute()
-            runs.append(_with_trace(SuiteRun(variant, seed, to_toml(experiment), str(out)), name))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))  # a variant's are the same for every seed
-    return runs
-
-
-def _with_trace(run: SuiteRun, name: str) -> SuiteRun:
-    """The run with the outcome of the trace that is there. Raises ConfigError if it is another experiment's."""
-    path = Path(run.out)
-    if not path.exists():
-        return run
-    try:
-        with open_trace(path, salvage=True) as trace:
-            attributes, damaged = trace.attributes, bool(trace.notes)
-    except (TraceError, OSError, RuntimeError, KeyError):  # h5py raises any of these on a broken file
-        return replace(run, outcome="damaged")
-    version = int(attributes.get("schema_version", 0))
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            [f"{path}: schema version {version}: a newer qafel-mpi wrote it; take another --out"]
-        )
-    if damaged:
-        return replace(run, outcome="damaged")
-    stored = str(attributes.get("experiment", ""))
-    if stored != run.experiment:
-        raise ConfigError(
-            [
-                f"{path}: holds another experiment than {name}, {run.name}: {_difference(stored, run.experiment)}; "
-                "take another --out, or delete the file to run it again"
-            ]
-        )
-    return replace(
-        run, outcome=str(attributes.get("outcome", "")), seconds=float(attributes.get("seconds", math.nan))
-    )
-
-
-def _difference(stored: str, wanted: str) -> str:
-    """The settings that differ between two experiments, as far as a line can hold them."""
-    try:
-        there, here = (dict(_settings(_tables(text))) for text in (stored, wanted))
-    except ConfigError:
-        return "what it says of its experiment can't be read by this version"
-    keys = [key for key in here | there if here.get(key) != there.get(key)]
-    parts = [f"{key} is {_text(there, key)} in it and {_text(here, key)} here" for key in keys[:3]]
-    more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(parts) + more if parts else "it is written otherwise"
-
-
-def _tables(toml: str) -> dict[str, Any]:
-    return from_toml(toml).model_dump(mode="json", exclude_none=True)
-
-
-def _settings(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _text(settings: Mapping[str, Any], key: str) -> str:
-    return toml_value(settings[key]) if key in settings else "not set"
-
-
-def estimate(runs: Sequence[SuiteRun]) -> float:
-    """Seconds that the runs that are left may take, from those that are complete; nan while there are none.
-
-    A run takes as long as its variant's others, or as the mean of all where its variant has none yet.
-    """
-    known: dict[str, list[float]] = {}
-    for run in runs:
-        if run.done and math.isfinite(run.seconds):
-            known.setdefault(run.variant, []).append(run.seconds)
-    if not known:
-        return math.nan
-    everything = [s for seconds in known.values() for s in seconds]
-    left = (known.get(run.variant, everything) for run in runs if not run.done and not run.failed)
-    return sum(sum(seconds) / len(seconds) for seconds in left)
-
-
-def standing(runs: Sequence[SuiteRun]) -> str:
-    """How far a suite is.
-
-    >>> standing([SuiteRun("a", 0, "", "", "finished", 90.0), SuiteRun("a", 1, "", "")])
-    '1 of 2 done, 1 left: about 2 min'
-    """
-    done, failed = sum(run.done for run in runs), sum(run.failed for run in runs)
-    left = len(runs) - done - failed
-    seconds = estimate(runs)
-    known = f": {_duration(seconds)}" if left and math.isfinite(seconds) else ""
-    return f"{done} of {len(runs)} done, {f'{failed} failed, ' if failed else ''}{left} left{known}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"about {seconds:.0f} s"
-    minutes = seconds / 60
-    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
-
-
-# --- doing it ---------------------------------------------------------------------------------------
 
 
 def run_suite(
@@ -228,9 +67,9 @@ def run_suite(
     """Collective: what is left of the suite, one run after the other; a run that failed does not end it.
 
     drive: one run, with a communicator of its own. interrupted: rank 0's answer counts, between runs too.
-    say: is told on every rank how far the suite is. Raises ConfigError on every rank alike, also where a run fails
-    for what is wrong with the job's hosts or data: that ends the suite. What needs more ranks than there are is said
-    to be skipped, and is not in the result.
+    say: is told on every rank how far the suite is. A run whose name another process has is left to that one. What
+    needs more ranks than there are is said to be skipped, and is not in the result. Raises ConfigError on every rank
+    alike, also where a run fails for what is wrong with the job's hosts or data: that ends the suite.
     """
     runs = _shared(
         comm, lambda: _prepared(plan(name, seeds, out_dir, overrides, only, resolve, pick), out_dir)
@@ -238,14 +77,22 @@ def run_suite(
     runs = _that_fit(runs, 1 if comm is None else comm.size, say)
     result = SuiteResult([run if run.done else _left(run) for run in runs])
     say(f"{name}: {standing(result.runs)}")
-    for index, run in enumerate(result.runs):
-        if run.done:
+    for index in 2 * list(range(len(runs))):  # a second look at what is left to other processes
+        run = result.runs[index]
+        if run.done or run.failed:
             continue
-        if _everyone_hears(comm, interrupted):
+        turn = _from_rank_0(comm, partial(_turn, run, name, interrupted))
+        if turn == INTERRUPTED:
             result.interrupted = True
             break
+        if turn:
+            result.runs[index] = passed = replace(run, **turn)
+            result.failed += [passed] if passed.failed else []
+            say(f"{passed.name}: {passed.outcome}")
+            continue
         begun_s = time.monotonic()
         summary = _attempt(run, drive, comm)
+        release(shards_of(Path(run.out)))
         if summary.interrupted:
             result.interrupted = True
             break
@@ -305,11 +152,48 @@ def _shared(comm: MPI.Intracomm | None, prepare: Callable[[], list[SuiteRun]]) -
     return [SuiteRun(**run) for run in answer["runs"]]
 
 
-def _everyone_hears(comm: MPI.Intracomm | None, interrupted: Interrupted) -> bool:
+def _from_rank_0(comm: MPI.Intracomm | None, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Collective: rank 0's answer on every rank."""
-    return (
-        interrupted() if comm is None else bool(json.loads(broadcast_text(comm, json.dumps(interrupted()))))
-    )
+    answer = ask() if comm is None or comm.rank == 0 else {}
+    return answer if comm is None else dict(json.loads(broadcast_text(comm, json.dumps(answer))))
+
+
+def _turn(run: SuiteRun, name: str, interrupted: Interrupted) -> dict[str, Any]:
+    """On rank 0, whether the run's turn has come: then its name is taken. Else INTERRUPTED, or how the run stands.
+
+    Another suite in the same folder may have begun or completed it since the plan was made.
+    """
+    if interrupted():
+        return INTERRUPTED
+    shards = shards_of(Path(run.out))
+    try:
+        take(shards, replace=True)
+    except NameTakenError as error:
+        return {"outcome": f"{UNDER_WAY}: {error.by}"}
+    except TraceError as error:
+        return {"outcome": f"failed: {error}"}
+    try:
+        now = with_trace(run, name)
+    except ConfigError as error:
+        release(shards)
+        return {"outcome": f"failed: {error}"}
+    if now.done:
+        release(shards)
+        return {"outcome": now.outcome, "seconds": now.seconds}
+    if now.outcome == DAMAGED:
+        _put_aside(Path(run.out))
+    return {}
+
+
+def _put_aside(trace: Path) -> None:
+    """Keep a damaged trace under another name: the run that is made again doesn't replace it."""
+    aside = trace.with_name(f"{trace.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = trace.with_name(f"{trace.name}.damaged-{number}")
+    trace.rename(aside)
+    print(f"qafel-mpi: {trace} is damaged: kept as {aside.name}, and the run is made again", file=sys.stderr)
 
 
 def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSummary:

@@ -13,7 +13,7 @@ import numpy as np
 
 from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.salvage import CutFile, readable_rows
-from qafel_mpi.trace.shards import TraceError
+from qafel_mpi.trace.shards import TraceError, trace_error
 from qafel_mpi.trace_schema import TABLES
 
 BLOCK_ROWS = 262_144  # 30 MB of /messages
@@ -50,7 +50,7 @@ class Trace:
         try:
             return {k: v.item() if isinstance(v, np.generic) else v for k, v in self._file.attrs.items()}
         except DAMAGE as error:
-            raise TraceError(f"{self.path}: damaged, its attributes can't be read: {error}") from error
+            raise self._wrong(f"damaged, its attributes can't be read: {error}", error) from error
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Trace:
             try:
                 block = conform(data[begin:end], TABLES[name])
             except DAMAGE as error:
-                raise TraceError(f"{self.path}: /{name}, rows {begin} to {end}: {error}") from error
+                raise self._wrong(f"/{name}, rows {begin} to {end}: {error}", error) from error
             yield block if columns is None else block[columns]
 
     def final(self, name: str) -> np.ndarray | None:
@@ -98,7 +98,10 @@ class Trace:
             group = None if self._file is None else self._file.get("final")
             return "" if group is None else str(group.attrs.get(f"{name}_digest", ""))
         except DAMAGE as error:
-            raise TraceError(f"{self.path}: damaged, /final can't be read: {error}") from error
+            raise self._wrong(f"damaged, /final can't be read: {error}", error) from error
+
+    def _wrong(self, message: str, error: Exception) -> TraceError:
+        return trace_error(self.path, f"{self.path}: {message}", error)
 
     def _dataset(self, name: str) -> h5py.Dataset:
         assert self._file is not None
@@ -108,7 +111,7 @@ class Trace:
                 return data
             present = ", ".join(t for t in TABLES if t in self._file) or "none"
         except DAMAGE as error:
-            raise TraceError(f"{self.path}: damaged, table /{name} can't be read: {error}") from error
+            raise self._wrong(f"damaged, table /{name} can't be read: {error}", error) from error
         raise TraceError(f"{self.path}: has no table /{name}; tables that can be read: {present}")
 
 

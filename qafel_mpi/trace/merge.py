@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qafel_mpi.trace.claim import discard
 from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
-from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks
+from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks, trace_error
 from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
@@ -38,6 +39,7 @@ class Merged:
     outcome: str
     lost: dict[str, int] = field(default_factory=dict)  # shard -> torn bytes
     missing_ranks: tuple[int, ...] = ()  # ranks that left no shard at all
+    not_removed: str = ""  # why the shards are still there though they were to go
 
 
 def shards_of(out: Path) -> Path:
@@ -62,8 +64,9 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
     """Make the trace file from a folder of shards, in blocks: memory does not grow with the run.
 
     out: default NAME.h5 beside NAME.shards. remove: delete the shards when the file is complete and no rank's are
-    missing: a network file system may show them later, and a second merge then has them. The file appears under its
-    name only when it is whole. Raises TraceError naming what is missing.
+    missing: a network file system may show them later, and a second merge then has them. A folder that can't be
+    deleted fails nothing. The file appears under its name only when it is whole. Raises TraceError naming what is
+    missing.
     """
     if not directory.is_dir():
         raise TraceError(f"{directory}: no such folder; give the folder of shards of a run, NAME{SUFFIX}")
@@ -76,9 +79,11 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
     missing = _missing_ranks(directory, int(attributes.get("ranks", 0)))
     rows: dict[str, int] = {}
     lost: dict[str, int] = {}
-    temporary = out.with_name(out.name + ".part")
+    temporary = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.part")  # of no other merge
     try:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(
+            temporary, "w", locking=False
+        ) as file:  # nobody else has it, and not every disk can lock
             for name, value in attributes.items():
                 file.attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
             file.attrs["schema_version"] = SCHEMA_VERSION
@@ -101,12 +106,22 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
     finally:
         temporary.unlink(missing_ok=True)
+    left = ""
     if remove and not missing:
-        shutil.rmtree(directory)
+        left = _removed(directory)
     else:
         with suppress(OSError):  # the trace is what counts; the folder may be read only
             (directory / MERGED_FILE).write_text(str(out.absolute()), encoding="utf-8")
-    return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing))
+    return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing), left)
+
+
+def _removed(directory: Path) -> str:
+    """Delete the shards of a run whose trace is complete; why a part of them is still there, or an empty string."""
+    try:
+        discard(directory)
+    except OSError as error:
+        return f"its shards can't be removed ({error.strerror}: {error.filename}); delete {directory}"
+    return ""
 
 
 def merged_into(directory: Path) -> Path | None:
@@ -132,6 +147,8 @@ def read_run(directory: Path) -> dict[str, Any]:
         if not any(directory.glob("*.npys")):
             raise TraceError(f"{directory}: neither {RUN_FILE} nor shards: not a run's folder") from None
         return {}
+    except OSError as error:
+        raise trace_error(path, f"{path}: {error.strerror}", error) from error
     except ValueError as error:  # a damaged disk: the rows are worth more than their description
         return {"outcome": f"failed: {RUN_FILE} could not be read ({error}); merged from the shards"}
     return attributes

@@ -10,6 +10,7 @@ A run that is still going on, or was killed before its merge, is read from its f
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import h5py
@@ -18,24 +19,31 @@ from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.file import BLOCK_ROWS, DAMAGE, CutTrace, Trace
 from qafel_mpi.trace.live import ShardTrace
 from qafel_mpi.trace.salvage import CutFile
-from qafel_mpi.trace.shards import TraceError
+from qafel_mpi.trace.shards import TraceError, UnavailableError, trace_error
 from qafel_mpi.trace_schema import SCHEMA_VERSION
 
-__all__ = ["BLOCK_ROWS", "Clocks", "Trace", "TraceError", "follow", "open_trace"]
+__all__ = ["BLOCK_ROWS", "Clocks", "Trace", "TraceError", "UnavailableError", "follow", "open_trace"]
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems that cannot lock
 
 
 def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
     """Open a trace file, or the folder of shards of a run that has none yet.
 
     salvage: also read what can be read of a file that was cut short or is of a newer schema version; the
-    trace's notes say what is missing. Raises TraceError that names the file and what is wrong with it.
+    trace's notes say what is missing. Raises TraceError that names the file and what is wrong with it:
+    UnavailableError where it can't be opened now, which says nothing about what is in it.
     """
     path = Path(path)
-    if not path.exists():
-        raise TraceError(f"{path}: no such file")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise TraceError(f"{path}: no such file") from None
+    except OSError as error:
+        raise trace_error(path, f"{path}: {error.strerror}", error) from error
     if path.is_dir():
         return ShardTrace(path)
-    if path.stat().st_size == 0:
+    if size == 0:
         raise TraceError(
             f"{path}: empty file; the run may have been killed: try qafel-mpi merge on its shards"
         )
@@ -66,15 +74,31 @@ def follow(directory: Path) -> ShardTrace:
 
 def _open(path: Path, salvage: bool) -> Trace:
     try:
-        return Trace(path, h5py.File(path, "r"))
+        return Trace(path, _h5py_file(path))
     except DAMAGE as error:
         reason = (str(error).splitlines() or ["damaged"])[0]
-        if salvage and (cut := CutFile.of(path)):
-            try:
-                return CutTrace(path, cut, h5py.File(cut, "r"))
-            except DAMAGE as hopeless:
-                reason = f"{reason}; nothing of it can be read: {hopeless}"
-        raise TraceError(
-            f"{path}: not an HDF5 file, or cut short ({reason}); "
-            "if the run's shards are still there, qafel-mpi merge makes it again"
-        ) from error
+        found = _not_opened(path, reason, error)
+        if isinstance(found, UnavailableError) or not salvage or not (cut := CutFile.of(path)):
+            raise found from error
+    try:
+        return CutTrace(path, cut, h5py.File(cut, "r"))
+    except DAMAGE as hopeless:
+        raise _not_opened(path, f"{reason}; nothing of it can be read: {hopeless}", hopeless) from hopeless
+
+
+def _not_opened(path: Path, reason: str, error: Exception) -> TraceError:
+    message = (
+        f"{path}: not an HDF5 file, or cut short ({reason}); "
+        "if the run's shards are still there, qafel-mpi merge makes it again"
+    )
+    return trace_error(path, message, error)
+
+
+def _h5py_file(path: Path) -> h5py.File:
+    """Open it for reading; without a lock where the file system has none."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return h5py.File(path, "r", locking=False)

@@ -6,6 +6,7 @@ torn last block, which a reader cuts off; everything before it is whole.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -22,6 +23,33 @@ _NO_BLOCK = (ValueError, EOFError, OSError, SyntaxError, TokenError, KeyError, T
 
 class TraceError(Exception):
     """A trace, or a part of one, that cannot be written or read; the message names the file."""
+
+
+class UnavailableError(TraceError):
+    """A trace that can't be opened or read now: busy, forbidden, or its disk does not answer.
+
+    It says nothing about what is in the file, which therefore must not be replaced.
+    """
+
+
+# The operating system reports these when a damaged file leads the reader to a place that is none.
+_OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
+_REMEDIES = {
+    errno.EAGAIN: "another program has it open for writing; close it there",
+    errno.EACCES: "you have no permission to read it",
+    errno.EPERM: "you have no permission to read it",
+}
+
+
+def trace_error(path: Path, message: str, error: BaseException) -> TraceError:
+    """What an error at reading means: UnavailableError where the operating system gave it, else TraceError.
+
+    message: what is said of a file that is damaged.
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_DAMAGE:
+        remedy = _REMEDIES.get(error.errno, "it may be readable later")
+        return UnavailableError(f"{path}: can't be read now ({os.strerror(error.errno)}): {remedy}")
+    return TraceError(message)
 
 
 def shard_path(directory: Path, table: str, rank: int) -> Path:
@@ -95,7 +123,8 @@ def blocks_from(path: Path, begin: int) -> Iterator[tuple[int, np.ndarray]]:
         while file.tell() < size:
             try:
                 block = np.lib.format.read_array(file, allow_pickle=False)
-            except _NO_BLOCK:
+            except _NO_BLOCK as error:
+                _torn(path, error)
                 return
             yield file.tell(), block
 
@@ -116,13 +145,20 @@ def scan(path: Path) -> Scan:
         while end < size:
             try:
                 count, block_bytes = _block_header(file)
-            except _NO_BLOCK:
+            except _NO_BLOCK as error:
+                _torn(path, error)
                 break
             if file.tell() + block_bytes > size:
                 break
             rows += count
             end = file.seek(block_bytes, os.SEEK_CUR)
     return Scan(rows, size - end)
+
+
+def _torn(path: Path, error: Exception) -> None:
+    """Bytes that are no block are where a kill cut the shard off; an error of the disk says nothing of the kind."""
+    if isinstance(found := trace_error(path, "", error), UnavailableError):
+        raise found from error
 
 
 def _block_header(file: BinaryIO) -> tuple[int, int]:

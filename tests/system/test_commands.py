@@ -15,13 +15,12 @@ from pathlib import Path
 
 import h5py
 import pytest
-from qafel_analysis.commands.app import app as analysis
-from typer.testing import CliRunner
 
 from qafel_mpi import experiments
 from qafel_mpi.trace_schema import NOT_ENDED
-from tests.support import check_against_schema, mpirun
+from tests.support import mpirun
 from tests.system.namespaces import launcher
+from tests.unit.trace.test_claim import taken_elsewhere
 
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
 SHORT = ("--set", "stop.uploads=30")
@@ -167,9 +166,6 @@ def test_one_process_runs_on_the_virtual_clock_and_writes_the_trace(tmp_path):
     done = qafel("run", "digits", *SHORT, "--seed", "3", "--out", "runs/a.h5", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    check_against_schema("run", result)
-    rows = CliRunner().invoke(analysis, ["table", str(tmp_path / "runs/a.h5"), "--json"])
-    check_against_schema("table", json.loads(rows.stdout))
     assert result["outcome"] == "finished"
     assert result["uploads"] == 30
     assert result["virtual_seconds"] > 0
@@ -183,6 +179,30 @@ def test_one_process_runs_on_the_virtual_clock_and_writes_the_trace(tmp_path):
     more = qafel("run", "digits", *SHORT, "--out", "runs/a.h5", "--overwrite", cwd=tmp_path)
     assert more.returncode == 0
     assert "uploads          30" in more.stdout
+
+
+def test_two_runs_that_start_together_have_two_names(tmp_path):
+    command = [COMMAND, "run", "digits", "--set", "stop.uploads=30"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    traces = [re.search(r"^trace +(.*)$", run.communicate(timeout=120)[0], re.MULTILINE) for run in both]
+    assert [run.returncode for run in both] == [0, 0]
+    names = {Path(found[1]).name for found in traces if found}
+    assert names == {"digits-qafel-seed0.h5", "digits-qafel-seed0-2.h5"}
+    for name in names:
+        with h5py.File(tmp_path / "runs" / name) as file:
+            assert len(file["updates"]) == 30
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(names)
+
+
+def test_a_name_that_another_run_has_is_refused_with_its_process(tmp_path):
+    other = taken_elsewhere(tmp_path / "a.shards")
+    (tmp_path / "a.shards" / "messages.000000.npys").write_bytes(b"rows")
+    for command in (["run", "digits", "--out", "a.h5", "--overwrite"], ["merge", "a.shards"]):
+        done = qafel(*command, cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"process {other.pid} on {socket.gethostname()}" in done.stderr
+    other.communicate()
+    assert (tmp_path / "a.shards" / "messages.000000.npys").read_bytes() == b"rows"
 
 
 def test_mpirun_runs_on_the_wall_clock_with_results_on_stdout_and_progress_on_stderr(tmp_path):

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from qafel_mpi.commands.app import app
-from qafel_mpi.commands.run import make_room
+from qafel_mpi.commands.names import make_room
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.trace.claim import release_all
 from qafel_mpi.trace.merge import merge, shards_of
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import STEPS
@@ -51,6 +52,7 @@ def test_shards_that_were_merged_under_another_name_are_not_overwritten_unasked(
     )
     assert shards_of(out).exists()
     make_room(out, overwrite=True)
+    release_all()
     assert not shards_of(out).exists()
 
 

@@ -1,6 +1,13 @@
 """The trace: what was flushed survives, what was recorded comes back, what is broken is named."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,7 +17,7 @@ from qafel_mpi.trace.clock import WANDER, Clocks, with_drift
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path
+from qafel_mpi.trace.shards import TraceError, UnavailableError, read_blocks, scan, shard_path
 from qafel_mpi.trace_schema import (
     ATTRIBUTES,
     CLOCK,
@@ -22,6 +29,7 @@ from qafel_mpi.trace_schema import (
     SCHEMA_VERSION,
     TABLES,
 )
+from tests.no_locks import without_locks
 
 NAN = float("nan")
 
@@ -272,3 +280,87 @@ def test_readings_of_one_moment_or_without_a_time_do_no_harm(damage):
         readings[k] = (1, k, 7.0, 5.0, NAN, 1e-6)
     readings["local_s"][1] += damage
     assert Clocks(readings, 0.0).of(1).corrected(np.array(8.0)) == 13.0
+
+
+# --- what can't be opened now is not what is broken -------------------------------------------------------
+
+
+@contextmanager
+def held_open_for_writing(path: Path) -> Iterator[None]:
+    """As by a notebook in another process."""
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        yield
+        process.communicate()
+
+
+@contextmanager
+def forbidden(path: Path) -> Iterator[None]:
+    """Without the permission to read it; for root, who may read all, as another user."""
+    path.chmod(0)
+    for folder in list(path.parents)[:3]:  # pytest's own folders are its user's alone
+        folder.chmod(0o755)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+        path.chmod(0o644)
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_trace_that_another_program_writes_is_busy_not_damaged(run, salvage):
+    merge(shards_of(run))
+    before = run.read_bytes()
+    with held_open_for_writing(run), pytest.raises(UnavailableError, match=r"a\.h5: .*close it there"):
+        open_trace(run, salvage=salvage)
+    assert run.read_bytes() == before
+    open_trace(run, salvage=salvage).close()
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_trace_that_may_not_be_read_is_forbidden_not_damaged(run, salvage):
+    merge(shards_of(run))
+    with forbidden(run), pytest.raises(UnavailableError, match=r"a\.h5: .*Permission denied.*no permission"):
+        open_trace(run, salvage=salvage)
+    run.write_bytes(run.read_bytes()[:3000])
+    with pytest.raises(TraceError, match="cut short") as caught:
+        open_trace(run)
+    assert not isinstance(caught.value, UnavailableError)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_trace_is_made_and_read_where_the_disk_cannot_lock(run, tmp_path, number):
+    code = (
+        "import sys; from pathlib import Path; from qafel_mpi.trace.claim import take\n"
+        "from qafel_mpi.trace.merge import merge; from qafel_mpi.trace.reader import open_trace\n"
+        "take(Path(sys.argv[1]).with_name('b.shards'))\n"
+        "merge(Path(sys.argv[1]))\n"
+        "with open_trace(Path(sys.argv[1]).with_suffix('.h5')) as trace: print(trace.rows('messages'))"
+    )
+    environment = os.environ | without_locks(tmp_path, number)
+    command = [sys.executable, "-c", code, str(shards_of(run))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("17\n", "")
+
+
+def test_a_disk_that_does_not_answer_cuts_no_rows_off(run, monkeypatch):
+    """Else the merge would leave rows out, and the shards be deleted after it."""
+
+    def no_answer(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np.lib.format, "read_array", no_answer)
+    monkeypatch.setattr(np.lib.format, "read_magic", no_answer)
+    path = shard_path(shards_of(run), "messages", 0)
+    for read in (lambda: list(read_blocks(path)), lambda: scan(path)):
+        with pytest.raises(UnavailableError, match=r"messages\.000000\.npys: .*Input/output error"):
+            read()
+    with pytest.raises(TraceError, match="Input/output error"):
+        merge(shards_of(run), remove=True)
+    assert path.exists()

@@ -1,0 +1,82 @@
+"""The name of a run's trace: taken before any time is spent, so that no two runs write under one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qafel_mpi.config_text import ConfigError
+
+
+def take_free_name(folder: Path, stem: str) -> Path:
+    """A name in the folder that no trace has and no other process takes: STEM.h5, else STEM-2.h5 and so on.
+
+    Raises ConfigError where the folder can't be written.
+    """
+    from qafel_mpi.trace.claim import LeftoverError, NameTakenError
+
+    for number in itertools.count(1):
+        out = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
+        with suppress(NameTakenError, LeftoverError, FileExistsError):
+            _take(out, overwrite=False)
+            return out
+    raise AssertionError("numbers do not end")
+
+
+def make_room(out: Path, overwrite: bool) -> None:
+    """Take the trace's name, and see that it can be written, before any time is spent. Raises ConfigError."""
+    from qafel_mpi.trace.claim import LeftoverError, NameTakenError
+
+    if out.suffix != ".h5":
+        raise ConfigError([f"--out {out}: a trace is an HDF5 file; call it {out.stem or 'a'}.h5"])
+    try:
+        _take(out, overwrite)
+    except NameTakenError as error:
+        raise ConfigError([f"--out {out}: {error}; take another name, or wait for it"]) from None
+    except (LeftoverError, FileExistsError):
+        raise ConfigError([f"--out {out}: {_in_the_way(out, out.with_suffix('.shards'))}"]) from None
+
+
+def _take(out: Path, overwrite: bool) -> None:
+    """Raises NameTakenError, LeftoverError, FileExistsError, and ConfigError where nothing can be written there."""
+    from qafel_mpi.trace.claim import LeftoverError, NameTakenError, release, take
+    from qafel_mpi.trace.merge import shards_of
+    from qafel_mpi.trace.shards import TraceError
+
+    try:
+        take(shards_of(out), replace=overwrite)
+    except (NameTakenError, LeftoverError):
+        raise
+    except TraceError as error:
+        raise ConfigError([f"--out {out}: {error}"]) from None
+    if out.exists() and not overwrite:  # looked at now that nobody else can make it
+        release(shards_of(out))
+        raise FileExistsError(out)
+
+
+@contextmanager
+def given_up() -> Iterator[None]:
+    """However the run ends, its name is free for others; where nothing was written, no folder stays."""
+    from qafel_mpi.trace.claim import release_all
+
+    try:
+        yield
+    finally:
+        release_all()
+
+
+def _in_the_way(out: Path, shards: Path) -> str:
+    """What stands where the trace is to go, and what to do about it."""
+    from qafel_mpi.trace.claim import holds_a_run
+    from qafel_mpi.trace.merge import merged_into
+
+    if holds_a_run(shards):
+        merged = merged_into(shards)
+        if merged is None:
+            merge = f"`qafel-mpi merge {shards}` recovers it, --overwrite deletes it"
+            return f"{shards} holds a run that was cut short; {merge}"
+        if merged != out.absolute():
+            return f"{shards} holds a run that was merged into {merged}; --overwrite deletes these shards"
+    return "it exists already; --overwrite replaces it"
