@@ -6,6 +6,7 @@
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make clean  removes .venv and what the tools left behind
 #
+# OFFLINE=1           the demo downloads nothing
 # PYTHON=python3.12   an interpreter other than python3; 3.11 or newer
 # QAFEL_MPI=site      the machine's own MPI, with its mpirun on the PATH, in place of the Open MPI wheel
 
@@ -30,7 +31,7 @@ $(STAMP):
 	@rm -f .venv/installed-* && touch $@
 
 demo: env
-	@sh jobs/demo.sh
+	@sh jobs/demo.sh $(if $(OFFLINE),--offline)
 
 test: lint
 	$(RUN) pytest --strict-skips -q tests/unit

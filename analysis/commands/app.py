@@ -23,6 +23,7 @@ from qafel_analysis.read import rows as tables
 from qafel_analysis.read.extras import MissingExtra
 from qafel_analysis.tables import compare as comparison
 from qafel_analysis.tables import grid, paper, views
+from qafel_analysis.tables.sentence import sentence
 
 T = TypeVar("T")
 
@@ -113,6 +114,7 @@ def _messages(paths: Sequence[Path], chosen: Format) -> None:
         "qafel-analysis compare runs/qafel*.h5 runs/fedbuff*.h5",
         "qafel-analysis compare runs/*.h5 --paper",
         "qafel-analysis compare runs/*.h5 --markdown",
+        "qafel-analysis compare runs/*.h5 --sentence",
     )
 )
 def compare(
@@ -126,11 +128,16 @@ def compare(
     with_paper: Annotated[
         bool, typer.Option("--paper", help="Beside the numbers that the paper's authors published.")
     ] = False,
+    in_words: Annotated[
+        bool, typer.Option("--sentence", help="Print the comparison with FedBuff as one sentence.")
+    ] = False,
 ) -> None:
     """Settings side by side over their seeds, with the saving against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
-    if with_paper:
+    if in_words:
+        print(sentence(groups))
+    elif with_paper:
         beside = paper.against(groups)
         if chosen is Format.JSON:
             print(json.dumps([paper.as_json(row) for row in beside], indent=1))
