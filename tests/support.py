@@ -39,3 +39,12 @@ def skip_is_expected(reason: str) -> bool:
     if os.environ.get("CI"):
         return reason.startswith(("needs a GPU", "needs a kernel with", "needs libpmix-dev"))
     return reason.startswith("needs ")
+
+
+def check_against_schema(name: str, document: object) -> None:
+    """Raise jsonschema.ValidationError where a command's JSON output is not what its schema says."""
+    import jsonschema
+
+    from qafel_mpi import schemas
+
+    jsonschema.validate(document, schemas.schema(name), cls=jsonschema.Draft202012Validator)

@@ -26,6 +26,7 @@ from qafel_analysis.tables import grid, paper, views
 from qafel_analysis.tables.sentence import sentence
 
 T = TypeVar("T")
+SCHEMA_VERSION = 1  # of `table --json`: qafel_mpi/schemas/table.json and messages.json
 
 app = typer.Typer(
     name="qafel-analysis",
@@ -150,9 +151,9 @@ def compare(
 
 
 def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:
-    """For programs: every column, nothing rounded."""
+    """For programs: every column, nothing rounded. qafel_mpi/schemas/ describes the JSON."""
     if chosen is Format.JSON:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([{"schema_version": SCHEMA_VERSION, **row} for row in rows], indent=1))
         return
     writer = csv.DictWriter(sys.stdout, fieldnames=keys)
     writer.writeheader()

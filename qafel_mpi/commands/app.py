@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qafel_mpi.commands import info, list, merge, run, settings, suite
+from qafel_mpi.commands import info, list, merge, run, schema, settings, suite
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
@@ -34,6 +34,7 @@ app.command(epilog=run.EXAMPLES)(run.run)
 app.command(epilog=suite.EXAMPLES)(suite.suite)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
 app.command(epilog=settings.EXAMPLES)(settings.settings)
+app.command(epilog=schema.EXAMPLES)(schema.schema)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.add_typer(data, name="data")
 app.command(epilog=merge.EXAMPLES)(merge.merge)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qafel_mpi.drivers.build import Progress, RunSummary
 
 PLAIN_SECONDS = 2.0  # between plain lines of progress
+RUN_SCHEMA_VERSION = 1  # of `run --json`: schemas/run.json
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -81,9 +82,10 @@ def _bytes(payload: int, wire: int, paper: float) -> str:
 
 
 def summary_json(result: RunSummary) -> str:
-    """The same, every field by its name; null where there is no number."""
-    fields = asdict(result)
-    return json.dumps({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()})
+    """The same, every field by its name; null where there is no number. schemas/run.json describes it."""
+    fields = {"schema_version": RUN_SCHEMA_VERSION, **asdict(result)}
+    none = {k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({k: None if k in none else v for k, v in fields.items()})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from tests.support import check_against_schema
 from tests.system.test_commands import own_words, qafel
 
 QUICK = ("--seconds", "0.05", "--from", "4096", "--to", "4096")
@@ -38,6 +39,7 @@ def test_every_benchmark_has_help_with_examples(command, tmp_path):
 
 def test_both_files_hold_every_sample_and_where_they_come_from(results):
     content = json.loads((results / "a.json").read_text())
+    check_against_schema("bench", content)
     about = content["provenance"]
     wanted = (
         "command_line",

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.support import check_against_schema
 from tests.system.test_commands import qafel
 
 
@@ -14,6 +15,7 @@ def test_bench_codec_prints_a_table_and_writes_rows_samples_and_provenance(tmp_p
     assert done.returncode == 0, done.stderr
     assert "decode_accumulate" in done.stdout
     found = json.loads((tmp_path / "c.json").read_text())
+    check_against_schema("bench", found)
     assert found["bench"] == "codec"
     assert {(row["codec"], row["bits"], row["d"], row["threads"]) for row in found["rows"]} == {
         ("qsgd", 3, 1000, 1),

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import h5py
 import pytest
+from qafel_analysis.commands.app import app as analysis
+from typer.testing import CliRunner
 
 from qafel_mpi import experiments
 from qafel_mpi.trace_schema import NOT_ENDED
-from tests.support import mpirun
+from tests.support import check_against_schema, mpirun
 from tests.system.namespaces import launcher
 from tests.unit.trace.test_claim import taken_elsewhere
 
@@ -166,6 +168,9 @@ def test_one_process_runs_on_the_virtual_clock_and_writes_the_trace(tmp_path):
     done = qafel("run", "digits", *SHORT, "--seed", "3", "--out", "runs/a.h5", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
+    check_against_schema("run", result)
+    rows = CliRunner().invoke(analysis, ["table", str(tmp_path / "runs/a.h5"), "--json"])
+    check_against_schema("table", json.loads(rows.stdout))
     assert result["outcome"] == "finished"
     assert result["uploads"] == 30
     assert result["virtual_seconds"] > 0
