@@ -1,11 +1,18 @@
-"""The tables that `qafel-mpi bench` prints."""
+"""The tables that `qafel-mpi bench` prints, and its exit codes."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from qafel_mpi.bench.measuring.result import DEVICE_COPY, MEMORY_PASS, Row
+from qafel_mpi.bench.measuring.references import Reference
+from qafel_mpi.bench.measuring.result import DEVICE_COPY, MEMORY_PASS, Result, Row
 from qafel_mpi.bench.measuring.timing import Samples
-from qafel_mpi.commands.bench.measure import _shown
+from qafel_mpi.commands.bench.measure import _judge, _shown
+from qafel_mpi.commands.process import ExitCode
+from tests.unit.bench.measuring.made import result as made_result
+from tests.unit.bench.measuring.made import row as made_row
+from tests.unit.bench.measuring.made import steady
 
 
 def samples(microseconds: list[float]) -> Samples:
@@ -45,3 +52,15 @@ def test_a_rival_is_shown_by_its_time_over_ours(capsys):
 
 def test_a_file_keeps_the_reference_s_time_over_ours_in_both_cases():
     assert row(MEMORY_PASS).columns()["ratio"] == row("numpy").columns()["ratio"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "missed", "code"),
+    [(0, False, ExitCode.DONE), (2, True, ExitCode.FAILED), (0, True, ExitCode.TARGET_NOT_REACHED)],
+)
+def test_wrong_content_fails_before_a_missed_reference(wrong, missed, code):
+    """The row takes 10 µs."""
+    rows = [made_row(steady(), wrong=wrong)]
+    target = 5.0 if missed else 10.0
+    reference = Reference(system="n*", bench="p2p", column="median_us", target=target, upper=0.1, unit="us")
+    assert _judge(Result("p2p", rows, made_result().provenance), [reference]) == code
