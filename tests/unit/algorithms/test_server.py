@@ -1,75 +1,15 @@
 """The algorithms' invariants (ALGORITHM.md), on the pure state machines: no MPI, no clock."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 from qafel_mpi.algorithms.client import Client, Replica
-from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
-from qafel_mpi.algorithms.server import Server, Update
-from qafel_mpi.algorithms.weights import staleness_weight
-from qafel_mpi.codecs import CodecConfig, Layout, PayloadError, build
+from qafel_mpi.algorithms.config import StalenessConfig
+from qafel_mpi.algorithms.server import Update
+from qafel_mpi.codecs import PayloadError, build
 from qafel_mpi.codecs.entropy import Entropy
-
-LAYOUT = Layout(("a.weight", "a.bias", "b.weight"), ((20, 30), (20,), (7, 11)))
-D = LAYOUT.elements
-CONSTANT = StalenessConfig(weight="constant")
-POLYNOMIAL = StalenessConfig(weight="polynomial", exponent=0.5)
-CODECS = {
-    "identity": CodecConfig(codec="identity"),
-    "qsgd": CodecConfig(bits=4),
-    "qsgd 1 bit": CodecConfig(bits=1),
-    "qsgd l2 tensor": CodecConfig(levels=8, scale="l2", bucket="tensor"),
-    "affine": CodecConfig(codec="affine", bits=4),
-    "topk": CodecConfig(codec="topk", fraction=0.05),
-    "randk": CodecConfig(codec="randk", fraction=0.5),
-    "sign": CodecConfig(codec="sign"),
-    "zstd": CodecConfig(bits=4, entropy="zstd"),
-}
-
-
-def start(seed: int = 0) -> torch.Tensor:
-    return torch.randn(D, generator=torch.Generator().manual_seed(seed))
-
-
-def make(
-    uplink=CODECS["identity"], downlink=CODECS["identity"], *, assigns=None, staleness=CONSTANT, **server
-):
-    """(server, uplink codec, downlink codec) with K = 1 unless told otherwise."""
-    up, down = build(uplink, LAYOUT), build(downlink, LAYOUT)
-    replica = Replica(start(), down, assigns=down.name == "identity" if assigns is None else assigns)
-    config = ServerConfig(**{"buffer_size": 1} | server)
-    return Server(start(), up, replica, config, staleness, seed=0, clients=8), up, down
-
-
-def upload(server, up, vector, *, client=0, version=None, examples=1, key=1):
-    payload = np.zeros(up.payload_bytes(), np.uint8)
-    size = up.encode(vector, payload, key)
-    version = server.version if version is None else version
-    return server.receive(Update(client, version, payload[:size], key, examples))
-
-
-def step(server, down):
-    """(Step, q^t's bytes)."""
-    out = np.zeros(down.payload_bytes(), np.uint8)
-    made = server.step(out)
-    return made, out[: made.payload_bytes]
-
-
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("assigns", [False, True])
-def test_clients_hold_the_servers_hidden_state_bit_for_bit(name, assigns):
-    server, up, down = make(CODECS["qsgd"], CODECS[name], assigns=assigns, buffer_size=2, momentum=0.3)
-    replica = Replica(start(), build(CODECS[name], LAYOUT), assigns=assigns)
-    for t in range(6):
-        for k in range(2):
-            upload(server, up, start(10 * t + k) * 0.1, key=10 * t + k)
-        made, q = step(server, down)
-        replica.apply(q.copy(), made.key, made.version - 1)
-        assert torch.equal(replica.x_hat, server.x_hat), f"version {t + 1}"
-        assert replica.version == server.version == t + 1
+from tests.unit.algorithms.made import CODECS, LAYOUT, POLYNOMIAL, D, damaged, make, start, step, upload
 
 
 def test_without_quantization_the_hidden_state_is_the_model_and_the_run_is_fedbuff():
@@ -132,20 +72,6 @@ def test_staleness_counts_from_the_version_a_client_started_from_and_weighs_its_
     assert torch.allclose(server.x - before, torch.full((D,), 0.5), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("config", "tau", "weight"),
-    [
-        (StalenessConfig(weight="constant"), 9, 1.0),
-        (StalenessConfig(weight="polynomial", exponent=0.5), 3, 0.5),
-        (StalenessConfig(weight="flsim", exponent=0.5), 0, math.sqrt(2)),
-        (StalenessConfig(weight="flsim", exponent=0.5), 7, 0.5),
-        (StalenessConfig(weight="nvflare"), 4, 1 / 3),
-    ],
-)
-def test_staleness_weights_are_those_of_the_field(config, tau, weight):
-    assert staleness_weight(config)(tau) == pytest.approx(weight)
-
-
 def test_fedasync_mixes_the_clients_model_into_the_current_one():
     """x ← (1 − α_τ) x + α_τ y_P, α_τ = α s(τ) (Xie et al. 2019)."""
     staleness = StalenessConfig(weight="polynomial", exponent=1.0)
@@ -204,39 +130,6 @@ def test_an_upload_from_the_future_is_refused_with_all_that_came_with_it():
     assert (server.filled, server.uploads) == (0, 0)
 
 
-def damaged(codec) -> list[np.ndarray]:
-    """A payload with NaN where its scales or first values are, one that lacks a byte, and of no bytes at all."""
-    out = np.zeros(codec.payload_bytes(), np.uint8)
-    payload = out[: codec.encode(start(1), out, 7)]
-    nan = payload.copy()
-    nan[:8] = 0xFF
-    found = [nan, payload[:-1], payload[:0]]
-    if codec.flags:  # a good frame around bad content
-        frame = np.zeros(codec.payload_bytes(), np.uint8)
-        codec._raw[:8] = 0xFF
-        found.append(frame[: codec.compress(codec._raw.size, frame)])
-    return found
-
-
-@pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("way", ["a difference", "the model", "a download", "another rank's model"])
-def test_nothing_of_a_damaged_payload_reaches_the_hidden_state(name, way):
-    """Whoever hands it in: no check before `apply`, `download` and `catch_up` is needed."""
-    codec = build(CODECS[name], LAYOUT)
-    replica = Replica(start(), codec, assigns=way == "the model")
-    take = {
-        "a difference": lambda payload: replica.apply(payload, 7, 0),
-        "the model": lambda payload: replica.apply(payload, 7, 3),
-        "a download": lambda payload: replica.download(payload, 7, 3),
-        "another rank's model": lambda payload: replica.catch_up(payload, codec, 3),
-    }[way]
-    for payload in damaged(codec):
-        with pytest.raises(PayloadError):
-            take(payload)
-        assert torch.equal(replica.x_hat, start())
-        assert replica.version == 0
-
-
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize("beside", [0, 2])
 def test_nothing_of_a_damaged_upload_reaches_the_buffer(name, beside):
@@ -272,32 +165,6 @@ def test_a_compressed_payload_is_decompressed_once_on_every_path(monkeypatch):
     assert list(counts.values()) == [4, 2]
 
 
-@pytest.mark.parametrize("sends_model", [False, True])
-@pytest.mark.parametrize("diverged", [None, 1])
-def test_uploads_encoded_in_one_call_are_those_encoded_one_by_one(sends_model, diverged):
-    """Of several trainings one may have diverged: the others' uploads are not touched by it."""
-    up = build(CODECS["qsgd"], LAYOUT)
-    clients = [
-        Client(Replica(start(), up, assigns=False), up, seed=3, sends_model=sends_model) for _ in range(2)
-    ]
-    deltas = torch.stack([start(i) for i in range(3)])
-    if diverged is not None:
-        deltas[diverged, 7] = float("nan")
-    outs, trainings = np.zeros((3, up.payload_bytes()), np.uint8), np.array([[5, 0], [5, 1], [0, 9]])
-    clients[0].begin(), clients[1].begin()
-    sizes, keys, errors = clients[0].encode_all(deltas.clone(), outs, trainings)
-    assert set(errors) == ({diverged} - {None})
-    for i, (client, participation) in enumerate(trainings.tolist()):
-        out = np.zeros(up.payload_bytes(), np.uint8)
-        if i == diverged:
-            assert sizes[i] == 0
-            assert errors[i].index == 7
-            continue
-        made = clients[1].encode(deltas[i].clone(), out, client=client, participation=participation)
-        assert (sizes[i], keys[i]) == made
-        assert np.array_equal(outs[i], out)
-
-
 def test_norms_of_a_step_are_those_of_its_vectors():
     server, up, down = make(downlink=CODECS["qsgd"])
     before, hidden = server.x.double(), server.x_hat.double()
@@ -307,19 +174,6 @@ def test_norms_of_a_step_are_those_of_its_vectors():
     assert made.step_norm == pytest.approx(float((x - before).norm()), rel=1e-12)
     assert made.difference_norm == pytest.approx(float((x - hidden).norm()), rel=1e-12)
     assert made.gap == pytest.approx(float((x - server.x_hat.double()).norm()), rel=1e-12)
-
-
-def test_adam_is_reddis():
-    server, up, down = make(optimizer="adam", learning_rate=0.1, beta1=0.9, beta2=0.99, epsilon=1e-3)
-    x, m, v = start().double(), torch.zeros(D).double(), torch.zeros(D).double()
-    for t in range(5):
-        delta = start(t + 1)
-        upload(server, up, delta)
-        step(server, down)
-        g = delta.double()
-        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        x += 0.1 * m / (v.sqrt() + 1e-3)
-        assert torch.allclose(server.x.double(), x, atol=1e-5)
 
 
 def test_the_gap_vanishes_with_the_steps_with_the_hidden_state_and_not_without():
@@ -350,33 +204,3 @@ def test_an_update_from_the_future_is_refused():
     with pytest.raises(ValueError, match="client 4 starts from version 1, the server is at 0"):
         upload(server, up, torch.ones(D), client=4, version=1)
     assert server.uploads == 0
-
-
-def test_a_difference_out_of_order_is_refused():
-    server, up, down = make(downlink=CODECS["qsgd"], assigns=False)
-    replica = Replica(start(), build(CODECS["qsgd"], LAYOUT), assigns=False)
-    for _ in range(2):
-        upload(server, up, torch.ones(D))
-        made, q = step(server, down)
-    with pytest.raises(ValueError, match="does not apply to the hidden state of version 0"):
-        replica.apply(q, made.key, made.version - 1)
-    assert torch.equal(replica.x_hat, start())
-
-
-def test_payloads_depend_on_the_key_alone():
-    _, up, _ = make(CODECS["qsgd"])
-    client = Client(Replica(start(), up, assigns=False), up, seed=5)
-    one, two, other = (np.zeros(up.payload_bytes(), np.uint8) for _ in range(3))
-    client.encode(start(1), one, client=3, participation=7)
-    client.encode(start(1), two, client=3, participation=7)
-    client.encode(start(1), other, client=4, participation=7)
-    assert (one == two).all()
-    assert (one != other).any()
-
-
-def test_modes_that_contradict_each_other_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="no effect with mode = 'none'"):
-        DownlinkConfig(mode="none", codec="qsgd")
-    with pytest.raises(ValueError, match="unicast"):
-        DownlinkConfig(mode="hidden", delivery="unicast")
-    assert DownlinkConfig(mode="none").codec == "identity"
