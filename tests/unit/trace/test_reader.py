@@ -19,13 +19,11 @@ from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, UnavailableError, read_blocks, scan, shard_path
 from qafel_mpi.trace_schema import (
-    ATTRIBUTES,
     CLOCK,
     CODEC_NAMES,
     END_NAMES,
     KIND_NAMES,
     MESSAGES,
-    SCHEMA,
     SCHEMA_VERSION,
     TABLES,
 )
@@ -107,25 +105,6 @@ def test_a_trace_from_before_the_names_reads_the_same(run):
         assert h5py.check_enum_dtype(file["messages"].dtype["kind"]) is None
     with open_trace(run) as trace:
         assert (trace.table("messages") == rows).all()
-
-
-@pytest.mark.parametrize("table", SCHEMA)
-def test_the_stored_types_are_those_of_h5py(table):
-    """trace_schema.py makes them without h5py."""
-    stored = SCHEMA[table].stored_dtype
-    for column in SCHEMA[table].columns:
-        if column.names:
-            same = h5py.enum_dtype({name: number for number, name in column.names.items()}, column.type)
-            assert stored[column.name].metadata == same.metadata
-        else:
-            assert stored[column.name].metadata is None
-
-
-def test_every_column_and_attribute_is_described():
-    for table in SCHEMA.values():
-        assert table.row.endswith(".")
-        assert all(len(column.meaning) > 5 for column in table.columns)
-    assert all(len(meaning) > 5 for _, meaning in ATTRIBUTES.values())
 
 
 def test_times_are_corrected_to_rank_0s_clock_and_raw_ones_are_kept(run):
