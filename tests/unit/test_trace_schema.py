@@ -7,13 +7,7 @@ import pytest
 
 from qafel_mpi import wire
 from qafel_mpi.codecs import CODECS
-from qafel_mpi.trace_schema import (
-    ATTRIBUTES,
-    CODEC_NAMES,
-    HEADER_BYTES,
-    KIND_NAMES,
-    SCHEMA,
-)
+from qafel_mpi.trace_schema import ATTRIBUTES, CODEC_NAMES, HEADER_BYTES, KIND_NAMES, SCHEMA
 
 
 def test_the_schema_knows_the_wire():

@@ -6,16 +6,7 @@ import torch
 
 from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.codecs import PayloadError, build
-from tests.unit.algorithms.made import (
-    CODECS,
-    LAYOUT,
-    D,
-    damaged,
-    make,
-    start,
-    step,
-    upload,
-)
+from tests.unit.algorithms.made import CODECS, LAYOUT, D, damaged, make, start, step, upload
 
 
 @pytest.mark.parametrize("name", CODECS)

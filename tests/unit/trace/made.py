@@ -11,10 +11,7 @@ import numpy as np
 
 from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace_schema import (
-    MESSAGES,
-    STEPS,
-)
+from qafel_mpi.trace_schema import MESSAGES, STEPS
 
 
 def row(dtype: np.dtype, **values: object) -> tuple:

@@ -8,10 +8,7 @@ import pytest
 
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.shards import TraceError
-from qafel_mpi.trace_schema import (
-    SCHEMA_VERSION,
-    STEPS,
-)
+from qafel_mpi.trace_schema import SCHEMA_VERSION, STEPS
 
 
 def test_a_newer_schema_is_read_as_far_as_it_is_known(whole):

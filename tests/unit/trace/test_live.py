@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from qafel_mpi.trace.merge import shards_of
 from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.trace_schema import (
-    TABLES,
-)
+from qafel_mpi.trace_schema import TABLES
 
 
 def test_a_folder_of_shards_reads_like_the_merged_file(whole):

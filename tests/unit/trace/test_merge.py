@@ -11,9 +11,7 @@ from qafel_mpi.trace.merge import merge, merged_into, shards_of
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, shard_path
-from qafel_mpi.trace_schema import (
-    STEPS,
-)
+from qafel_mpi.trace_schema import STEPS
 from tests.unit.trace.made import row
 
 

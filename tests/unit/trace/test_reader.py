@@ -18,15 +18,7 @@ from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_r
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, UnavailableError, read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import (
-    CLOCK,
-    CODEC_NAMES,
-    END_NAMES,
-    KIND_NAMES,
-    MESSAGES,
-    SCHEMA_VERSION,
-    TABLES,
-)
+from qafel_mpi.trace_schema import CLOCK, CODEC_NAMES, END_NAMES, KIND_NAMES, MESSAGES, SCHEMA_VERSION, TABLES
 from tests.no_locks import without_locks
 
 NAN = float("nan")

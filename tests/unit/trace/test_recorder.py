@@ -13,12 +13,7 @@ from qafel_mpi.trace.merge import merge
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder, row_format
 from qafel_mpi.trace.shards import read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import (
-    MESSAGES,
-    NOT_ENDED,
-    RANKS,
-    TABLES,
-)
+from qafel_mpi.trace_schema import MESSAGES, NOT_ENDED, RANKS, TABLES
 from tests.unit.trace.made import child, row
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import blocks_from, read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import (
-    MESSAGES,
-)
+from qafel_mpi.trace_schema import MESSAGES
 from tests.unit.trace.made import row
 
 
