@@ -1,4 +1,4 @@
-"""Is a result to be believed? Reasons why not, a sentence each, for each of the things that a row claims.
+"""Is a result reliable? If not, the reasons, a sentence each, for each of the things that a row claims.
 
 time: the median of our own samples; what `bench compare` holds against another file, and a site's reference.
 ratio: the median over rounds of the reference's time over ours, of a row that has a reference.
@@ -36,7 +36,7 @@ DRIFT = 0.10  # between the medians of the first and last third
 
 
 class Doubt(NamedTuple):
-    """Why a claim of a row is not to be believed."""
+    """Why a claim of a row is not reliable."""
 
     claim: str  # "time", "ratio", "share"; "content" speaks against all
     reason: str
@@ -61,7 +61,7 @@ def doubts(row: Row) -> list[Doubt]:
     found = [Doubt("time", reason) for reason in own]
     for name, (low, high) in _shares(row).items():
         if high - low > WIDEST:
-            found.append(Doubt("share", f"{name}: it is known to lie between {low:.0%} and {high:.0%} only"))
+            found.append(Doubt("share", f"{name}: its 95% interval is wide, {low:.0%} to {high:.0%}"))
     if row.reference is None:
         return found
     ratios = row.reference.values / row.ours.values
@@ -75,15 +75,15 @@ def doubted(row: Row, claim: str) -> bool:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """ "18 of 18 ratios and 12 of 20 times are to be believed"."""
+    """ "18 of 18 ratios and 12 of 20 times are reliable"."""
     parts = []
     for claim in ("share", "ratio", "time"):
         made = [row for row in rows if claim in claims(row)]
         if made:
-            believed = sum(not doubted(row, claim) for row in made)
-            parts.append(f"{believed} of {len(made)} {claim}s")
+            reliable = sum(not doubted(row, claim) for row in made)
+            parts.append(f"{reliable} of {len(made)} {claim}s")
     *most, last = parts or ["no rows"]
-    return f"{', '.join(most)}{' and ' if most else ''}{last} are to be believed"
+    return f"{', '.join(most)}{' and ' if most else ''}{last} are reliable"
 
 
 def _microseconds(seconds: float) -> str:

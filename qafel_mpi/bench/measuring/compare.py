@@ -39,7 +39,7 @@ class Pair:
     b_us: float
     change: float
     change_interval: Interval
-    in_doubt: bool = False  # bench/check.py does not believe the one time or the other
+    in_doubt: bool = False  # bench/check.py finds one of the two times unreliable
 
     @property
     def verdict(self) -> str:

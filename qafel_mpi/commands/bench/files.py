@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF5 of a benchmark.")]) -> None:
-    """Say which times and ratios are not to be believed, and why: spread, outliers, too few, two modes, drift.
+    """List the times and ratios that are not reliable, with the reason: spread, outliers, too few, two modes, drift.
 
-    A ratio is judged by the rounds' own ratios: what disturbed both sides alike does not count against it. Exits with
-    4 where there are any doubts, or rows missing because the benchmark ended early.
+    A ratio is judged by the ratios of its rounds, so a disturbance of both sides alike does not count against it. The
+    exit code is 4 if the list is not empty, or if rows are missing because the benchmark ended early.
     """
     from qafel_mpi.bench.measuring.check import doubts, summary
 
@@ -47,10 +47,10 @@ def compare(
         bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
     ] = False,
 ) -> None:
-    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether `check` believes both.
+    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether both are reliable.
 
-    Of folders every file is a launch, and what differs from launch to launch is in the interval. Files from unlike
-    hosts or MPI settings are refused (exit code 2).
+    In a folder every file is one launch, and the interval includes the differences between launches. Files from
+    unlike hosts or MPI settings are refused (exit code 2).
     """
     from qafel_mpi.bench.measuring import compare as pairs
 

@@ -10,10 +10,10 @@ from qafel_mpi.bench.measuring.result import Row
 from tests.unit.bench.measuring.made import row, samples, steady, uneven
 
 
-def test_a_steady_result_is_believed():
-    believed = row(steady(), steady(2e-5), wrong=0)
-    assert check.doubts(believed) == []
-    assert check.summary([believed, row(steady())]) == "1 of 1 ratios and 2 of 2 times are to be believed"
+def test_a_steady_result_is_reliable():
+    fine = row(steady(), steady(2e-5), wrong=0)
+    assert check.doubts(fine) == []
+    assert check.summary([fine, row(steady())]) == "1 of 1 ratios and 2 of 2 times are reliable"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_steady_result_is_believed():
 def test_each_defect_has_its_reason(values, loops, word):
     bad = Row("p2p", {}, samples(values, loops))
     assert any(doubt.claim == "time" and doubt.reason.startswith(word) for doubt in check.doubts(bad))
-    assert check.summary([bad]) == "0 of 1 times are to be believed"
+    assert check.summary([bad]) == "0 of 1 times are reliable"
 
 
 def test_a_tail_that_does_not_move_the_median_does_not_count_against_it():
@@ -43,7 +43,7 @@ def test_what_disturbs_both_alike_counts_against_the_time_and_not_against_the_ra
     assert {doubt.claim for doubt in found} == {"time"}
 
 
-def test_a_ratio_that_drifts_is_not_believed_where_our_time_is():
+def test_a_ratio_that_drifts_is_unreliable_where_our_time_is_not():
     found = check.doubts(row(steady(), np.repeat([1.0, 1.4], 100) * steady(2e-5, seed=1)))
     assert {doubt.claim for doubt in found} == {"ratio"}
     assert any(doubt.reason.startswith("drift: the last third is +40%") for doubt in found)
@@ -54,10 +54,10 @@ def test_a_reference_that_is_too_short_is_named_as_such():
     assert any(doubt.reason.startswith("reference: too short") for doubt in check.doubts(short))
 
 
-def test_wrong_content_is_never_believed():
+def test_wrong_content_is_never_reliable():
     wrong = row(steady(), steady(), wrong=3)
     assert check.doubts(wrong)[0].reason.startswith("3 wrong")
-    assert check.summary([wrong]) == "0 of 1 ratios and 0 of 1 times are to be believed"
+    assert check.summary([wrong]) == "0 of 1 ratios and 0 of 1 times are reliable"
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "exponential", "lognormal"])

@@ -49,7 +49,7 @@ def test_compare_says_what_its_intervals_leave_out(launches, said):
     assert said is None or said in more[0]
 
 
-def test_a_difference_of_times_that_are_not_believed_says_so(made):
+def test_a_difference_of_unreliable_times_says_so(made):
     wide = np.random.default_rng(0).lognormal(-8, 2, 200)
     after = Result(made.bench, [row(wide, parameters=made.rows[0].parameters)], made.provenance)
     assert compare.compare([made], [after])[0][0].verdict.endswith("times slower, times in doubt")
