@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, tracing
+from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, sizes, tracing
 from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
@@ -176,3 +176,20 @@ def test_overlap_and_tracing_read_the_trace_of_a_wall_run(comm, folder, monkeypa
 def test_cores_are_counted_once_for_all_ranks_of_a_host(comm):
     assert not ranks.crowded(MPI.COMM_SELF)
     assert len({ranks.crowded(comm), bool(ranks.agree(comm)(ranks.crowded(comm)))}) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_sizes_runs_each_size_and_counts_its_memory_and_messages(comm, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found, any_here = on_every_rank(comm, sizes.rows(comm, wall.run, [800, 8000], "fedbuff", 4 * comm.size))
+    assert any_here
+    if comm.rank == 0:
+        small, large = found
+        assert not small.wrong
+        assert not large.wrong
+        assert 700 < small.parameters["d"] < 900
+        assert 7500 < large.parameters["d"] < 8500
+        assert [row.derived["upload_bytes"] for row in found] == [4 * row.parameters["d"] for row in found]
+        assert all(row.derived["rank_0_mb"] > 10 and row.derived["client_mb"] > 10 for row in found)
+        assert all((row.ours.values > 0).all() for row in found)
+        assert list(folder.iterdir()) == []

@@ -29,8 +29,8 @@ bench = typer.Typer(
     epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p --json p2p.json\n\n"
     "  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"
     "  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
-    "Exit codes: 0 done, 2 bad usage, 3 failed or wrong content, 4 a reference missed or a result not to be "
-    "believed.",
+    "Exit codes: 0 done, 2 bad usage, 3 failed or wrong content, 4 a reference missed or an unreliable "
+    "result.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -312,6 +312,31 @@ def all_(
     run(
         "all", measure, Output(json, out, reference), seconds=seconds, width=width, ranks=2, parts=list(every)
     )
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 3 qafel-mpi bench sizes --json sizes.json\n\n"
+    "  mpirun -n 3 qafel-mpi bench sizes --d 29282,11000000 --algorithm fedbuff",
+)
+def sizes(
+    d: Annotated[
+        str, typer.Option("--d", metavar="LIST", help="Parameters of the model, approximately.")
+    ] = "29282,1000000,11000000,60000000",
+    algorithm: Annotated[str, typer.Option(metavar="NAME", help="qafel or fedbuff.")] = "qafel",
+    uploads: Annotated[int, typer.Option(min=4, help="Length of each run.")] = 16,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Memory of server and clients, bytes of a message and seconds of each part of a wall run, by model size.
+
+    Each size is trained for real, on the digits. A parameter's bytes are counted against the smallest size.
+    """
+    from qafel_mpi.config_text import whole_numbers
+
+    counts = sorted(whole_numbers("--d", d, 1, 2**31))
+    measure = parts.sizes(counts, algorithm, uploads)
+    run("sizes", measure, Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
 
 
 class VirtualPart(StrEnum):

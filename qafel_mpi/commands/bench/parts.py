@@ -92,6 +92,20 @@ def tracing(uploads: int) -> Measure:
     return measure
 
 
+def sizes(d: Sequence[int], algorithm: str, uploads: int) -> Measure:
+    """d: ascending. Raises ConfigError."""
+
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import sizes as ours
+        from qafel_mpi.drivers.wall import run as wall
+
+        if algorithm not in ours.ALGORITHMS:
+            raise ConfigError([f"--algorithm {algorithm}: none of {', '.join(ours.ALGORITHMS)}"])
+        return ours.rows(comm, wall.run, d, algorithm, uploads)
+
+    return measure
+
+
 def _sizes(text: str) -> list[int]:
     """Raises ConfigError."""
     try:
