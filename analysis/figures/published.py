@@ -1,0 +1,131 @@
+"""The two pictures of the README, drawn from the records of `qafel-analysis curves` and `timeline`.
+
+    python -m qafel_analysis.figures.published docs/results docs/figures        (make figures)
+
+The same records give the same SVG with one version of matplotlib; the SVG names that version and the record's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qafel_analysis.figures import convergence
+from qafel_analysis.figures.palette import ACTIVITY_COLOURS, colour
+from qafel_analysis.figures.style import new_figure, styled
+from qafel_analysis.read import timeline as spans
+from qafel_analysis.read.extras import extra
+
+_STYLE = {"font.size": 9.5, "svg.hashsalt": "qafel_mpi", "svg.fonttype": "path"}
+_NAMES = {"qafel": "QAFeL, 4 bits", "fedbuff": "FedBuff, 32-bit floats"}
+_TARGET = 0.9
+_LABEL_AT = (0.7, 0.4)  # accuracies at which the first and the second curve are named
+_ACTIVITIES = {
+    "train": "train",
+    "encode": "encode",
+    "decode": "decode and add up",
+    "wait": "wait",
+    "send": "message under way",
+}
+
+
+@styled
+def accuracy_against_bytes(content: Any) -> Any:
+    """Test accuracy over megabytes, both ways together: median over seeds, shaded from the smallest to the largest.
+
+    content: of `curves --x payload_bytes --y accuracy`, a setting an algorithm.
+    """
+    figure, axes = new_figure(7.2, 3.3)
+    axes.axhline(_TARGET, color="#888888", linewidth=0.8, linestyle="--")
+    bands = [convergence.from_json(one) for one in content]
+    most_mb = max(float(b.x[-1]) for b in bands) / 1e6
+    for k, (one, b) in enumerate(zip(content, bands, strict=True)):
+        x_mb, label_at = b.x / 1e6, _LABEL_AT[k]
+        axes.plot(x_mb, b.median, color=colour(k), linewidth=2)
+        axes.fill_between(x_mb, b.low, b.high, color=colour(k), alpha=0.2, linewidth=0)
+        beside_mb = x_mb[np.argmax(b.median >= label_at)] + 0.04 * most_mb
+        axes.text(beside_mb, label_at, _NAMES[one["algorithm"]], color=colour(k), weight="bold", va="center")
+        end_mb = float(x_mb[np.argmax(b.median >= _TARGET)])
+        axes.plot(end_mb, _TARGET, "o", color=colour(k), markersize=6)
+        axes.text(
+            end_mb, _TARGET + 0.03, f"{_TARGET:.0%} after {end_mb:.2g} MB",
+            ha="right" if end_mb > most_mb / 2 else "left",
+        )  # fmt: skip
+    axes.set(xlabel="megabytes sent, up and down", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, None))
+    axes.yaxis.set_major_formatter(extra("matplotlib.ticker").PercentFormatter(1.0))
+    return figure
+
+
+@styled
+def timeline(content: Any) -> Any:
+    """A lane a rank: what it did, and below, thinner, its messages under way. content: of `timeline`."""
+    found, window = spans.from_json(content)
+    ranks = sorted(found["rank"].unique())
+    figure, axes = new_figure(7.2, 0.95 + 0.5 * len(ranks))
+    for activity, words in _ACTIVITIES.items():
+        height, shift = (0.12, -0.44) if activity == "send" else (0.56, -0.26)
+        for lane, rank in enumerate(ranks):
+            own = found[(found["rank"] == rank) & (found["activity"] == activity)]
+            begin = 1e3 * (own["begin_s"].clip(lower=window.begin_s) - window.begin_s)
+            end = 1e3 * (own["end_s"].clip(upper=window.end_s) - window.begin_s)
+            axes.broken_barh(
+                np.column_stack([begin, end - begin]), (-lane + shift, height),
+                color=ACTIVITY_COLOURS[activity], linewidth=0,
+            )  # fmt: skip
+        axes.plot([], [], color=ACTIVITY_COLOURS[activity], linewidth=6, label=words)
+    names = ["server\n(rank 0)", *(f"client\n(rank {rank})" for rank in ranks[1:])]
+    axes.set(
+        xlim=(0, 1e3 * (window.end_s - window.begin_s)), yticks=[-lane for lane in range(len(ranks))],
+        yticklabels=names, xlabel="milliseconds",
+    )  # fmt: skip
+    axes.grid(False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=len(_ACTIVITIES), handlelength=1.5, columnspacing=1.5)
+    return figure
+
+
+# Name of the picture -> (name of its record, what draws it).
+PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
+    "timeline": ("timeline", timeline),
+}
+
+
+def svg(name: str, records: Path, out: Path) -> Path:
+    """Draw one of PICTURES from records/RECORD.json as out/NAME.svg. Returns the file."""
+    record, draw = PICTURES[name]
+    data = (records / f"{record}.json").read_bytes()
+    matplotlib = extra("matplotlib")
+    file = out / f"{name}.svg"
+    out.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_STYLE):
+        about = {"Date": None, "Creator": creator(), "Description": digest(data)}
+        draw(json.loads(data)["content"]).savefig(file, metadata=about)
+    return file
+
+
+def creator() -> str:
+    """What the SVG says of the program that drew it: another version of matplotlib draws other bytes."""
+    return f"qafel-analysis, matplotlib {extra('matplotlib').__version__}"
+
+
+def digest(data: bytes) -> str:
+    """What the SVG says of the record that it shows."""
+    return f"SHA-256 of the data: {hashlib.sha256(data).hexdigest()}"
+
+
+def main() -> None:
+    """Draw all pictures: RECORDS OUT."""
+    records, out = map(Path, sys.argv[1:])
+    for name in PICTURES:
+        print(svg(name, records, out))
+
+
+if __name__ == "__main__":
+    main()

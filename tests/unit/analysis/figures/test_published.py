@@ -1,0 +1,44 @@
+"""The README's pictures show their records: docs/figures against docs/results."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from qafel_analysis.figures import published
+
+from tests.support import ROOT
+
+RECORDS, FIGURES = ROOT / "docs/results", ROOT / "docs/figures"
+
+
+@pytest.mark.parametrize("name", published.PICTURES)
+def test_a_committed_picture_shows_the_record_of_its_numbers(name):
+    text = (FIGURES / f"{name}.svg").read_text(encoding="utf-8")
+    data = (RECORDS / f"{published.PICTURES[name][0]}.json").read_bytes()
+    assert published.digest(data) in text, f"{name}.svg shows other numbers: run `make figures` and commit it"
+
+
+@pytest.mark.parametrize("name", published.PICTURES)
+def test_the_same_record_gives_the_same_picture(name, tmp_path):
+    """Twice the same bytes, and those that are committed where matplotlib is of the version that drew them."""
+    first, second = (published.svg(name, RECORDS, tmp_path / k).read_bytes() for k in "ab")
+    assert first == second
+    assert b"<dc:date>" not in first
+    committed = (FIGURES / f"{name}.svg").read_bytes()
+    if published.creator().encode() in committed:
+        assert first == committed
+    else:
+        assert len(first) > 10_000
+
+
+def test_a_picture_changes_with_its_numbers(tmp_path):
+    record = json.loads((RECORDS / "accuracy-vs-bytes.json").read_text(encoding="utf-8"))
+    for one in record["content"]:
+        one["x"] = [2 * x for x in one["x"]]
+    (tmp_path / "accuracy-vs-bytes.json").write_text(json.dumps(record))
+    changed = published.svg("accuracy-vs-bytes", tmp_path, tmp_path / "out").read_text()
+    digest = re.search(r"SHA-256 of the data: \w+", changed)
+    assert digest is not None
+    assert digest[0] not in (FIGURES / "accuracy-vs-bytes.svg").read_text()
