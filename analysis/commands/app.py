@@ -13,8 +13,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from qafel_analysis.commands.files import export, figures
+from qafel_analysis.commands.numbers import bench, curves, timeline
 from qafel_analysis.commands.options import Accuracy, Loss, Runs, examples, say
 from qafel_analysis.commands.read import each, read
+from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
 from qafel_analysis.commands.scaling import broadcast, pace, scaling
 from qafel_analysis.commands.theory import theory
@@ -76,6 +78,8 @@ def table(
     by_kind: Annotated[
         bool, typer.Option("--messages", help="The messages by kind instead: counts, bytes, durations.")
     ] = False,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """What runs cost and what they reached.
 
@@ -84,11 +88,13 @@ def table(
     """
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     if by_kind:
-        _messages(runs, chosen)
+        record(kept, note, "messages", versioned(_messages(runs, chosen)), runs)
         return
     found = read(runs, target_accuracy, target_loss)
+    rows = [tables.public(run) for run in found]
+    record(kept, note, "table", versioned(rows), runs)
     if chosen in (Format.JSON, Format.CSV):
-        _data([tables.public(run) for run in found], tables.KEYS, chosen)
+        _data(rows, tables.KEYS, chosen)
     else:
         groups = comparison.groups(found)
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
@@ -97,7 +103,8 @@ def table(
         _emit(grids, chosen)
 
 
-def _messages(paths: Sequence[Path], chosen: Format) -> None:
+def _messages(paths: Sequence[Path], chosen: Format) -> list[dict[str, Any]]:
+    """Print the messages by kind. Returns the rows."""
     from qafel_analysis.tables import messages  # pandas, which the other tables do without
 
     found = each(paths, messages.rows)
@@ -108,6 +115,7 @@ def _messages(paths: Sequence[Path], chosen: Format) -> None:
         _data(rows, messages.KEYS, chosen)
     else:
         _emit([messages.messages_grid(rows)], chosen)
+    return rows
 
 
 @app.command(
@@ -132,28 +140,37 @@ def compare(
     in_words: Annotated[
         bool, typer.Option("--sentence", help="Print the comparison with FedBuff as one sentence.")
     ] = False,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """Settings side by side over their seeds, with the saving against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
+    if with_paper:
+        beside = paper.against(groups)
+        content = [paper.as_json(row) for row in beside]
+        shown = paper.paper_grid(beside)
+    else:
+        content = [comparison.summary(g, groups) for g in groups]
+        shown = views.side_by_side(groups)
+    record(kept, note, "compare", content, runs)
     if in_words:
         print(sentence(groups))
-    elif with_paper:
-        beside = paper.against(groups)
-        if chosen is Format.JSON:
-            print(json.dumps([paper.as_json(row) for row in beside], indent=1))
-        else:
-            _emit([paper.paper_grid(beside)], chosen)
     elif chosen is Format.JSON:
-        print(json.dumps([comparison.summary(g, groups) for g in groups], indent=1))
+        print(json.dumps(content, indent=1))
     else:
-        _emit([views.side_by_side(groups)], chosen)
+        _emit([shown], chosen)
+
+
+def versioned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as `--json` prints them."""
+    return [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
 
 
 def _data(rows: Sequence[dict[str, Any]], keys: Sequence[str], chosen: Format) -> None:
     """For programs: every column, nothing rounded. qafel_mpi/schemas/ describes the JSON."""
     if chosen is Format.JSON:
-        print(json.dumps([{"schema_version": SCHEMA_VERSION, **row} for row in rows], indent=1))
+        print(json.dumps(versioned(rows), indent=1))
         return
     writer = csv.DictWriter(sys.stdout, fieldnames=keys)
     writer.writeheader()
@@ -187,6 +204,25 @@ app.command(
         "qafel-analysis watch runs --once --json",
     )
 )(watch)
+app.command(
+    epilog=examples(
+        "qafel-analysis curves runs/digits/*.h5",
+        "qafel-analysis curves runs/digits/*.h5 --x seconds --y loss --at 1,2,5",
+        "qafel-analysis curves runs/digits/*.h5 --x payload_bytes --record curves.json",
+    )
+)(curves)
+app.command(
+    epilog=examples(
+        "qafel-analysis timeline runs/a.h5 --window 1.5:1.6",
+        "qafel-analysis timeline runs/a.h5 --window 1.5:1.6 --record timeline.json",
+    )
+)(timeline)
+app.command(
+    epilog=examples(
+        "qafel-analysis bench p2p.json",
+        "qafel-analysis bench launch-*.json --markdown",
+    )
+)(bench)
 app.command(
     epilog=examples(
         "qafel-analysis scaling runs/strong/*.h5",

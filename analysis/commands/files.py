@@ -56,7 +56,7 @@ def figures(
     bits; gap of the hidden state; staleness; of some runs each rank's timeline, bytes by link, latencies; of bench
     results the codecs' throughput and scaling. The names of the files are printed.
     """
-    shown = _window(window)
+    shown = window_of(window)
     from qafel_analysis.figures import draw, style
     from qafel_analysis.figures.collect import collect
 
@@ -121,7 +121,7 @@ def export(
 
     Files are read and written in blocks, however long the run. The names of the files are printed.
     """
-    shown = _window(window)
+    shown = window_of(window)
     from qafel_analysis import export as exporting
     from qafel_analysis.figures.collect import short_names
 
@@ -152,7 +152,8 @@ def export(
         raise typer.Exit(NOTHING_READ)
 
 
-def _window(text: str | None) -> Window | None:
+def window_of(text: str | None) -> Window | None:
+    """BEGIN:END as a window; None as none. Raises BadParameter."""
     if text is None:
         return None
     from qafel_analysis.read.timeline import Window

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from qafel_analysis.commands.options import NOTHING_READ, Runs, say
+from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.read.bench import read_bench
 from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
 from qafel_analysis.theory import loggp
 from qafel_analysis.theory import scaling as study
 from qafel_analysis.theory import scaling_paper as paper
 from qafel_analysis.theory.pace import Pace, pace_grid
+from qafel_analysis.theory.pace import as_json as pace_as_json
 from qafel_analysis.theory.pace import pace as pace_of
 
 from qafel_mpi.trace.reader import TraceError
@@ -40,6 +42,8 @@ def scaling(
             "--bench", metavar="FILE", help="Of `bench p2p` and `bench broadcast`: fits the network's costs."
         ),
     ] = None,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """Efficiency over ranks, and rank 0's costs carried to 10,000 ranks on paper.
 
@@ -58,17 +62,16 @@ def scaling(
             costs = paper.on_network(costs, network) if network else costs
         except TraceError as error:
             say([error])
-    if as_json:
-        found: dict[str, Any] = {"measured": study.as_json(points)}
-        if costs is not None:
-            train_s = train_seconds or costs.train_s
-            found["paper"] = paper.as_json(costs, train_s=train_s, link_gbit=gbit, network=network)
-        print(json.dumps(found, indent=1))
-        return
+    found: dict[str, Any] = {"measured": study.as_json(points)}
     grids = [study.measured_grid(points)]
     if costs is not None:
         train_s = train_seconds or costs.train_s
+        found["paper"] = paper.as_json(costs, train_s=train_s, link_gbit=gbit, network=network)
         grids.append(paper.paper_grid(costs, train_s=train_s, link_gbit=gbit, network=network))
+    record(kept, note, "scaling", found, [*runs, *(benches or [])])
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
     _print(grids, as_markdown)
 
 
@@ -88,19 +91,26 @@ def broadcast(
     poll_ms: Annotated[
         float, typer.Option(min=0, metavar="MS", help="On paper: between two looks of a client that trains.")
     ] = 5.0,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """What a broadcast costs by each algorithm: a LogGP model fitted to benchmarks, and carried to 10,000 ranks."""
     fitted, seen = _fitted(files)
     network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
+    found = loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms)
+    record(kept, note, "broadcast", found, files)
     if as_json:
-        print(json.dumps(loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms), indent=1))
+        print(json.dumps(found, indent=1))
         return
     _print([loggp.fit_grid(fitted, seen), loggp.paper_grid(network, poll_s=1e-3 * poll_ms)], as_markdown)
 
 
 def pace(
     runs: Runs,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """Seconds per server step and to the target against FedBuff, beside the bytes, and what a step is spent on."""
     found: list[Pace] = []
@@ -111,7 +121,12 @@ def pace(
             say([error])
     if not found:
         raise typer.Exit(NOTHING_READ)
-    _print([pace_grid(found)], as_markdown)
+    content = pace_as_json(found)
+    record(kept, note, "pace", content, runs)
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        _print([pace_grid(found)], as_markdown)
 
 
 def _fitted(files: Sequence[Path]) -> tuple[loggp.LogGP, list[loggp.Observation]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from qafel_analysis.commands.options import NOTHING_READ, Runs, say
+from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.tables.grid import NOTHING, Grid, number, spread, to_markdown, to_terminal
 from qafel_analysis.theory import orders as study
 
@@ -30,6 +31,8 @@ def theory(
     runs: Runs,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    kept: Record = None,
+    note: Note = "",
 ) -> None:
     """Quantization × staleness × T: effects on the squared gradient norm, and their slopes beside the paper's orders.
 
@@ -49,8 +52,10 @@ def theory(
         found = None
     if found is None:
         raise typer.Exit(NOTHING_READ)
+    content = as_object(found)
+    record(kept, note, "theory", content, runs)
     if as_json:
-        print(json.dumps(as_object(found), indent=1))
+        print(json.dumps(content, indent=1))
         return
     show = (lambda one: print(to_markdown(one))) if as_markdown else to_terminal
     print(MEASURED + "\n")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from qafel_analysis.tables.compare import Group
+from qafel_analysis.tables.grid import Grid, number
 
 from qafel_mpi.trace.reader import Trace, open_trace
 
@@ -21,6 +23,8 @@ AGAINST = {
     "payload_bytes": "payload bytes up and down (broadcast)",
     "seconds": "seconds",
 }
+
+MEASURED = ("accuracy", "loss", "gap", "step_norm", "quantization_error", "gradient_norm_squared")
 
 
 def curve(trace: Trace) -> pd.DataFrame:
@@ -105,6 +109,61 @@ def curves_of(group: Group) -> list[pd.DataFrame]:
         with open_trace(run["run"], salvage=True) as trace:
             found.append(curve(trace))
     return found
+
+
+def as_json(group: Group, x: str, y: str) -> dict[str, Any]:
+    """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}."""
+    found = band(group.label, curves_of(group), x, y)
+    if found is None:
+        return _about(group) | {"x": [], "median": [], "low": [], "high": []}
+    arrays = {"x": found.x, "median": found.median, "low": found.low, "high": found.high}
+    return _about(group) | {
+        name: [float(f"{value:.6g}") for value in array.tolist()] for name, array in arrays.items()
+    }
+
+
+def from_json(content: Mapping[str, Any]) -> Band:
+    """A band as as_json wrote it."""
+    x, median, low, high = (np.array(content[name], dtype=float) for name in ("x", "median", "low", "high"))
+    return Band(content["setting"], x, median, low, high, len(content["seeds"]))
+
+
+def values_at(group: Group, x: str, y: str, points: Sequence[float]) -> dict[str, Any]:
+    """{setting, algorithm, seeds, x, values}: of each seed a list with y at each x, null before its first one."""
+    values = []
+    for one in curves_of(group):
+        one = one[[x, y]].dropna().sort_values(x)
+        last = one[x].searchsorted(points, side="right") - 1
+        values.append([float(one[y].iloc[k]) if k >= 0 else None for k in last])
+    return _about(group) | {"x": list(points), "values": values}
+
+
+def _about(group: Group) -> dict[str, Any]:
+    seeds = [run["seed"] for run in group.runs]
+    return {"setting": group.label, "algorithm": group.algorithm, "seeds": seeds}
+
+
+def curves_grid(found: Sequence[Mapping[str, Any]], x: str, y: str) -> Grid:
+    """What as_json or values_at gave of some settings: median, smallest and largest; a tenth of a curve's points."""
+    rows = []
+    for one in found:
+        if "values" in one:
+            columns = [[v for v in column if v is not None] for column in zip(*one["values"], strict=True)]
+            points = [(float(np.median(c)), min(c), max(c)) if c else None for c in columns]
+            rows += [_row(one, at, point) for at, point in zip(one["x"], points, strict=True)]
+        else:
+            points = list(zip(one["median"], one["low"], one["high"], strict=True))
+            some = _evenly(len(points), 10) if points else ()
+            rows += [_row(one, one["x"][k], points[k]) for k in some]
+    return Grid(
+        "Median, smallest and largest over the runs of a setting",
+        ("setting", AGAINST[x], y.replace("_", " "), "smallest", "largest"),
+        tuple(rows),
+    )
+
+
+def _row(one: Mapping[str, Any], at: float, point: tuple[float, float, float] | None) -> tuple[str, ...]:
+    return one["setting"], number(at), *map(number, point or (None, None, None))
 
 
 def staleness_counts(trace: Trace) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,12 @@ from qafel_mpi.trace.reader import Trace
 from qafel_mpi.trace_schema import KIND_NAMES, MESSAGE_TIMES
 
 ACTIVITIES = ("train", "encode", "decode", "send", "wait")
+EXCLUSIVE = (
+    "train",
+    "encode",
+    "decode",
+    "wait",
+)  # a rank does one of them at a time; sends go on beside them
 COLUMNS = ["rank", "activity", "begin_s", "end_s", "kind", "peer", "wire_bytes"]
 _SENDER, _RECEIVER = 0, 1
 _KIND = {name: kind for kind, name in KIND_NAMES.items()}
@@ -195,7 +203,31 @@ def shares(found: pd.DataFrame, window: Window) -> pd.DataFrame:
     table = inside.pivot_table(
         index="rank", columns="activity", values="share", aggfunc="sum", fill_value=0.0
     )
-    table = table.reindex(columns=["train", "encode", "decode", "wait"], fill_value=0.0)
+    table = table.reindex(columns=list(EXCLUSIVE), fill_value=0.0)
     nested = (table.sum(axis=1) - 1).clip(lower=0)  # what was counted twice
     table["train"] = (table["train"] - nested).clip(lower=0)
     return table
+
+
+def as_json(trace: Trace, window: Window) -> dict[str, Any]:
+    """{begin_s, end_s, spans, shares}: each span as [rank, activity, begin_s, end_s], each rank's shares by activity.
+
+    Times are rounded to 0.1 µs.
+    """
+    found = intervals(trace, window)
+    rows = found[["rank", "activity", "begin_s", "end_s"]].itertuples(index=False)
+    return {
+        "begin_s": window.begin_s,
+        "end_s": window.end_s,
+        "spans": [[int(rank), what, round(begin, 7), round(end, 7)] for rank, what, begin, end in rows],
+        "shares": [
+            {"rank": int(rank)} | {name: round(float(share), 6) for name, share in own.items()}
+            for rank, own in shares(found, window).to_dict("index").items()
+        ],
+    }
+
+
+def from_json(content: Mapping[str, Any]) -> tuple[pd.DataFrame, Window]:
+    """(intervals, their window) as as_json wrote them."""
+    frame = pd.DataFrame(content["spans"], columns=["rank", "activity", "begin_s", "end_s"])
+    return frame, Window(content["begin_s"], content["end_s"])

@@ -7,11 +7,13 @@ the message: training, encoding, decoding, the server step, and waiting for a li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import errors_s, median_latency
 from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.scaling import interval
@@ -33,7 +35,9 @@ class Pace:
     wire_bytes_up: int  # of one upload
     train: float
     client_encode: float
-    upload: float  # from its post on the client to its arrival on rank 0, waiting included; nan if not above:
+    upload: (
+        float  # from its post on the client to its arrival on rank 0, queueing included; nan if not above:
+    )
     upload_error: float  # by how much the clocks may make that wrong; nan where it is unknown
     decode: float  # on rank 0, with the accumulation
     step: float  # a server step with its encoding
@@ -106,12 +110,12 @@ _ROWS = {
     "to_target": "seconds to the target",
     "wire_bytes_up": "bytes of an upload, wire",
     "steps": "server steps",
-    "train": "one training, s",
-    "client_encode": "encoding an upload, s",
-    "upload": "an upload's way, waiting included, s",
-    "upload_error": "the clocks' error in that, s",
-    "decode": "decoding an upload, s",
-    "step": "a server step with its encoding, s",
+    "train": "training of one update, s",
+    "client_encode": "encoding of an upload, s",
+    "upload": "upload latency, queueing included, s",
+    "upload_error": "error of the clocks in it, s",
+    "decode": "decoding of an upload, s",
+    "step": "server step with its encoding, s",
 }
 
 
@@ -130,10 +134,32 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
     counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
     headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
     caption = (
-        f"Medians over runs ({counts}) with bootstrap intervals of 95%. An upload's way begins on one rank's "
-        f"clock and ends on rank 0's; {NOTHING} where it is not above the clocks' error."
+        f"Medians over runs ({counts}) with bootstrap intervals of 95%. Upload latency is the time from posting on "
+        f"the client to arrival on rank 0, by two clocks; {NOTHING} where it does not exceed their error."
     )
     return Grid(caption, headings, tuple(rows))
+
+
+def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
+    """{runs, algorithms, fedbuff_over}: each run's numbers, and medians with their intervals; null: not known."""
+    names = [field.name for field in fields(Pace) if field.name in _ROWS]
+    algorithms = list(dict.fromkeys(p.algorithm for p in paces))
+
+    def known(values: tuple[float, float, float]) -> list[float] | None:
+        return [float(v) for v in values] if np.isfinite(values[0]) else None
+
+    return {
+        "runs": [{name: plain(value) for name, value in asdict(p).items()} for p in paces],
+        "algorithms": {
+            a: {n: known(interval([getattr(p, n) for p in paces if p.algorithm == a])) for n in names}
+            for a in algorithms
+        },
+        "fedbuff_over": {
+            n: {a: known(values) for a, values in ratios(paces, n).items()}
+            for n in names
+            if n != "upload_error"
+        },
+    }
 
 
 def _cell(values: tuple[float, float, float]) -> str:

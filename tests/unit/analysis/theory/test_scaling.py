@@ -180,7 +180,7 @@ def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
 
 
 @pytest.mark.parametrize(("bound_s", "told"), [(1e-6, "0.001"), (2e-3, NOTHING)])
-def test_an_uploads_way_is_not_told_where_the_clocks_may_have_made_it(bound_s, told):
+def test_upload_latency_is_left_out_where_the_clocks_errors_exceed_it(bound_s, told):
     """1 ms by clocks that are right to 1 µs, and to 2 ms."""
     clock = np.zeros(1, dtype=CLOCK)
     clock["rank"], clock["error_bound_s"] = 1, bound_s
@@ -192,7 +192,7 @@ def test_an_uploads_way_is_not_told_where_the_clocks_may_have_made_it(bound_s, t
     assert error >= bound_s
     assert upload == pytest.approx(1e-3)
     shown = Pace("qafel", 0, 1.0, 1.0, 1, 1, 0.1, 0.1, above(upload, error), error, 0.1, 0.1)
-    assert ("an upload's way, waiting included, s", told) in pace_grid([shown]).rows
+    assert ("upload latency, queueing included, s", told) in pace_grid([shown]).rows
 
 
 def test_a_runs_pace_is_read_from_its_trace(tmp_path):

@@ -1,0 +1,95 @@
+"""--record: a command's result as a small file that says where its numbers come from."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from os.path import commonprefix
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from qafel_analysis.commands.options import say
+from qafel_analysis.read import sources
+from qafel_analysis.read.damage import reading
+
+from qafel_mpi.trace.reader import TraceError
+
+VERSION = 1
+_SHORT = re.compile(r"\[\n\s*([^][{}]*?)\n\s*\]")  # a string has no line break in it, so no bracket after one
+_BREAK = re.compile(r"\n\s*")
+
+Record = Annotated[
+    Path | None,
+    typer.Option(
+        "--record",
+        metavar="FILE",
+        help="Also write the numbers to FILE as JSON, with this command, the date, and the command, code and "
+        "machine of every run.",
+    ),
+]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="A remark that --record keeps in FILE.")]
+
+
+def record(path: Path | None, note: str, kind: str, content: Any, files: Iterable[Path]) -> None:
+    """Write {record, kind, command, written, note, sources, content} to path; nothing where it is None.
+
+    kind: the command that made it. content: its result, JSON-able. files: the traces and results that it was made
+    from; those that can't be read were named before.
+    """
+    if path is None:
+        return
+    found = {
+        "record": VERSION,
+        "kind": kind,
+        "command": sources.command_of(shortened(sys.argv)),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "note": note,
+        "sources": sources.merged(_sources(files)),
+        "content": content,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_text(found), encoding="utf-8")
+    say([f"{path}: written"])
+
+
+def shortened(words: Sequence[str]) -> list[str]:
+    """A command line in which three files or more of one folder and suffix, one after the other, are a pattern.
+
+    >>> shortened(["compare", "a/run1.h5", "a/run2.h5", "a/run3.h5", "b/x.h5", "--json"])
+    ['compare', 'a/run*.h5', 'b/x.h5', '--json']
+    """
+    found: list[str] = []
+    for (_, suffix), group in groupby(words, key=lambda word: (str(Path(word).parent), Path(word).suffix)):
+        alike = list(group)
+        pattern = f"{commonprefix(alike)}*{suffix}"  # noqa: RUF071  (of characters, as a shell's pattern)
+        found += [pattern] if suffix and len(alike) > 2 else alike
+    return found
+
+
+def as_text(content: Any) -> str:
+    """JSON with an item a line, but lists of numbers and words on one line.
+
+    >>> print(as_text({"x": [1, 2.5], "y": [[0, "a"]]}), end="")
+    {
+     "x": [1, 2.5],
+     "y": [
+      [0, "a"]
+     ]
+    }
+    """
+    lines = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return _SHORT.sub(lambda found: f"[{_BREAK.sub(' ', found[1])}]", lines)
+
+
+def _sources(files: Iterable[Path]) -> Iterable[sources.Source]:
+    for path in files:
+        try:
+            with reading(path):
+                yield sources.source(path)
+        except TraceError:
+            continue

@@ -1,0 +1,117 @@
+"""--record: small files that say where their numbers come from, of every command that has them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qafel_analysis.commands.app import app
+from qafel_analysis.example import Example, write
+from qafel_analysis.read.frames import load
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        write(folder / f"{algorithm}-{seed}.h5", Example(messages=600, algorithm=algorithm, seed=seed))
+        for algorithm in ("qafel", "fedbuff")
+        for seed in (0, 1)
+    ]
+
+
+def recorded(monkeypatch, out: Path, *words: object) -> dict[str, Any]:
+    command = [*map(str, words), "--record", str(out)]
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/qafel-analysis", *command])
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def printed(*words: object) -> Any:
+    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare"],
+        ["table", "--messages"],
+        ["curves", "--x", "uploads"],
+        ["curves", "--y", "loss", "--x", "server_steps", "--at", "3,10"],
+        ["scaling"],
+        ["pace"],
+    ],
+    ids=" ".join,
+)
+def test_a_record_is_what_the_command_prints_as_json_with_command_date_and_machine(
+    runs, tmp_path, monkeypatch, words
+):
+    command = [words[0], *runs, *words[1:]]
+    found = recorded(monkeypatch, tmp_path / "x.json", *command)
+    assert found["content"] == printed(*command)
+    assert found["kind"] == (words[0] if "--messages" not in words else "messages")
+    assert found["written"].startswith("20")
+    assert found["command"].startswith(f"qafel-analysis {words[0]} ")
+    made = found["sources"]
+    assert sum(one["files"] for one in made) == len(runs)
+    assert all({"command", "started", "commit", "machine", "versions"} <= one.keys() for one in made)
+
+
+def test_a_record_of_the_table_has_a_row_a_run(runs, tmp_path, monkeypatch):
+    found = recorded(monkeypatch, tmp_path / "x.json", "table", *runs)
+    assert [row["seed"] for row in found["content"]] == [0, 1, 0, 1]
+    assert {row["algorithm"] for row in found["content"]} == {"qafel", "fedbuff"}
+
+
+def test_a_record_of_a_timeline_has_every_span_of_its_window(runs, tmp_path, monkeypatch):
+    found = recorded(
+        monkeypatch, tmp_path / "x.json", "timeline", runs[0], "--window", "0.1:0.2", "--note", "a remark"
+    )
+    content = found["content"]
+    assert (content["begin_s"], content["end_s"], found["note"]) == (0.1, 0.2, "a remark")
+    assert {"train", "encode", "decode", "send", "wait"} == {what for _, what, _, _ in content["spans"]}
+    assert all(begin <= 0.2 and end >= 0.1 for _, _, begin, end in content["spans"])
+    for one in content["shares"]:
+        assert sum(one[name] for name in ("train", "encode", "decode", "wait")) == pytest.approx(1, abs=0.02)
+
+
+def test_a_window_beside_the_run_is_refused_with_the_runs_length(runs):
+    done = CliRunner().invoke(app, ["timeline", str(runs[0]), "--window", "1000:1001"])
+    assert done.exit_code == 2
+    assert "nothing lies between 1000 s and 1001 s; the run has" in done.output
+
+
+def test_the_files_of_one_folder_are_one_word_of_the_recorded_command(runs, tmp_path, monkeypatch):
+    found = recorded(monkeypatch, tmp_path / "x.json", "compare", *runs)
+    assert found["command"] == f"qafel-analysis compare {runs[0].parent}/*.h5 --record {tmp_path}/x.json"
+
+
+def test_values_at_are_those_of_the_last_evaluation_before(runs):
+    curve = printed("curves", *runs, "--x", "server_steps", "--y", "loss", "--at", "-1,7.5,1e9")
+    assert [one["seeds"] for one in curve] == [[0, 1], [0, 1]]
+    for path, values in zip(runs, [values for one in curve for values in one["values"]], strict=True):
+        steps = load(path).steps
+        evaluated = steps[steps["loss"].notna()]
+        before = evaluated[evaluated["version"] <= 7.5]
+        assert values == [None, before["loss"].iloc[-1], evaluated["loss"].iloc[-1]]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--x", "steps"], "--x steps: not one of uploads"),
+        (["--y", "speed"], "--y speed: not one of accuracy"),
+        (["--at", "1,two"], "--at 1,two: not numbers"),
+    ],
+)
+def test_a_curve_that_is_not_known_is_refused_with_those_that_are(runs, words, complaint):
+    done = CliRunner().invoke(app, ["curves", str(runs[0]), *words], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert complaint in " ".join(done.output.split())
