@@ -4,6 +4,8 @@
 # make unit   the unit tests without the slowest few, in less than three minutes
 # make lint   format, lint and types
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
+# make figures  the README's pictures, drawn from docs/results
+# make results  measures everything that docs/results.md publishes: 40 minutes on two cores, with nothing else running
 # make clean  removes .venv and what the tools left behind
 #
 # OFFLINE=1           the demo downloads nothing
@@ -19,7 +21,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test unit lint docs clean
+.PHONY: help env demo test unit lint docs figures results clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -48,6 +50,14 @@ lint: env
 
 docs: env
 	$(RUN) docs.render
+
+figures: env
+	$(RUN) qafel_analysis.figures.published docs/results docs/figures
+
+results: env
+	sh docs/results/measure.sh
+	sh docs/results/record.sh
+	$(MAKE) figures docs
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,190 @@
+#!/bin/sh
+# Measure everything that docs/results.md publishes:
+#
+#     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
+#
+# A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
+# them. All groups together take about 40 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
+# root, for network namespaces; logistic and demo need mushrooms.libsvm in QAFEL_DATA_DIR.
+set -eu
+cd "$(dirname "$0")/../.."
+PATH=$PWD/.venv/bin:$PATH
+set -a
+. jobs/local.env
+set +a
+raw=runs/results
+
+GROUPS_IN_ORDER="demo timeline logistic codec codec-large peers p2p ingest overlap tracing waiting broadcast \
+broadcast-hosts virtual sizes analysis link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 \
+strong weak progress many-ranks"
+
+hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
+    ranks=$1
+    shift
+    python -m tests.system.namespaces --hosts "$ranks" -n "$ranks" "$@" </dev/null
+}
+
+repeat() { # COUNT COMMAND...: COUNT launches; each finds its number in $launch
+    count=$1
+    shift
+    for launch in $(seq "$count"); do "$@"; done
+}
+
+# --- learning ------------------------------------------------------------------------------------------------
+
+demo() {
+    sh jobs/demo.sh # leaves its traces in runs/demo
+}
+
+timeline() {
+    mpirun -n 3 qafel-mpi run digits --set task.hidden=8192 --set client.local_steps=1 --set client.batch_size=8 \
+        --set client.learning_rate=0.005 --set server.buffer_size=4 --set stop.accuracy=1.0 --set stop.uploads=300 \
+        --set evaluation.every_steps=1000 --out $raw/timeline/run.h5
+}
+
+logistic() {
+    qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out $raw/logistic/qsgd
+    qafel-mpi suite mushrooms-topk --seeds 0-4 --out $raw/logistic/topk
+}
+
+# --- codecs --------------------------------------------------------------------------------------------------
+
+codec() {
+    repeat 3 codec_once
+    bench="qafel-mpi bench codec --device cpu"
+    $bench --codec qsgd --bits 2,3,8 --d 29282,1000000,11000000 --seconds 0.2 --json $raw/codec/widths.json
+    $bench --codec qsgd --bits 4 --threads 2 --d 1000000,11000000 --seconds 0.3 --json $raw/codec/threads.json
+    $bench --codec identity --d 29282,1000000,11000000 --seconds 0.3 --json $raw/codec/identity.json
+    $bench --codec qsgd --bits 4 --d 29282 --busy-neighbour --seconds 0.6 --json $raw/codec/neighbour.json
+}
+
+codec_once() {
+    qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 29282,1000000,11000000 --seconds 0.6 \
+        --json $raw/codec/qsgd4-$launch.json
+}
+
+codec_large() {
+    qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 110000000 --seconds 0.3 \
+        --json $raw/codec-large/qsgd4.json
+}
+
+peers() {
+    qafel-mpi bench codec --device cpu --codec qsgd,affine --bits 2,4,8 --d 29282,1000000,11000000 \
+        --seconds 0.1 --against numpy,torch --json $raw/peers/peers.json
+}
+
+# --- transport -----------------------------------------------------------------------------------------------
+
+two="mpirun --bind-to none -n 2 qafel-mpi bench"
+
+p2p() {
+    repeat 5 p2p_once
+}
+
+p2p_once() {
+    $two p2p --from 16384 --to 16384 --seconds 1 --json $raw/p2p/16k-$launch.json
+    $two p2p --from 4194304 --to 4194304 --seconds 1 --json $raw/p2p/4M-$launch.json
+}
+
+ingest() {
+    repeat 9 ingest_once
+}
+
+ingest_once() {
+    $two ingest --bytes 15000,4194304 --json $raw/ingest/$launch.json
+}
+
+overlap() {
+    repeat 2 overlap_once
+}
+
+overlap_once() {
+    $two overlap --json $raw/overlap/$launch.json
+}
+
+tracing() {
+    $two tracing --json $raw/tracing/tracing.json
+}
+
+waiting() {
+    $two backoff --json $raw/waiting/yields.json
+    OMPI_MCA_mpi_yield_when_idle=0 $two backoff --json $raw/waiting/polls.json
+}
+
+broadcast() {
+    $two p2p --seconds 0.3 --json $raw/broadcast/p2p.json
+    for ranks in 2 4 8 16; do
+        mpirun -n $ranks qafel-mpi bench broadcast --bytes 15000,262144,5936084 --seconds 1 \
+            --json $raw/broadcast/broadcast-$ranks.json
+    done
+}
+
+broadcast_hosts() {
+    hosts 8 --rate 250mbit -- qafel-mpi bench broadcast --bytes 5936084 --seconds 0.5 \
+        --json $raw/broadcast-hosts/250mbit.json
+}
+
+# --- the virtual clock, sizes, analysis ----------------------------------------------------------------------
+
+virtual() {
+    qafel-mpi bench virtual --only overhead --seconds 20 --json $raw/virtual/overhead.json
+    qafel-mpi bench virtual --only memory --json $raw/virtual/memory.json
+    mpirun -n 3 qafel-mpi bench virtual --only speed-up --seconds 20 --json $raw/virtual/speed-up.json
+    repeat 3 virtual_once
+    qafel-mpi run mushrooms-qsgd --set stop.steps=100000 --set evaluation.every_steps=1000 \
+        --out $raw/virtual/million.h5
+}
+
+virtual_once() {
+    qafel-mpi run mushrooms-qsgd --set stop.steps=4000 --set evaluation.every_steps=4000 \
+        --out $raw/virtual/logistic-$launch.h5
+}
+
+# --- slow links ----------------------------------------------------------------------------------------------
+
+link_cnn() {
+    hosts 4 --rate 100mbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn/100mbit
+    hosts 4 --rate 1gbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn/1gbit
+}
+
+link_resnet18_100mbit() {
+    hosts 4 --rate 100mbit -- qafel-mpi suite link-resnet18 --seeds 0-2 --out $raw/link-resnet18-100mbit
+}
+
+link_resnet18_1gbit() {
+    hosts 4 --rate 1gbit -- qafel-mpi suite link-resnet18 --seeds 0-4 --out $raw/link-resnet18-1gbit
+}
+
+far_cnn() {
+    hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/far-cnn
+}
+
+far_resnet18() {
+    hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-resnet18 --seeds 0-1 --out $raw/far-resnet18
+}
+
+# --- scaling -------------------------------------------------------------------------------------------------
+
+strong() {
+    mpirun -n 32 qafel-mpi suite strong-scaling --out $raw/strong
+}
+
+weak() {
+    mpirun -n 32 qafel-mpi suite weak-scaling --out $raw/weak
+}
+
+progress() {
+    mpirun -n 3 qafel-mpi suite progress --seeds 0-4 --out $raw/progress
+}
+
+many_ranks() {
+    mpirun -n 32 qafel-mpi run digits --set stop.seconds=45 --set stop.accuracy=1.0 --set server.buffer_size=31 \
+        --set evaluation.every_steps=20 --out $raw/many-ranks/r32.h5
+}
+
+for group in ${*:-$GROUPS_IN_ORDER}; do
+    echo "--- $group, $(date -u '+%Y-%m-%d %H:%M:%S') UTC, load$(uptime | sed 's/.*load average//')"
+    rm -rf "$raw/$group" # runs of an earlier version would join these
+    mkdir -p "$raw/$group"
+    $(echo "$group" | tr - _)
+done
