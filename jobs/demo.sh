@@ -1,6 +1,6 @@
 #!/bin/sh
 # The demo (make demo): QAFeL at 4/4 bits and FedBuff over MPI, to the same target from the same seeds, then compared.
-# Rank 0 is the server, and the other ranks are clients that train without pause. It takes two minutes on two cores.
+# Rank 0 is the server, and the other ranks play 100 clients without pause. It takes two minutes on two cores.
 #   --offline        download nothing
 #   FETCH_SECONDS    how long the download of the second data set may take (10)
 set -eu

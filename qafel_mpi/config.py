@@ -181,18 +181,52 @@ class Experiment(BaseModel):
 
 def _contradictions(exp: Experiment) -> Iterable[str]:
     """Settings that are each fine and together cannot run, with the reason."""
-    clients, buffer_size, clock = exp.task.clients, exp.server.buffer_size, exp.clock
-    if exp.server.synchronous and buffer_size > clients:
+    yield from _impossible_populations(exp)
+    if exp.clock.kind == "virtual":
+        yield from _impossible_schedules(exp)
+    elif exp.stop.model_dump(exclude_none=True).keys() == {"virtual_seconds"}:
+        yield (
+            "stop.virtual_seconds: clock.kind = 'wall' has no virtual time; set another of the stop settings"
+        )
+    yield from _impossible_broadcasts(exp)
+
+
+def _impossible_populations(exp: Experiment) -> Iterable[str]:
+    if exp.clock.kind == "virtual" and exp.task.clients == "ranks":
+        yield (
+            "task.clients = 'ranks' makes each client rank one client, and with clock.kind = 'virtual' ranks are no "
+            "clients: start it under mpirun on the wall clock, or give the number of clients, e.g. task.clients = 100"
+        )
+    if exp.client.draw != "uniform" and exp.clock.kind == "virtual":
+        yield (
+            f"client.draw = '{exp.client.draw}' has no effect with clock.kind = 'virtual', where the schedule draws "
+            "clients uniformly: leave it out"
+        )
+    if exp.client.draw != "uniform" and exp.task.clients == "ranks":
+        yield (
+            f"client.draw = '{exp.client.draw}' has no effect with task.clients = 'ranks', where a rank always plays "
+            "the same client: leave it out, or give the number of clients"
+        )
+    clients, buffer_size = exp.task.clients, exp.server.buffer_size
+    # Of 'ranks' it is known when the run starts: drivers/wall/run.py looks at it then.
+    if clients != "ranks" and exp.server.synchronous and buffer_size > clients:
         yield (
             f"server.buffer_size = {buffer_size}: a synchronous round waits for that many different clients, "
             f"and there are {clients} (task.clients): it would wait for ever"
         )
+
+
+def _impossible_schedules(exp: Experiment) -> Iterable[str]:
+    """On the virtual clock."""
+    clients, buffer_size, clock = exp.task.population(), exp.server.buffer_size, exp.clock
     for key, limit in (("concurrency", clock.concurrency), ("limit", clock.limit)):
         if limit is not None and exp.server.synchronous and buffer_size > limit:
             yield (
                 f"server.buffer_size = {buffer_size}: a synchronous round waits for that many clients, and at "
                 f"most {limit} train at the same time (clock.{key}): it would wait for ever"
             )
+    if exp.task.clients == "ranks":
+        return
     if clock.concurrency is not None and clock.concurrency > clients:
         yield (
             f"clock.concurrency = {clock.concurrency}: more than there are clients (task.clients = {clients})"
@@ -203,11 +237,6 @@ def _contradictions(exp: Experiment) -> Iterable[str]:
             f"clock.rate = {clock.rate}: about {clock.rate * mean_s:.0f} clients would train at the same time, "
             f"more than there are (task.clients = {clients})"
         )
-    if clock.kind == "wall" and exp.stop.model_dump(exclude_none=True).keys() == {"virtual_seconds"}:
-        yield (
-            "stop.virtual_seconds: clock.kind = 'wall' has no virtual time; set another of the stop settings"
-        )
-    yield from _impossible_broadcasts(exp)
 
 
 def _impossible_broadcasts(exp: Experiment) -> Iterable[str]:

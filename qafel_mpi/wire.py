@@ -7,11 +7,12 @@
 | 5      | codec         | u1   | codec id of the payload (codecs.CODECS; 0: no codec)                   |
 | 6      | bits          | u1   | bits a code (32: float32, 64: float64)                                 |
 | 7      | flags         | u1   | FLAG_ENTROPY, FLAG_HEADER_ONLY                                         |
-| 8      | client        | u4   | the client that an UPDATE or TRAIN is about                            |
+| 8      | client        | u4   | the client that an UPDATE, TRAIN or DOWNLOAD is about                  |
 | 12     | checksum      | u4   | CRC-32C of header and payload (FLAG_HEADER_ONLY: of the header alone), |
 |        |               |      | taken with this field as zero                                          |
 | 16     | version       | u8   | server version t: an update's start, the t of q^t                      |
-| 24     | sequence      | u8   | counts the messages of a sender to one receiver (a client's updates)   |
+| 24     | sequence      | u8   | counts the messages of a sender to one receiver; of an UPDATE or a     |
+|        |               |      | DOWNLOAD: which of its client's trainings it is about, from 0          |
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
 | 40     | elements      | u8   | length d of the vector that the payload encodes                        |
 | 48     | seed          | u8   | the derived key of the payload's random numbers                        |

@@ -7,8 +7,8 @@ from typing import Any
 
 # Runs that differ in these alone are repetitions of one setting.
 _NOT_A_SETTING = ("seed", "description", "trace.", "transport.patience_seconds")
-# The wall clock has no concurrency of its own: what is written there has no effect.
-_WALL_IGNORES = ("clock.", "task.clients")
+# The wall clock has no schedule of its own: what is written there has no effect.
+_WALL_IGNORES = ("clock.",)
 
 Settings = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def flat(experiment: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings(experiment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that tell runs apart: the experiment but for its seed, and what its command line adds.
 
-    run: the run's row; its ranks count on the wall clock, where they are the clients.
+    run: the run's row; its ranks count on the wall clock, where they play the clients.
     """
     wall = run.get("driver") == "wall"
     left_out = _NOT_A_SETTING + (_WALL_IGNORES if wall else ())

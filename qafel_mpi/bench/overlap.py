@@ -43,8 +43,8 @@ SENDER, RECEIVER = 0, 1
 DOWN = (Kind.BROADCAST, Kind.MODEL, Kind.DOWNLOAD)
 
 Drive = Callable[[Experiment, MPI.Intracomm, Path], object]  # drivers.wall.run
-# drivers.alone.trainings: (experiment, comm) -> collective: so many trainings of each client -> their periods,
-# (clients, count) seconds, on rank 0; (0, count) elsewhere.
+# drivers.wall.alone.trainings: (experiment, comm) -> collective: so many trainings of each rank -> their periods,
+# (client ranks, count) seconds, on rank 0; (0, count) elsewhere.
 Alone = Callable[[Experiment, MPI.Intracomm], Callable[[int], np.ndarray]]
 T = TypeVar("T")
 Spans = np.ndarray  # (n, 2) float64, seconds on rank 0's clock
@@ -62,6 +62,7 @@ def experiment(uploads: int) -> Experiment:
             "task.shape=[3, 32, 32]",
             "task.classes=2",
             "task.examples=2000",
+            "task.clients=ranks",
             "client.local_steps=1",
             "client.batch_size=21",
             "server.buffer_size=4",
@@ -88,18 +89,18 @@ def run(comm: MPI.Intracomm, drive: Drive, chosen: Experiment, read: Callable[[T
             return read(trace)
 
 
-def uploads_needed(clients: int) -> int:
-    """The fewest uploads, over all rounds: below, clients would have nothing but warm-ups."""
-    return ROUNDS * LEAST * clients
+def uploads_needed(client_ranks: int) -> int:
+    """The fewest uploads, over all rounds: below, client ranks would have nothing but warm-ups."""
+    return ROUNDS * LEAST * client_ranks
 
 
 def rows(comm: MPI.Intracomm, drive: Drive, alone: Alone, uploads: int) -> Iterator[Row]:
     """Collective: wall runs of so many uploads together, in turns with runs without messages; a row on rank 0."""
-    clients = comm.size - 1
-    a_run = -(-max(uploads, uploads_needed(clients)) // ROUNDS)
+    client_ranks = comm.size - 1
+    a_run = -(-max(uploads, uploads_needed(client_ranks)) // ROUNDS)
     chosen = experiment(a_run)
     train = alone(chosen, comm)
-    each = -(-a_run // clients)
+    each = -(-a_run // client_ranks)
     measured: list[Participations] = []
     runs: list[WallRun] = []
     for number in range(ROUNDS):
@@ -109,8 +110,8 @@ def rows(comm: MPI.Intracomm, drive: Drive, alone: Alone, uploads: int) -> Itera
         periods = train(each) if before is None else before
         if found is not None:
             measured += [
-                participations(spans + begun_s, moved + begun_s, periods[client])
-                for client, (spans, moved) in found.clients.items()
+                participations(spans + begun_s, moved + begun_s, periods[rank - 1])
+                for rank, (spans, moved) in found.ranks.items()
             ]
             runs.append(found)
     if comm.rank == 0:
@@ -125,7 +126,7 @@ def rows(comm: MPI.Intracomm, drive: Drive, alone: Alone, uploads: int) -> Itera
 class WallRun(NamedTuple):
     """What is read of a finished wall run."""
 
-    clients: dict[int, tuple[Spans, Spans]]  # trainings and messages, of those with more than warm-ups
+    ranks: dict[int, tuple[Spans, Spans]]  # trainings and messages, of those with more than warm-ups
     elements: int
     uploads: int
     dropped: int
@@ -136,8 +137,8 @@ def _read(trace: Trace) -> WallRun:
     messages, updates, ranks = trace.table("messages"), trace.table("updates"), trace.table("ranks")
     return WallRun(
         {
-            client: (spans, communication_spans(messages, client + 1))
-            for client, spans in training_spans(updates, messages).items()
+            rank: (spans, communication_spans(messages, rank))
+            for rank, spans in training_spans(updates, messages).items()
         },
         int(trace.attributes["parameters"]),
         len(updates),
@@ -147,7 +148,7 @@ def _read(trace: Trace) -> WallRun:
 
 
 def participations(trainings: Spans, moved: Spans, alone: np.ndarray) -> Participations:
-    """Of one client: as many as both runs have. A message belongs to the participation in which it was posted."""
+    """Of one rank: as many as both runs have. A message belongs to the participation in which it was posted."""
     begun = trainings[:, 0]
     count = min(len(begun) - 1, len(alone))
     of = np.searchsorted(begun, moved[:, 0], side="right") - 1
@@ -196,19 +197,19 @@ def row(
 
 
 def training_spans(updates: np.ndarray, messages: np.ndarray) -> dict[int, Spans]:
-    """By client: when its trainings began and ended. An upload's row says when encoding began and how long it
+    """By rank: when its trainings began and ended. An upload's row says when encoding began and how long its client
     had trained."""
     sent = messages[(messages["end"] == SENDER) & (messages["kind"] == Kind.UPDATE)]
     seconds = {(c, n): s for c, n, s in updates[["client", "participation", "train_seconds"]].tolist()}
     found: dict[int, list[tuple[float, float]]] = {}
-    for client, sequence, ended in sent[["client", "sequence", "t_encode_begin"]].tolist():
+    for rank, client, sequence, ended in sent[["src", "client", "sequence", "t_encode_begin"]].tolist():
         if (client, sequence) in seconds:
-            found.setdefault(client, []).append((ended - seconds[client, sequence], ended))
-    return {client: np.array(sorted(spans)) for client, spans in found.items() if len(spans) > WARMUPS + 1}
+            found.setdefault(rank, []).append((ended - seconds[client, sequence], ended))
+    return {rank: np.array(sorted(spans)) for rank, spans in found.items() if len(spans) > WARMUPS + 1}
 
 
 def communication_spans(messages: np.ndarray, rank: int) -> Spans:
-    """Uploads of a client's rank and broadcasts to it, each from its posting to its arrival."""
+    """Uploads of a client rank and broadcasts to it, each from its posting to its arrival."""
     up = messages[(messages["end"] == SENDER) & (messages["src"] == rank) & (messages["kind"] == Kind.UPDATE)]
     spans = up[["t_post", "t_complete"]].tolist()
     down = messages[np.isin(messages["kind"], DOWN) & (messages["dst"] == rank)]

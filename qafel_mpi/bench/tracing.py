@@ -77,7 +77,9 @@ def _one_row(
 
 def experiment(uploads: int) -> Experiment:
     """Digits: a model of 4,810 parameters that trains in milliseconds, so that messages are frequent."""
-    return load("digits", ["clock.kind=wall", "stop.accuracy=1.0", f"stop.uploads={uploads}"])
+    return load(
+        "digits", ["clock.kind=wall", "task.clients=ranks", "stop.accuracy=1.0", f"stop.uploads={uploads}"]
+    )
 
 
 def share_of_run(trace: Trace, row_s: float) -> Row:

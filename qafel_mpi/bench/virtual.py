@@ -161,7 +161,7 @@ def bare_cnn(experiment: Experiment, trainings: int) -> float:
 
 def _logistic_rows(drive: Drive, limits: Limits, steps: int) -> Iterator[Row]:
     experiment = logistic_experiment(steps)
-    trainings = 10 * steps + experiment.task.clients
+    trainings = 10 * steps + experiment.task.population()
     task = logistic_task(experiment)
     cases: dict[str, Case] = {
         "ours": partial(run_seconds, drive, experiment, None, trainings),
@@ -181,7 +181,7 @@ def logistic_task(experiment: Experiment) -> LogisticTask:
         settings,
         experiment.client,
         seed=experiment.seed,
-        clients=settings.clients,
+        clients=settings.population(),
         device=torch.device("cpu"),
     )
     assert isinstance(task, LogisticTask)

@@ -100,7 +100,7 @@ def plan(
     from qafel_mpi.config import to_toml
 
     experiment = resolve(name, settings, variant, alone)
-    if alone:
+    if alone and experiment.clock.kind == "virtual":
         print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
     parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
     if out is None:
@@ -123,8 +123,8 @@ def resolve(name: str, settings: list[str], variant: str | None, alone: bool) ->
     from qafel_mpi.config import load
 
     experiment = load(name, settings, variant)
-    if not alone or experiment.clock.kind == "virtual":
-        return experiment
+    if not alone or experiment.clock.kind == "virtual" or experiment.task.clients == "ranks":
+        return experiment  # of no use to simulate: one client a rank needs ranks, and the driver says so
     if any(setting.replace(" ", "").startswith("clock.kind=") for setting in settings):
         raise ConfigError(
             [

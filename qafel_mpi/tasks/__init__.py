@@ -39,7 +39,7 @@ def build(
     """
     device = device or torch.device("cpu")
     dtype = getattr(torch, task.dtype)
-    n = clients or task.clients
+    n = clients or task.population()
     if task.model in VECTORS:
         if task.dataset != "synthetic":
             raise DataError(

@@ -86,6 +86,10 @@ class Task(ABC):
     def examples(self, client: int) -> int:
         """How many training examples the client has."""
 
+    def sizes(self) -> np.ndarray:
+        """The training examples of every client, (clients,) int64."""
+        return np.fromiter(map(self.examples, range(self.clients)), np.int64, self.clients)
+
     @abstractmethod
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -74,12 +74,12 @@ class TaskConfig(BaseModel):
         description="Model to train: a known one, or a function of your own.",
         json_schema_extra=BOTH | takes(f"one of {', '.join(MODEL_NAMES)}, or module:function"),
     )
-    clients: int = Field(
+    clients: Annotated[int, Field(ge=1)] | Literal["ranks"] = Field(
         100,
-        ge=1,
-        description="Number of clients that the training examples are dealt to; on the wall clock every client "
-        "rank is one client instead.",
-        json_schema_extra=VIRTUAL,
+        description="Number of clients that the training examples are dealt to. On the wall clock every client "
+        "rank hosts a share of them, balanced by examples, and plays clients drawn from it; 'ranks' makes each "
+        "client rank one client.",
+        json_schema_extra=BOTH | takes("a whole number >= 1 or, on the wall clock, ranks"),
     )
     partition: PartitionConfig = PartitionConfig()
     dtype: Literal["float32", "float64"] = Field(
@@ -163,6 +163,10 @@ class TaskConfig(BaseModel):
             raise ValueError(f"{value}: at least 0, or '1/n'")
         return value
 
+    def population(self, ranks: int = 1) -> int:
+        """How many clients there are. ranks: client ranks of a run on the wall clock."""
+        return ranks if self.clients == "ranks" else self.clients
+
 
 class ClientConfig(BaseModel):
     """Local training: P steps of SGD, given as epochs over the client's data or as a number of steps."""
@@ -189,6 +193,12 @@ class ClientConfig(BaseModel):
         32,
         description="Examples in a mini-batch; 'full' takes all of the client's examples.",
         json_schema_extra=BOTH | takes("a whole number >= 1 or full"),
+    )
+    draw: Literal["uniform", "examples", "permutation"] = Field(
+        "uniform",
+        description="How a client rank draws the client that it plays next from its share: uniformly, in "
+        "proportion to the clients' examples, or each client once before any plays again.",
+        json_schema_extra=WALL,
     )
     pause_seconds: float = Field(
         0.0,

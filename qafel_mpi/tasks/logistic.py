@@ -78,6 +78,9 @@ class LogisticTask(Task):
     def examples(self, client: int) -> int:
         return self._offsets.item(client + 1) - self._offsets.item(client)
 
+    def sizes(self) -> np.ndarray:
+        return self.partition.sizes()
+
     def rows(self, client: int) -> np.ndarray:
         """The client's b_i, (n, d) float64: a view."""
         return self._rows[self._offsets[client] : self._offsets[client + 1]]

@@ -116,6 +116,9 @@ class NeuralTask(Task):
     def examples(self, client: int) -> int:
         return len(self.partition.indices(client))
 
+    def sizes(self) -> np.ndarray:
+        return self.partition.sizes()
+
     def train(
         self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
     ) -> TrainResult:

@@ -90,7 +90,7 @@ def test_a_run_on_gpus_ends_with_the_model_of_a_run_on_cpus(comm, folder, digits
     if name != "unicast" or comm.size == 2:
         assert len(set(found)) == 1, found
     assert all(begun == finished for begun, finished in counts)
-    sent = np.bincount(sent_updates(folder / "gpu.h5")["client"], minlength=comm.size - 1).tolist()
+    sent = np.bincount(sent_updates(folder / "gpu.h5")["src"] - 1, minlength=comm.size - 1).tolist()
     assert [begun for begun, _ in counts[1:]] == sent
     assert all((n > 0) == (name != "zstd") for n in from_device[1:])
 
@@ -103,7 +103,7 @@ def test_an_update_is_encoded_beside_the_next_training_and_none_is_left_over(
     comm, folder, digits, monkeypatch, settings
 ):
     on_gpus(comm, monkeypatch, aware=True)
-    experiment = digits(*settings, "client.local_epochs=4", "stop.uploads=24")
+    experiment = digits(*settings, "task.clients=ranks", "client.local_epochs=4", "stop.uploads=24")
     summary = wall.run(experiment, comm, folder / "a.h5")
     counts = comm.allgather((Watched.begun, Watched.finished, Watched.waited, OnGpu.crossed))
     rows = comm.bcast(sent_updates(folder / "a.h5") if comm.rank == 0 else None)

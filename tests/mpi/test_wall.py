@@ -14,6 +14,7 @@ import psutil
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi import tasks
 from qafel_mpi.codecs import PayloadError
 from qafel_mpi.config import ConfigError
 from qafel_mpi.drivers import session, warmup
@@ -21,6 +22,7 @@ from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.drivers.wall import client as wall_client
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.drivers.wall import server as wall_server
+from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import ATTRIBUTES, UPDATES
 from qafel_mpi.transport.fanout import MODELS
@@ -192,13 +194,109 @@ def test_clocks_skewed_in_offset_and_drift_are_recovered_within_the_bound(
 def test_synchronous_rounds_are_fedavg(comm, folder, digits):
     """Every client of a round starts from one version, and nothing is stale."""
     clients = comm.size - 1
-    summary = run(comm, folder, digits("algorithm=fedavg", f"server.buffer_size={clients}"))
+    summary = run(
+        comm, folder, digits("algorithm=fedavg", "task.clients=ranks", f"server.buffer_size={clients}")
+    )
     with h5py.File(folder / "a.h5") as file:
         updates = file["updates"][:]
     used = updates[updates["weight"] > 0]
     assert (used["staleness"] == 0).all()
     for version in range(summary.server_steps):
         assert sorted(used["client"][used["version"] == version]) == list(range(clients))
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("progress", ["poll", "thread"])
+@pytest.mark.parametrize("draw", ["uniform", "examples", "permutation"])
+def test_each_client_lives_on_one_rank_and_plays_its_turns_there(comm, folder, digits, draw, progress):
+    """Shares are balanced by examples, and who plays is a function of the seed, the rank and the turn alone."""
+    skewed = ("task.partition.kind=dirichlet", "task.partition.alpha=0.5")
+    experiment = digits(*skewed, f"client.draw={draw}", f"transport.progress={progress}", "stop.uploads=120")
+    run(comm, folder, experiment)
+    task = tasks.build(experiment.task, experiment.client, seed=experiment.seed)
+    sizes = task.sizes()
+    hosting = Hosting.balanced(sizes, comm.size - 1)
+    with h5py.File(folder / "a.h5") as file:
+        updates, messages, clients = file["updates"][:], file["messages"][:], file.attrs["clients"]
+    assert clients == 20
+    assert (updates["examples"] == sizes[updates["client"]]).all()
+    assert set(sizes) != {sizes[0]}
+    sent = messages[(messages["end"] == 0) & (messages["kind"] == Kind.UPDATE)]
+    loads = []
+    for rank in range(1, comm.size):
+        own = hosting.of(rank - 1)
+        turns = Turns(own, sizes[own], draw=draw, seed=experiment.seed, rank=rank)
+        played = sent[sent["src"] == rank][["client", "sequence"]].tolist()
+        assert played == [turns.next() for _ in played]
+        loads.append(sizes[own].sum())
+    assert max(loads) - min(loads) <= sizes.max()
+    recorded = Counter(map(tuple, updates[["client", "participation"]].tolist()))
+    assert recorded == Counter(map(tuple, sent[["client", "sequence"]].tolist()))
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedpaq"])
+def test_a_synchronous_round_may_have_more_clients_than_there_are_ranks(comm, folder, digits, algorithm):
+    """Each rank plays several, all different and from one version."""
+    cohort = 2 * (comm.size - 1) + 1
+    summary = run(
+        comm, folder, digits(f"algorithm={algorithm}", f"server.buffer_size={cohort}", "stop.steps=5")
+    )
+    with h5py.File(folder / "a.h5") as file:
+        updates = file["updates"][:]
+    used = updates[updates["weight"] > 0]
+    assert (used["staleness"] == 0).all()
+    assert summary.server_steps * cohort <= len(used) < (summary.server_steps + 1) * cohort
+    for version in range(summary.server_steps):
+        of_round = used["client"][used["version"] == version]
+        assert len(set(of_round.tolist())) == cohort
+
+
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("payload", [False, True])
+def test_a_large_synchronous_round_goes_without_the_updates_that_were_refused(
+    comm, folder, digits, monkeypatch, payload
+):
+    """Every client's second update is refused; rounds close with what is left of their cohort."""
+    refuse(monkeypatch, lambda client, participation: participation == 1, payload=payload)
+    cohort = 2 * (comm.size - 1)
+    limits = ("stop.uploads=1000", "stop.seconds=20", "stop.steps=8")
+    experiment = digits(
+        "algorithm=fedavg", f"server.buffer_size={cohort}", *limits, f"task.clients={2 * cohort}"
+    )
+    summary = run(comm, folder, experiment)
+    with h5py.File(folder / "a.h5") as file:
+        updates = file["updates"][:]
+    used = Counter(updates["version"][updates["weight"] > 0].tolist())
+    assert summary.server_steps == 8
+    assert summary.dropped_messages > 0
+    # After the last step some more may be refused.
+    assert 8 * cohort - summary.dropped_messages <= sum(used[version] for version in range(8)) < 8 * cohort
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_unicast_download_is_made_for_the_client_that_starts_from_it(comm, folder, digits):
+    run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast"))
+    with h5py.File(folder / "a.h5") as file:
+        messages = file["messages"][:]
+    for rank in range(1, comm.size):
+        down = messages[
+            (messages["end"] == 1) & (messages["kind"] == Kind.DOWNLOAD) & (messages["dst"] == rank)
+        ]
+        up = messages[(messages["end"] == 0) & (messages["kind"] == Kind.UPDATE) & (messages["src"] == rank)]
+        for_whom = down[["client", "sequence"]].tolist()
+        who_played = up[["client", "sequence"]].tolist()[1:]  # the first one starts from x^0
+        assert who_played[: len(for_whom)] == for_whom[: len(who_played)]
+        assert len(who_played) > 0
+
+
+@pytest.mark.mpi(min_size=3)
+def test_fewer_clients_than_client_ranks_are_refused_with_the_fix(comm, folder, digits):
+    few = comm.size - 2
+    with pytest.raises(
+        ConfigError, match=rf"task\.clients = {few}: .*set task\.clients={few + 1} or more, or .*=ranks"
+    ):
+        run(comm, folder, digits(f"task.clients={few}"))
 
 
 @pytest.mark.mpi(min_size=2)
@@ -269,7 +367,12 @@ def test_a_unicast_client_whose_update_was_refused_gets_its_download_all_the_sam
     comm, folder, digits, monkeypatch, payload
 ):
     refuse(monkeypatch, lambda client, participation: client == 0 and participation < 3, payload=payload)
-    unicast = ("algorithm=naive", "downlink.delivery=unicast", "client.pause_seconds=0.01")
+    unicast = (
+        "algorithm=naive",
+        "downlink.delivery=unicast",
+        "client.pause_seconds=0.01",
+        "task.clients=ranks",
+    )
     uploads = 20 * (comm.size - 1)
     summary = run(comm, folder, digits(*unicast, f"stop.uploads={uploads}", "stop.seconds=20"))
     with h5py.File(folder / "a.h5") as file:
@@ -288,7 +391,7 @@ def test_a_synchronous_round_goes_without_the_updates_that_were_refused(
     clients = comm.size - 1
     refuse(monkeypatch, lambda client, participation: client == participation - 2, payload=payload)
     fedavg = ("algorithm=fedavg", f"server.buffer_size={clients}", "stop.uploads=1000", "stop.seconds=20")
-    summary = run(comm, folder, digits(*fedavg, f"stop.steps={clients + 4}"))
+    summary = run(comm, folder, digits("task.clients=ranks", *fedavg, f"stop.steps={clients + 4}"))
     with h5py.File(folder / "a.h5") as file:
         updates = file["updates"][:]
     assert summary.server_steps == clients + 4
@@ -303,6 +406,7 @@ def test_a_synchronous_round_without_any_update_ends_the_run_and_says_so(comm, f
     refuse(monkeypatch, lambda client, participation: participation == 2)
     fedavg = (
         "algorithm=fedavg",
+        "task.clients=ranks",
         f"server.buffer_size={comm.size - 1}",
         "stop.uploads=1000",
         "stop.seconds=20",
@@ -376,7 +480,7 @@ def test_an_interrupt_is_seen_while_rank_0_waits_for_a_client_to_take_a_broadcas
 
 @pytest.mark.mpi(min_size=2)
 def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
-    experiment = digits("algorithm=fedavg", f"server.buffer_size={comm.size}")
+    experiment = digits("algorithm=fedavg", "task.clients=ranks", f"server.buffer_size={comm.size}")
     with pytest.raises(ConfigError, match="would wait for ever"):
         run(comm, folder, experiment)
     fedavg = ("algorithm=fedavg", f"server.buffer_size={comm.size - 1}")
@@ -449,7 +553,11 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
         monkeypatch.setattr(wall_client.WallClient, "_pause", pause)
     never_met = "stop.accuracy=1.0"
     experiment = digits(
-        f"stop.uploads={2 * steps}", never_met, "server.buffer_size=2", "transport.broadcast=fanout"
+        "task.clients=ranks",
+        f"stop.uploads={2 * steps}",
+        never_met,
+        "server.buffer_size=2",
+        "transport.broadcast=fanout",
     )
     summary = run(comm, folder, experiment)
     with h5py.File(folder / "a.h5") as file:

@@ -155,10 +155,18 @@ def test_the_wall_clock_in_one_process_says_what_to_do_instead(tmp_path):
 
 
 def test_a_round_of_more_clients_than_ranks_is_refused_once(tmp_path):
-    done = qafel("run", "digits", "--set", "algorithm=fedavg", ranks=3, cwd=tmp_path)
+    settings = ("--set", "algorithm=fedavg", "--set", "task.clients=ranks")
+    done = qafel("run", "digits", *settings, ranks=3, cwd=tmp_path)
     assert done.returncode == 2
     assert own_words(done.stderr).count("it would wait for ever") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_one_client_a_rank_can_t_be_simulated_and_the_message_says_how_to_run_it(tmp_path):
+    done = qafel("run", "progress", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "mpirun -n 4 qafel-mpi run" in done.stderr
+    assert "--set clock.kind=virtual --set task.clients=100" in done.stderr
 
 
 # --- runs -------------------------------------------------------------------------------------------
@@ -220,6 +228,21 @@ def test_mpirun_runs_on_the_wall_clock_with_results_on_stdout_and_progress_on_st
     with h5py.File(tmp_path / "runs/digits-qafel-seed0.h5") as trace:
         assert trace.attrs["driver"] == "wall"
         assert trace.attrs["ranks"] == 3
+
+
+def test_two_client_ranks_play_a_population_of_fifty(tmp_path):
+    """1,437 images dealt to 50 clients; each lives on one rank, and nearly all are drawn in 400 uploads."""
+    settings = ("--set", "task.clients=50", "--set", "stop.uploads=400", "--out", "a.h5")
+    done = qafel("run", "digits", *settings, ranks=3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "a.h5") as trace:
+        updates, messages = trace["updates"][:], trace["messages"][:]
+        assert trace.attrs["clients"] == 50
+    assert 45 <= len(set(updates["client"])) <= 50
+    assert set(updates["examples"]) == {28, 29}
+    sent = messages[(messages["end"] == 0) & (messages["kind"] == 3)]
+    hosts = {(row["client"], row["src"]) for row in sent}
+    assert len(hosts) == len(set(sent["client"]))
 
 
 def test_a_codec_that_is_no_contraction_is_said_once_with_its_measured_delta(tmp_path):

@@ -118,14 +118,29 @@ def test_a_run_without_an_end_is_refused(tmp_path):
     assert "stop: missing; it takes a table of accuracy, loss, uploads" in problems(str(path))[0]
 
 
+VIRTUAL = ["clock.kind=virtual"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["algorithm=fedavg", "server.buffer_size=101"], "there are 100 (task.clients)"),
-        (["algorithm=fedavg", "server.buffer_size=20", "clock.concurrency=10"], "(clock.concurrency)"),
-        (["algorithm=fedavg", "server.buffer_size=20", "clock.limit=10"], "(clock.limit)"),
-        (["clock.concurrency=101"], "more than there are clients (task.clients = 100)"),
-        (["clock.rate=1000"], "about 798 clients would train at the same time"),
+        (
+            [*VIRTUAL, "algorithm=fedavg", "server.buffer_size=20", "clock.concurrency=10"],
+            "(clock.concurrency)",
+        ),
+        ([*VIRTUAL, "algorithm=fedavg", "server.buffer_size=20", "clock.limit=10"], "(clock.limit)"),
+        ([*VIRTUAL, "clock.concurrency=101"], "more than there are clients (task.clients = 100)"),
+        ([*VIRTUAL, "clock.rate=1000"], "about 798 clients would train at the same time"),
+        (
+            [*VIRTUAL, "task.clients=ranks"],
+            "ranks are no clients: start it under mpirun on the wall clock, or give",
+        ),
+        (
+            [*VIRTUAL, "client.draw=examples"],
+            "client.draw = 'examples' has no effect with clock.kind = 'virtual'",
+        ),
+        (["task.clients=ranks", "client.draw=examples"], "has no effect with task.clients = 'ranks'"),
         (["downlink.delivery=unicast"], "use delivery = 'broadcast'"),
         (["client.local_steps=1", "client.local_epochs=1"], "not both"),
     ],
@@ -133,6 +148,19 @@ def test_a_run_without_an_end_is_refused(tmp_path):
 def test_what_cannot_run_together_is_refused_with_the_reason(write, overrides, says):
     (line,) = problems(write("[task]\nclients = 100"), overrides)
     assert says in line
+
+
+def test_the_wall_clock_has_no_use_for_the_schedule_s_limits():
+    assert load("digits", ["task.clients=4", "clock.concurrency=20"]).task.population(8) == 4
+
+
+def test_one_client_a_rank_is_as_many_as_there_are_ranks():
+    assert load("digits", ["task.clients=ranks"]).task.population(8) == 8
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_experiment_says_how_many_clients_it_has(name):
+    assert "clients" in experiments.tables(name)["task"]
 
 
 def test_virtual_seconds_alone_never_end_a_run_on_the_wall_clock(tmp_path):

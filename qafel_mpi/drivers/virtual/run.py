@@ -68,7 +68,7 @@ def run(
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     setup = build(
         experiment,
-        clients=experiment.task.clients,
+        clients=experiment.task.population(),
         device=device,
         threads=1,
         data_dir=data_dir,
@@ -94,7 +94,7 @@ def planned(experiment: Experiment) -> Schedule:
     try:
         return schedule(
             experiment.clock,
-            clients=experiment.task.clients,
+            clients=experiment.task.population(),
             seed=experiment.seed,
             buffer_size=experiment.server.buffer_size,
             synchronous=experiment.server.synchronous,

@@ -1,7 +1,7 @@
 """The trainings of a wall run without its messages: what communication is held against.
 
-Every client rank trains and encodes as drivers/wall/client.py does, always from x^0, all at the same time; rank 0
-sleeps.
+Every client rank plays the clients that it would play in a run (drivers/wall/client.py), always from x^0, and encodes
+their updates, all ranks at the same time; rank 0 sleeps.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from mpi4py import MPI
 
 from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import Setup, build, compute_device, visible_gpus
+from qafel_mpi.drivers.wall.population import hosting_of, turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.transport.backoff import sleep_until
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
@@ -26,22 +28,24 @@ NAP_SECONDS = 0.02  # rank 0's
 def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np.ndarray]:
     """Collective: bind as a run does, and build what it trains. Returns a collective function of a count:
 
-    so many trainings of every client; (clients, count) seconds from each one's beginning to the next's on rank 0,
-    (0, count) elsewhere. Raises ConfigError and DataError as a run does.
+    so many trainings of every client rank; (client ranks, count) seconds from each one's beginning to the next's on
+    rank 0, (0, count) elsewhere. Raises ConfigError and DataError as a run does.
     """
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     setup = build(
         experiment,
-        clients=comm.size - 1,
+        clients=experiment.task.population(comm.size - 1),
         device=compute_device(spot.gpu),
         threads=spot.threads,
         data_dir=None,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
     )
 
+    hosting = hosting_of(setup, comm.size - 1)
+
     def measured(count: int) -> np.ndarray:
         comm.Barrier()
-        mine = _periods(setup, comm.rank - 1, count) if comm.rank else np.zeros(count)
+        mine = _periods(setup, hosting, comm.rank, count) if comm.rank else np.zeros(count)
         everyone = np.zeros((comm.size, count)) if comm.rank == 0 else None
         sleep_until(comm.Ibarrier().Test, NAP_SECONDS)
         comm.Gather([mine, MPI.DOUBLE], None if everyone is None else [everyone, MPI.DOUBLE], 0)
@@ -50,11 +54,13 @@ def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np
     return measured
 
 
-def _periods(setup: Setup, client: int, count: int) -> np.ndarray:
+def _periods(setup: Setup, hosting: Hosting, rank: int, count: int) -> np.ndarray:
     x0, own = setup.where_trained(setup.x0), setup.client()
     delta, payload = vector_like(x0), np.zeros(setup.uplink.payload_bytes(), dtype=np.uint8)
+    turns = turns_of(rank, setup, hosting)
     begun = [perf_counter()]
-    for participation in range(count):
+    for _ in range(count):
+        client, participation = turns.next()
         seed = derive(setup.experiment.seed, Stream.SHUFFLE, client, participation)
         setup.task.train(client, x0, delta, seed)
         own.encode(delta, payload, client=client, participation=participation)

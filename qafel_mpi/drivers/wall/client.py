@@ -1,4 +1,4 @@
-"""A client rank of the wall-clock driver: it trains without pause and applies broadcasts meanwhile."""
+"""A client rank of the wall-clock driver: it plays its clients without pause and applies broadcasts meanwhile."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.schedule.hosting import Cohort, Hosting
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
 from qafel_mpi.wire import Kind, check
@@ -39,8 +41,9 @@ class Upload(NamedTuple):
     delta: Tensor
     encoding: Encoding
     key: int
-    version: int
+    client: int
     participation: int
+    version: int
     loss: float
     train_seconds: float
 
@@ -54,9 +57,9 @@ class WallClient:
     of its steps; on a CPU it is posted at once.
     """
 
-    def __init__(self, session: Session, setup: Setup):
+    def __init__(self, session: Session, setup: Setup, hosting: Hosting):
         self.session, self.setup, self.comm = session, setup, session.comm
-        self.id = session.comm.rank - 1
+        self.turns = turns_of(session.comm.rank, setup, hosting)
         self.client = setup.client()
         self.replica = self.client.replica
         self.described = setup.expected()
@@ -77,7 +80,9 @@ class WallClient:
         self.deltas: list[Tensor] = []  # that nothing is encoded from
         self.encoding: Upload | None = None
         self.errors = EncodingErrors.of(setup, session.recorder)
-        self.uploads = 0
+        self.uploads = 0  # of all its clients
+        quotas = hosting.quotas(session.experiment.server.buffer_size)
+        self.cohort = Cohort(quotas[session.comm.rank - 1])  # for synchronous rounds
         self.stopped = False
         self.downloads = 0
         self.threaded = transport.progress == "thread"
@@ -114,39 +119,41 @@ class WallClient:
         frame = self._free_frame()
         if frame is None:
             return
-        # 1. Take y_0 = x̂^t, the newest hidden state that this rank has.
+        # 1. Draw the client to play from this rank's share of the population.
+        client, participation = self.turns.next(avoid=self.cohort.clients)
+        # 2. Take y_0 = x̂^t, the newest hidden state that this rank has.
         begun = perf_counter()
         with self.lock:
             version = self.client.begin()
             if self.threaded:
                 self.start.copy_(self.replica.x_hat)
-        # 2. Train: P local SGD steps give y_P − y_0. Broadcasts are applied meanwhile: steps 11 and 12.
+        # 3. Train: P local SGD steps give y_P − y_0. Broadcasts are applied meanwhile: steps 12 and 13.
         delta = self.deltas.pop() if self.deltas else vector_like(self.replica.x_hat)
         try:
-            loss = self._train(delta)
+            loss = self._train(client, participation, delta)
         except Stopped:
             return
         train_seconds = perf_counter() - begun
-        # 3. Encode u = Q_c(y_P − y_0) into the payload of a frame.
+        # 4. Encode u = Q_c(y_P − y_0) into the payload of a frame.
         with self.lock:
             self._finish_encoding()  # begun a training ago: not done yet only where the device is behind
         frame.t_encode_begin = perf_counter()
         encoding, key = self.client.begin_encoding(
-            delta, frame.payload, client=self.id, participation=self.uploads
+            delta, frame.payload, client=client, participation=participation
         )
-        upload = Upload(frame, delta, encoding, key, version, self.uploads, loss, train_seconds)
+        upload = Upload(frame, delta, encoding, key, client, participation, version, loss, train_seconds)
         with self.lock:
             self.encoding = upload
             self.uploads += 1
             self._post_what_is_encoded()
-        self._wait_for_next(version)
+        self._wait_for_next(client, version)
 
-    def _train(self, delta: Tensor) -> float:
+    def _train(self, client: int, participation: int, delta: Tensor) -> float:
         """y_P − y_0 into delta; returns the mean training loss. Raises Stopped."""
         experiment = self.session.experiment
-        seed = derive(experiment.seed, Stream.SHUFFLE, self.id, self.uploads)
+        seed = derive(experiment.seed, Stream.SHUFFLE, client, participation)
         poll = None if self.threaded else self._poll
-        result = self.setup.task.train(self.id, self.start, delta, seed, poll)
+        result = self.setup.task.train(client, self.start, delta, seed, poll)
         self._pause(experiment.client.pause_seconds)
         return result.loss
 
@@ -163,14 +170,14 @@ class WallClient:
         frame.t_encode_end = perf_counter()
         if self.errors is not None:
             payload = frame.payload[:size]
-            self.errors.add(upload.delta, payload, upload.key, self.id, upload.participation)
+            self.errors.add(upload.delta, payload, upload.key, upload.client, upload.participation)
         self.deltas.append(upload.delta)
-        # 4. Write the header before the payload, and post the frame to rank 0: a nonblocking send.
+        # 5. Write the header before the payload, and post the frame to rank 0: a nonblocking send.
         frame.seal(
             Kind.UPDATE,
             payload_bytes=size,
             expected=self.described[Kind.UPDATE],
-            client=self.id,
+            client=upload.client,
             version=upload.version,
             sequence=upload.participation,
             seed=upload.key,
@@ -186,10 +193,12 @@ class WallClient:
             sleep(min(PAUSE_SLICE_SECONDS, left_s))
             self._poll()
 
-    def _wait_for_next(self, version: int) -> None:
-        """Synchronous rounds wait for the next version; unicast waits for its own download."""
+    def _wait_for_next(self, client: int, version: int) -> None:
+        """Synchronous rounds wait for the next version when enough have played; unicast waits for a download."""
         if self.session.experiment.server.synchronous:
-            self._until(lambda: self.replica.version > version, "the next round")
+            if self.cohort.played(client, version):
+                self._until(lambda: self.replica.version > version, "the next round")
+                self.cohort.clients.clear()
         elif self.setup.unicast:
             wanted = self.uploads
             self._until(lambda: self.downloads >= wanted, "its download")
@@ -239,7 +248,7 @@ class WallClient:
             if self.failure is not None:
                 raise self.failure
             self._post_what_is_encoded()
-            # 11. Take the broadcasts that have arrived, in order; check each, and pass it on down the tree.
+            # 12. Take the broadcasts that have arrived, in order; check each, and pass it on down the tree.
             while arrived := self.inbox.poll():
                 for received in arrived:
                     self._apply(received)
@@ -255,7 +264,7 @@ class WallClient:
         # A client can't drop a broadcast and stay in step: a bad one ends the job, with the reason.
         message = check(received.data, self.expected, rank=received.source)
         self.inbox.pass_on(received, message)
-        # 12. Apply q^t: x̂^{t+1} = x̂^t + decode(q^t).
+        # 13. Apply q^t: x̂^{t+1} = x̂^t + decode(q^t).
         payload = received.payload
         match message.kind:
             case Kind.BROADCAST:
@@ -283,9 +292,9 @@ class WallClient:
                 return "its last update to be encoded"
             return self._waits("rank 0 to take its last uploads" if len(self.sends) else self.inbox.waits())
 
-        # 14. When rank 0 has taken the last upload, say goodbye: how many uploads there were.
+        # 15. When rank 0 has taken the last upload, say goodbye: how many uploads there were.
         self.session.wait(idle, waits)
-        self.sends.post(new_frame(0).seal(Kind.BYE, client=self.id, sequence=self.uploads), 0)
+        self.sends.post(new_frame(0).seal(Kind.BYE, sequence=self.uploads), 0)
         self.session.wait(lambda: self._sent_all(), lambda: self.session.by_one("rank 0 to take its goodbye"))
         self.sends.close()
 

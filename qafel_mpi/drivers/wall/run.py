@@ -1,8 +1,8 @@
 """The wall-clock driver: rank 0 is the buffered server, every other rank a client that trains without pause.
 
-Rank r is client r − 1. It trains on the newest hidden state that it has; broadcasts are received and applied
-while it trains (Algorithm 3). Staleness is what the machine makes it. This is the communication benchmark.
-The two ends: server.py, client.py.
+Every client rank hosts a share of the clients and plays one after the other, each on the newest hidden state that it
+has; broadcasts are received and applied meanwhile (Algorithm 3). Staleness is what the machine makes it. This is the
+communication benchmark. The two ends: server.py, client.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from pathlib import Path
 from mpi4py import MPI
 
 from qafel_mpi.config import ConfigError, Experiment
-from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, build, compute_device, visible_gpus
+from qafel_mpi.drivers.build import (
+    Interrupted,
+    Report,
+    RunSummary,
+    build,
+    compute_device,
+    visible_gpus,
+)
 from qafel_mpi.drivers.session import begin
 from qafel_mpi.drivers.wall.client import WallClient
+from qafel_mpi.drivers.wall.population import hosting_of
 from qafel_mpi.drivers.wall.server import WallServer
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import THREAD_LEVELS, place
@@ -41,16 +49,17 @@ def run(
     device = compute_device(spot.gpu)
     setup = build(
         experiment,
-        clients=comm.size - 1,
+        clients=experiment.task.population(comm.size - 1),
         device=device,
         threads=spot.threads,
         data_dir=data_dir,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
     )
     session.open(setup)
+    hosting = hosting_of(setup, comm.size - 1)
     if comm.rank == 0:
-        return WallServer(session, setup, interrupted, report).run()
-    return WallClient(session, setup).run()
+        return WallServer(session, setup, hosting, interrupted, report).run()
+    return WallClient(session, setup, hosting).run()
 
 
 def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:
@@ -58,12 +67,15 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
 
     thread_level: what the MPI library gives, MPI.Query_thread().
     """
-    clients = ranks - 1
-    if clients < 1:
+    client_ranks = ranks - 1
+    if client_ranks < 1:
+        simulated = "--set clock.kind=virtual"
+        if experiment.task.clients == "ranks":
+            simulated += " --set task.clients=100"
         raise ConfigError(
             [
                 "clock.kind = 'wall' needs a server and at least one client rank: start it as "
-                "`mpirun -n 4 qafel-mpi run ...`, or use --set clock.kind=virtual in one process"
+                f"`mpirun -n 4 qafel-mpi run ...`, or use {simulated} in one process"
             ]
         )
     # Both of a client's threads call MPI, one at a time: under its lock.
@@ -83,10 +95,20 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
                 "downlink.delivery=broadcast, or clock.kind=virtual"
             ]
         )
+    clients = experiment.task.population(client_ranks)
+    if clients < client_ranks:
+        raise ConfigError(
+            [
+                f"task.clients = {clients}: {ranks} ranks are a server and {client_ranks} client ranks, and each "
+                f"hosts at least one client; set task.clients={client_ranks} or more, or task.clients=ranks, or "
+                f"start it with `mpirun -n {clients + 1}`"
+            ]
+        )
     if server.synchronous and server.buffer_size > clients:
         raise ConfigError(
             [
                 f"server.buffer_size = {server.buffer_size}: a synchronous round waits for that many clients, and "
-                f"{ranks} ranks have {clients}: it would wait for ever; set server.buffer_size={clients} at most"
+                f"task.clients = {experiment.task.clients} on {ranks} ranks makes {clients}: it would wait for ever; "
+                f"set server.buffer_size={clients} at most, or task.clients to a larger number"
             ]
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from qafel_mpi.transport.backoff import some_ranks
 
@@ -11,23 +12,17 @@ class Senders:
     """The clients' ranks, by what has come from them. Each call takes the same time, however many there are.
 
     taken: messages by rank, but for goodbyes: updates, as far as one can know. announced: the updates that a rank
-    says it has sent, from its goodbye. owing: ranks that may send something yet. refused: ranks whose last update
-    was, since the last step.
+    says it has sent, from its goodbye. owing: ranks that may send something yet.
     """
 
     def __init__(self, ranks: Iterable[int]):
         self.taken = dict.fromkeys(ranks, 0)
         self.announced: dict[int, int] = {}
         self.owing = set(self.taken)
-        self.refused: set[int] = set()
 
-    def took(self, rank: int, *, refused: bool = False) -> None:
+    def took(self, rank: int) -> None:
         """A message that is no goodbye."""
         self.taken[rank] += 1
-        if refused:
-            self.refused.add(rank)
-        else:
-            self.refused.discard(rank)
         if rank in self.announced:
             self._settle(rank)
 
@@ -45,3 +40,33 @@ class Senders:
         # More than announced: something that no client sent as an update was refused.
         if self.taken[rank] >= self.announced[rank]:
             self.owing.discard(rank)
+
+
+class Round:
+    """A synchronous round as rank 0 sees it: whether every rank has reported as often as the round asks of it.
+
+    A report is an update that the round uses, or one that was refused: then nobody else will come in its place.
+    """
+
+    def __init__(self, quotas: Mapping[int, int]):
+        """quotas: the clients that each rank plays in a round."""
+        self._quotas, self._asked = quotas, sum(quotas.values())
+        self._reports: Counter[int] = Counter()
+        self._reported = 0
+        self.refused = 0
+
+    def begin(self) -> None:
+        """The server has made a step: the next round."""
+        self._reports.clear()
+        self._reported = self.refused = 0
+
+    def report(self, rank: int, *, refused: bool = False) -> None:
+        """An update of this round, or something refused, which may be more than the round asks of the rank."""
+        self.refused += refused
+        self._reports[rank] += 1
+        self._reported += self._reports[rank] <= self._quotas[rank]
+
+    @property
+    def over(self) -> bool:
+        """Every rank has reported."""
+        return self._reported >= self._asked

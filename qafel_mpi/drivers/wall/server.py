@@ -13,7 +13,9 @@ from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, Setup
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
-from qafel_mpi.drivers.wall.senders import Senders
+from qafel_mpi.drivers.wall.population import turns_of
+from qafel_mpi.drivers.wall.senders import Round, Senders
+from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
@@ -29,7 +31,14 @@ class WallServer:
     With the fan-out it never blocks on one client; with the others it waits before a step while broadcasts queue up.
     """
 
-    def __init__(self, session: Session, setup: Setup, interrupted: Interrupted, report: Report | None):
+    def __init__(
+        self,
+        session: Session,
+        setup: Setup,
+        hosting: Hosting,
+        interrupted: Interrupted,
+        report: Report | None,
+    ):
         self.session, self.setup, self.interrupted = session, setup, interrupted
         self.comm = session.comm
         self.server = setup.server()
@@ -37,12 +46,12 @@ class WallServer:
         self.described = setup.expected()
         self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.BYE)}
         transport = session.experiment.transport
-        clients = range(1, self.comm.size)
+        ranks = range(1, self.comm.size)
         self.inbox = Inbox(
             self.comm,
             TAG_UP,
             payload_bytes=setup.uplink.payload_bytes(),
-            slots=transport.receives(len(clients)),
+            slots=transport.receives(len(ranks)),
             source=MPI.ANY_SOURCE,
         )
         payload, full = setup.downlink.payload_bytes(), setup.full.payload_bytes()
@@ -56,8 +65,14 @@ class WallServer:
             catch_up=None if setup.assigns else self._catch_up,
             model_bytes=full,
         )
-        self.senders = Senders(clients)
         self.synchronous = session.experiment.server.synchronous
+        quotas = hosting.quotas(session.experiment.server.buffer_size)
+        self.senders = Senders(ranks)
+        self.round = Round(dict(zip(ranks, quotas, strict=True)))
+        # Unicast: whom each rank plays, so that a download is made for the client that will start from it.
+        self.turns = {rank: turns_of(rank, setup, hosting) for rank in ranks} if setup.unicast else {}
+        for turns in self.turns.values():
+            turns.next()  # the first ones start from x^0
         self.heard_s = 0.0
 
     def run(self) -> RunSummary:
@@ -73,7 +88,7 @@ class WallServer:
 
     def _turn(self) -> bool:
         """Take what has arrived and complete what was sent. Returns whether anything happened."""
-        # 5. Take the uploads that have arrived.
+        # 6. Take the uploads that have arrived.
         arrived = self.inbox.poll()
         if arrived:
             begin_s = perf_counter()
@@ -83,7 +98,7 @@ class WallServer:
                 room = len(uploads) if self.ledger.reason else self.ledger.room()
                 self._receive(uploads[:room], begin_s)
                 uploads, begin_s = uploads[room:], perf_counter()
-            if self.synchronous and self.senders.refused and not self.ledger.reason:
+            if self.synchronous and self.round.refused and self.round.over and not self.ledger.reason:
                 self._close_round()
         done = self._progress_broadcasts()
         if arrived or done:
@@ -121,7 +136,7 @@ class WallServer:
         """The updates among what has arrived. Goodbyes are noted here."""
         uploads: list[Upload] = []
         for received in arrived:
-            # 6. Check header and checksum: nothing of a bad message reaches the model.
+            # 7. Check header and checksum: nothing of a bad message reaches the model.
             try:
                 message = check(received.data, self.expected, rank=received.source)
             except WireError as error:
@@ -139,7 +154,7 @@ class WallServer:
     def _receive(self, uploads: list[Upload], begin_s: float) -> None:
         """Uploads that the buffer has room for, checked since begin_s; and the step where they fill it."""
         ended = bool(self.ledger.reason)
-        # 7. Decode the uploads into the buffer: buffer += s(τ) · u.
+        # 8. Decode the uploads into the buffer: buffer += s(τ) · u.
         try:
             weights = self._weigh(uploads)
         except PayloadError as error:
@@ -149,7 +164,7 @@ class WallServer:
         for received, _ in uploads:
             self.inbox.release(received.slot)
         self.inbox.nudge()  # the next uploads travel while rank 0 writes down these
-        # 8. Write down messages and updates, and see whether that was the run's last upload.
+        # 9. Write down messages and updates, and see whether that was the run's last upload.
         for i, (received, message) in enumerate(uploads):
             since_s = begin_s + i * each_s
             row = received_row(received, message, 0, since_s, since_s + each_s)
@@ -187,6 +202,8 @@ class WallServer:
 
     def _count(self, received: Received, message: Message, weight: float) -> None:
         self.senders.took(received.source)
+        if weight:  # a round has no use for an update of an earlier one
+            self.round.report(received.source)
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
             client=message.client,
@@ -203,26 +220,25 @@ class WallServer:
 
     def _close_round(self) -> None:
         """A synchronous round goes without refused uploads where everybody has reported: nobody else will."""
-        clients, refused = len(self.senders.taken), len(self.senders.refused)
-        if refused == clients:
-            self.ledger.reason = f"failed: rank 0 refused every update of round {self.server.version}"
-        elif self.server.filled + refused >= clients:
+        if self.server.filled:
             self._step()
+        else:
+            self.ledger.reason = f"failed: rank 0 refused every update of round {self.server.version}"
 
     def _step(self) -> None:
-        self.senders.refused.clear()
+        self.round.begin()
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
             return
         if not self._wait_for_room():
             return
-        # 9. With K uploads in the buffer, step: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t), x̂^{t+1} = x̂^t + decode(q^t).
+        # 10. With K uploads in the buffer, step: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t), x̂^{t+1} = x̂^t + decode(q^t).
         frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
         version = self.server.version
         step = self.server.step(frame.payload)
         frame.t_encode_end = perf_counter()
-        # 10. Publish q^t: one frame serves every client; what a slow client has no room for waits in a log.
+        # 11. Publish q^t: one frame serves every client; what a slow client has no room for waits in a log.
         frame.seal(
             Kind.BROADCAST,
             payload_bytes=step.payload_bytes,
@@ -258,7 +274,7 @@ class WallServer:
         assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
         frame = self.broadcast.frame()
         frame.t_encode_begin = perf_counter()
-        client, participation = rank - 1, self.senders.taken[rank]
+        client, participation = self.turns[rank].next()
         size, key = self.server.download(frame.payload, client=client, participation=participation)
         frame.t_encode_end = perf_counter()
         frame.seal(
@@ -294,7 +310,8 @@ class WallServer:
         self.session.dropped += 1
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
-        self.senders.took(received.source, refused=True)
+        self.senders.took(received.source)
+        self.round.report(received.source, refused=True)
         self.inbox.release(received.slot)
         if self.setup.unicast and not self.ledger.reason:
             self._download(received.source)
@@ -306,7 +323,7 @@ class WallServer:
         The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
         upload meanwhile, on a slow link for longer than the whole run.
         """
-        # 13. Tell every client to stop, behind its last broadcast.
+        # 14. Tell every client to stop, behind its last broadcast.
         self.broadcast.end(self.server.version)
 
         def accounted() -> bool:
@@ -322,7 +339,7 @@ class WallServer:
         self.inbox.close()
         self.broadcast.close()
         server = self.server
-        # 15. Check that every rank holds the same x̂, and merge the ranks' shards into one trace.
+        # 16. Check that every rank holds the same x̂, and merge the ranks' shards into one trace.
         self.session.close(
             server.version,
             server.x_hat,
