@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1  # of `table --json`: qafel_mpi/schemas/table.json and messag
 
 app = typer.Typer(
     name="qafel-analysis",
-    help="From trace files of qafel_mpi to tables and figures.",
+    help="Turn trace files of qafel_mpi into tables, figures and reports.",
     epilog=examples(
         "qafel-analysis table runs/*.h5",
         "qafel-analysis compare runs/qafel.h5 runs/fedbuff.h5",
@@ -45,8 +45,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV in place of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 AsLatex = Annotated[bool, typer.Option("--latex", help="Print a LaTeX (booktabs) table.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 
@@ -76,15 +76,15 @@ def table(
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
     by_kind: Annotated[
-        bool, typer.Option("--messages", help="The messages by kind instead: counts, bytes, durations.")
+        bool, typer.Option("--messages", help="Show messages by kind instead: counts, bytes, durations.")
     ] = False,
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """What runs cost and what they reached.
+    """Show what runs cost and what they reached.
 
-    On the terminal, in LaTeX and Markdown: one row per setting, over its seeds; the terminal has the runs too.
-    As JSON and CSV: one object or row per run, with every column.
+    The terminal, LaTeX and Markdown show one row per setting, over its seeds; the terminal also shows each run.
+    JSON and CSV have one object or row per run, with every column.
     """
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     if by_kind:
@@ -135,7 +135,7 @@ def compare(
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
     with_paper: Annotated[
-        bool, typer.Option("--paper", help="Beside the numbers that the paper's authors published.")
+        bool, typer.Option("--paper", help="Compare with the numbers that the paper's authors published.")
     ] = False,
     in_words: Annotated[
         bool, typer.Option("--sentence", help="Print the comparison with FedBuff as one sentence.")
@@ -143,7 +143,7 @@ def compare(
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """Settings side by side over their seeds, with the saving against FedBuff."""
+    """Show settings side by side over their seeds, with what each saves against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
     if with_paper:
@@ -261,7 +261,7 @@ def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> F
         if on
     ]
     if len(wanted) > 1:
-        raise typer.BadParameter(f"one format at a time, not {' and '.join('--' + w for w in wanted)}")
+        raise typer.BadParameter(f"choose one format, not {' and '.join('--' + w for w in wanted)}")
     return wanted[0] if wanted else Format.TERMINAL
 
 

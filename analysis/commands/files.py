@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Seconds = Annotated[
     str | None,
     typer.Option(
-        "--window", metavar="BEGIN:END", help="Of the timeline: seconds since the run began, e.g. 1.5:2."
+        "--window", metavar="BEGIN:END", help="Part of the timeline, in seconds since the run began: 1.5:2."
     ),
 ]
 _PRINTED_INTERVALS = 300  # of a timeline: as many as can be told apart on paper
@@ -32,29 +32,29 @@ def figures(
         list[Path],
         typer.Argument(
             metavar="RUN.h5...",
-            help="Trace files, folders of shards, and results of qafel-mpi bench --json.",
+            help="Trace files, folders of shards, or results of qafel-mpi bench --json.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that they are written to.")] = Path(
-        "figures"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("figures"),
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="WORD", help="Only figures with this in their name; repeatable."),
+        typer.Option(
+            "--only", metavar="WORD", help="Draw only figures with this word in their name. Can be repeated."
+        ),
     ] = None,
     details: Annotated[
-        int, typer.Option(min=0, help="Of how many runs to draw timeline, links and latency.")
+        int, typer.Option(min=0, help="Number of runs with figures of their timeline, links and latency.")
     ] = 2,
     window: Seconds = None,
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
 ) -> None:
-    """Every figure that the runs allow, as vector PDF and as PNG, with the captions in captions.md.
+    """Draw every figure that the runs allow, as PDF and PNG, and write the captions to captions.md.
 
-    Convergence against uploads, bytes and time (median and range over seeds); bytes to the target; trade-off of
-    bits; gap of the hidden state; staleness; of some runs each rank's timeline, bytes by link, latencies; of bench
-    results the codecs' throughput and scaling. The names of the files are printed.
+    The figures are: convergence against uploads, bytes and time (median and range over seeds); bytes to the target;
+    the trade-off of bits; the gap of the hidden state; staleness; for some runs each rank's timeline, bytes by link
+    and latencies; for bench results the codecs' throughput and scaling. The command prints the names of the files.
     """
     shown = window_of(window)
     from qafel_analysis.figures import draw, style
@@ -108,18 +108,22 @@ def export(
     runs: Runs,
     to: Annotated[
         Target,
-        typer.Option("--to", help="The timeline for ui.perfetto.dev and chrome://tracing, or a table."),
+        typer.Option("--to", help="perfetto: a timeline for ui.perfetto.dev. csv, parquet: a table."),
     ] = Target.PERFETTO,
     table: Annotated[
-        Table, typer.Option("--table", help="Of each run; runs: one table of all, as `table --csv` has it.")
+        Table,
+        typer.Option(
+            "--table",
+            help="The table to export from each run. runs: one table of all runs, like `table --csv`.",
+        ),
     ] = Table.MESSAGES,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder that they are written to.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path(),
     window: Seconds = None,
-    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the timeline.")] = False,
+    gzip: Annotated[bool, typer.Option("--gzip", help="Compress the timeline with gzip.")] = False,
 ) -> None:
-    """A trace in other programs' formats, one file a run: RUN.trace.json, RUN.messages.csv, RUN.messages.parquet.
+    """Write traces in other programs' formats, one file per run, such as RUN.trace.json or RUN.messages.csv.
 
-    Files are read and written in blocks, however long the run. The names of the files are printed.
+    Files are read and written in blocks, however long the run is. The command prints the names of the files.
     """
     shown = window_of(window)
     from qafel_analysis import export as exporting
@@ -164,5 +168,5 @@ def window_of(text: str | None) -> Window | None:
     except ValueError:
         found = Window(0.0, 0.0)
     if not found.begin_s < found.end_s:
-        raise typer.BadParameter(f"--window {text}: not BEGIN:END in seconds, e.g. 1.5:2")
+        raise typer.BadParameter(f"--window {text}: not BEGIN:END in seconds, such as 1.5:2")
     return found

@@ -13,23 +13,24 @@ from qafel_analysis.read.rows import Target
 Runs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN.h5...", help="Trace files, or folders of shards (RUN.shards).", show_default=False
+        metavar="RUN.h5...", help="Trace files or folders of shards (RUN.shards).", show_default=False
     ),
 ]
 Accuracy = Annotated[
     float | None,
     typer.Option(
-        "--target-accuracy", help="Count to the first evaluation at this accuracy, not to the run's."
+        "--target-accuracy",
+        help="Count to the first evaluation at this accuracy, instead of the run's own target.",
     ),
 ]
 Loss = Annotated[
-    float | None, typer.Option("--target-loss", help="Count to the first evaluation at this loss or below.")
+    float | None, typer.Option("--target-loss", help="Count to the first evaluation at or below this loss.")
 ]
 NOTHING_READ = 2
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 2 bad usage, or none of the files could be read. A file that can't be read is named on "
-    "stderr, with the reason, and left out."
+    "Exit codes: 0 done; 2 bad usage, or none of the files could be read. A file that can't be read is skipped, "
+    "and stderr says why."
 )
 
 

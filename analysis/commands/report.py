@@ -11,17 +11,16 @@ from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, 
 
 def report(
     runs: Runs,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page that is written.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     details: Annotated[
-        int, typer.Option(min=0, help="Of how many runs to draw timeline, links and latency.")
+        int, typer.Option(min=0, help="Number of runs with figures of their timeline, links and latency.")
     ] = 2,
     target_accuracy: Accuracy = None,
     target_loss: Loss = None,
 ) -> None:
-    """One self-contained page: findings, tables that sort and filter, figures that zoom, configurations.
+    """Write one self-contained page: findings, sortable tables, zoomable figures, configurations.
 
-    It needs no network and opens in any browser. Files that can't be read are listed in it. The file's name is
-    printed.
+    It needs no network and opens in any browser. It lists the files that can't be read. The command prints its name.
     """
     from qafel_analysis.report import page as reporting
 

@@ -24,31 +24,37 @@ from qafel_mpi.trace.reader import TraceError
 
 def scaling(
     runs: Runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     train_seconds: Annotated[
         float | None,
-        typer.Option(metavar="T", help="On paper: seconds of one update. Default: the largest run's median."),
+        typer.Option(
+            metavar="T", help="For the projection: seconds of one update. Default: the largest run's median."
+        ),
     ] = None,
     link_gbit: Annotated[
         float | None,
         typer.Option(
-            min=1e-6, metavar="GBIT", help="On paper: rank 0's link, each way. Default: as fitted, or 100."
+            min=1e-6,
+            metavar="GBIT",
+            help="For the projection: rank 0's link, each way. Default: the fitted value, or 100.",
         ),
     ] = None,
     benches: Annotated[
         list[Path] | None,
         typer.Option(
-            "--bench", metavar="FILE", help="Of `bench p2p` and `bench broadcast`: fits the network's costs."
+            "--bench",
+            metavar="FILE",
+            help="Results of `bench p2p` and `bench broadcast`, to fit the network's costs.",
         ),
     ] = None,
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """Efficiency over ranks, and rank 0's costs carried to 10,000 ranks on paper.
+    """Show the efficiency over ranks, and project rank 0's costs to 10,000 ranks.
 
-    The costs are those of the first wall run with the most ranks; with --bench, the network's are those of a LogGP
-    model fitted to benchmarks. Where K grew with the clients in these runs, it does so on paper.
+    The costs are those of the first wall run with the most ranks. With --bench, the network's costs come from a LogGP
+    model that is fitted to benchmarks. If K grew with the clients in these runs, it also grows in the projection.
     """
     points = _points(runs)
     wall = [p for p in points if p.driver == "wall"]
@@ -77,24 +83,33 @@ def scaling(
 
 def broadcast(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.json...", help="Of `bench p2p` and `bench broadcast`.")
+        list[Path],
+        typer.Argument(metavar="FILE.json...", help="Results of `bench p2p` and `bench broadcast`."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     latency_us: Annotated[
-        float | None, typer.Option(min=0, metavar="US", help="On paper: the network's. Default: as fitted.")
+        float | None,
+        typer.Option(
+            min=0, metavar="US", help="For the projection: the network's latency. Default: the fitted one."
+        ),
     ] = None,
     link_gbit: Annotated[
         float | None,
-        typer.Option(min=1e-6, metavar="GBIT", help="On paper: a rank's link. Default: as fitted."),
+        typer.Option(
+            min=1e-6, metavar="GBIT", help="For the projection: a rank's link. Default: the fitted one."
+        ),
     ] = None,
     poll_ms: Annotated[
-        float, typer.Option(min=0, metavar="MS", help="On paper: between two looks of a client that trains.")
+        float,
+        typer.Option(
+            min=0, metavar="MS", help="For the projection: how often a training client looks for messages."
+        ),
     ] = 5.0,
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """What a broadcast costs by each algorithm: a LogGP model fitted to benchmarks, and carried to 10,000 ranks."""
+    """Fit a LogGP model to benchmarks, and project each broadcast algorithm's cost to 10,000 ranks."""
     fitted, seen = _fitted(files)
     network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
     found = loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms)
@@ -112,7 +127,7 @@ def pace(
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """Seconds per server step and to the target against FedBuff, beside the bytes, and what a step is spent on."""
+    """Show seconds per server step and to the target against FedBuff, bytes, and what a step spends its time on."""
     found: list[Pace] = []
     for path in runs:
         try:

@@ -29,15 +29,15 @@ CLAIMED = (
 
 def theory(
     runs: Runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """Quantization × staleness × T: effects on the squared gradient norm, and their slopes beside the paper's orders.
+    """Estimate the effects of quantization, staleness and T on the squared gradient norm, beside the paper's orders.
 
-    The runs are a factorial set, as the suite cross-term makes one: exact and quantized, fresh and stale, at several
-    T (stop.steps), with trace.gradient_norm = true.
+    The runs must be a factorial set, such as the suite cross-term makes: exact and quantized, fresh and stale, at
+    several T (stop.steps), with trace.gradient_norm = true.
     """
     points = []
     for path in runs:

@@ -26,18 +26,18 @@ def watch(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="A run's shards (RUN.shards), or a folder with such: then the run that was written to last.",
+            help="A run's shards (RUN.shards), or a folder that contains some: then the latest run.",
             show_default=False,
         ),
     ],
-    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show one update and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per update.")] = False,
 ) -> None:
-    """Follow a running job from its shards: accuracy, bytes, rates, the slowest ranks, and the time left.
+    """Follow a running job through its shards: accuracy, bytes, rates, the slowest ranks, and the time left.
 
-    Works from any terminal or login node that sees the files; the run notices nothing. What is shown lags by the
-    run's trace.flush_seconds. Ends when the run does, of a suite when no further run begins, or with Ctrl-C.
+    It works from any terminal or login node that sees the files, and does not disturb the run. What it shows is
+    behind by the run's trace.flush_seconds. It ends when the run or the whole suite does, or with Ctrl-C.
     """
     from qafel_analysis.watch import Follower, newest
 
@@ -192,5 +192,7 @@ def _view(now: Progress, quiet_s: float) -> RenderableType:
             )
         parts.append(ranks)
     if quiet_s > 30 and now.outcome is None:
-        parts.append(Text(f"nothing new for {clock(quiet_s)}: was it killed? qafel-mpi merge recovers it"))
+        parts.append(
+            Text(f"nothing new for {clock(quiet_s)}: if the run was killed, qafel-mpi merge recovers it")
+        )
     return Group(*parts)

@@ -19,12 +19,12 @@ from qafel_mpi.commands.process import ExitCode
 
 app = typer.Typer(
     name="qafel-mpi",
-    help="Asynchronous federated learning with quantized messages in both directions, over MPI.",
+    help="Benchmark asynchronous federated learning with quantized messages in both directions, over MPI.",
     epilog="Examples:\n\n"
     "  qafel-mpi list\n\n"
     "  qafel-mpi run digits\n\n"
     "  mpirun -n 4 qafel-mpi run digits --out runs/a.h5\n\n"
-    "Each command has its own: qafel-mpi run --help",
+    "Each command has examples of its own: qafel-mpi run --help",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -60,7 +60,7 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
     if show_version:

@@ -10,7 +10,7 @@ import typer
 from qafel_mpi.commands import run as launch
 from qafel_mpi.commands import show
 
-data = typer.Typer(help="Data sets: fetch them.", no_args_is_help=True)
+data = typer.Typer(help="Download data sets.", no_args_is_help=True)
 
 
 @data.command(
@@ -18,16 +18,19 @@ data = typer.Typer(help="Data sets: fetch them.", no_args_is_help=True)
     "  qafel-mpi data fetch cifar10 --to /scratch/data --mirror http://mirror.example/cifar10"
 )
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="mushrooms, fashion-mnist or cifar10.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of mushrooms, fashion-mnist, cifar10.")],
     to: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."),
+        typer.Option(metavar="DIR", help="Target folder. Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."),
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option(metavar="URL", help="Take the same files from here; they are checked.")
+        str | None,
+        typer.Option(
+            metavar="URL", help="Download the same files from this server. Their checksums are verified."
+        ),
     ] = None,
 ) -> None:
-    """Download a data set: resumed where it stopped, and checked."""
+    """Download a data set and verify its checksums. An interrupted download is resumed."""
     from qafel_mpi.tasks.fetch import fetch as fetch_files
 
     with show.download() as progress:

@@ -13,12 +13,14 @@ from qafel_mpi.commands import show
 
 EXAMPLES = (
     "Examples:\n\n  qafel-mpi info\n\n"
-    "  mpirun -n 4 qafel-mpi info           [dim]what each rank of a job would get[/dim]\n\n"
+    "  mpirun -n 4 qafel-mpi info           [dim]what each rank of a job gets[/dim]\n\n"
     "  srun -N 2 -n 8 qafel-mpi info --json"
 )
 
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
     """Show each rank's host, cores and GPU, and what the MPI library offers."""
     from mpi4py import MPI
 

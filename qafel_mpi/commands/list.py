@@ -20,7 +20,7 @@ SYSTEM_DATA = Path("/usr/share/datasets")
 
 
 def list_() -> None:
-    """List the named experiments, one a line; "needs data" marks those whose data set is not here."""
+    """List the named experiments, one per line. "needs data" marks those whose data set is missing here."""
     names = experiments.names()
     width = max(map(len, names))
     for name in names:

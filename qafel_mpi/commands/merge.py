@@ -19,11 +19,12 @@ def merge(
     directory: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="The folder of shards, NAME.shards.", exists=True, file_okay=False
+            metavar="DIR", help="A run's folder of shards, NAME.shards.", exists=True, file_okay=False
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The trace. Default: NAME.h5 beside the folder.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The trace to write. Default: NAME.h5 next to the folder."),
     ] = None,
 ) -> None:
     """Make the trace file of a run that was cut short, from all that its ranks had written. The shards are kept."""

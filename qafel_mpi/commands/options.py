@@ -9,11 +9,15 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a setting. Can be repeated. `qafel-mpi settings` lists them.",
+    ),
 ]
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Where the data sets lie. Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."
+        metavar="DIR", help="Folder of the data sets. Default: $QAFEL_DATA_DIR, else ~/.cache/qafel_mpi."
     ),
 ]

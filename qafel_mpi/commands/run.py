@@ -38,7 +38,7 @@ EXAMPLES = (
 
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list`, or a TOML file.")
+        str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list` or a TOML file.")
     ],
     overrides: Overrides = None,
     seed: Annotated[
@@ -50,20 +50,21 @@ def run(
         ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of the experiment's variants.")
+        str | None, typer.Option(metavar="NAME", help="Run this variant of the experiment.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The trace. Default: runs/EXPERIMENT-ALGORITHM-seedN.h5."),
+        typer.Option(metavar="FILE", help="The trace to write. Default: runs/EXPERIMENT-ALGORITHM-seedN.h5."),
     ] = None,
     target_accuracy: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Stop when the test accuracy reaches this.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Stop when the test accuracy reaches this value, a share of 1."),
     ] = None,
     require_target: Annotated[
         bool, typer.Option("--require-target", help="Exit with 4 if the target is not reached.")
     ] = False,
     data_dir: DataDir = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older trace.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trace.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run one experiment and write its trace.
@@ -101,7 +102,10 @@ def plan(
 
     experiment = resolve(name, settings, variant, alone)
     if alone and experiment.clock.kind == "virtual":
-        print("one process: on the virtual clock (mpirun -n 4 runs it in real time)", file=sys.stderr)
+        print(
+            "running in one process on the virtual clock; use `mpirun -n 4` to run it in real time",
+            file=sys.stderr,
+        )
     parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
     if out is None:
         out = take_free_name(Path("runs"), "-".join(parts))

@@ -34,20 +34,25 @@ EXAMPLES = (
 
 def suite(
     name: Annotated[
-        str, typer.Argument(metavar="SUITE", help="An experiment with variants, or a TOML file of one.")
+        str, typer.Argument(metavar="SUITE", help="An experiment that has variants: a name or a TOML file.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="One trace a run: DIR/VARIANT-seedN.h5.")],
-    seeds: Annotated[str, typer.Option(metavar="LIST", help="0-4, or 0,3,7.")] = "0",
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the traces, one per run: DIR/VARIANT-seedN.h5.")
+    ],
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds, such as 0-4 or 0,3,7.")] = "0",
     only: Annotated[
         list[str] | None,
-        typer.Option("--variant", metavar="NAME", help="Only this variant; may be repeated."),
+        typer.Option("--variant", metavar="NAME", help="Run only this variant. Can be repeated."),
     ] = None,
     overrides: Overrides = None,
     data_dir: DataDir = None,
     pick: Annotated[
         int | None,
         typer.Option(
-            "--run", min=0, metavar="N", help="Only run number N, from 0: what a task of a job array does."
+            "--run",
+            min=0,
+            metavar="N",
+            help="Run only number N, counted from 0, as a task of a job array does.",
         ),
     ] = None,
     require_target: Annotated[
@@ -57,9 +62,9 @@ def suite(
         bool, typer.Option("--show", help="Show what is done and what is left, and run nothing.")
     ] = False,
 ) -> None:
-    """Run an experiment with all its variants and seeds; go on where an earlier call stopped.
+    """Run an experiment with all its variants and seeds. Continue where an earlier call stopped.
 
-    A run whose trace is there and complete, with the same settings, is done.
+    A run is done when its trace exists, is complete and has the same settings.
     """
     with job.Interrupt() as interrupted:
         comm = job.world()
@@ -125,7 +130,7 @@ def carry_out(
     if comm is None or comm.rank == 0:
         print(overview(result.runs))
         if result.interrupted:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+            print("interrupted; the same command continues from here", file=sys.stderr)
         elif elsewhere:
             print(
                 f"{elsewhere} under way in other processes; the same command later does what they leave",

@@ -101,8 +101,8 @@ def test_a_run_below_its_reference_exits_with_4(target, code, tmp_path):
     ("arguments", "ranks", "message"),
     [
         (("p2p",), 0, "bench p2p needs 2 ranks and has 1: start it as `mpirun -n 2 qafel-mpi bench p2p ...`"),
-        (("broadcast", "--algorithm", "tre"), 2, "--algorithm tre: none of fanout, tree, ibcast"),
-        (("ingest", "--bytes", "4k"), 2, "--bytes 4k: sizes in bytes, as 15000,4194304"),
+        (("broadcast", "--algorithm", "tre"), 2, "--algorithm tre: not one of fanout, tree, ibcast"),
+        (("ingest", "--bytes", "4k"), 2, "--bytes 4k: not a list of sizes in bytes like 15000,4194304"),
         (("check", "none.h5"), 0, "none.h5: No such file"),
     ],
 )

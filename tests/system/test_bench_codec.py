@@ -37,7 +37,7 @@ def test_bench_codec_names_what_it_does_not_know(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a host without a GPU")
 def test_bench_codec_refuses_a_gpu_that_is_not_there(tmp_path):
     done = qafel("bench", "codec", "--device", "cuda", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "--device cuda: no GPU here\n")
+    assert (done.returncode, done.stderr) == (2, "--device cuda: no GPU was found here; use --device cpu\n")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

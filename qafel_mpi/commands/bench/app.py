@@ -25,33 +25,38 @@ if TYPE_CHECKING:
     from qafel_mpi.bench.measuring.timing import Limits
 
 bench = typer.Typer(
-    help="Measure codecs, transport and drivers against references sampled in turns with them.",
+    help="Measure codecs, transport and drivers against references that are sampled alternately with them.",
     epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p --json p2p.json\n\n"
     "  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"
     "  qafel-mpi bench check bench.h5\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
-    "Exit codes: 0 done, 2 bad usage, 3 failed or wrong content, 4 a reference missed or an unreliable "
-    "result.",
+    "Exit codes: 0 done, 2 bad usage, 3 failed or wrong content, 4 a reference was missed or a result is unreliable.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write rows, samples, provenance as JSON.")
+    Path | None, typer.Option("--json", metavar="FILE", help="Write rows, samples and provenance as JSON.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE.h5", help="The same as HDF5.")]
-Seconds = Annotated[float, typer.Option(min=0.0, help="Most seconds for a row, warm-up aside.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE.h5", help="Write the same as HDF5.")]
+Seconds = Annotated[float, typer.Option(min=0.0, help="Longest time for one row, without its warm-up.")]
 Width = Annotated[
-    float, typer.Option(min=0.0, help="Enough when the median's 95% interval is so narrow (relative).")
+    float,
+    typer.Option(
+        min=0.0, help="Stop a row when the median's 95% interval is this narrow, relative to the median."
+    ),
 ]
 Reference = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.toml", help="References (target, lower, upper, unit): exit with 4 if one is missed."
+        metavar="FILE.toml",
+        help="Reference values (target, lower, upper, unit). Exit with 4 if one is missed.",
     ),
 ]
 
 
-Sizes = Annotated[str, typer.Option("--bytes", metavar="LIST", help="Payload sizes, about: 15000,4194304.")]
+Sizes = Annotated[
+    str, typer.Option("--bytes", metavar="LIST", help="Approximate payload sizes, such as 15000,4194304.")
+]
 
 SECONDS, WIDTH = 2.0, 0.02
 PAYLOADS = "1024,15000,262144,4194304"
@@ -70,29 +75,35 @@ UPLOADS = 300
 )
 def codec(
     codecs: Annotated[
-        str, typer.Option("--codec", metavar="LIST", help="Of identity, qsgd, affine, topk, randk, sign.")
+        str, typer.Option("--codec", metavar="LIST", help="Any of identity, qsgd, affine, topk, randk, sign.")
     ] = "qsgd,affine,sign,topk,randk",
-    bits: Annotated[str, typer.Option(metavar="LIST", help="Of qsgd and affine.")] = "2,3,4,8",
+    bits: Annotated[str, typer.Option(metavar="LIST", help="Widths of qsgd and affine.")] = "2,3,4,8",
     d: Annotated[
-        str, typer.Option("--d", metavar="LIST", help="Elements; what does not fit into memory is left out.")
+        str,
+        typer.Option(
+            "--d", metavar="LIST", help="Numbers of elements. Those that do not fit into memory are skipped."
+        ),
     ] = "29282,1000000,11000000,110000000",
-    threads: Annotated[str, typer.Option(metavar="LIST", help="Threads of the codec.")] = "1",
+    threads: Annotated[str, typer.Option(metavar="LIST", help="Numbers of threads for the codec.")] = "1",
     against: Annotated[
-        str, typer.Option(metavar="LIST", help="Of numpy, torch, bitsandbytes, torchao: in turns with ours.")
+        str,
+        typer.Option(
+            metavar="LIST", help="Libraries to compare with: any of numpy, torch, bitsandbytes, torchao."
+        ),
     ] = "",
     busy_neighbour: Annotated[
-        bool, typer.Option("--busy-neighbour", help="Share one core with a process that spins.")
+        bool, typer.Option("--busy-neighbour", help="Share one core with a busy process.")
     ] = False,
-    device: Annotated[str, typer.Option(metavar="LIST", help="Of cpu, cuda; a GPU where there is one.")] = (
-        "cpu,cuda"
-    ),
+    device: Annotated[
+        str, typer.Option(metavar="LIST", help="Devices: cpu, cuda. cuda is skipped without a GPU.")
+    ] = ("cpu,cuda"),
     seconds: Seconds = 1.0,
     width: Width = 0.02,
     json: Json = None,
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Encoding and decoding against memory passes with the same reads and writes, and against other libraries.
+    """Time encoding and decoding against memory passes with the same reads and writes, and against other libraries.
 
     Time/pass: our time over that of the memory pass; 2.0 means that it takes twice as long. Ratio, against a library:
     its time over ours. In the files, ratio is the reference's time over ours in both cases.
@@ -108,7 +119,7 @@ def codec(
     counts = whole_numbers("--threads", threads, 1, 1024)
     devices = choices("--device", device, ("cpu", "cuda"))
     if devices == ["cuda"] and not _has_gpu():
-        raise ConfigError(["--device cuda: no GPU here"])
+        raise ConfigError(["--device cuda: no GPU was found here; use --device cpu"])
 
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterator[Row]:
         from qafel_mpi.bench import codec as ours
@@ -118,7 +129,7 @@ def codec(
             return
         for size in sizes:
             if not ours.fits(size):
-                say(f"d = {size:,} is left out: it does not fit into half the free memory")
+                say(f"d = {size:,} is skipped: it does not fit into half the free memory")
         points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
         if "cpu" in devices:
             with neighbour() if busy_neighbour else nullcontext():
@@ -131,7 +142,7 @@ def codec(
 
 def _gpu_rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
     if not _has_gpu():
-        say("no GPU here: its rows stay empty")
+        say("no GPU was found here: the rows for cuda are skipped")
         return
     import torch
 
@@ -153,9 +164,14 @@ def _has_gpu() -> bool:
     "  mpirun -n 2 qafel-mpi bench p2p --from 1024 --to 65536 --json p2p.json --reference site.toml",
 )
 def p2p(
-    smallest: Annotated[int, typer.Option("--from", min=1, metavar="BYTES", help="Smallest payload.")] = 8,
+    smallest: Annotated[
+        int, typer.Option("--from", min=1, metavar="BYTES", help="The smallest payload.")
+    ] = 8,
     largest: Annotated[
-        int, typer.Option("--to", min=1, metavar="BYTES", help="Largest; powers of two between.")
+        int,
+        typer.Option(
+            "--to", min=1, metavar="BYTES", help="The largest payload. Sizes between are powers of two."
+        ),
     ] = 4 << 20,
     seconds: Seconds = SECONDS,
     width: Width = WIDTH,
@@ -163,10 +179,10 @@ def p2p(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Latency and bandwidth of our messages between ranks 0 and 1, against raw mpi4py in the same run.
+    """Measure latency and bandwidth of messages between ranks 0 and 1, against raw mpi4py in the same run.
 
-    vector, vector bandwidth: the same of a vector packed at 4 bits, encoded and decoded, against it as float32 by raw
-    mpi4py.
+    The rows "vector" and "vector bandwidth" encode a vector to 4 bits, send and decode it. Their reference sends the
+    vector as float32 with raw mpi4py.
     """
     run(
         "p2p",
@@ -190,9 +206,9 @@ def ingest(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Uploads a second that rank 0 sustains from 1, 2, 4, … client ranks, decode-accumulate and trace included.
+    """Measure how many uploads per second rank 0 takes from 1, 2, 4, … client ranks, with decoding and tracing.
 
-    Against a raw loop that receives the same bytes and does the same decode-accumulate.
+    The reference is a raw loop that receives the same bytes and does the same decode-accumulate.
     """
     run("ingest", parts.ingest(sizes), Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
@@ -205,7 +221,7 @@ def broadcast(
     sizes: Sizes = PAYLOADS,
     algorithms: Annotated[
         list[str] | None,
-        typer.Option("--algorithm", metavar="NAME", help="Only this one; may be repeated."),
+        typer.Option("--algorithm", metavar="NAME", help="Measure only this algorithm. Can be repeated."),
     ] = None,
     seconds: Seconds = SECONDS,
     width: Width = WIDTH,
@@ -213,7 +229,7 @@ def broadcast(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Time until the last client has applied q^t, by each algorithm, against MPI_Bcast."""
+    """Measure the time until the last client has applied q^t, for each broadcast algorithm, against MPI_Bcast."""
     run(
         "broadcast",
         parts.broadcast(sizes, algorithms),
@@ -235,9 +251,9 @@ def backoff(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """What waiting costs: latency, processor time and a neighbour's speed, against busy polling and a fixed sleep.
+    """Measure what waiting costs: latency, processor time and a neighbour's speed.
 
-    With a core for each of ranks 0 and 1 (apart), and with both on one (shared).
+    The references are busy polling and a fixed sleep. Ranks 0 and 1 have a core each (apart) or share one (shared).
     """
     run("backoff", parts.backoff, Output(json, out, reference), seconds=seconds, width=width, ranks=2)
 
@@ -248,19 +264,19 @@ def backoff(
 )
 def overlap(
     uploads: Annotated[
-        int, typer.Option(min=20, help="Of all wall runs together; at least 40 a client are made.")
+        int, typer.Option(min=20, help="Uploads of all wall runs together, at least 40 per client.")
     ] = UPLOADS,
     json: Json = None,
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Share of the communication that wall runs with the CNN hide behind training.
+    """Measure what share of the communication wall runs hide behind the training of the CNN.
 
-    exposed_us: by how much longer a participation takes than in runs, in turns with them, in which the same ranks
-    train and encode with no message and no server; exposed_share: that over its communication time. hidden_share:
-    from the traces alone, what of the messages' spans, from posting to being seen, lies inside trainings; it counts
-    a message that waits unnoticed, and what is done for messages inside a training, as hidden. Each with its 95%
-    interval.
+    exposed_us is how much longer a participation takes than in runs in which the same ranks train and encode, but
+    send no messages and have no server. exposed_share is that time over the communication time. hidden_share comes
+    from the traces alone: it is the share of the messages' time, from posting to being seen, that lies inside
+    trainings. It also counts as hidden a message that waits unnoticed, and work on messages inside a training. Each
+    has a 95% interval.
     """
     run(
         "overlap", parts.overlap(uploads), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2
@@ -271,14 +287,14 @@ def overlap(
     epilog="Examples:\n\n  qafel-mpi bench tracing\n\n  mpirun -n 2 qafel-mpi bench tracing --uploads 2000",
 )
 def tracing(
-    uploads: Annotated[int, typer.Option(min=20, help="The wall run's length, under mpirun.")] = UPLOADS,
+    uploads: Annotated[int, typer.Option(min=20, help="Length of the wall run, under mpirun.")] = UPLOADS,
     seconds: Seconds = SECONDS,
     width: Width = WIDTH,
     json: Json = None,
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Cost of the trace a message and, under mpirun, its share of a wall run."""
+    """Measure what the trace costs per message and, under mpirun, as a share of a wall run."""
     run("tracing", parts.tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
 
 
@@ -294,7 +310,7 @@ def all_(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Codec, p2p, ingest, broadcast, backoff, overlap and tracing, one after the other, in one file."""
+    """Run codec, p2p, ingest, broadcast, backoff, overlap and tracing one after the other, into one file."""
     every = {
         "codec": parts.codec,
         "p2p": parts.p2p(8, 4 << 20),
@@ -350,15 +366,18 @@ class VirtualPart(StrEnum):
     "  mpirun -n 3 qafel-mpi bench virtual     also the speed-up of two workers",
 )
 def virtual(
-    uploads: Annotated[int, typer.Option(min=1, help="Uploads of one run of the CNN, one sample.")] = 60,
+    uploads: Annotated[int, typer.Option(min=1, help="Uploads of one CNN run, which is one sample.")] = 60,
     steps: Annotated[
-        int, typer.Option(min=1, help="Server steps of one run of the logistic regression.")
+        int,
+        typer.Option(min=1, help="Server steps of one run of the logistic regression, which is one sample."),
     ] = 500,
     clients: Annotated[
-        list[int] | None, typer.Option(min=100, metavar="N", help="Clients whose memory is taken; ascending.")
+        list[int] | None,
+        typer.Option(min=100, metavar="N", help="Number of clients for the memory rows. Can be repeated."),
     ] = None,
     only: Annotated[
-        list[VirtualPart] | None, typer.Option(help="Only this part; may be repeated. Default: all.")
+        list[VirtualPart] | None,
+        typer.Option(help="Measure only this part. Can be repeated. Default: all parts."),
     ] = None,
     seconds: Seconds = 30.0,
     width: Width = WIDTH,
@@ -366,7 +385,7 @@ def virtual(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Client updates on the virtual clock against the bare training, speed-up over workers, memory over clients."""
+    """Measure the virtual clock: updates per second against bare training, speed-up by workers, memory per client."""
     counts = sorted(clients or [100, 10_000, 1_000_000])
     measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
     run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)

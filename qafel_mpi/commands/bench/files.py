@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from qafel_mpi.bench.measuring.result import Result
 
 
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF5 of a benchmark.")]) -> None:
-    """List the times and ratios that are not reliable, with the reason: spread, outliers, too few, two modes, drift.
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A benchmark's result: JSON or HDF5.")],
+) -> None:
+    """List the times and ratios that are not reliable, and why: spread, outliers, too few samples, two modes, drift.
 
-    A ratio is judged by the ratios of its rounds, so a disturbance of both sides alike does not count against it. The
-    exit code is 4 if the list is not empty, or if rows are missing because the benchmark ended early.
+    A ratio is judged by the ratios of the single rounds: what disturbed both sides alike does not count against it.
+    The exit code is 4 if anything is unreliable, or if rows are missing because the benchmark ended early.
     """
     from qafel_mpi.bench.measuring.check import doubts, summary
 
@@ -40,17 +42,18 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON or HDF
 
 def compare(
     a: Annotated[
-        Path, typer.Argument(metavar="A", help="JSON or HDF5 of a benchmark, or a folder of launches.")
+        Path,
+        typer.Argument(metavar="A", help="A benchmark's result, or a folder of several launches' results."),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The result to compare with it.")],
     unlike_hosts: Annotated[
-        bool, typer.Option("--unlike-hosts", help="Compare also where the machines differ.")
+        bool, typer.Option("--unlike-hosts", help="Compare results of different machines too.")
     ] = False,
 ) -> None:
-    """Pair the rows of two files: B's median time over A's, with a 95% interval, and whether both are reliable.
+    """Compare two results row by row: B's median time over A's, with a 95% interval and the doubts that `check` has.
 
-    In a folder every file is one launch, and the interval includes the differences between launches. Files from
-    unlike hosts or MPI settings are refused (exit code 2).
+    In a folder every file is one launch, and the interval includes what differs from launch to launch. Results from
+    different machines or MPI settings are refused with exit code 2.
     """
     from qafel_mpi.bench.measuring import compare as pairs
 
@@ -58,7 +61,7 @@ def compare(
     differ = pairs.unlike([*first, *second])
     if differ and not unlike_hosts:
         print(
-            f"{a} and {b} come from unlike hosts or settings; --unlike-hosts compares them all the same",
+            f"{a} and {b} come from different machines or settings; --unlike-hosts compares them anyway",
             file=sys.stderr,
         )
     for line in differ:
@@ -79,9 +82,9 @@ def compare(
     ]
     for line in pairs.caveats(len(first), len(second), len(both)):
         print(f"# {line}")
-    print(show.table(rows) or "no row is in both files")
+    print(show.table(rows) or "no row is in both results")
     for row in alone:
-        print(f"only in one file: {label(row)}", file=sys.stderr)
+        print(f"only in one of the results: {label(row)}", file=sys.stderr)
 
 
 def _launches(path: Path) -> list[Result]:
@@ -90,7 +93,7 @@ def _launches(path: Path) -> list[Result]:
     if path.is_dir():  # a.json and a.h5 are one launch
         files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in (".json", ".h5")}
     if not files:
-        raise ConfigError([f"{path}: no .json and no .h5 in it"])
+        raise ConfigError([f"{path}: it contains neither .json nor .h5 files"])
     results = []
     for file in files.values():
         results.append(_read(file))

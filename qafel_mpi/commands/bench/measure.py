@@ -143,7 +143,7 @@ def _judge(result: Result, references: Sequence[Any]) -> ExitCode:
     from qafel_mpi.bench.measuring.check import summary
     from qafel_mpi.bench.measuring.references import problems, system_of
 
-    print(f"# {summary(result.rows)}; `qafel-mpi bench check FILE` says which", file=sys.stderr)
+    print(f"# {summary(result.rows)}; `qafel-mpi bench check FILE` says which and why", file=sys.stderr)
     missed = problems(references, result.rows, system_of(result.provenance))
     for problem in missed:
         print(f"reference missed: {problem}", file=sys.stderr)

@@ -54,7 +54,7 @@ def broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
 
         unknown = set(algorithms or ()) - set(ours.ALGORITHMS)
         if unknown:
-            raise ConfigError([f"--algorithm {sorted(unknown)[0]}: none of {', '.join(ours.ALGORITHMS)}"])
+            raise ConfigError([f"--algorithm {sorted(unknown)[0]}: not one of {', '.join(ours.ALGORITHMS)}"])
         return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
 
     return measure
@@ -75,7 +75,9 @@ def overlap(uploads: int) -> Measure:
 
         least = ours.uploads_needed(comm.size - 1)
         if comm.rank == 0 and uploads < least:
-            say(f"{least} uploads, not {uploads}: {comm.size - 1} clients would hardly do more than warm up")
+            say(
+                f"{least} uploads instead of {uploads}: {comm.size - 1} clients would do little more than warm up"
+            )
         return ours.rows(comm, wall.run, alone.trainings, uploads)
 
     return measure
@@ -113,7 +115,7 @@ def _sizes(text: str) -> list[int]:
     except DataError:
         sizes = []
     if not sizes or min(sizes) < 1:
-        raise ConfigError([f"--bytes {text}: sizes in bytes, as 15000,4194304"])
+        raise ConfigError([f"--bytes {text}: not a list of sizes in bytes like 15000,4194304"])
     return sizes
 
 
