@@ -11,15 +11,19 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from qafel_mpi import experiments
 from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.presets import DEFINING
 from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.config_idle import idle_settings, of_the_other_clock, settings_in, without, without_voided
 from qafel_mpi.config_layers import merged, with_preset
+from qafel_mpi.config_sections import EvaluationConfig, StopConfig, TraceConfig
 from qafel_mpi.config_text import (
     ConfigError,
     Keys,
@@ -30,120 +34,13 @@ from qafel_mpi.config_text import (
     toml_document,
 )
 from qafel_mpi.schedule.config import ClockConfig
-from qafel_mpi.setting import BOTH, VIRTUAL, takes
+from qafel_mpi.setting import BOTH, Settings, takes
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.transport.config import TransportConfig
 
-_STRICT = ConfigDict(frozen=True, extra="forbid")
 
-
-class StopConfig(BaseModel):
-    """When a run ends. At least one is required; the run ends at the one that is reached first."""
-
-    model_config = _STRICT
-
-    accuracy: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Target: stop when the test accuracy, as a share of 1, is this high.",
-        json_schema_extra=BOTH,
-    )
-    loss: float | None = Field(
-        None, description="Target: stop when the loss on the test set is this low.", json_schema_extra=BOTH
-    )
-    uploads: int | None = Field(
-        None, ge=1, description="Stop after this many uploads.", json_schema_extra=BOTH
-    )
-    steps: int | None = Field(
-        None, ge=1, description="Stop after this many server steps.", json_schema_extra=BOTH
-    )
-    seconds: float | None = Field(
-        None, gt=0, description="Stop after this many seconds of real time.", json_schema_extra=BOTH
-    )
-    virtual_seconds: float | None = Field(
-        None, gt=0, description="Stop after this many virtual seconds.", json_schema_extra=VIRTUAL
-    )
-
-    @model_validator(mode="after")
-    def _ends(self) -> StopConfig:
-        if all(getattr(self, name) is None for name in type(self).model_fields):
-            raise ValueError(f"the run would never end; set one of {', '.join(type(self).model_fields)}")
-        return self
-
-
-class EvaluationConfig(BaseModel):
-    """How often x^t is evaluated, and on how many examples. This never changes what the run computes."""
-
-    model_config = _STRICT
-
-    every_steps: int | None = Field(
-        None,
-        ge=1,
-        description="Server steps between evaluations; 10 where per_epoch is not given either.",
-        json_schema_extra=BOTH,
-    )
-    per_epoch: int | None = Field(
-        None,
-        ge=1,
-        description="Evaluations per epoch, in place of every_steps; an epoch has as many uploads as there "
-        "are clients.",
-        json_schema_extra=BOTH,
-    )
-    examples: int | None = Field(
-        None,
-        ge=1,
-        description="Number of test examples that an evaluation uses; without it all of them.",
-        json_schema_extra=BOTH,
-    )
-    target_uploads: Literal["received", "steps"] = Field(
-        "received",
-        description="What the uploads to the target count: received is every upload, steps is buffer_size for each "
-        "server step, as in the paper authors' figures.",
-        json_schema_extra=BOTH,
-    )
-
-    @model_validator(mode="after")
-    def _one_rhythm(self) -> EvaluationConfig:
-        if self.every_steps is not None and self.per_epoch is not None:
-            raise ValueError("give every_steps or per_epoch, not both")
-        return self
-
-    def due(self, version: int, clients: int, buffer_size: int) -> bool:
-        """Whether x^version is evaluated. An epoch has ⌈clients / K⌉ server steps: its last buffer may be short."""
-        if self.per_epoch is None:
-            return version % (self.every_steps or 10) == 0
-        steps = -(-clients // buffer_size)
-        return version * self.per_epoch // steps > (version - 1) * self.per_epoch // steps
-
-
-class TraceConfig(BaseModel):
-    """What the trace records besides messages, updates and steps, and how soon it is on disk."""
-
-    model_config = _STRICT
-
-    flush_seconds: float = Field(
-        1.0,
-        ge=0,
-        description="Longest time in seconds before a rank's new rows are written to disk.",
-        json_schema_extra=BOTH,
-    )
-    gradient_norm: bool = Field(
-        False,
-        description="Record the gradient norm of the full training objective at each evaluation.",
-        json_schema_extra=BOTH,
-    )
-    encoding_error: bool = Field(
-        False,
-        description="Record the quantization error of each update, which costs one more decoding each.",
-        json_schema_extra=BOTH,
-    )
-
-
-class Experiment(BaseModel):
+class Experiment(Settings):
     """An experiment: with the data and the machine it determines a run."""
-
-    model_config = _STRICT
 
     description: str = Field(
         "", description="One line about the experiment for `qafel-mpi list`.", json_schema_extra=BOTH
@@ -171,6 +68,20 @@ class Experiment(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     transport: TransportConfig = TransportConfig()
     trace: TraceConfig = TraceConfig()
+
+    @property
+    def algorithm_label(self) -> str:
+        """The algorithm as traces and tables name it: with what makes it another one than its definition.
+
+        "fedbuff", or "fedbuff (uplink.codec = qsgd)".
+        """
+        departures = (
+            f"{key} = {str(value).lower() if isinstance(value, bool) else value}"
+            for key, defined in DEFINING[self.algorithm].items()
+            if (value := reduce(getattr, key.split("."), self)) != defined
+        )
+        words = ", ".join(departures)
+        return f"{self.algorithm} ({words})" if words else self.algorithm
 
     @model_validator(mode="after")
     def _possible(self) -> Experiment:
@@ -219,12 +130,11 @@ def _impossible_populations(exp: Experiment) -> Iterable[str]:
 def _impossible_schedules(exp: Experiment) -> Iterable[str]:
     """On the virtual clock."""
     clients, buffer_size, clock = exp.task.population(), exp.server.buffer_size, exp.clock
-    for key, limit in (("concurrency", clock.concurrency), ("limit", clock.limit)):
-        if limit is not None and exp.server.synchronous and buffer_size > limit:
-            yield (
-                f"server.buffer_size = {buffer_size}: a synchronous round waits for that many clients, and at "
-                f"most {limit} train at the same time (clock.{key}): it would wait for ever"
-            )
+    if exp.server.synchronous and clock.concurrency is not None and buffer_size > clock.concurrency:
+        yield (
+            f"server.buffer_size = {buffer_size}: a synchronous round waits for that many clients, and "
+            f"{clock.concurrency} train at the same time (clock.concurrency): it would wait for ever"
+        )
     if exp.task.clients == "ranks":
         return
     if clock.concurrency is not None and clock.concurrency > clients:
@@ -271,13 +181,14 @@ def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None =
     """
     label, tables = _read(name_or_path)
     tables, variants = _without_variants(tables, label)
+    layers = [tables]
     problems: list[str] = []
     given: dict[str, Any] = {}
     origins: list[Keys] = []
     if variant is not None:
         if variant not in variants:
             raise ConfigError([f"{label}: variant {variant}: {did_you_mean(variant, variants)}"])
-        tables = with_preset(tables, variants[variant])
+        layers.append(variants[variant])
         label = f"{label}, variant {variant}"
     for text in overrides:
         try:
@@ -289,13 +200,24 @@ def load(name_or_path: str, overrides: Sequence[str] = (), variant: str | None =
         given = merged(given, nested(keys, value), settle=False)
     if problems:
         raise ConfigError(problems)
-    return _validated(with_preset(tables, given), label, origins)
+    return _validated([*layers, given], label, origins)
 
 
 def from_toml(text: str, label: str = "experiment") -> Experiment:
-    """The inverse of to_toml. Raises ConfigError."""
+    """The inverse of to_toml: settings that have no effect are passed over. Raises ConfigError."""
     tables, _ = _without_variants(_parse(text, label), label)
-    return _validated(with_preset(tables, {}), label, ())
+    return _validated([tables], label, (), whole=True)
+
+
+def refuse_other_clock(overrides: Sequence[str], clock: str) -> None:
+    """Raise ConfigError for `--set` of settings that have no effect on this clock: wall or virtual.
+
+    An experiment and its variants may have settings for either clock; who gives one by hand means this run.
+    """
+    given = [settings_in(nested(*parse_override(text)), Experiment) for text in overrides]
+    found = [(keys, of_the_other_clock(keys, clock, Experiment)) for settings in given for keys in settings]
+    if problems := [f"--set {'.'.join(keys)}: {reason}" for keys, reason in found if reason]:
+        raise ConfigError(problems)
 
 
 def to_toml(experiment: Experiment) -> str:
@@ -341,14 +263,28 @@ def _without_variants(
     return tables, variants
 
 
-def _validated(tables: Mapping[str, Any], label: str, origins: Sequence[Keys]) -> Experiment:
-    """The experiment that the tables describe. JSON's strict mode: lists are tuples, but 1 is not true."""
+def _validated(
+    layers: Sequence[Mapping[str, Any]], label: str, origins: Sequence[Keys], *, whole: bool = False
+) -> Experiment:
+    """The experiment that the layers describe. JSON's strict mode: lists are tuples, but 1 is not true.
+
+    whole: the layers give every setting, also those that have no effect.
+    """
+    given = without_voided(layers, Experiment)
+    idle = [] if whole else idle_settings(given, Experiment)
+    for one in idle:
+        given = without(given, one.keys)
+    tables = with_preset(given)
     problems = [(keys, "it must be a finite number") for keys in _not_finite(tables)]
     if not problems:
         try:
-            return Experiment.model_validate_json(json.dumps(tables, default=str), strict=True)
+            experiment = Experiment.model_validate_json(json.dumps(tables, default=str), strict=True)
         except ValidationError as error:
             problems = problems_of(error, Experiment)
+    wrong = {keys for keys, _ in problems}
+    problems += [(one.keys, one.reason) for one in idle if one.because_of not in wrong]
+    if not problems:
+        return experiment
     raise ConfigError(_located(keys, sentence, label, origins) for keys, sentence in problems)
 
 

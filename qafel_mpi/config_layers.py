@@ -1,14 +1,20 @@
-"""Layers of settings as nested tables. The higher one wins: preset, experiment, variant, `--set`."""
+"""Layers of settings as nested tables, the lowest first: the experiment, a variant, `--set`. The higher one wins.
+
+Below them all lies the preset of the algorithm. A layer that names *another* algorithm than the layers below it
+brings that algorithm's preset over them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.config_text import Keys
 
-_CODEC_OPTIONS = ("bits", "levels", "scale", "bucket", "fraction", "entropy")
+Tables = Mapping[str, Any]
+
+_CODEC_OPTIONS = ("bits", "levels", "scale", "bucket", "fraction", "entropy", "options")
 
 # A higher layer that changes the setting on the left voids what lower layers said of those on the right:
 # `--set uplink.codec=topk` does not inherit qsgd's bits, `--set client.local_steps=5` replaces local_epochs.
@@ -31,17 +37,57 @@ _VOIDS: dict[Keys, tuple[str, ...]] = {
 }
 
 
-def with_preset(tables: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """preset < tables < upper; where upper names another algorithm, tables give way to its preset."""
-    below = tables.get("algorithm", "qafel")
+def given_by(layers: Sequence[Tables]) -> dict[str, Any]:
+    """The settings that the layers give and no higher one of them has made void."""
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given = _over(given, layer)
+    return given
+
+
+def with_preset(given: Tables) -> dict[str, Any]:
+    """The given settings over the preset of their algorithm, with the codec that a full model is sent by."""
+    tables = merged(preset_of(given), given)
+    downlink = _table(tables, "downlink")
+    if downlink.get("mode") == "none" and "codec" not in downlink:
+        tables["downlink"] = {**downlink, "codec": "identity"}
+    return tables
+
+
+def preset_of(tables: Tables) -> dict[str, Any]:
+    """The preset of the algorithm that the tables name; {} for an unknown one."""
+    algorithm = tables.get("algorithm", "qafel")
+    return PRESETS.get(algorithm, {}) if isinstance(algorithm, str) else {}
+
+
+def layer_of(keys: Keys, layers: Sequence[Tables]) -> int:
+    """The number of the highest layer that gives this setting, itself or by the algorithm that it names; -1: none."""
+    numbers = [n for n, layer in enumerate(layers) if _has(layer, keys)]
+    names = [n for n, layer in enumerate(layers) if "algorithm" in layer]
+    if names and _has(preset_of(layers[names[-1]]), keys):
+        numbers.append(names[-1])
+    return max(numbers, default=-1)
+
+
+def _has(tables: Any, keys: Keys) -> bool:
+    for key in keys:
+        if not isinstance(tables, Mapping) or key not in tables:
+            return False
+        tables = tables[key]
+    return True
+
+
+def _over(lower: Tables, upper: Tables) -> dict[str, Any]:
+    """The upper layer over lower ones; where it names another algorithm, these give way to its preset."""
+    below = lower.get("algorithm", "qafel")
     algorithm = upper.get("algorithm", below)
-    preset = PRESETS.get(algorithm, {}) if isinstance(algorithm, str) else {}
+    preset = preset_of({"algorithm": algorithm})
     if algorithm != below:
-        tables = _giving_way(tables, preset)
-    return merged(merged(preset, tables), upper)
+        lower = _giving_way(lower, preset)
+    return merged(lower, upper, effective=merged(preset, lower))
 
 
-def _giving_way(tables: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+def _giving_way(tables: Tables, preset: Tables) -> dict[str, Any]:
     """`tables` without the settings that the preset of another algorithm decides.
 
     Where both quantize a link, the experiment's quantizer stays: naive in qafel's place differs from it in
@@ -61,20 +107,29 @@ def _giving_way(tables: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[st
 
 
 def merged(
-    lower: Mapping[str, Any], upper: Mapping[str, Any], path: Keys = (), settle: bool = True
+    lower: Tables, upper: Tables, path: Keys = (), *, settle: bool = True, effective: Tables | None = None
 ) -> dict[str, Any]:
-    """Nested tables, the upper one's values over the lower one's; `settle`: with what these void."""
+    """Nested tables, the upper one's values over the lower one's; `settle`: with what these void.
+
+    effective: the lower one with what lies below it: a value that is there already voids nothing.
+    """
     result = dict(lower)
+    effective = lower if effective is None else effective
     for key, value in upper.items():
-        if settle and result.get(key) != value:
+        if settle and effective.get(key) != value:
             for void in _voided((*path, key), value):
                 result.pop(void, None)
     for key, value in upper.items():
         under = result.get(key)
         if isinstance(value, Mapping) and isinstance(under, Mapping):
-            value = merged(under, value, (*path, key), settle)
+            value = merged(under, value, (*path, key), settle=settle, effective=_table(effective, key))
         result[key] = value
     return result
+
+
+def _table(tables: Tables, key: str) -> Tables:
+    found = tables.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _voided(keys: Keys, value: Any) -> tuple[str, ...]:

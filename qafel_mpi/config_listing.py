@@ -15,6 +15,7 @@ from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.config import Experiment
 from qafel_mpi.config_layers import with_preset
 from qafel_mpi.config_text import ConfigError, allowed, did_you_mean, model_in, toml_value
+from qafel_mpi.setting import conditions_of, in_words
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Setting:
     clock: str  # on which it has an effect: wall, virtual or both
     meaning: str
     presets: Mapping[str, Any]  # by the algorithm's name
+    only_with: Mapping[
+        str, list[Any]
+    ]  # by the key of another setting, the values with which this one has an effect
 
     @property
     def default_text(self) -> str:
@@ -35,6 +39,11 @@ class Setting:
         if self.required:
             return "required"
         return "not set" if self.default is None else toml_value(self.default)
+
+    @property
+    def conditions(self) -> str:
+        """Where it has an effect: "with codec = 'qsgd' or 'affine' and without levels"; empty: everywhere."""
+        return " and ".join(in_words(key, wanted) for key, wanted in self.only_with.items())
 
     def presets_by_value(self) -> list[tuple[str, list[str]]]:
         """The values that presets bring, as TOML, each with the algorithms that bring it."""
@@ -101,6 +110,7 @@ def _setting(key: str, field: FieldInfo) -> Setting:
         values=allowed(field),
         clock=str(extra.get("clock", "")),
         meaning=field.description or "",
+        only_with=conditions_of(extra),
         presets={
             name: values[key] for name, values in _presets().items() if values.get(key, default) != default
         },
@@ -112,7 +122,7 @@ def _presets() -> dict[str, dict[str, Any]]:
     """By algorithm, the settings of the sections that its preset speaks of, as they are with nothing else given."""
     found = {}
     for name, preset in PRESETS.items():
-        tables = with_preset({"algorithm": name, "stop": {"uploads": 1}}, {})
+        tables = with_preset({"algorithm": name, "stop": {"uploads": 1}})
         values = Experiment.model_validate(tables).model_dump()
         found[name] = {
             f"{section}.{key}": value for section in preset for key, value in values[section].items()

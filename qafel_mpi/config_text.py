@@ -160,7 +160,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[Ke
     found: dict[tuple[Keys, str], None] = {}
     for detail in error.errors(include_url=False):
         location = tuple(key for key in detail["loc"] if isinstance(key, str))
-        path, field, owner = _follow(location, model)
+        path, field, owner = follow(location, model)
         kind = detail["type"]
         if kind == "extra_forbidden":
             unknown = location[len(path)]
@@ -174,7 +174,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[Ke
     return list(found)
 
 
-def _follow(location: Keys, model: type[BaseModel]) -> tuple[Keys, FieldInfo | None, type[BaseModel]]:
+def follow(location: Keys, model: type[BaseModel]) -> tuple[Keys, FieldInfo | None, type[BaseModel]]:
     """How far a location leads through nested models: its path, its last field, the model it ends in."""
     path: Keys = ()
     field: FieldInfo | None = None

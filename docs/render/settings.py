@@ -23,4 +23,5 @@ def _row(setting: Setting) -> list[str]:
     if words := preset_words(setting, quote="`"):
         default += f"; {words}"
     name = setting.key.rpartition(".")[2]
-    return [f"`{name}`", default, setting.values, setting.clock, setting.meaning]
+    meaning = f"{setting.meaning} Only {setting.conditions}." if setting.conditions else setting.meaning
+    return [f"`{name}`", default, setting.values, setting.clock, meaning]

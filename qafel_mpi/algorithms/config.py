@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from qafel_mpi.codecs.config import CodecConfig
-from qafel_mpi.setting import BOTH
-
-_STRICT = ConfigDict(frozen=True, extra="forbid")
+from qafel_mpi.setting import BOTH, Settings, only_with
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(Settings):
     """The buffered server. One formula covers all algorithms:
 
         x^{t+1} = ServerOptimizer(x^t, (1/n) · Σ_i w_i · s(τ_i) · u_i)
@@ -20,8 +18,6 @@ class ServerConfig(BaseModel):
     u_i is client i's decoded update: y_P − y_0 (update = "delta"), or y_P − x^t (update = "model", as in FedAsync
     and APPFL). w_i follows from `weighting`, s(τ_i) from the section `staleness`, and n from `reduction`.
     """
-
-    model_config = _STRICT
 
     buffer_size: int = Field(
         10,
@@ -42,17 +38,27 @@ class ServerConfig(BaseModel):
         ge=0,
         lt=1,
         description="Heavy-ball momentum of the sgd optimizer, without dampening.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(optimizer="sgd"),
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of adam's first moment.", json_schema_extra=BOTH)
+    beta1: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="Decay of adam's first moment.",
+        json_schema_extra=BOTH | only_with(optimizer="adam"),
+    )
     beta2: float = Field(
-        0.99, ge=0, lt=1, description="Decay of adam's second moment.", json_schema_extra=BOTH
+        0.99,
+        ge=0,
+        lt=1,
+        description="Decay of adam's second moment.",
+        json_schema_extra=BOTH | only_with(optimizer="adam"),
     )
     epsilon: float = Field(
         1e-3,
         gt=0,
         description="Number that adam adds to the root of its second moment.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(optimizer="adam"),
     )
     reduction: Literal["mean", "sum", "clients"] = Field(
         "mean",
@@ -79,7 +85,7 @@ class ServerConfig(BaseModel):
     )
 
 
-class StalenessConfig(BaseModel):
+class StalenessConfig(Settings):
     """The weight s(τ) of an update that is τ server steps old, with a the exponent.
 
     - constant: 1
@@ -88,13 +94,14 @@ class StalenessConfig(BaseModel):
     - nvflare: 1/(1 + √τ)
     """
 
-    model_config = _STRICT
-
     weight: Literal["constant", "polynomial", "flsim", "nvflare"] = Field(
         "polynomial", description="Formula of the weight s(τ).", json_schema_extra=BOTH
     )
     exponent: float = Field(
-        0.5, ge=0, description="Exponent a of the polynomial and flsim weights.", json_schema_extra=BOTH
+        0.5,
+        ge=0,
+        description="Exponent a of the polynomial and flsim weights.",
+        json_schema_extra=BOTH | only_with(weight=("polynomial", "flsim")),
     )
 
 

@@ -40,3 +40,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "staleness": {"weight": "constant"},
     },
 }
+
+_ASYNCHRONOUS = {"server.synchronous": False, "server.update": "delta"}
+_EXACT = {"uplink.codec": "identity", "downlink.codec": "identity"}
+
+# What an algorithm is by definition. A run that has something else is no longer this algorithm, and its name says so.
+DEFINING: dict[str, dict[str, Any]] = {
+    "qafel": {"downlink.mode": "hidden", **_ASYNCHRONOUS},
+    "fedbuff": {**_EXACT, **_ASYNCHRONOUS},
+    "naive": {"downlink.mode": "direct", **_ASYNCHRONOUS},
+    "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},
+    "fedavg": {**_EXACT, "server.synchronous": True, "server.weighting": "examples"},
+    "fedpaq": {"downlink.codec": "identity", "server.synchronous": True, "server.weighting": "uniform"},
+}

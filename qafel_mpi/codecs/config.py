@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qafel_mpi.own import known_or_own
-from qafel_mpi.setting import BOTH, takes
+from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
 CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign")
 
-_USED_BY = {
-    "bits": ("qsgd", "affine"),
-    "levels": ("qsgd",),
-    "scale": ("qsgd",),
-    "bucket": ("qsgd", "affine", "sign"),
-    "fraction": ("topk", "randk"),
-}
 
-
-class CodecConfig(BaseModel):
+class CodecConfig(Settings):
     """The quantizer of the clients' updates, and how fine it is.
 
     - qsgd: codes of `bits`, which are s = 2^(bits − 1) − 1 levels for each sign, or `levels` = s, with a `scale` per
@@ -31,8 +23,6 @@ class CodecConfig(BaseModel):
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     codec: str = Field(
         "qsgd",
@@ -45,30 +35,32 @@ class CodecConfig(BaseModel):
         le=32,
         description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, and "
         "1 to 8 with affine.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine"), levels=None),
     )
     levels: int | None = Field(
         None,
         ge=1,
         le=32767,
         description="Number of qsgd's quantization levels for each sign (s), in place of bits.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(codec="qsgd"),
     )
     scale: Literal["linf", "l2"] = Field(
-        "linf", description="Norm by which qsgd scales the elements of a bucket.", json_schema_extra=BOTH
+        "linf",
+        description="Norm by which qsgd scales the elements of a bucket.",
+        json_schema_extra=BOTH | only_with(codec="qsgd"),
     )
     bucket: int | Literal["tensor", "layer"] = Field(
         512,
         description="Number of elements that share a scale: 'tensor' is the whole vector, 'layer' each "
         "parameter tensor. With affine the default is 'layer'.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign")),
     )
     fraction: float | None = Field(
         None,
         gt=0,
         le=1,
         description="Share of the coordinates that topk and randk keep.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(codec=("topk", "randk")),
     )
     entropy: Literal["none", "zstd"] = Field(
         "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
@@ -76,7 +68,7 @@ class CodecConfig(BaseModel):
     options: dict[str, bool | int | float | str] | None = Field(
         None,
         description="Keyword arguments of the class of a codec of your own.",
-        json_schema_extra=BOTH | takes("a table of numbers, texts, true and false"),
+        json_schema_extra=BOTH | only_with(codec=OWN) | takes("a table of numbers, texts, true and false"),
     )
 
     @field_validator("codec")
@@ -98,25 +90,6 @@ class CodecConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_codec(self) -> CodecConfig:
-        for field, codecs in _USED_BY.items():
-            default = type(self).model_fields[field].default
-            if (
-                self.codec not in codecs
-                and field in self.model_fields_set
-                and getattr(self, field) != default
-            ):
-                raise ValueError(
-                    f"{field} has no effect with codec {self.codec!r}; it belongs to {', '.join(codecs)}"
-                )
-        if self.options and not self.own:
-            raise ValueError(
-                f"options has no effect with codec {self.codec!r}; it is for a codec of your own, 'module:Class'"
-            )
-        if self.levels is not None and self.bits != type(self).model_fields["bits"].default:
-            raise ValueError(
-                f"bits = {self.bits} has no effect beside levels = {self.levels}, from which a code's width follows: "
-                "leave one of them out"
-            )
         if self.codec == "qsgd" and self.levels is None and self.bits > 16 and self.bits != 32:
             raise ValueError(f"bits = {self.bits}: qsgd takes 1 to 16, or 32 for the identity")
         if self.codec == "affine" and self.bits > 8:

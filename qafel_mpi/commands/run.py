@@ -98,9 +98,10 @@ def plan(
     alone: bool,
 ) -> dict[str, Any]:
     """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
-    from qafel_mpi.config import to_toml
+    from qafel_mpi.config import refuse_other_clock, to_toml
 
     experiment = resolve(name, settings, variant, alone)
+    refuse_other_clock(settings, experiment.clock.kind)
     if alone and experiment.clock.kind == "virtual":
         print(
             "running in one process on the virtual clock; use `mpirun -n 4` to run it in real time",

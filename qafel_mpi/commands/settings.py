@@ -59,6 +59,7 @@ def as_object(setting: Setting) -> dict[str, Any]:
         "clock": setting.clock,
         "meaning": setting.meaning,
         "presets": dict(setting.presets),
+        "only_with": dict(setting.only_with),
     }
 
 
@@ -79,6 +80,8 @@ def _lines(setting: Setting, width: int) -> Iterator[str]:
     yield f"{setting.key} = {setting.default_text}"
     yield _wrapped(setting.meaning, width, "    ")
     about = f"Takes {setting.values}. {CLOCKS[setting.clock].capitalize()}."
+    if setting.conditions:
+        about += f" Only {setting.conditions}."
     if words := preset_words(setting):
         about += f" Default: {words}."
     yield _wrapped(about, width, "    ")

@@ -98,7 +98,7 @@ class Session:
             up, down = setup.paper_bytes()
             self.attributes |= {
                 "experiment": to_toml(self.experiment),
-                "algorithm": self.experiment.algorithm,
+                "algorithm": self.experiment.algorithm_label,
                 "seed": self.experiment.seed,
                 "driver": self.experiment.clock.kind,
                 "origin_s": self.origin_s,
@@ -199,7 +199,7 @@ class Session:
             "target_reached": ledger.target_reached(),
             "interrupted": outcome.startswith("interrupted"),
             "trace": str(merged.path),
-            "algorithm": self.experiment.algorithm,
+            "algorithm": self.experiment.algorithm_label,
             "seed": self.experiment.seed,
             "dropped_messages": self.dropped,
             "x_digest": digest(x.numpy()),

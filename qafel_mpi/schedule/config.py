@@ -6,14 +6,12 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from qafel_mpi.setting import BOTH, VIRTUAL, takes
-
-_STRICT = ConfigDict(frozen=True, extra="forbid")
+from qafel_mpi.setting import BOTH, VIRTUAL, Settings, only_with, takes
 
 
-class DurationConfig(BaseModel):
+class DurationConfig(Settings):
     """How long a client's training takes, in virtual seconds: `scale` times a draw from the distribution.
 
     - half-normal: |N(0, 1)|
@@ -25,33 +23,35 @@ class DurationConfig(BaseModel):
     With `speed_sigma` each client has a factor of its own for the whole run, log-normal with mean 1 over the clients.
     """
 
-    model_config = _STRICT
-
     kind: Literal["half-normal", "exponential", "log-normal", "constant", "file"] = Field(
-        "half-normal", description="Distribution of the training durations.", json_schema_extra=VIRTUAL
+        "half-normal",
+        description="Distribution of the training durations.",
+        json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
     scale: float = Field(
         1.0,
         gt=0,
         description="Factor on every duration, in virtual seconds.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
     sigma: float = Field(
         1.0,
         gt=0,
         description="Standard deviation of the logarithm of a log-normal duration.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}, kind="log-normal"),
     )
     path: Path | None = Field(
         None,
         description="File of durations, one positive number a line.",
-        json_schema_extra=VIRTUAL | takes("the path of a text file"),
+        json_schema_extra=VIRTUAL
+        | only_with({"clock.staleness": None}, kind="file")
+        | takes("the path of a text file"),
     )
     speed_sigma: float = Field(
         0.0,
         ge=0,
         description="Spread of the clients' own speeds: standard deviation of the logarithm of a client's factor.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class DurationConfig(BaseModel):
         return None if mean is None else mean * self.scale
 
 
-class StalenessControl(BaseModel):
+class StalenessControl(Settings):
     """Prescribed staleness, in place of a schedule of starts and durations: left out unless this table is given.
 
     An update starts from the version that is τ steps old when it is used, and from version 0 at the oldest.
@@ -80,8 +80,6 @@ class StalenessControl(BaseModel):
     - constant: τ = max for all updates
     - uniform: τ drawn uniformly from 0 to max
     """
-
-    model_config = _STRICT
 
     kind: Literal["constant", "uniform"] = Field(
         description="Whether every update has the largest staleness, or one drawn uniformly up to it.",
@@ -92,7 +90,7 @@ class StalenessControl(BaseModel):
     )
 
 
-class ClockConfig(BaseModel):
+class ClockConfig(Settings):
     """Real or virtual time, and the schedule of the virtual one.
 
     On the wall clock every client rank trains without pause. The virtual clock is an event-driven simulation, in
@@ -105,8 +103,6 @@ class ClockConfig(BaseModel):
     Without `rate`, it is the rate that gives `concurrency` clients on average, by Little's law.
     """
 
-    model_config = _STRICT
-
     kind: Literal["wall", "virtual"] = Field(
         "wall",
         description="Whether the run takes place in real time over MPI or in simulated time; a single process always "
@@ -114,46 +110,51 @@ class ClockConfig(BaseModel):
         json_schema_extra=BOTH,
     )
     start: Literal["constant", "poisson", "always"] = Field(
-        "constant", description="When clients start their trainings.", json_schema_extra=VIRTUAL
+        "constant",
+        description="When clients start their trainings.",
+        json_schema_extra=VIRTUAL | only_with({"server.synchronous": False}, staleness=None),
     )
     rate: float | None = Field(
         None,
         gt=0,
         description="Training starts per virtual second; without it the rate follows from concurrency.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL
+        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
     )
     concurrency: int | None = Field(
         None,
         ge=1,
         description="Number of clients that train at the same time, on average or, with start = 'always', exactly; "
         "without it 10 · buffer_size, all clients with 'always', and buffer_size in synchronous rounds.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with(staleness=None),
     )
     limit: int | None = Field(
         None,
         ge=1,
         description="Largest number of clients that train at the same time; a start beyond it waits for a finish.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL
+        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
     )
     duration: DurationConfig = DurationConfig()
     replacement: bool = Field(
         True,
         description="Draw clients with replacement, so that one may start again while it still trains.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL
+        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
     )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Share of the started trainings whose update never arrives.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with(staleness=None),
     )
     staleness: StalenessControl | None = None
     restart_before_step: bool = Field(
         True,
         description="With start = 'always', a client restarts before the server step that its own update completes, "
         "not after it.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with({"server.synchronous": False}, staleness=None, start="always"),
     )
     flush_epoch: bool = Field(
         False,
@@ -164,10 +165,6 @@ class ClockConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ClockConfig:
-        if self.start == "always" and self.rate is not None:
-            raise ValueError("rate has no effect with start = 'always'; give concurrency")
-        if self.start == "always" and self.limit is not None:
-            raise ValueError("limit has no effect with start = 'always'; give concurrency")
         if self.rate is not None and self.concurrency is not None:
             raise ValueError("give rate or concurrency, not both: the one follows from the other")
         return self

@@ -48,6 +48,7 @@ def build(
         return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
     load = DATASETS.get(task.dataset) or load_own("task.dataset", task.dataset)
     data: Dataset = load(task, data_dir, n, seed)
+    _check_what_was_stated(task, data)
     dealt = partition(task.partition, data.y, n, seed, data.groups)
     if task.model == "logistic":
         return LogisticTask(data, dealt, client, dtype=dtype, l2=task.l2)
@@ -61,6 +62,15 @@ def build(
         seed=seed,
         small_layers=task.model == "mlp",
     )
+
+
+def _check_what_was_stated(task: TaskConfig, data: Dataset) -> None:
+    """Raise DataError where a named data set has not the shape or the classes that the settings state."""
+    if task.dataset not in DATASETS:  # a function of the user's own does with the settings what it likes
+        return
+    for name, stated, found in (("shape", task.shape, data.shape), ("classes", task.classes, data.classes)):
+        if stated not in (None, found):
+            raise DataError(f"task.{name} = {stated}: the examples of {task.dataset} have {name} {found}")
 
 
 def _maker(task: TaskConfig, signature: Signature) -> Callable[[], nn.Module]:

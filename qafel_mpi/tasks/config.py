@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qafel_mpi.own import known_or_own
-from qafel_mpi.setting import BOTH, VIRTUAL, WALL, takes
+from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, only_with, takes
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,10 +36,13 @@ class PartitionConfig(BaseModel):
         None,
         gt=0,
         description="Skew of the dirichlet and powerlaw partitions: the smaller, the more skewed.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(kind=("dirichlet", "powerlaw")),
     )
     shards_per_client: int | None = Field(
-        None, ge=1, description="Number of label-sorted shards that each client gets.", json_schema_extra=BOTH
+        None,
+        ge=1,
+        description="Number of label-sorted shards that each client gets.",
+        json_schema_extra=BOTH | only_with(kind="shards"),
     )
 
     @model_validator(mode="after")
@@ -59,7 +62,7 @@ class PartitionConfig(BaseModel):
 class TaskConfig(BaseModel):
     """The data set and the model.
 
-    shape, classes, examples and noise describe the synthetic data set; the others know theirs.
+    shape, classes, examples and noise describe the synthetic data set.
     """
 
     model_config = _STRICT
@@ -85,59 +88,79 @@ class TaskConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="Floating-point type of parameters and updates.", json_schema_extra=BOTH
     )
-    hidden: int = Field(64, ge=1, description="Width of the mlp's hidden layer.", json_schema_extra=BOTH)
+    hidden: int = Field(
+        64,
+        ge=1,
+        description="Width of the mlp's hidden layer.",
+        json_schema_extra=BOTH | only_with(model=("mlp", OWN)),
+    )
     dropout: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Dropout probability before the cnn's linear layer, and on each branch of the transformer.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(model=("cnn", "transformer", OWN)),
     )
     norm: Literal["group", "batch"] = Field(
         "group",
         description="Normalisation layers of resnet18: GroupNorm or BatchNorm.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(model=("resnet18", OWN)),
     )
-    depth: int = Field(2, ge=1, description="Number of the transformer's blocks.", json_schema_extra=BOTH)
+    depth: int = Field(
+        2,
+        ge=1,
+        description="Number of the transformer's blocks.",
+        json_schema_extra=BOTH | only_with(model=("transformer", OWN)),
+    )
     width: int = Field(
-        64, ge=1, description="Size of the transformer's vector of a token.", json_schema_extra=BOTH
+        64,
+        ge=1,
+        description="Size of the transformer's vector of a token.",
+        json_schema_extra=BOTH | only_with(model=("transformer", OWN)),
     )
     heads: int = Field(
-        4, ge=1, description="Number of the transformer's attention heads.", json_schema_extra=BOTH
+        4,
+        ge=1,
+        description="Number of the transformer's attention heads.",
+        json_schema_extra=BOTH | only_with(model=("transformer", OWN)),
     )
     context: int | None = Field(
         None,
         ge=1,
         description="Number of tokens that the transformer sees at once; without it, the length of the examples.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(model=("transformer", OWN)),
     )
     l2: float | Literal["1/n"] = Field(
         0.0,
         description="Regularization λ of the logistic model's term λ/2·‖x‖²; '1/n' is one over the number of all "
         "training examples.",
-        json_schema_extra=BOTH | takes("a number >= 0 or 1/n"),
+        json_schema_extra=BOTH | only_with(model=("logistic", OWN)) | takes("a number >= 0 or 1/n"),
     )
     shape: tuple[int, ...] | None = Field(
         None,
-        description="Shape of one example of the synthetic data set, for instance [3, 32, 32].",
+        description="Shape of one example of the synthetic data set, for instance [3, 32, 32]; for another data "
+        "set, the shape that it must have.",
         json_schema_extra=BOTH,
     )
     classes: int | None = Field(
-        None, ge=2, description="Number of classes of the synthetic data set.", json_schema_extra=BOTH
+        None,
+        ge=2,
+        description="Number of classes of the synthetic data set; for another one, the number that it must have.",
+        json_schema_extra=BOTH,
     )
     examples: int | None = Field(
         None,
         ge=2,
         description="Number of training examples of the synthetic data set; without it 10,000, or one a client where "
         "there are more clients.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(dataset=("synthetic", OWN)),
     )
     noise: float = Field(
         1.0,
         ge=0,
         description="Standard deviation of the synthetic data set's noise around class means of norm 1 per root "
         "of the number of features.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | only_with(dataset=("synthetic", OWN)),
     )
 
     @field_validator("dataset")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from qafel_mpi.setting import BOTH, WALL, takes
+from qafel_mpi.setting import BOTH, WALL, Settings, takes
 
 
-class TransportConfig(BaseModel):
+class TransportConfig(Settings):
     """How messages travel between rank 0 and the other ranks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranks: int | None = Field(
         None,

@@ -218,6 +218,27 @@ def test_a_name_that_another_run_has_is_refused_with_its_process(tmp_path):
     assert (tmp_path / "a.shards" / "messages.000000.npys").read_bytes() == b"rows"
 
 
+def test_a_preset_whose_definition_is_overridden_is_said_once_and_named_so_in_every_table(tmp_path):
+    """A quantized run called fedbuff would be the baseline of others."""
+    label = "fedbuff (uplink.codec = qsgd)"
+    (tmp_path / "mine.toml").write_text(
+        'algorithm = "fedbuff"\n[uplink]\ncodec = "qsgd"\n[stop]\nuploads = 30\n'
+    )
+    done = qafel("run", "mine.toml", "--out", "a.h5", "--json", cwd=tmp_path)
+    assert done.stderr.count(f"the trace and all tables call it {label}\n") == 1
+    assert json.loads(done.stdout)["algorithm"] == label
+    for command in (
+        ["table", "--json"],
+        ["table", "--csv"],
+        ["compare", "--json"],
+        ["compare", "--markdown"],
+    ):
+        shown = CliRunner().invoke(analysis, [command[0], str(tmp_path / "a.h5"), *command[1:]])
+        assert label in shown.stdout, command
+    idle = qafel("run", "mine.toml", "--set", "client.pause_seconds=0", cwd=tmp_path)
+    assert (idle.returncode, "no effect on the virtual clock" in idle.stderr) == (2, True)
+
+
 def test_mpirun_runs_on_the_wall_clock_with_results_on_stdout_and_progress_on_stderr(tmp_path):
     done = qafel("run", "digits", *SHORT, ranks=3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

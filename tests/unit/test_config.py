@@ -129,7 +129,6 @@ VIRTUAL = ["clock.kind=virtual"]
             [*VIRTUAL, "algorithm=fedavg", "server.buffer_size=20", "clock.concurrency=10"],
             "(clock.concurrency)",
         ),
-        ([*VIRTUAL, "algorithm=fedavg", "server.buffer_size=20", "clock.limit=10"], "(clock.limit)"),
         ([*VIRTUAL, "clock.concurrency=101"], "more than there are clients (task.clients = 100)"),
         ([*VIRTUAL, "clock.rate=1000"], "about 798 clients would train at the same time"),
         (
@@ -187,7 +186,9 @@ def test_a_preset_fills_what_is_left_out_and_sections_override_it(write):
 
 def test_an_override_wins_over_section_and_preset(write):
     path = write("[uplink]\nbits = 8\n[task]\npartition = { kind = 'dirichlet', alpha = 0.5 }")
-    experiment = load(path, ["uplink.bits=2", "task.partition.alpha=0.1", "task.l2=1/n"])
+    experiment = load(
+        path, ["uplink.bits=2", "task.partition.alpha=0.1", "task.model=logistic", "task.l2=1/n"]
+    )
     assert experiment.uplink.bits == 2
     assert experiment.task.partition.alpha == 0.1
     assert experiment.task.l2 == "1/n"

@@ -14,7 +14,7 @@ from qafel_mpi.codecs import CodecConfig
         ({"codec": "randk", "fraction": 0.0}, "greater than 0"),
         ({"bucket": 0}, "at least 1"),
         ({"codec": "sign", "levels": 4}, "levels has no effect"),
-        ({"bits": 8, "levels": 5}, "bits = 8 has no effect beside levels = 5"),
+        ({"bits": 8, "levels": 5}, "bits has no effect with levels = 5, only without levels"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, says):

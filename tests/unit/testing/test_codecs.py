@@ -164,8 +164,8 @@ def test_a_class_that_is_no_codec_is_refused_with_the_reason(here: Path, source:
     ("settings", "says"),
     [
         ({"codec": "qgsd"}, r"did you mean 'qsgd'\?"),
-        ({"codec": "qsgd", "options": {"a": 1}}, "options has no effect with codec 'qsgd'"),
-        ({"codec": "mine:C", "bits": 3}, "bits has no effect with codec 'mine:C'"),
+        ({"codec": "qsgd", "options": {"a": 1}}, "options has no effect with codec = 'qsgd'"),
+        ({"codec": "mine:C", "bits": 3}, "bits has no effect with codec = 'mine:C'"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], says: str) -> None:
