@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.render import settings, trace
+from docs.render import settings, sizes, trace
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "message-sizes": sizes.messages,
     "settings": settings.settings,
     "trace-attributes": trace.attributes,
     "trace-groups": trace.groups,
