@@ -38,10 +38,11 @@ def _message(config: CodecConfig, parameters: int) -> str:
 
 def _time(seconds: float) -> str:
     """
-    >>> _time(0.00012), _time(4.06)
-    ('0.12 ms', '4.1 s')
+    >>> _time(0.00012), _time(0.374), _time(4.06)
+    ('0.12 ms', '370 ms', '4.1 s')
     """
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"
+    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
+    return f"{float(f'{value:.2g}'):g} {unit}"
 
 
 def _bytes(size: int) -> str:
