@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qafel_mpi.config_text import ConfigError
+
+if TYPE_CHECKING:
+    from qafel_mpi.trace.claim import Owner
 
 
 def take_free_name(folder: Path, stem: str) -> Path:
     """A name in the folder that no trace has and no other process takes: STEM.h5, else STEM-2.h5 and so on.
 
-    Raises ConfigError where the folder can't be written.
+    Raises ConfigError where the folder can't be written, and where another process runs the very same command:
+    several ranks of a launcher that neither we nor MPI know would each run the whole experiment.
     """
-    from qafel_mpi.trace.claim import LeftoverError, NameTakenError
+    from qafel_mpi.trace.claim import LeftoverError, NameTakenError, Owner
 
     for number in itertools.count(1):
         out = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
-        with suppress(NameTakenError, LeftoverError, FileExistsError):
+        try:
             _take(out, overwrite=False)
+        except NameTakenError as error:
+            if error.by.command == Owner().command:
+                raise ConfigError([_the_same(out, error.by)]) from None
+        except (LeftoverError, FileExistsError):
+            pass
+        else:
             return out
     raise AssertionError("numbers do not end")
+
+
+def _the_same(out: Path, other: Owner) -> str:
+    return (
+        f"{out}: {other} runs the same command; wait for it, or name this run with --out. If a launcher started both "
+        "as ranks of one job, the MPI library here is not its own: compare with `qafel-mpi info`"
+    )
 
 
 def make_room(out: Path, overwrite: bool) -> None:

@@ -19,6 +19,8 @@ from enum import IntEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from qafel_mpi.commands import launcher
+from qafel_mpi.commands.launcher import LauncherError, launcher_rank, launcher_size, more_than_one
 from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
@@ -35,68 +37,16 @@ class ExitCode(IntEnum):
     INTERRUPTED = 75  # EX_TEMPFAIL: a job script requeues on it
 
 
-# In this order: inside a Slurm job, mpirun's own daemons are Slurm tasks, so Slurm's rank comes last.
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID")
+def world(*, ask_mpi: bool = True) -> MPI.Intracomm | None:
+    """MPI's world where more than one of us was started, else None. Raises LauncherError, see `launcher.world`.
 
-
-def launcher_rank() -> int | None:
-    """This process's rank as its launcher (mpirun, srun) told it; None where nothing launched it."""
-    variables = list(_RANK_VARIABLES)
-    if "SLURM_STEP_ID" in os.environ:  # set by srun alone: a batch script has SLURM_PROCID too
-        variables.append("SLURM_PROCID")
-    for variable in variables:
-        if os.environ.get(variable, "").isdigit():
-            return int(os.environ[variable])
-    return None
-
-
-class LauncherError(Exception):
-    """The launcher and this process's MPI library do not know each other; the message names the host and both."""
-
-
-def launcher_size() -> int:
-    """How many of us the launcher said that it starts; 1 where nothing launched this process or it did not say."""
-    variables = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
-    if "SLURM_STEP_ID" in os.environ:
-        variables.append("SLURM_STEP_NUM_TASKS")
-    return next((int(os.environ[v]) for v in variables if os.environ.get(v, "").isdigit()), 1)
-
-
-def world() -> MPI.Intracomm | None:
-    """MPI's world where a launcher started more than one of us; None for a process on its own.
-
-    Raises LauncherError where there is no library, or where it takes this process for one on its own and the
-    launcher does not: each would run the whole experiment by itself, or the others would wait for it for ever.
+    Where the launcher is not known by name, MPI alone says who is rank 0: the others are muted here. ask_mpi: also
+    where no launcher is known; without, for what has no need of MPI, which may not start on a login node.
     """
-    rank = launcher_rank()
-    if rank is None:
-        return None
-    try:
-        comm = _more_than_one()
-        if comm is None and launcher_size() > 1:
-            from qafel_mpi.transport.placement import mpi_library
-
-            raise LauncherError(
-                f"the launcher has started {launcher_size()} ranks, and the MPI library here ({mpi_library()}) sees "
-                "1: it is not the launcher's own; load the MPI that mpirun or srun belongs to on every host, and "
-                "compare with `qafel-mpi info`"
-            )
-    except LauncherError as error:
-        time.sleep(min(rank, 3))  # where all ranks are such, rank 0 alone speaks: its end ends the others
-        raise LauncherError(f"rank {rank} on {socket.gethostname()}: {error}") from None
+    comm = launcher.world() if ask_mpi or launcher_rank() is not None else None
+    if comm is not None and comm.rank:
+        mute()
     return comm
-
-
-def _more_than_one() -> MPI.Intracomm | None:
-    """Raises LauncherError where mpi4py finds no MPI library."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[-1]
-        raise LauncherError(
-            f"mpi4py finds no MPI library here ({why}); load the MPI that mpirun or srun belongs to on every host"
-        ) from None
-    return MPI.COMM_WORLD if MPI.COMM_WORLD.size > 1 else None
 
 
 def mute() -> None:
@@ -121,11 +71,11 @@ def leave_together() -> None:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if launcher_rank() is None:
+    if launcher_rank() is None and "mpi4py.MPI" not in sys.modules:
         return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        comm = _more_than_one()
+        comm = more_than_one()
     except LauncherError:
         comm = None
     if comm is not None:
@@ -273,7 +223,7 @@ def _say(error: Exception, where: str) -> None:
 # these modules imports torch and MPI; an error's own module has been imported when it is raised.
 _SAYS_IT_ALL = {
     "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
-    "qafel_mpi.commands.process.LauncherError": ExitCode.USAGE,
+    "qafel_mpi.commands.launcher.LauncherError": ExitCode.USAGE,
     "qafel_mpi.parsing.DataError": ExitCode.USAGE,
     "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,

@@ -67,7 +67,7 @@ def suite(
     A run is done when its trace exists, is complete and has the same settings.
     """
     with job.Interrupt() as interrupted:
-        comm = job.world()
+        comm = job.world(ask_mpi=not show_only)
         chosen, settings = list(only or []), list(overrides or [])
         if show_only:
             plan = job.from_rank_0(comm, lambda: look(name, seeds, chosen, settings, out, alone=comm is None))

@@ -15,8 +15,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -47,11 +49,15 @@ class LeftoverError(TraceError):
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that has taken a name. started_s: seconds since the epoch; tells it from a later one of its pid."""
+    """The process that has taken a name. started_s: seconds since the epoch; tells it from a later one of its pid.
+
+    command: its arguments; two processes of one command are most likely ranks that don't know of each other.
+    """
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     started_s: float = field(default_factory=lambda: psutil.Process().create_time())
+    command: str = field(default_factory=lambda: shlex.join(sys.argv[1:]))
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started_s))
@@ -182,7 +188,7 @@ def _living(path: Path | None) -> Owner | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, OSError):  # not written yet, torn, or not ours to read
-        found = Owner("a host that it does not name", 0, 0.0)
+        found = Owner("a host that it does not name", 0, 0.0, "")
     here = found.host == socket.gethostname()
     alive = _locked(path) or found.runs_here() or (not here and _touched_lately(path))
     return found if alive else None

@@ -27,7 +27,7 @@ from tests.unit.trace.test_claim import taken_elsewhere
 COMMAND = shutil.which("qafel-mpi", path=str(Path(sys.executable).parent)) or "qafel-mpi"
 SHORT = ("--set", "stop.uploads=30")
 ENDLESS = ("--set", "stop.accuracy=1.0", "--set", "stop.uploads=100000000")
-RANK = '__import__("qafel_mpi.commands.process").commands.process.launcher_rank()'
+RANK = '__import__("qafel_mpi.commands.launcher").commands.launcher.launcher_rank()'
 
 
 def qafel(
@@ -195,8 +195,11 @@ def test_one_process_runs_on_the_virtual_clock_and_writes_the_trace(tmp_path):
 
 
 def test_two_runs_that_start_together_have_two_names(tmp_path):
-    command = [COMMAND, "run", "digits", "--set", "stop.uploads=30"]
-    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [COMMAND, "run", "digits", *SHORT]
+    both = [
+        subprocess.Popen([*command, *more], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        for more in ([], ["--set", "trace.flush_seconds=2"])
+    ]
     traces = [re.search(r"^trace +(.*)$", run.communicate(timeout=120)[0], re.MULTILINE) for run in both]
     assert [run.returncode for run in both] == [0, 0]
     names = {Path(found[1]).name for found in traces if found}
@@ -205,6 +208,35 @@ def test_two_runs_that_start_together_have_two_names(tmp_path):
         with h5py.File(tmp_path / "runs" / name) as file:
             assert len(file["updates"]) == 30
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(names)
+
+
+def test_ranks_that_neither_we_nor_mpi_take_for_ranks_are_not_a_run_each(tmp_path):
+    """As under a launcher that is not known, with an MPI library that is not its own."""
+    command = [COMMAND, "run", "digits", "--set", "stop.uploads=3000"]
+    ranks = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert sorted(rank.returncode for rank in ranks) == [0, 2, 2]
+    assert sum("runs the same command" in text for text in said) == 2
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-qafel-seed0.h5"]
+
+
+def test_a_launcher_that_only_mpi_knows_starts_one_run(tmp_path):
+    """Its variables are not ours to read: MPI tells the ranks, and rank 0 alone speaks."""
+    script = (
+        "import qafel_mpi.commands.launcher as launcher; launcher.LAUNCHERS = ()\n"
+        "from qafel_mpi.commands.app import main; main()"
+    )
+    command = [mpirun(), "-n", "3", sys.executable, "-c", script, "run", "digits"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    for more, code in ((SHORT, 0), (["--set", "stop.accuracy=2"], 2)):
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code
+        assert done.stdout.count("x digest") == (code == 0)
+        assert own_words(done.stderr).count("stop.accuracy") == (code == 2)
+    with h5py.File(tmp_path / "runs/digits-qafel-seed0.h5") as file:
+        assert file.attrs["ranks"] == 3
 
 
 def test_a_name_that_another_run_has_is_refused_with_its_process(tmp_path):

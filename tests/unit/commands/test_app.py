@@ -9,7 +9,7 @@ import pytest
 
 from qafel_mpi.commands import show
 from qafel_mpi.commands.list import DATA_FILES
-from qafel_mpi.commands.process import Interrupt, from_rank_0, launcher_rank
+from qafel_mpi.commands.process import Interrupt, from_rank_0
 from qafel_mpi.commands.run import exit_code
 from qafel_mpi.config import StopConfig
 from qafel_mpi.config_text import ConfigError
@@ -17,34 +17,6 @@ from qafel_mpi.drivers.build import Progress, RunSummary
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS
 from qafel_mpi.tasks.errors import DataError
-
-RANK_VARIABLES = (
-    "OMPI_COMM_WORLD_RANK",
-    "PMIX_RANK",
-    "PMI_RANK",
-    "PALS_RANKID",
-    "SLURM_PROCID",
-    "SLURM_STEP_ID",
-)
-
-
-@pytest.mark.parametrize(
-    ("environment", "rank"),
-    [
-        ({}, None),
-        ({"OMPI_COMM_WORLD_RANK": "3"}, 3),
-        ({"PMI_RANK": "0"}, 0),
-        ({"OMPI_COMM_WORLD_RANK": "3", "SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, 3),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, 1),
-        ({"SLURM_PROCID": "0"}, None),  # a batch script: Slurm sets it there too
-    ],
-)
-def test_the_rank_is_read_from_the_launchers_environment(monkeypatch, environment, rank):
-    for variable in RANK_VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in environment.items():
-        monkeypatch.setenv(variable, value)
-    assert launcher_rank() == rank
 
 
 def test_a_plan_that_fails_is_said_and_exits_with_2(capsys):
