@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
+from qafel_analysis.read.damage import shown
 from qafel_analysis.read.extras import extra
 from qafel_analysis.read.frames import LazyTable
 from qafel_analysis.read.rows import public
@@ -39,7 +40,11 @@ def to_perfetto(path: Path, out: Path, window: Window | None = None) -> int:
 
 def _open(out: Path) -> IO[str]:
     out.parent.mkdir(parents=True, exist_ok=True)
-    return gzip.open(out, "wt", encoding="utf-8") if out.suffix == ".gz" else open(out, "w", encoding="utf-8")
+    return (
+        gzip.open(out, "wt", encoding="utf-8", errors="backslashreplace")
+        if out.suffix == ".gz"
+        else open(out, "w", encoding="utf-8", errors="backslashreplace")
+    )
 
 
 def _events(trace: Trace, window: Window | None) -> Iterator[dict[str, Any]]:
@@ -107,7 +112,7 @@ def to_csv(path: Path, table: str, out: Path) -> int:
     """Write a table as CSV, header first; returns its rows."""
     out.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with open(out, "w", encoding="utf-8", newline="") as file:
+    with open(out, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         for block in LazyTable(path, table).blocks(rows=65_536):
             block.to_csv(file, index=False, header=count == 0)
             count += len(block)
@@ -129,7 +134,7 @@ def to_parquet(path: Path, table: str, out: Path) -> int:
         ]
     )
     count = 0
-    with parquet.ParquetWriter(out, schema) as writer:
+    with open(out, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for block in lazy.blocks():
             writer.write_table(arrow.Table.from_pandas(block, schema=schema, preserve_index=False))
             count += len(block)
@@ -139,10 +144,11 @@ def to_parquet(path: Path, table: str, out: Path) -> int:
 def runs(found: Sequence[Run], out: Path) -> Path:
     """Write one row per run, with the columns of `table --csv`; Parquet if out ends in .parquet."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame([public(run) for run in found])
+    frame = pd.DataFrame([public(run) | {"run": shown(run["run"])} for run in found])
     if out.suffix == ".parquet":
         extra("pyarrow")
-        frame.to_parquet(out, index=False)
+        with open(out, "wb") as file:
+            frame.to_parquet(file, index=False)
     else:
         frame.to_csv(out, index=False)
     return out

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from qafel_mpi.parsing import DataError, Place, integer
+from qafel_mpi.stdio import printable
 
 Keys = tuple[str, ...]  # the keys that lead to a setting: ("task", "partition", "alpha")
 
@@ -120,6 +121,8 @@ def parse_override(text: str) -> tuple[Keys, Any]:
     >>> parse_override("algorithm=fedbuff")
     (('algorithm',), 'fedbuff')
     """
+    if (shown := printable(text)) != text:
+        raise ConfigError([f"--set {shown}: not UTF-8 text"])
     left, equals, right = text.partition("=")
     path = tuple(key.strip() for key in left.split("."))
     if not equals or not all(path):

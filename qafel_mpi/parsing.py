@@ -55,6 +55,11 @@ class Place:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, in order, without hidden ones: macOS leaves a `._NAME` beside every NAME."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def read_bytes(path: Path) -> bytes:
     """Raises DataError."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from qafel_analysis.commands.files import export, figures
 from qafel_analysis.commands.numbers import bench, curves, timeline
-from qafel_analysis.commands.options import Accuracy, Loss, Runs, examples, say
+from qafel_analysis.commands.options import Accuracy, Loss, Runs, examples, expanded, say
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
@@ -280,6 +281,10 @@ def _emit(grids: Sequence[grid.Grid], chosen: Format) -> None:
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = map(expanded, sys.argv[1:])
     try:
         app()
     except MissingExtra as error:

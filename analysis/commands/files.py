@@ -83,7 +83,9 @@ def figures(
 
 def _captions(drawn: Sequence[Drawing], out: Path) -> Path:
     path = out / "captions.md"
-    path.write_text("".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn), encoding="utf-8")
+    path.write_text(
+        "".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn), encoding="utf-8", errors="backslashreplace"
+    )
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,12 @@ EXIT_CODES = (
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines), EXIT_CODES])
+
+
+def expanded(word: str) -> str:
+    """A word of the command line with its ~ expanded: shells leave that in `--out=~/a.html` as it is."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (os.path.expanduser(value) if value.startswith("~") else value)
 
 
 def target_of(accuracy: float | None, loss: float | None) -> Target | None:

@@ -11,6 +11,11 @@ from qafel_analysis.read.extras import MissingExtra
 from qafel_mpi.trace.reader import TraceError
 
 
+def shown(path: Path | str) -> str:
+    """A path as a file can hold it: bytes in its name that are no UTF-8 become escapes."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """What goes wrong while a trace is read becomes a TraceError with the file's name.

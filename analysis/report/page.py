@@ -39,7 +39,7 @@ def write(paths: Sequence[Path], out: Path, target: Target | None = None, *, det
     found = collect(paths, target, details=detailed, intervals=_TIMELINE_INTERVALS)
     if found.drawn:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(found, library), encoding="utf-8")
+        out.write_text(page(found, library), encoding="utf-8", errors="backslashreplace")
     return found
 
 

@@ -5,6 +5,8 @@ mpi4py, h5py and torch are imported inside the commands that need them: help and
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -16,6 +18,7 @@ from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
 from qafel_mpi.commands.jobs.app import jobs
 from qafel_mpi.commands.process import ExitCode
+from qafel_mpi.stdio import make_steadfast
 
 app = typer.Typer(
     name="qafel-mpi",
@@ -42,8 +45,16 @@ app.add_typer(bench, name="bench")
 app.add_typer(jobs, name="jobs")
 
 
+def expanded(word: str) -> str:
+    """A word of the command line with its ~ expanded: shells leave that in `--out=~/a.h5` as it is."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (os.path.expanduser(value) if value.startswith("~") else value)
+
+
 def main() -> None:
     """The console script. Under mpirun only rank 0 speaks, and every rank ends with the same code."""
+    make_steadfast("qafel-mpi")
+    sys.argv[1:] = map(expanded, sys.argv[1:])
     job.ask_for_threads()
     rank = job.launcher_rank()
     if rank:

@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 def source_digest(package: Path = PACKAGE) -> str:
     """Tells two checkouts of one version apart: 16 hexadecimal digits of the SHA-256 of the package's sources."""
     found = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(package.rglob("[!.]*.py")):
         found.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
 

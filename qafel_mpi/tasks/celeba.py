@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qafel_mpi.parsing import DataError, Place, integer, lines, one_of, read_json, whole
+from qafel_mpi.parsing import DataError, Place, integer, lines, one_of, read_json, visible, whole
 
 LEAST_IMAGES = 5
 SIDE = 32
@@ -39,7 +41,7 @@ class Part:
 def read_celeba(root: Path) -> tuple[Part, Part]:
     """Training and test part. root: the folder `celeba`, or img_align_celeba itself. Raises DataError."""
     root = root.parent if root.name == "img_align_celeba" else root
-    train, test = sorted(_find(root, "train", "*.json")), sorted(_find(root, "test", "*.json"))
+    train, test = _find(root, "train", "*.json"), _find(root, "test", "*.json")
     users = (_leaf_users(train), _leaf_users(test)) if train and test else _users_of_lists(root)
     folder = _one(root, "img_align_celeba")
     return _part(folder, users[0]), _part(folder, users[1])
@@ -49,7 +51,7 @@ def _find(root: Path, name: str, pattern: str | None = None) -> list[Path]:
     """root/name, or the files in it, from the first place that has them."""
     for place in (root, root / "data", root / "raw", root / "data" / "raw"):
         path = place / name
-        found = list(path.glob(pattern)) if pattern else [path] * path.exists()
+        found = visible(path, pattern) if pattern else [path] * path.exists()
         if found:
             return found
     return []
@@ -157,7 +159,9 @@ def _images(folder: Path, names: list[str]) -> np.ndarray:
     if kept.exists():
         try:
             return np.load(kept, mmap_mode="c", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except OSError as error:
+            raise DataError(f"{kept}: {error.strerror or error}") from error
+        except (ValueError, EOFError) as error:
             raise DataError(f"{kept}: {error}; delete it, it is made again from the JPEGs") from error
     images = np.empty((len(names), 3, SIDE, SIDE), np.uint8)
     for i, name in enumerate(names):
@@ -190,10 +194,11 @@ def _square(image: Any) -> np.ndarray:
 
 def _keep(path: Path, images: np.ndarray) -> None:
     """Write path in one rename; where the folder can't be written, it is done without."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
             np.save(file, images, allow_pickle=False)
         os.replace(part, path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ An unfinished download stays beside its place as NAME.part. Nothing but the stan
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import os
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -120,13 +122,34 @@ def download(url: str, path: Path, checksum: str, progress: Progress | None = No
 
     A file that is at path already is never touched. Raises DataError, or OSError of the disk.
     """
+    with _alone(path.with_name(path.name + ".part")) as part:
+        _download(url, path, part, checksum, progress)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[Path]:
+    """Keep other downloads from appending to the file too. Raises DataError; a disk that can't lock does not help."""
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{part}: another process is downloading it") from None
+        except OSError:
+            pass
+        try:
+            yield part
+        finally:
+            if part.exists() and not _size(part):
+                part.unlink()
+
+
+def _download(url: str, path: Path, part: Path, checksum: str, progress: Progress | None) -> None:
     if path.exists():
         if (found := _digest(path, checksum)) != checksum:
             raise DataError(
                 f"{path}: is there already, with checksum {found} and not {checksum}; move it away to download it"
             )
         return
-    part = path.with_name(path.name + ".part")
     attempts = ATTEMPTS
     while attempts:
         before = _size(part)

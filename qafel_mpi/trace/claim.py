@@ -184,14 +184,24 @@ def _living(path: Path | None) -> Owner | None:
     if path is None:
         return None
     try:
-        found = Owner(**json.loads(path.read_text(encoding="utf-8")))
+        found = _read(path)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, OSError):  # not written yet, torn, or not ours to read
-        found = Owner("a host that it does not name", 0, 0.0, "")
     here = found.host == socket.gethostname()
     alive = _locked(path) or found.runs_here() or (not here and _touched_lately(path))
     return found if alive else None
+
+
+def _read(path: Path) -> Owner:
+    """Raises FileNotFoundError."""
+    for _ in range(20):
+        try:
+            return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise
+        except (ValueError, TypeError, OSError):  # not written yet, torn, or not ours to read
+            time.sleep(0.01)
+    return Owner("a host that it does not name", 0, 0.0, "")
 
 
 def _lock(descriptor: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qafel_mpi.stdio import printable
 from qafel_mpi.trace.claim import discard
 from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
 from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks, trace_error
@@ -85,7 +86,7 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
             temporary, "w", locking=False
         ) as file:  # nobody else has it, and not every disk can lock
             for name, value in attributes.items():
-                file.attrs[name] = json.dumps(value) if isinstance(value, dict | list) else value
+                file.attrs[name] = _attribute(value)
             file.attrs["schema_version"] = SCHEMA_VERSION
             clock = read_clock(directory)
             clocks = Clocks(clock, float(attributes.get("origin_s", 0.0)))
@@ -105,14 +106,21 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
     except OSError as error:
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that can't be written to may not even be asked
+            temporary.unlink(missing_ok=True)
     left = ""
     if remove and not missing:
         left = _removed(directory)
     else:
         with suppress(OSError):  # the trace is what counts; the folder may be read only
-            (directory / MERGED_FILE).write_text(str(out.absolute()), encoding="utf-8")
+            (directory / MERGED_FILE).write_bytes(os.fsencode(out.absolute()))
     return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing), left)
+
+
+def _attribute(value: Any) -> Any:
+    """As HDF5 takes it: a list or dictionary as JSON, text without bytes that are no UTF-8."""
+    text = json.dumps(value) if isinstance(value, dict | list) else value
+    return printable(text) if isinstance(text, str) else text
 
 
 def _removed(directory: Path) -> str:
@@ -128,7 +136,7 @@ def merged_into(directory: Path) -> Path | None:
     """The trace that holds all of a folder of shards; None where there is none or the shards have grown since."""
     try:
         note = directory / MERGED_FILE
-        trace = Path(note.read_text(encoding="utf-8"))
+        trace = Path(os.fsdecode(note.read_bytes()))
         newest = max((path.stat().st_mtime_ns for path in directory.glob("*.npys")), default=0)
         return trace if trace.exists() and newest <= note.stat().st_mtime_ns else None
     except OSError:

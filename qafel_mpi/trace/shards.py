@@ -10,6 +10,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -83,8 +84,9 @@ class ShardWriter:
             while written < len(data):
                 written += os.write(self._file, data[written:])
         except OSError as error:
-            if self._file is not None and written:
-                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            with suppress(OSError):
+                if self._file is not None and written:
+                    os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise TraceError(f"{self.path}: {error.strerror}; rows flushed before are kept") from error
 
     def replace(self, rows: np.ndarray) -> None:

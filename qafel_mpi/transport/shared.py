@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 LOOK_SECONDS = 5.0  # a network file system may show a new file only after a while
@@ -30,7 +31,8 @@ def leave_mark(out: Path, rank: int, text: str) -> str:
 
 
 def take_mark(out: Path, rank: int) -> None:
-    mark_path(out, rank).unlink(missing_ok=True)
+    with suppress(OSError):  # a mark that stays harms nobody
+        mark_path(out, rank).unlink(missing_ok=True)
 
 
 def is_seen(out: Path, rank: int, text: str, *, patience_s: float = LOOK_SECONDS) -> bool:

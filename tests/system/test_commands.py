@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from qafel_mpi import experiments
 from qafel_mpi.trace_schema import NOT_ENDED
+from tests.no_locks import without_locks
 from tests.support import check_against_schema, mpirun
 from tests.system.namespaces import launcher
 from tests.unit.trace.test_claim import taken_elsewhere
@@ -237,6 +239,24 @@ def test_a_launcher_that_only_mpi_knows_starts_one_run(tmp_path):
         assert own_words(done.stderr).count("stop.accuracy") == (code == 2)
     with h5py.File(tmp_path / "runs/digits-qafel-seed0.h5") as file:
         assert file.attrs["ranks"] == 3
+
+
+def test_nothing_around_a_finished_run_fails_it(tmp_path):
+    """A reader that has gone, an encoding without our signs, a name that is no text, a disk that can't lock."""
+    out = tmp_path / os.fsdecode(b"n\xff.h5")
+    environment = os.environ | without_locks(tmp_path, errno.ENOLCK) | {"PYTHONIOENCODING": "ascii"}
+    command = [COMMAND, "run", "digits", *SHORT, f"--out={out}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(writer)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("qafel-mpi: stdout can't be written (Broken pipe); the rest is dropped") == 1
+    with h5py.File(out) as file:
+        assert len(file["updates"]) == 30
+    assert not out.with_suffix(".shards").exists()
 
 
 def test_a_name_that_another_run_has_is_refused_with_its_process(tmp_path):

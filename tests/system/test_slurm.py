@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -384,3 +385,23 @@ def test_multi_node_gpu_deals_a_client_to_each_gpu_of_three_hosts(slurm, tmp_pat
     assert sorted(seen.read_text().split()) == ["n1", "n1", "n2", "n3"], (
         "the server beside a client, then clients"
     )
+
+
+def test_a_process_started_by_hand_in_the_shell_of_srun_is_one_on_its_own(slurm, tmp_path):
+    """It inherits the variables of a rank of the shell's own step, here of two tasks."""
+    by_hand = f"[ $SLURM_PROCID = 0 ] || exit 0; qafel-mpi run digits {SMALL} --out by-hand.h5"
+    command = ["srun", "-n2", "--mpi=pmi2", "--pty", "sh", "-c", by_hand]
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=slurm.environment, stdin=its, stdout=its, stderr=its
+    ) as shell:
+        os.close(its)
+        said = b""
+        with suppress(OSError):  # a terminal whose other end is closed
+            while more := os.read(ours, 4096):
+                said += more
+    os.close(ours)
+    assert shell.returncode == 0, said.decode()
+    assert b"one process: on the virtual clock" in said
+    with h5py.File(tmp_path / "by-hand.h5") as trace:
+        assert len(trace["updates"]) == 40

@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "schedule": 1,
     "kernels": 0,
     "parsing": 0,
+    "stdio": 0,
     "schemas": 0,
     "setting": 0,
     "wire": 0,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,10 @@ class Result:
         """A group a row, /BENCH/NNN: its columns are attributes, its samples datasets in seconds."""
         import h5py
 
-        with _replacing(path) as part, h5py.File(part, "w") as file:
+        with (
+            _replacing(path) as part,
+            h5py.File(part, "w", locking=False) as file,
+        ):  # ours alone until it is whole
             file.attrs["bench"], file.attrs["version"] = self.bench, VERSION
             if self.incomplete:
                 file.attrs["incomplete"] = self.incomplete
@@ -139,7 +143,9 @@ class Result:
 
 def part_of(path: Path) -> Path:
     """Where a file is written before it takes its name; the path itself where that is a device or a pipe."""
-    return path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.part")
+    return (
+        path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.{os.getpid()}.part")
+    )
 
 
 @contextmanager
@@ -153,7 +159,8 @@ def _replacing(path: Path) -> Iterator[Path]:
             part.replace(path)
     finally:
         if part != path:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _as_microseconds(row: Row) -> dict[str, list[float]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic as _typed_intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -20,8 +24,37 @@ intrinsic: Any = _typed_intrinsic
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 # numba keeps compiled functions on disk and looks for changes in the file of the function that Python calls, not in
 # those of its helpers and constants. So what it keeps is named after all of them: an upgrade never runs old code.
-_SOURCES = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parents[1].rglob("*.py"))))
+_SOURCES = hashlib.sha256(
+    b"".join(p.read_bytes() for p in sorted(Path(__file__).parents[1].rglob("[!.]*.py")))
+)
 _BYTE, _WORD = ir.IntType(8), ir.IntType(32)
+
+
+class _Kept(FunctionCache):
+    """numba's cache, where a disk that is full or forbidden costs the time of compiling, not the run."""
+
+    def load_overload(self, *arguments: Any) -> Any:
+        try:
+            return super().load_overload(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            self._say(error)
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        try:
+            super().save_overload(*arguments)
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        if not _said:
+            _said.append(self.cache_path)
+            why = getattr(error, "strerror", None) or error
+            note = f"qafel-mpi: compiled kernels can't be kept in {self.cache_path} ({why}); every run compiles them"
+            print(note, file=sys.stderr, flush=True)
+
+
+_said: list[str] = []  # once a process
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -32,11 +65,10 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if function is None:
         return partial(jit, **options)
     function.__qualname__ += f"-{_SOURCES.hexdigest()[:12]}"  # a part of the file's name
-    options = _OPTIONS | options
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(**options)(function)
+    made = njit(**_OPTIONS | options)(function)
+    with suppress(RuntimeError):  # neither the package's folder nor the user's cache can be written
+        made._cache = _Kept(function)  # as its enable_caching does, with a cache that fails nothing
+    return made
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:

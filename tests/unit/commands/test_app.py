@@ -6,8 +6,10 @@ import os
 import signal
 
 import pytest
+from qafel_analysis.commands.options import expanded as expanded_for_analysis
 
 from qafel_mpi.commands import show
+from qafel_mpi.commands.app import expanded
 from qafel_mpi.commands.list import DATA_FILES
 from qafel_mpi.commands.process import Interrupt, from_rank_0
 from qafel_mpi.commands.run import exit_code
@@ -17,6 +19,19 @@ from qafel_mpi.drivers.build import Progress, RunSummary
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS
 from qafel_mpi.tasks.errors import DataError
+
+
+@pytest.mark.parametrize("expand", [expanded, expanded_for_analysis])
+def test_a_tilde_is_expanded_where_shells_leave_it(monkeypatch, expand):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = {
+        "--out=~/a.h5": "--out=/home/me/a.h5",
+        "~/a.toml": "/home/me/a.toml",
+        "~nobody-at-all/x": "~nobody-at-all/x",
+    }
+    assert {word: expand(word) for word in words} == words
+    for word in ("--out", "a~", "./~/a.h5", "--set", "task.model=~x:y"):
+        assert expand(word) == word
 
 
 def test_a_plan_that_fails_is_said_and_exits_with_2(capsys):

@@ -425,6 +425,7 @@ def test_a_damaged_split_of_leafs_is_named(celeba: Path, leaf: Callable[[str, Sp
         path.write_text(text)
         with pytest.raises(DataError, match=rf"test_8\.json.*{message}"):
             load("celeba", celeba.parent)
+    (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")  # macOS leaves such a file on foreign disks
     path.write_text("\ufeff" + whole)
     assert len(load("celeba", celeba.parent).y) == 3
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
+from qafel_mpi.trace.merge import digest, merge, merged_into, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, UnavailableError, read_blocks, scan, shard_path
@@ -136,6 +136,29 @@ def test_the_shards_go_only_after_the_file_is_whole(run):
     assert run.exists()
     assert not directory.exists()
     assert not run.with_name("a.h5.part").exists()
+
+
+def test_shards_that_cannot_be_removed_fail_nothing(run):
+    """A network file system keeps what is open elsewhere under such a name."""
+    directory = shards_of(run)
+    (directory / ".nfs0000000000000001").touch()
+    merged = merge(directory, remove=True)
+    assert "can't be removed (Directory not empty" in merged.not_removed
+    assert [path.name for path in directory.iterdir()] == [".nfs0000000000000001"]
+    with open_trace(run) as trace:
+        assert trace.rows("messages") == 17
+
+
+def test_a_command_line_that_is_no_utf8_is_kept_as_escapes(tmp_path):
+    out = tmp_path / os.fsdecode(b"n\xff.h5")
+    recorder = Recorder(shards_of(out), 0)
+    recorder.messages.append(message(0))
+    recorder.close()
+    write_run(shards_of(out), {"command": ["run", str(out)], "name": os.fsdecode(b"n\xff")})
+    merge(shards_of(out))
+    assert merged_into(shards_of(out)) == out
+    with open_trace(out) as trace:
+        assert trace.attributes["name"] == "n\\udcff"
 
 
 def test_merge_names_what_it_cannot_use(tmp_path):
