@@ -36,20 +36,24 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="A remark that
 
 
 def record(path: Path | None, note: str, kind: str, content: Any, files: Iterable[Path]) -> None:
-    """Write {record, kind, command, written, note, sources, content} to path; nothing where it is None.
+    """A record of what a command found in these files; nothing where path is None.
 
     kind: the command that made it. content: its result, JSON-able. files: the traces and results that it was made
     from; those that can't be read were named before.
     """
-    if path is None:
-        return
+    if path is not None:
+        write(path, kind, content, _sources(files), note)
+
+
+def write(path: Path, kind: str, content: Any, made_by: Iterable[sources.Source], note: str = "") -> None:
+    """Write {record, kind, command, written, note, sources, content} to path. The command is this process's."""
     found = {
         "record": VERSION,
         "kind": kind,
         "command": sources.command_of(shortened(sys.argv)),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "note": note,
-        "sources": sources.merged(_sources(files)),
+        "sources": sources.merged(made_by),
         "content": content,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

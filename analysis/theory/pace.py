@@ -105,7 +105,7 @@ def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, f
     return found
 
 
-_ROWS = {
+QUANTITIES = {
     "per_step": "seconds per server step",
     "to_target": "seconds to the target",
     "wire_bytes_up": "bytes of an upload, wire",
@@ -125,12 +125,12 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
     others = [name for name in names if name != "fedbuff"]
     rows = []
     for field in fields(Pace):
-        if field.name not in _ROWS:
+        if field.name not in QUANTITIES:
             continue
         cells = [_cell(interval([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
         found = {} if field.name == "upload_error" else ratios(paces, field.name)
         cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
-        rows.append((_ROWS[field.name], *cells))
+        rows.append((QUANTITIES[field.name], *cells))
     counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
     headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
     caption = (
@@ -142,7 +142,7 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
 
 def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
     """{runs, algorithms, fedbuff_over}: each run's numbers, and medians with their intervals; null: not known."""
-    names = [field.name for field in fields(Pace) if field.name in _ROWS]
+    names = [field.name for field in fields(Pace) if field.name in QUANTITIES]
     algorithms = list(dict.fromkeys(p.algorithm for p in paces))
 
     def known(values: tuple[float, float, float]) -> list[float] | None:

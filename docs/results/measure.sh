@@ -4,7 +4,7 @@
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
-# them. All groups together take about 40 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
+# them. All groups together take about 30 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic and demo need mushrooms.libsvm in QAFEL_DATA_DIR.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -14,9 +14,8 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic codec codec-large peers p2p ingest overlap tracing waiting broadcast \
-broadcast-hosts virtual sizes analysis link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 \
-strong weak progress many-ranks"
+GROUPS_IN_ORDER="demo timeline logistic codec p2p ingest overlap tracing waiting broadcast broadcast-hosts virtual \
+sizes link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
     ranks=$1
@@ -61,16 +60,6 @@ codec() {
 codec_once() {
     qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 29282,1000000,11000000 --seconds 0.6 \
         --json $raw/codec/qsgd4-$launch.json
-}
-
-codec_large() {
-    qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 110000000 --seconds 0.3 \
-        --json $raw/codec-large/qsgd4.json
-}
-
-peers() {
-    qafel-mpi bench codec --device cpu --codec qsgd,affine --bits 2,4,8 --d 29282,1000000,11000000 \
-        --seconds 0.1 --against numpy,torch --json $raw/peers/peers.json
 }
 
 # --- transport -----------------------------------------------------------------------------------------------
@@ -124,7 +113,7 @@ broadcast_hosts() {
         --json $raw/broadcast-hosts/250mbit.json
 }
 
-# --- the virtual clock, sizes, analysis ----------------------------------------------------------------------
+# --- the virtual clock, sizes ---------------------------------------------------------------------------------
 
 virtual() {
     qafel-mpi bench virtual --only overhead --seconds 20 --json $raw/virtual/overhead.json
@@ -140,6 +129,11 @@ virtual_once() {
         --out $raw/virtual/logistic-$launch.h5
 }
 
+sizes() {
+    mpirun -n 3 qafel-mpi bench sizes --algorithm qafel --json $raw/sizes/qafel.json
+    mpirun -n 3 qafel-mpi bench sizes --algorithm fedbuff --json $raw/sizes/fedbuff.json
+}
+
 # --- slow links ----------------------------------------------------------------------------------------------
 
 link_cnn() {
@@ -148,7 +142,7 @@ link_cnn() {
 }
 
 link_resnet18_100mbit() {
-    hosts 4 --rate 100mbit -- qafel-mpi suite link-resnet18 --seeds 0-2 --out $raw/link-resnet18-100mbit
+    hosts 4 --rate 100mbit -- qafel-mpi suite link-resnet18 --seeds 0-1 --out $raw/link-resnet18-100mbit
 }
 
 link_resnet18_1gbit() {
@@ -157,29 +151,6 @@ link_resnet18_1gbit() {
 
 far_cnn() {
     hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/far-cnn
-}
-
-far_resnet18() {
-    hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-resnet18 --seeds 0-1 --out $raw/far-resnet18
-}
-
-# --- scaling -------------------------------------------------------------------------------------------------
-
-strong() {
-    mpirun -n 32 qafel-mpi suite strong-scaling --out $raw/strong
-}
-
-weak() {
-    mpirun -n 32 qafel-mpi suite weak-scaling --out $raw/weak
-}
-
-progress() {
-    mpirun -n 3 qafel-mpi suite progress --seeds 0-4 --out $raw/progress
-}
-
-many_ranks() {
-    mpirun -n 32 qafel-mpi run digits --set stop.seconds=45 --set stop.accuracy=1.0 --set server.buffer_size=31 \
-        --set evaluation.every_steps=20 --out $raw/many-ranks/r32.h5
 }
 
 for group in ${*:-$GROUPS_IN_ORDER}; do

@@ -23,6 +23,7 @@ timeline() {
 
 logistic() {
     qafel-analysis curves $raw/logistic/*/*.h5 --x server_steps --y loss --at 100,1000,10000 --record $out/logistic.json
+    python docs/results/optimum.py $out/optimum.json
 }
 
 codec() {
@@ -30,14 +31,6 @@ codec() {
     for name in widths threads identity neighbour; do
         qafel-analysis bench $raw/codec/$name.json --record $out/codec-$name.json
     done
-}
-
-codec_large() {
-    qafel-analysis bench $raw/codec-large/qsgd4.json --record $out/codec-large.json
-}
-
-peers() {
-    qafel-analysis bench $raw/peers/peers.json --record $out/codec-peers.json
 }
 
 p2p() {
@@ -80,6 +73,10 @@ virtual() {
     qafel-analysis table $raw/virtual/million.h5 --record $out/virtual-million.json
 }
 
+sizes() {
+    qafel-analysis bench $raw/sizes/*.json --record $out/sizes.json
+}
+
 link() { # NAME FOLDER OPTION...
     name=$1 folder=$2
     shift 2
@@ -103,27 +100,7 @@ far_cnn() {
     link far-cnn far-cnn --rate 100mbit --delay-ms 10
 }
 
-far_resnet18() {
-    link far-resnet18 far-resnet18 --rate 100mbit --delay-ms 10
-}
-
-strong() {
-    qafel-analysis scaling $raw/strong/*.h5 --train-seconds 10 --record $out/scaling-strong.json
-}
-
-weak() {
-    qafel-analysis scaling $raw/weak/*.h5 --train-seconds 10 --record $out/scaling-weak.json
-}
-
-progress() {
-    qafel-analysis table $raw/progress/*.h5 --record $out/progress.json
-}
-
-many_ranks() {
-    qafel-analysis table $raw/many-ranks/*.h5 --record $out/many-ranks.json
-}
-
 measured=$(cd $raw && echo *)
-for group in ${*:-demo $measured}; do
+for group in ${*:-$measured}; do
     $(echo "$group" | tr - _) >/dev/null
 done
