@@ -11,7 +11,7 @@ import numpy as np
 from fastcrc import crc32
 
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.tasks import formats
+from qafel_mpi.tasks import arrays, formats
 from qafel_mpi.tasks.celeba import read_celeba
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
@@ -21,6 +21,14 @@ from qafel_mpi.tasks.targets import KINDS, Signature, Targets, check_targets, ou
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 DIGITS_FILE = "datasets/data/digits.csv.gz"
 SPLIT_SEED = 0  # the split is a part of the data set, not of a run
+
+_KINDS = {
+    "x": arrays.numbers,
+    "test_x": arrays.numbers,
+    "y": arrays.labels,
+    "test_y": arrays.labels,
+    "groups": arrays.codes,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,9 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.targets not in KINDS:
             raise DataError(f"data set: targets = {self.targets!r}; one of {', '.join(KINDS)}")
+        for name in ("x", "y", "test_x", "test_y", "groups"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _KINDS[name](f"data set: {name}", value))
         if not self.classes:
             object.__setattr__(self, "classes", outputs_of(self.targets, self.y))
         self._check("training", self.x, self.y)
@@ -82,8 +93,8 @@ class Dataset:
 
     def digest(self) -> str:
         """The number of training examples and the CRC-32C of all arrays: one pass over memory."""
-        crc, arrays = 0, (self.x, self.y, self.test_x, self.test_y, self.groups)
-        for array in arrays:
+        crc = 0
+        for array in (self.x, self.y, self.test_x, self.test_y, self.groups):
             if array is not None:
                 crc = crc32.iscsi(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
         return f"{len(self.y)} examples {crc:08x}"
@@ -103,6 +114,8 @@ class Dataset:
                 "or tokens with vocabulary="
             )
         check_targets(part, self.targets, y, self.classes)
+        arrays.require_finite(part, x)
+        arrays.require_finite(part, y, "target")
 
 
 PIXEL_SCALE, PIXEL_SHIFT = 1 / 127.5, -1.0  # bytes to [−1, 1]
