@@ -76,6 +76,7 @@ class Session:
             "uplink": uplink.fingerprint(),
             "downlink": downlink.fingerprint(),
             "model": short_digest(setup.x0.numpy().tobytes()),
+            "frozen and constant parts of the model": setup.task.state_digest,
         }
         self._agree(answers)
         if self.comm.rank == 0:

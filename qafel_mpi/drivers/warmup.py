@@ -93,11 +93,13 @@ def _call_task(task: Task, x0: Tensor) -> None:
 
 
 def say_what_to_know(setup: Setup) -> None:
-    """On rank 0's stderr: an algorithm that is not what its name says, and a codec that is no contraction
-    (Definition 2.1), with its measured δ."""
+    """On rank 0's stderr: what the task has to say, an algorithm that is not what its name says, and a codec that is
+    no contraction (Definition 2.1), with its measured δ."""
     name, label = setup.experiment.algorithm, setup.experiment.algorithm_label
     if label != name:
         _say_once(f"this is not {name} by its definition; the trace and all tables call it {label}")
+    for note in setup.task.notes:
+        _say_once(note)
     for link, codec in (("uplink", setup.uplink), ("downlink", setup.downlink)):
         if warning := contraction_warning(codec, seed=setup.experiment.seed):
             _say_once(f"{link}: {warning}")

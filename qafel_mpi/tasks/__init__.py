@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.own import load as load_own
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.logistic import LogisticTask
+from qafel_mpi.tasks.make import described
 from qafel_mpi.tasks.models import MODELS, VECTORS
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import partition
+from qafel_mpi.tasks.randomness import own_random_numbers
 from qafel_mpi.tasks.targets import Signature
 from qafel_mpi.tasks.vectors import VectorTask
 
@@ -46,8 +49,7 @@ def build(
                 f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
             )
         return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
-    load = DATASETS.get(task.dataset) or load_own("task.dataset", task.dataset)
-    data: Dataset = load(task, data_dir, n, seed)
+    data = _loaded(task, data_dir, n, seed)
     _check_what_was_stated(task, data)
     dealt = partition(task.partition, data.y, n, seed, data.groups)
     if task.model == "logistic":
@@ -61,7 +63,25 @@ def build(
         device=device,
         seed=seed,
         small_layers=task.model == "mlp",
+        own=task.model not in MODELS or task.loss is not None,
+        loss=None if task.loss is None else load_own("task.loss", task.loss),
     )
+
+
+def _loaded(task: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """The data set that the settings name: ours, or the user's own."""
+    if task.dataset in DATASETS:
+        return DATASETS[task.dataset](task, data_dir, clients, seed)
+    load = load_own("task.dataset", task.dataset)
+    # What it draws from global generators is to be the same on every rank.
+    with own_random_numbers(derive(seed, Stream.DATA), torch.device("cpu")):
+        data = load(task, data_dir, clients, seed)
+    if not isinstance(data, Dataset):
+        ends = "; does the function end without a return?" if data is None else ""
+        raise DataError(
+            f"task.dataset = {task.dataset!r} gave {described(data)}; it must give a qafel_mpi.tasks.Dataset{ends}"
+        )
+    return data
 
 
 def _check_what_was_stated(task: TaskConfig, data: Dataset) -> None:

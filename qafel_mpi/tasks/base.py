@@ -69,6 +69,9 @@ class Task(ABC):
     together: how many clients that start from one version are trained as one batch; a property of the task
     and its settings alone, so that results don't depend on who trains.
     data_digest: of the data set as it was loaded; "" where there is none.
+    state_digest: of all that training reads beside x and the data (frozen parameters, constants); "" where there is
+    nothing.
+    notes: what the user should know of this task, a sentence each.
     """
 
     layout: Layout
@@ -77,6 +80,8 @@ class Task(ABC):
     clients: int
     together: int = 1
     data_digest: str = ""
+    state_digest: str = ""
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def initial(self, seed: int) -> Tensor:
@@ -92,21 +97,36 @@ class Task(ABC):
 
     @abstractmethod
     def train(
-        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
+        self,
+        client: int,
+        start: Tensor,
+        delta: Tensor,
+        seed: int,
+        poll: Poll | None = None,
+        *,
+        version: int = 0,
     ) -> TrainResult:
         """Algorithm 2: y_0 = start, P local steps, delta[:] = y_P − y_0. start, delta: (d,).
 
         start is copied before the first step: it may move on while the client trains. poll, if given, is called
         between steps and while a GPU computes; what it raises ends the training. seed: the derived key of this
-        client's shuffling.
+        client's shuffling. version: t of start = x̂^t, which the learning rate may follow. Raises TrainingError.
         """
 
     def train_together(
-        self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
+        self,
+        clients: Sequence[int],
+        start: Tensor,
+        deltas: Tensor,
+        seeds: Sequence[int],
+        *,
+        version: int = 0,
     ) -> np.ndarray:
         """Several clients from one version. deltas: (n, d). Returns TrainResult.loss of each, (n,) float64."""
         each = enumerate(zip(clients, seeds, strict=True))
-        return np.array([self.train(client, start, deltas[i], seed).loss for i, (client, seed) in each])
+        return np.array(
+            [self.train(client, start, deltas[i], seed, version=version).loss for i, (client, seed) in each]
+        )
 
     @abstractmethod
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:

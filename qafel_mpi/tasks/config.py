@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qafel_mpi.own import known_or_own
-from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, only_with, takes
+from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, Settings, only_with, takes
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "synthetic")
 VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
+NEURAL = ("mlp", "cnn", "resnet18", "transformer", OWN)  # torch modules
 MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
 
 
@@ -76,6 +79,12 @@ class TaskConfig(BaseModel):
         "mlp",
         description="Model to train: a known one, or a function of your own.",
         json_schema_extra=BOTH | takes(f"one of {', '.join(MODEL_NAMES)}, or module:function"),
+    )
+    loss: str | None = Field(
+        None,
+        description="Loss to minimise, a function of your own of the model's outputs and the targets; without it, "
+        "the usual one of the data set's kind of targets.",
+        json_schema_extra=BOTH | only_with(model=NEURAL) | takes("module:function"),
     )
     clients: Annotated[int, Field(ge=1)] | Literal["ranks"] = Field(
         100,
@@ -173,6 +182,13 @@ class TaskConfig(BaseModel):
     def _known_model(cls, value: str) -> str:
         return known_or_own(value, MODEL_NAMES, reserved=("vectors",))
 
+    @field_validator("loss")
+    @classmethod
+    def _own_loss(cls, value: str | None) -> str | None:
+        if value is not None and ":" not in value:
+            raise ValueError(f"{value!r} is not of the form 'module:function'")
+        return value
+
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> TaskConfig:
         if self.model == "transformer" and self.width % self.heads:
@@ -191,13 +207,107 @@ class TaskConfig(BaseModel):
         return ranks if self.clients == "ranks" else self.clients
 
 
-class ClientConfig(BaseModel):
-    """Local training: P steps of SGD, given as epochs over the client's data or as a number of steps."""
+class RateScheduleConfig(Settings):
+    """The local learning rate over the server's steps: client.learning_rate times a factor.
 
-    model_config = _STRICT
+    - constant: 1
+    - linear: from 1 down to `final` at server step `steps`, and `final` from there on
+    - cosine: the same along half a cosine (Loshchilov and Hutter, arXiv 1608.03983)
+    """
+
+    kind: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="How the local learning rate goes down with the server steps.",
+        json_schema_extra=BOTH,
+    )
+    warmup: int = Field(
+        0,
+        ge=0,
+        description="Server steps over which the learning rate first rises in equal parts to its full value.",
+        json_schema_extra=BOTH,
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        description="Server step at which the schedule ends, the warm-up included.",
+        json_schema_extra=BOTH | only_with(kind=("linear", "cosine")),
+    )
+    final: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Factor at the end of the schedule; 0 where it is left out.",
+        json_schema_extra=BOTH | only_with(kind=("linear", "cosine")),
+    )
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> RateScheduleConfig:
+        if self.kind != "constant" and self.steps is None:
+            raise ValueError(f"kind = {self.kind!r} needs steps, the server step at which it ends")
+        if self.steps is not None and self.steps <= self.warmup:
+            raise ValueError(
+                f"steps = {self.steps}: it ends before the warm-up of {self.warmup} steps is over"
+            )
+        return self
+
+    def factor(self, version: int) -> float:
+        """Of a training that starts from x̂^version.
+
+        >>> [RateScheduleConfig(kind="linear", warmup=2, steps=4).factor(version) for version in range(5)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+        """
+        if version < self.warmup:
+            return (version + 1) / self.warmup
+        if self.steps is None:
+            return 1.0
+        done = min(1.0, (version - self.warmup) / (self.steps - self.warmup))
+        left = 1.0 - done if self.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        final = self.final or 0.0
+        return final + (1.0 - final) * left
+
+
+class ClientConfig(Settings):
+    """Local training: P optimizer steps, given as epochs over the client's data or as a number of steps."""
 
     learning_rate: float = Field(
-        0.05, gt=0, description="Learning rate of the local SGD (η_ℓ).", json_schema_extra=BOTH
+        0.05, gt=0, description="Learning rate of the local optimizer (η_ℓ).", json_schema_extra=BOTH
+    )
+    schedule: RateScheduleConfig = RateScheduleConfig()
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd",
+        description="Local optimizer; its state starts from zero in each training.",
+        json_schema_extra=BOTH | only_with({"task.model": NEURAL}),
+    )
+    betas: tuple[float, float] | None = Field(
+        None,
+        description="Decay rates of AdamW's two averages; [0.9, 0.999] where they are left out.",
+        json_schema_extra=BOTH | only_with(optimizer="adamw") | takes("two numbers >= 0 and < 1"),
+    )
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="Number that AdamW adds to its denominator; 1e-8 where it is left out.",
+        json_schema_extra=BOTH | only_with(optimizer="adamw"),
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Largest 2-norm of a step's gradient; a longer one is scaled down to it.",
+        json_schema_extra=BOTH | only_with({"task.model": NEURAL}),
+    )
+    trainable: str | None = Field(
+        None,
+        description="Regular expression: only the parameters in whose names it is found are trained and sent. The "
+        "others keep the values that the model was made with.",
+        json_schema_extra=BOTH
+        | only_with({"task.model": NEURAL})
+        | takes("a regular expression, e.g. head|adapter"),
+    )
+    autocast: Literal["bfloat16"] | None = Field(
+        None,
+        description="Type that the forward pass of a training computes in where torch takes it to be safe; "
+        "parameters and updates keep task.dtype. It is meant for GPUs.",
+        json_schema_extra=BOTH | only_with({"task.model": NEURAL, "task.dtype": "float32"}),
     )
     local_epochs: int | None = Field(
         None,
@@ -209,7 +319,7 @@ class ClientConfig(BaseModel):
     local_steps: int | None = Field(
         None,
         ge=1,
-        description="Number of SGD steps in each training (P), in place of local_epochs.",
+        description="Number of optimizer steps in each training (P), in place of local_epochs.",
         json_schema_extra=BOTH,
     )
     batch_size: int | Literal["full"] = Field(
@@ -234,11 +344,14 @@ class ClientConfig(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Momentum of the local SGD, which starts at zero in each training.",
-        json_schema_extra=BOTH,
+        description="Momentum of the local SGD, which starts from zero in each training.",
+        json_schema_extra=BOTH | only_with({"task.model": ("logistic", *NEURAL)}, optimizer="sgd"),
     )
     weight_decay: float = Field(
-        0.0, ge=0, description="Weight decay of the local SGD.", json_schema_extra=BOTH
+        0.0,
+        ge=0,
+        description="Weight decay of the local optimizer: added to the gradient by sgd, decoupled in adamw.",
+        json_schema_extra=BOTH | only_with({"task.model": ("logistic", *NEURAL)}),
     )
     together: int | Literal["auto"] = Field(
         "auto",
@@ -257,12 +370,37 @@ class ClientConfig(BaseModel):
             raise ValueError(f"together = {self.together}: at least 1, or 'auto'")
         return self
 
+    @field_validator("betas")
+    @classmethod
+    def _are_shares(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"{list(value)}: each is at least 0 and below 1")
+        return value
+
+    @field_validator("trainable")
+    @classmethod
+    def _is_an_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
+
+    def rate_at(self, version: int) -> float:
+        """η_ℓ of a training that starts from x̂^version."""
+        return self.learning_rate * self.schedule.factor(version)
+
     def batch(self, examples: int) -> int:
         """Examples of a batch for a client with so many examples; the last one of an epoch may have fewer."""
         return examples if self.batch_size == "full" else min(self.batch_size, examples)
 
-    def steps(self, examples: int) -> int:
-        """P for a client with so many examples; one epoch where the settings give neither."""
+    def steps(self, examples: int, least: int = 1) -> int:
+        """P for a client with so many examples; one epoch where the settings give neither.
+
+        least: a batch of fewer examples joins the one before it.
+        """
         if self.local_steps is not None:
             return self.local_steps
-        return (self.local_epochs or 1) * -(-examples // self.batch(examples))
+        size = self.batch(examples)
+        short = 0 < examples % size < least and examples > size
+        return (self.local_epochs or 1) * (-(-examples // size) - short)

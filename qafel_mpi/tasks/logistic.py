@@ -86,23 +86,38 @@ class LogisticTask(Task):
         return self._rows[self._offsets[client] : self._offsets[client + 1]]
 
     def train(
-        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
+        self,
+        client: int,
+        start: Tensor,
+        delta: Tensor,
+        seed: int,
+        poll: Poll | None = None,
+        *,
+        version: int = 0,
     ) -> TrainResult:
+        rate = self.client.rate_at(version)
         if self._in_span[client]:
             if poll is not None:
                 poll()
-            loss = self._train_in_span(np.array([client]), start, delta[None])[0]
+            loss = self._train_in_span(np.array([client]), start, delta[None], rate)[0]
             return TrainResult(float(loss), self.examples(client), self.client.steps(1))
-        return self._train_steps(client, start, delta, seed, poll)
+        return self._train_steps(client, start, delta, seed, rate, poll)
 
     def train_together(
-        self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
+        self,
+        clients: Sequence[int],
+        start: Tensor,
+        deltas: Tensor,
+        seeds: Sequence[int],
+        *,
+        version: int = 0,
     ) -> np.ndarray:
         if self._all_in_span or all(self._in_span[client] for client in clients):
-            return self._train_in_span(np.array(clients, dtype=np.int64), start, deltas)
-        return super().train_together(clients, start, deltas, seeds)
+            rate = self.client.rate_at(version)
+            return self._train_in_span(np.array(clients, dtype=np.int64), start, deltas, rate)
+        return super().train_together(clients, start, deltas, seeds, version=version)
 
-    def _train_in_span(self, clients: np.ndarray, start: Tensor, deltas: Tensor) -> np.ndarray:
+    def _train_in_span(self, clients: np.ndarray, start: Tensor, deltas: Tensor, rate: float) -> np.ndarray:
         settings, steps = self.client, self.client.steps(1)
         out = deltas.numpy() if deltas.dtype == torch.float64 else np.empty(deltas.shape)
         losses = np.empty(len(clients))
@@ -114,7 +129,7 @@ class LogisticTask(Task):
             self._columns_at,
             clients,
             _wide(start),
-            settings.learning_rate,
+            rate,
             self.l2,
             self.l2 + settings.weight_decay,
             steps,
@@ -126,7 +141,7 @@ class LogisticTask(Task):
         return losses
 
     def _train_steps(
-        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None
+        self, client: int, start: Tensor, delta: Tensor, seed: int, rate: float, poll: Poll | None
     ) -> TrainResult:
         """Mini-batches, momentum, or many examples."""
         settings, n = self.client, self.examples(client)
@@ -140,7 +155,7 @@ class LogisticTask(Task):
             rows = self._rows[first : first + n] if size == n else self._rows[batch.numpy()]
             losses += kernels.gradient(rows, y, self.l2, gradient, z, e, s)
             velocity = settings.momentum * velocity + gradient + settings.weight_decay * y
-            y -= settings.learning_rate * velocity
+            y -= rate * velocity
             if poll is not None:
                 poll()
         delta.copy_(torch.from_numpy(y - y_0))

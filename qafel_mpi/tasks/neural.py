@@ -1,31 +1,30 @@
-"""A torch module on a data set: local SGD on the flat vector, evaluation, full gradient."""
+"""A torch module on a data set: local training on the flat vector, evaluation, full gradient."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.kernels.memory import vector_like
-from qafel_mpi.tasks import targets
+from qafel_mpi.tasks import trial
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult, poll_until_computed
 from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.datasets import Dataset
-from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.errors import DataError, TrainingError
+from qafel_mpi.tasks.examples import Examples
 from qafel_mpi.tasks.flat import FlatModule
+from qafel_mpi.tasks.make import made, said
+from qafel_mpi.tasks.objective import Objective, OwnLoss
+from qafel_mpi.tasks.optimizers import optimizer
 from qafel_mpi.tasks.partitions import Partition
-from qafel_mpi.tasks.together import Together
+from qafel_mpi.tasks.randomness import drawing, own_random_numbers, torchs_random_numbers
+from qafel_mpi.tasks.together import Together, why_not_together
 
-EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}  # a CNN's activations should fit into a core's cache
-EVALUATION_OUTPUTS = 2**25  # at most, of a batch: of a large vocabulary they need more memory than all else
 # Measured on the CPU with digits-sized MLPs: batches of 8 clients 1.5 times as fast as one at a time, of 32 three
 # times; fewer clients, or more parameters, gain nothing.
 LEAST_TOGETHER, USUALLY_TOGETHER, TOGETHER_ELEMENTS = 8, 32, 50_000
@@ -49,66 +48,73 @@ class NeuralTask(Task):
         device: torch.device,
         seed: int,
         small_layers: bool = False,
+        own: bool = True,
+        loss: OwnLoss | None = None,
     ):
-        """small_layers: of a kind that was measured to train faster in batches of clients, if it is small."""
+        """small_layers: of a kind that was measured to train faster in batches of clients, if it is small.
+
+        own: model or loss are the user's, and are tried before they are used. Raises DataError.
+        """
         self.dtype, self.device, self.client, self.partition = dtype, device, client, partition
         self.clients, self.data_digest = len(partition), data.digest()
-        self._make = make
-        self._scale, self._shift = data.scale, data.shift
-        self._targets, self._classes, self._tokens = data.targets, data.classes, data.vocabulary is not None
-        self.x, self.y = self._placed(data.x, data.y)
-        self.test_x, self.test_y = (
-            self._placed(*data.evaluated) if data.test_x is not None else (self.x, self.y)
-        )
+        self.data = Examples(data, dtype, device)
+        self.objective = Objective(data.targets, data.classes, loss)
+        self._make, self._own, self._seed = make, own, seed
+        self._tried = self._try(seed) if own else trial.Tried()
         self.flat = self._fresh(seed)
-        self.layout = self.flat.layout
-        self._velocity = vector_like(self.flat.gradient).zero_() if client.momentum else None
-        self._may_draw = _may_draw(self.flat.module)
-        self._norms = [m for m in self.flat.module.modules() if isinstance(m, _BatchNorm)]
-        self._check_outputs(data)
-        self.together = self._clients_together(small_layers)
-        self._batch = Together(self.flat, client, self._targets) if self.together > 1 else None
+        self.layout, self.state_digest = self.flat.layout, self.flat.local_digest()
+        self._optimizer = optimizer(client)
+        self._norms = trial.norms_of(self.flat.module)
+        self.least = 2 if self._norms else self._tried.least
+        self._looked = False  # whether what is to stand still was looked at after a training
+        if own:
+            self._tried.refuse_clients_of_one(partition.sizes(), client)
+            trial.require_repeatable(self.train_on, self.data, self.flat.vector.clone())
+            self._looked = False
+        else:
+            self._check_outputs(data)
+        self._batch = self._clients_together(small_layers)
 
-    def _clients_together(self, small_layers: bool) -> int:
+    def _clients_together(self, small_layers: bool) -> Together | None:
+        """Sets `together`, above 1 where it was checked that clients learn then what each learns alone."""
         wanted = self.client.together
         if wanted == "auto":
             small = small_layers and self.layout.elements <= TOGETHER_ELEMENTS
-            return USUALLY_TOGETHER if small else 1
-        if wanted > 1 and (reason := self._why_not_together()) is not None:
-            raise DataError(f"client.together = {wanted}: {reason}; set it to 1 or 'auto'")
-        return wanted
+            wanted = USUALLY_TOGETHER if small else 1
+        if wanted == 1:
+            return None
+        batch = Together(self.flat, self.client, self.objective)
+        reason = ""
+        if self.client.together != "auto":
+            reason = why_not_together(batch, self.train_on, self.data, self.client.rate_at(0))
+        if reason:
+            self.notes += (f"client.together = {wanted}: clients are trained one at a time, for {reason}",)
+            return None
+        self.together = wanted
+        return batch
 
-    def _placed(self, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
-        examples = torch.from_numpy(np.ascontiguousarray(x))
-        dtype = examples.dtype if self._tokens or examples.dtype == torch.uint8 else self.dtype
-        return examples.to(self.device, dtype), targets.placed(self._targets, y, self.dtype, self.device)
+    def _made(self, seed: int) -> nn.Module:
+        """The module with its own initialisation, from the run's seed."""
+        key = derive(seed, Stream.INIT)
+        numbers = own_random_numbers if self._own else torchs_random_numbers
+        with numbers(key, self.device):
+            x, _ = self.data.taken(slice(0, 2))
+            return made(self._make, self.dtype, x.cpu())
+
+    def _try(self, seed: int) -> trial.Tried:
+        return trial.run(self._made(seed), self.objective, self.data, self.client.trainable)
 
     def _fresh(self, seed: int) -> FlatModule:
-        """The module with its own initialisation, from the run's seed."""
-        with _own_random_numbers(derive(seed, Stream.INIT), self.device):
-            return FlatModule(self._make(), self.dtype, self.device)
+        return FlatModule(self._made(seed), self.dtype, self.device, self._tried.moved, self.client.trainable)
 
     def _check_outputs(self, data: Dataset) -> None:
+        x, y = self.data.taken(slice(0, 2))
         try:
-            with torch.no_grad(), _own_random_numbers(0, self.device):
-                outputs = self.flat.module.eval()(self._seen(self.x[:2]))
+            with torch.no_grad(), torchs_random_numbers(0, self.device):
+                outputs = self.flat.module.eval()(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise DataError(f"the model can't take examples of shape {data.shape}: {error}") from error
-        wanted = targets.output_shape(self._targets, self.y[:2], data.classes)
-        if outputs.shape != wanted:
-            raise DataError(
-                f"the model gives {tuple(outputs.shape)} for {wanted[0]} examples of {data.classes} "
-                f"{'classes' if data.targets == 'tokens' else data.targets}; it must be {wanted}"
-            )
-
-    def _why_not_together(self) -> str | None:
-        if self.flat.trained != self.layout.elements:
-            return (
-                "the model has buffers or frozen parameters, which training in one batch does not keep apart"
-            )
-        if _random_layers(self.flat.module):
-            return "the model's dropout would draw other numbers than one client at a time"
-        return None
+        self.objective.check_outputs(outputs, y, "in evaluation")
 
     def initial(self, seed: int) -> Tensor:
         return self._fresh(seed).vector
@@ -119,78 +125,111 @@ class NeuralTask(Task):
     def sizes(self) -> np.ndarray:
         return self.partition.sizes()
 
+    # --- training -------------------------------------------------------------------------------------
+
     def train(
-        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
+        self,
+        client: int,
+        start: Tensor,
+        delta: Tensor,
+        seed: int,
+        poll: Poll | None = None,
+        *,
+        version: int = 0,
     ) -> TrainResult:
-        flat, module = self.flat, self.flat.module
+        loss, steps = self.train_on(self._batches(client, seed), start, delta, seed, poll, version)
+        return TrainResult(loss, self.examples(client), steps)
+
+    def train_on(
+        self,
+        plan: Iterable[Tensor],
+        start: Tensor,
+        delta: Tensor,
+        seed: int,
+        poll: Poll | None = None,
+        version: int = 0,
+    ) -> tuple[float, int]:
+        """`train` on the batches of a plan, which are indices of examples. Returns the mean loss and the steps.
+
+        Raises TrainingError where the model or the loss fails, and DataError where the model breaks its contract.
+        """
+        flat = self.flat
         flat.load(start)
         # y_0 stays in delta until the end, or beside the module where that is on another device.
         y_0 = delta if delta.device == flat.vector.device else torch.empty_like(flat.vector)
         y_0.copy_(flat.vector)
-        if self._velocity is not None:
-            self._velocity.zero_()
-        module.train()
-        losses = torch.zeros((), dtype=self.dtype, device=self.device)
-        n, steps = self.examples(client), 0
-        with self._drawing(seed):
-            for batch in self._batches(client, seed):
-                for norm in self._norms:
-                    norm.train(len(batch) > 1)  # one example has no statistics: it takes the running ones
-                flat.gradient.zero_()
-                loss = self._loss(*self._taken(batch))
-                loss.backward()
-                self._descend()
-                losses += loss.detach()
-                steps += 1
-                if poll is not None:
-                    poll()
+        flat.train_mode()
+        with drawing(flat.module, seed, self.device, own=self._own):
+            losses, steps = self._descend(plan, self.client.rate_at(version), poll)
+        flat.collect()
+        if not self._looked:
+            flat.require_constant()
+            self._looked = True
         torch.sub(flat.vector, y_0, out=y_0)
         if y_0 is not delta:
             delta.copy_(y_0)
         poll_until_computed(delta, poll)
-        return TrainResult(float(losses) / steps, n, steps)
+        return float(losses) / steps, steps
+
+    def _descend(self, plan: Iterable[Tensor], rate: float, poll: Poll | None) -> tuple[Tensor, int]:
+        """A step a batch. Returns the sum of the losses, and the number of steps."""
+        flat, steps = self.flat, 0
+        weights, gradient = (
+            [flat.vector[: flat.trained]],
+            [flat.gradient],
+        )  # one operation a step, not one a tensor
+        losses = torch.zeros((), dtype=self.dtype, device=self.device)
+        self._optimizer.begin(weights)
+        for batch in plan:
+            for norm in self._norms:
+                norm.train(len(batch) > 1)  # one example has no statistics: it takes the running ones
+            losses += self._gradient(batch)
+            self._optimizer.step(weights, gradient, rate)
+            steps += 1
+            if poll is not None:
+                poll()
+        return losses, steps
+
+    def _gradient(self, batch: Tensor) -> Tensor:
+        """The mean loss of a batch; its gradient into flat.gradient."""
+        x, y = self.data.taken(batch)
+        self.flat.gradient.zero_()
+        try:
+            with self._precision():
+                loss = self.objective.loss(self.flat.module(x), y)
+            loss.backward()
+        except Exception as error:
+            raise TrainingError(said(error)) from error
+        return loss.detach()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """What a forward pass of a training computes in."""
+        if self.client.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def train_together(
-        self, clients: Sequence[int], start: Tensor, deltas: Tensor, seeds: Sequence[int]
+        self,
+        clients: Sequence[int],
+        start: Tensor,
+        deltas: Tensor,
+        seeds: Sequence[int],
+        *,
+        version: int = 0,
     ) -> np.ndarray:
         if self._batch is None or len(clients) < LEAST_TOGETHER:
-            return super().train_together(clients, start, deltas, seeds)
+            return super().train_together(clients, start, deltas, seeds, version=version)
         plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
-        self.flat.module.train()
-        losses = self._batch.train(plans, start, deltas, self._taken)
-        return np.array(losses)
+        self.flat.train_mode()
+        rate = self.client.rate_at(version)
+        return np.array(self._batch.train(plans, start, deltas, self.data.taken, rate))
 
     def _batches(self, client: int, seed: int) -> Iterator[Tensor]:
         indices = torch.from_numpy(self.partition.indices(client).astype(np.int64)).to(self.device)
         n = len(indices)
-        return batches(indices, self.client.batch(n), self.client.steps(n), seed)
+        return batches(indices, self.client.batch(n), self.client.steps(n, self.least), seed, self.least)
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return targets.loss(self._targets, self.flat.module(x), y)
-
-    def _taken(self, batch: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """(x, y) of some training examples, as the model and the loss take them."""
-        return self._seen(self.x[batch]), targets.taken(self._targets, self.y[batch])
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """What the model sees: pixels are kept as bytes, and tokens in their small type."""
-        if self._tokens:
-            return x.long()
-        if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
-            return x
-        return (x.to(self.dtype) * self._scale).add_(self._shift)
-
-    def _drawing(self, seed: int) -> AbstractContextManager[None]:
-        return _own_random_numbers(seed, self.device) if self._may_draw else nullcontext()
-
-    def _descend(self) -> None:
-        """One SGD step on the flat vector: one operation, not one a tensor."""
-        weights, gradient = self.flat.vector[: self.flat.trained], self.flat.gradient
-        if self.client.weight_decay:
-            gradient.add_(weights, alpha=self.client.weight_decay)
-        if self._velocity is not None:
-            gradient = self._velocity.mul_(self.client.momentum).add_(gradient)
-        weights.add_(gradient, alpha=-self.client.learning_rate)
+    # --- evaluation -----------------------------------------------------------------------------------
 
     def evaluate(self, x: Tensor, examples: int | None = None) -> Evaluation:
         return Evaluation.combined(
@@ -198,49 +237,27 @@ class NeuralTask(Task):
         )
 
     def parts(self, examples: int | None = None) -> int:
-        return len(self._slices(min(examples or len(self.test_y), len(self.test_y))))
+        return len(self._slices(examples))
+
+    def _slices(self, examples: int | None) -> list[slice]:
+        """Of the first `examples` that are evaluated: two at least, for layers that need so many."""
+        most = len(self.data.test_y)
+        return self.data.slices(min(max(2, examples or most), most))
 
     @torch.no_grad()
     def evaluate_part(self, x: Tensor, part: int, examples: int | None = None) -> Evaluation:
         self.flat.load(x)
         self.flat.module.eval()
-        where = self._slices(min(examples or len(self.test_y), len(self.test_y)))[part]
-        outputs = self.flat.module(self._seen(self.test_x[where]))
-        y, kind = targets.taken(self._targets, self.test_y[where]), self._targets
-        loss = float(targets.loss(kind, outputs, y))
-        return Evaluation(loss, targets.accuracy(kind, outputs, y), len(y), targets.answers(kind, y))
-
-    def _slices(self, n: int) -> list[slice]:
-        outputs = math.prod(targets.output_shape(self._targets, self.y[:1], self._classes))
-        size = min(EVALUATION_BATCH.get(self.device.type, 100), max(1, EVALUATION_OUTPUTS // outputs))
-        return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
+        seen, y = self.data.tested(self._slices(examples)[part])
+        return self.objective.evaluation(self.flat.module(seen), y)
 
     def gradient_norm_squared(self, x: Tensor) -> float:
         """‖∇f(x)‖² of the mean loss over all clients' examples, layers as in evaluation."""
         self.flat.load(x)
         self.flat.module.eval()
         self.flat.gradient.zero_()
-        n = len(self.y)
-        for where in self._slices(n):
-            x, y = self._taken(where)
-            (targets.loss(self._targets, self.flat.module(x), y, "none").sum() / n).backward()
+        n = len(self.data)
+        for where in self.data.slices(n):
+            seen, y = self.data.taken(where)
+            (self.objective.total(self.flat.module(seen), y) / n).backward()
         return float(self.flat.gradient.double().square().sum())
-
-
-def _random_layers(module: nn.Module) -> bool:
-    """Whether torch's own layers in it draw random numbers in training."""
-    return any(isinstance(m, nn.RReLU) or (isinstance(m, _DropoutNd) and m.p > 0) for m in module.modules())
-
-
-def _may_draw(module: nn.Module) -> bool:
-    """Whether its forward pass may draw random numbers; of the user's own layers it can't be known."""
-    known = ("torch.nn.modules.", "qafel_mpi.")
-    return _random_layers(module) or not all(type(m).__module__.startswith(known) for m in module.modules())
-
-
-@contextmanager
-def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside, and leave them as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed & (2**63 - 1))
-        yield

@@ -36,8 +36,7 @@ learning_rate = 0.1
 local_steps = 5
 ```
 
-The model maps a batch (n, *shape) to logits (n, classes) and is trained with cross-entropy. Its parameters, and
-the floating-point buffers of its normalisation layers, become views into one flat vector (flat.py), so keep
-them as they are made: no lazy layers, no parameters exchanged later. Random numbers that it draws from torch's
-global generator (dropout) are seeded for each client's training.
+The model maps a batch (n, *shape) to logits (n, classes) and is trained with cross-entropy. What training moves of
+it (parameters, running statistics) becomes views into one flat vector (flat.py); everything else stays local. It is
+tried once before the run (trial.py): docs/your-own.md says what it may do.
 '''

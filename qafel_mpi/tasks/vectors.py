@@ -44,9 +44,16 @@ class VectorTask(Task):
         return 1
 
     def train(
-        self, client: int, start: Tensor, delta: Tensor, seed: int, poll: Poll | None = None
+        self,
+        client: int,
+        start: Tensor,
+        delta: Tensor,
+        seed: int,
+        poll: Poll | None = None,
+        *,
+        version: int = 0,
     ) -> TrainResult:
-        y, rate, shift = self._y.copy_(start), self.client.learning_rate, float(self._shifts[client])
+        y, rate, shift = self._y.copy_(start), self.client.rate_at(version), float(self._shifts[client])
         y_0 = delta if delta.device == y.device else torch.empty_like(y)
         y_0.copy_(y)
         steps = self.client.steps(1)

@@ -1,9 +1,12 @@
 """The handshake on real ranks: what they run, and where they write."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from qafel_mpi.drivers import session
 from qafel_mpi.drivers.wall import run as wall
@@ -95,6 +98,19 @@ def test_a_data_set_of_which_one_label_differs_is_refused(comm, folder, digits, 
         monkeypatch.setitem(DATASETS, "digits", DATASETS["synthetic"])
     with pytest.raises(HandshakeError, match=rf"^rank {comm.size - 1} on .*: data is '10000 examples"):
         wall.run(digits(), comm, folder / "a.h5")
+
+
+def with_a_mask(config, shape, classes):
+    """A model whose constant mask comes from the operating system: no seed reaches it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+    model.register_buffer("mask", torch.tensor([n % 2 == 0 for n in os.urandom(64)]))
+    return model
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_mask_that_differs_by_rank_is_refused(comm, folder, digits):
+    with pytest.raises(HandshakeError, match=r"frozen and constant parts of the model is"):
+        wall.run(digits(f"task.model={__name__}:with_a_mask"), comm, folder / "a.h5")
 
 
 @pytest.mark.mpi(min_size=2)

@@ -81,12 +81,12 @@ class Trainer:
 
     def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:
         """One result a job. outs: a buffer for the payload of each."""
-        self.client.begin()
+        version = self.client.begin()
         trainings = np.fromiter(chain.from_iterable(jobs), np.int64, 2 * len(jobs)).reshape(-1, 2)
         seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
         deltas = self.deltas[: len(jobs)]
         clients = trainings[:, 0].tolist()
-        losses = self.task.train_together(clients, start, deltas, seeds)
+        losses = self.task.train_together(clients, start, deltas, seeds, version=version)
         begin_s = perf_counter()
         sizes, keys, errors = self.client.encode_all(deltas, outs, trainings)
         self.encoding_s = (begin_s, perf_counter())

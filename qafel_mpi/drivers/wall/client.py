@@ -130,7 +130,7 @@ class WallClient:
         # 3. Train: P local SGD steps give y_P − y_0. Broadcasts are applied meanwhile: steps 12 and 13.
         delta = self.deltas.pop() if self.deltas else vector_like(self.replica.x_hat)
         try:
-            loss = self._train(client, participation, delta)
+            loss = self._train(client, participation, delta, version)
         except Stopped:
             return
         train_seconds = perf_counter() - begun
@@ -148,12 +148,12 @@ class WallClient:
             self._post_what_is_encoded()
         self._wait_for_next(client, version)
 
-    def _train(self, client: int, participation: int, delta: Tensor) -> float:
+    def _train(self, client: int, participation: int, delta: Tensor, version: int) -> float:
         """y_P − y_0 into delta; returns the mean training loss. Raises Stopped."""
         experiment = self.session.experiment
         seed = derive(experiment.seed, Stream.SHUFFLE, client, participation)
         poll = None if self.threaded else self._poll
-        result = self.setup.task.train(client, self.start, delta, seed, poll)
+        result = self.setup.task.train(client, self.start, delta, seed, poll, version=version)
         self._pause(experiment.client.pause_seconds)
         return result.loss
 

@@ -108,7 +108,7 @@ def test_an_evaluation_in_parts_is_that_of_all_examples(kind: Targets, monkeypat
     one = task(dataset(kind), model(kind))
     x = one.initial(0)
     whole = one.evaluate(x)
-    monkeypatch.setattr("qafel_mpi.tasks.neural.EVALUATION_BATCH", {"cpu": 7})
+    monkeypatch.setattr("qafel_mpi.tasks.examples.EVALUATION_BATCH", {"cpu": 7})
     assert one.parts() == 3
     parts = one.evaluate(x)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -119,7 +119,7 @@ def test_an_evaluation_in_parts_is_that_of_all_examples(kind: Targets, monkeypat
 
 def test_a_large_vocabulary_is_evaluated_a_few_examples_at_a_time(monkeypatch: Any) -> None:
     one = task(dataset("tokens"), model("tokens"))
-    monkeypatch.setattr("qafel_mpi.tasks.neural.EVALUATION_OUTPUTS", 2 * 4 * 3)
+    monkeypatch.setattr("qafel_mpi.tasks.examples.EVALUATION_OUTPUTS", 2 * 4 * 3)
     assert one.parts() == 10
 
 
@@ -154,7 +154,7 @@ def test_arrays_that_do_not_fit_the_targets_are_refused(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_of_another_number_of_outputs_is_refused(kind: Targets) -> None:
     layers = [nn.Embedding(6, 4)] if kind == "tokens" else []
-    with pytest.raises(DataError, match=r"the model gives .*, 2\).*must be .*, 3\)"):
+    with pytest.raises(DataError, match=r"the model gives .*, 2\).* of shape .*, 3\)"):
         task(dataset(kind), lambda: nn.Sequential(*layers, nn.Linear(4, 2)))
 
 

@@ -1,0 +1,76 @@
+"""A data set's arrays as tensors where the training is, and batches of them as a model sees them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qafel_mpi.tasks import targets
+from qafel_mpi.tasks.datasets import Dataset
+from qafel_mpi.tasks.errors import DataError
+
+EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}  # a CNN's activations should fit into a core's cache
+EVALUATION_OUTPUTS = 2**25  # at most, of a batch: of a large vocabulary they need more memory than all else
+
+
+class Examples:
+    """Pixels stay bytes and tokens keep their small type: what a model sees is made batch by batch.
+
+    x, y: all training examples; test_x, test_y: those that are evaluated, which may be the same.
+    """
+
+    def __init__(self, data: Dataset, dtype: torch.dtype, device: torch.device):
+        self.dtype, self.device = dtype, device
+        self.kind, self.classes, self._tokens = data.targets, data.classes, data.vocabulary is not None
+        self._scale, self._shift = data.scale, data.shift
+        self.x, self.y = self._placed("training", data.x, data.y)
+        self.test_x, self.test_y = (
+            self._placed("test", *data.evaluated) if data.test_x is not None else (self.x, self.y)
+        )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def taken(self, batch: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """(x, y) of some training examples, as the model and the loss take them."""
+        return self._seen(self.x[batch]), targets.taken(self.kind, self.y[batch])
+
+    def tested(self, where: slice) -> tuple[Tensor, Tensor]:
+        """The same of the examples that are evaluated."""
+        return self._seen(self.test_x[where]), targets.taken(self.kind, self.test_y[where])
+
+    def slices(self, n: int) -> list[slice]:
+        """Batches for a pass over n examples. Of one example only where n is 1: some layers need two."""
+        outputs = math.prod(targets.output_shape(self.kind, self.y[:1], self.classes))
+        size = min(EVALUATION_BATCH.get(self.device.type, 100), max(2, EVALUATION_OUTPUTS // outputs))
+        begins = list(range(0, n, size))
+        if n > 1 and n - begins[-1] == 1:
+            begins.pop()
+        return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], n], strict=True)]
+
+    def _placed(self, part: str, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Raises DataError where a number is too large for dtype."""
+        for array in (x, y):
+            if array.dtype.kind == "f" and array.dtype.itemsize > self.dtype.itemsize:
+                self._require_room(part, array)
+        examples = torch.from_numpy(np.ascontiguousarray(x))
+        dtype = examples.dtype if self._tokens or examples.dtype == torch.uint8 else self.dtype
+        return examples.to(self.device, dtype), targets.placed(self.kind, y, self.dtype, self.device)
+
+    def _require_room(self, part: str, array: np.ndarray) -> None:
+        if max(abs(array.max(initial=0)), abs(array.min(initial=0))) > torch.finfo(self.dtype).max:
+            at = np.argwhere(np.abs(array) > torch.finfo(self.dtype).max)[0].tolist()
+            raise DataError(
+                f"data set, {part} part: {array[tuple(at)]:g} at {tuple(at)} is too large for {self.dtype}; set "
+                "task.dtype = 'float64', or scale it"
+            )
+
+    def _seen(self, x: Tensor) -> Tensor:
+        if self._tokens:
+            return x.long()
+        if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
+            return x
+        return (x.to(self.dtype) * self._scale).add_(self._shift)
