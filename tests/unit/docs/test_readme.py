@@ -27,7 +27,7 @@ README = Page(ROOT / "README.md")
 BLOCKS = [block for page in PAGES for block in page.blocks]
 EXAMPLES = ROOT / "docs/examples"
 # Written by a command that is about to come; then this goes.
-NOT_YET = {"docs/results.md"}
+NOT_YET = {ROOT / "docs/results.md"}
 SECTIONS = [
     "qafel_mpi",
     "Two commands",
@@ -85,10 +85,8 @@ def test_links_lead_to_files_and_headings_that_exist(page: Page) -> None:
 def broken(page: Page, link: str) -> str:
     path, _, anchor = link.partition("#")
     target = (page.path.parent / path).resolve() if path else page.path
-    if str(target.relative_to(ROOT) if target.is_relative_to(ROOT) else target) in NOT_YET:
-        return ""
     if not target.exists():
-        return f"{target} does not exist"
+        return "" if target in NOT_YET else f"{target} does not exist"
     if anchor and anchor not in Page(target).anchors:
         return f"{target} has no heading #{anchor}"
     return ""
@@ -116,9 +114,7 @@ def test_files_that_a_page_names_exist(page: Page) -> None:
         "\n".join(page.inline),
         re.M,
     )
-    assert [
-        path for path in paths if "NAME" not in path and not (ROOT / path).exists() and path not in NOT_YET
-    ] == []
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
 # --- listings and blocks ------------------------------------------------------------------------------
