@@ -1,8 +1,11 @@
-"""A block of docs/sizes.md: what a message of a model of so many parameters has, from the codecs themselves."""
+"""Blocks of docs/sizes.md: a message's bytes from the codecs themselves, memory and seconds as measured."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from docs.render.pages import table
+from docs.render.records import content, first, origin, time
 from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.wire import HEADER_BYTES
 
@@ -25,6 +28,40 @@ def messages() -> str:
         ([name, *(_message(codec, d) for d in MODELS.values())] for name, codec in CODECS.items()),
         right=range(1, len(MODELS) + 1),
     )
+
+
+def measured() -> str:
+    """Memory, bytes and seconds by parameters, of server and client."""
+    names = {"qafel": "QAFeL, 4 bits", "fedbuff": "FedBuff"}
+    lines = []
+    for row in content("sizes"):
+        p = row["parameters"]
+        lines.append(
+            (
+                names[p["algorithm"]],
+                f"{p['d']:,}",
+                _memory(row, "rank_0"),
+                _memory(row, "client"),
+                _bytes(int(first(row, "upload_bytes"))),
+                time(first(row, "median_us")),
+                time(first(row, "encode_us")),
+                time(first(row, "decode_us")),
+                time(first(row, "step_us")),
+            )
+        )
+    lines.sort(key=lambda line: list(names.values()).index(line[0]))
+    header = (
+        "", "parameters", "memory, server", "memory, client", "upload", "training step", "encode", "decode and add",
+        "server step",
+    )  # fmt: skip
+    return f"{table(header, lines, right=range(1, 9))}\n\n{origin('sizes')}"
+
+
+def _memory(row: dict[str, Any], rank: str) -> str:
+    """Megabytes; and bytes a parameter above the smallest size."""
+    mb = f"{first(row, f'{rank}_mb'):,.0f} MB"
+    each = row["launches"][0].get(f"{rank}_bytes_a_parameter")
+    return mb if each is None else f"{mb}, {each:.0f} B a parameter"
 
 
 def _message(config: CodecConfig, parameters: int) -> str:

@@ -1,0 +1,70 @@
+"""Blocks of docs/results.md: what codecs cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docs.render.pages import table
+from docs.render.records import NOTHING, digits, first, one, origin, rows, span, time, values
+
+OPERATIONS = {
+    "encode": "encode",
+    "decode_accumulate": "decode and accumulate",
+    "hidden_step": "hidden-state step",
+}
+SIZES = (29_282, 1_000_000, 11_000_000)
+
+
+def passes(row: dict[str, Any]) -> list[float]:
+    """Time over that of the memory pass, a launch each."""
+    return [1 / value for value in values(row, "ratio")]
+
+
+def qsgd() -> str:
+    """The default codec by vector length."""
+    lines = []
+    for d in SIZES:
+        found = [one("codec", operation=operation, d=d) for operation in OPERATIONS]
+        cells = [f"{span(values(row, 'median_us'), time)}; {span(passes(row))}×" for row in found]
+        pays = values(one("codec", operation="encode_zstd", d=d), "pays_below_mbit_per_s")
+        lines.append((f"{d:,}", *cells, f"{span(pays, lambda v: f'{v:,.0f}')} Mbit/s"))
+    header = ("elements", *OPERATIONS.values(), "zstd pays below")
+    return f"{table(header, lines, right=(0, 1, 2, 3, 4))}\n\n{origin('codec')}"
+
+
+def variants() -> str:
+    """Other widths, two threads, and identity: over the memory pass."""
+    columns: list[tuple[str, str, dict[str, object]]] = [
+        ("2 bits", "codec-widths", {"bits": 2}),
+        ("3 bits", "codec-widths", {"bits": 3}),
+        ("8 bits", "codec-widths", {"bits": 8}),
+        ("4 bits, 2 threads", "codec-threads", {}),
+        ("identity", "codec-identity", {}),
+    ]
+    lines = []
+    for operation, words in OPERATIONS.items():
+        for d in SIZES:
+            cells = []
+            for _, name, parameters in columns:
+                found = rows(name, operation=operation, d=d, **parameters)
+                cells.append(span(passes(found[0])) if found else NOTHING)
+            lines.append((words, f"{d:,}", *cells))
+    header = ("time over a memory pass", "elements", *(words for words, _, _ in columns))
+    names = origin("codec-widths", "codec-threads", "codec-identity")
+    return f"{table(header, lines, right=range(1, 7))}\n\n{names}"
+
+
+def neighbour() -> str:
+    """A shared core, and what zstd makes of the payload."""
+    lines = [
+        (words, time(first(one("codec-neighbour", operation=operation), "median_us")))
+        for operation, words in OPERATIONS.items()
+    ]
+    zstd = one("codec", operation="encode_zstd", d=SIZES[0])["launches"][0]
+    coded, payload = (f"{zstd[name] / 1e3:.1f} kB" for name in ("coded_bytes", "payload_bytes"))
+    text = (
+        f"At {SIZES[0]:,} elements zstd makes {coded} of {payload}; the entropy of the codes is "
+        f"{digits(zstd['entropy_bits'])} bits an element, scales included."
+    )
+    header = (f"{SIZES[0]:,} elements, a busy process on the same core", "median")
+    return f"{table(header, lines, right=(1,))}\n\n{text}\n\n{origin('codec-neighbour', 'codec')}"

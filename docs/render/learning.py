@@ -1,0 +1,110 @@
+"""Blocks of docs/results.md: what learning takes, and how fast the virtual clock is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qafel_analysis.tables.grid import size
+
+from docs.render.pages import table
+from docs.render.records import content, digits, first, interval, one, origin, ratio, rows, span
+
+_DEMO = {
+    "uploads": "uploads to the target",
+    "payload_bytes_up": "bytes up, payload",
+    "wire_bytes_up": "bytes up, wire",
+    "paper_bytes_up": "bytes up, paper's formula",
+    "payload_bytes_down": "bytes down, payload",
+    "seconds": "seconds",
+}
+
+
+def demo_digits() -> str:
+    """The first half of `make demo`."""
+    return f"{_demo('demo-digits', 'float32')}\n\n{origin('demo-digits')}"
+
+
+def demo_mushrooms() -> str:
+    """The second half."""
+    return f"{_demo('demo-mushrooms', 'float64')}\n\n{origin('demo-mushrooms')}"
+
+
+def _demo(name: str, floats: str) -> str:
+    qafel, fedbuff = (group(name, algorithm) for algorithm in ("qafel", "fedbuff"))
+    lines = [
+        (words, *(_amount(key, one["mean"][key]) for one in (qafel, fedbuff)), saved(qafel, key))
+        for key, words in _DEMO.items()
+    ]
+    reached = [f"{one['reached']} of {one['runs']}" for one in (qafel, fedbuff)]
+    lines.append(("runs that reached it", *reached, ""))
+    header = ("mean over seeds", "QAFeL, 4 bits up and down", f"FedBuff, {floats}", "FedBuff / QAFeL [95%]")
+    return table(header, lines, right=(1, 2, 3))
+
+
+def group(name: str, algorithm: str) -> dict[str, Any]:
+    """The setting of a record of `compare` with that algorithm."""
+    (found,) = (one for one in content(name) if one["algorithm"] == algorithm)
+    return dict(found)
+
+
+def saved(qafel: dict[str, Any], key: str) -> str:
+    return ratio(qafel["fedbuff_over_this"].get(key))
+
+
+def _amount(key: str, value: float) -> str:
+    return size(value) if "bytes" in key else digits(value)
+
+
+def logistic() -> str:
+    """f − f* of the paper's logistic regression."""
+    least = content("optimum")["f_star"]
+    names = {
+        ("qafel", "qsgd"): "QAFeL, qsgd",
+        ("naive", "qsgd"): "naive, qsgd",
+        ("fedbuff", ""): "FedBuff",
+        ("qafel", "topk"): "QAFeL, top-k",
+        ("naive", "topk"): "naive, top-k",
+    }
+    lines = []
+    for (algorithm, codec), words in names.items():
+        found = [c for c in content("logistic") if c["algorithm"] == algorithm and codec in c["setting"]]
+        runs = [values for one in found for values in one["values"]]
+        lines.append((words, *(_gap([run[k] - least for run in runs]) for k in range(3))))
+    header = ("", *(f"{at:,.0f} steps" for at in content("logistic")[0]["x"]))
+    return f"{table(header, lines, right=(1, 2, 3))}\n\n{origin('logistic', 'optimum')}"
+
+
+def _gap(over_seeds: list[float]) -> str:
+    low, high = min(over_seeds), max(over_seeds)
+    return f"{low:.2e} to {high:.2e}".replace("e-0", "e-")
+
+
+def virtual() -> str:
+    """Speed and memory of the virtual clock."""
+    cnn = one("virtual-overhead", operation="overhead", task="cnn, batch 32")
+    loop = one("virtual-overhead", operation="overhead", task="logistic regression")
+    kernel = one("virtual-overhead", operation="overhead of our training")
+    workers = one("virtual-speed-up", operation="speed-up of 2 workers")
+    runs, (million,) = content("virtual-logistic"), content("virtual-million")
+    rates = [run["uploads"] / run["seconds"] for run in runs]
+    memory = rows("virtual-memory", operation="memory")
+    peaks = [f"{first(row, 'rank_0_mb'):.0f} MB with {row['parameters']['clients']:,}" for row in memory]
+    lines = [
+        ("logistic regression on mushrooms, updates per second", span(rates, lambda v: f"{v:,.0f}")),
+        ("the same against a torch loop of its training steps alone", f"{_times(loop)} as fast"),
+        ("the same against our own training kernel alone", f"{_times(kernel)} as fast"),
+        ("CNN, batch 32, against a torch loop of its training steps alone", f"{_times(cnn)} as fast"),
+        ("CNN, two workers against one, on two cores", f"{_times(workers)} as fast"),
+        ("peak memory, by simulated clients", ", ".join(peaks)),
+        ("memory of one more simulated client", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),
+        (
+            "one run of 1,000,000 updates of mushrooms",
+            f"{million['seconds']:.0f} s, {size(million['rank_0_memory_bytes'])} of memory",
+        ),
+    ]
+    names = ("virtual-logistic", "virtual-overhead", "virtual-speed-up", "virtual-memory", "virtual-million")
+    return f"{table(('', 'measured'), lines)}\n\n{origin(*names)}"
+
+
+def _times(row: dict[str, Any]) -> str:
+    return f"{interval((first(row, 'ratio'), *first(row, 'ratio_ci95')))} times"

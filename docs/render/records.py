@@ -1,0 +1,157 @@
+"""The files of docs/results, which `qafel-analysis … --record` wrote, and how their numbers are put into words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from statistics import median
+from typing import Any
+
+from docs.render.pages import ROOT
+
+RESULTS = ROOT / "docs/results"
+NOTHING = "–"
+_OUTPUT = re.compile(r" --(?:json|out) \S+")  # where a command wrote to says nothing of what it measured
+
+
+@cache
+def record(name: str) -> dict[str, Any]:
+    """docs/results/NAME.json."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def content(name: str) -> Any:
+    """What the file holds, without where it comes from."""
+    return record(name)["content"]
+
+
+# --- where the numbers come from --------------------------------------------------------------------
+
+
+def origin(*names: str, folder: str = "results") -> str:
+    """A paragraph below a table: command, date, machine, code and file of its numbers.
+
+    folder: of the files, as seen from the page.
+    """
+    records = [record(name) for name in names]
+    made = [source for one in records for source in one["sources"]]
+    started = [source["started"][:10] for source in made] + [source["last_started"][:10] for source in made]
+    commands = dict.fromkeys(f"`{_OUTPUT.sub('', source['command'])}`" for source in made)
+    notes = dict.fromkeys(f"`{one['note']}`" for one in records if one["note"])
+    machines = dict.fromkeys(_machine(source["machine"]) for source in made)
+    commits = dict.fromkeys(f"`{source['commit'][:7]}`" for source in made)
+    files = [f"[{name}.json]({folder}/{name}.json)" for name in names]
+    parts = [
+        f"Command: {'; '.join([*commands, *notes])}.",
+        f"Date: {_between(min(started), max(started))}.",
+        f"Machine: {'; '.join(machines)}.",
+        f"Code: {', '.join(commits)}.",
+        f"Data: {', '.join(files)}.",
+    ]
+    return f"<sub>{' '.join(parts)}</sub>"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    cores, hosts = machine["cores"], machine["hosts"]
+    where = f"{cores} core{'s' * (cores > 1)}" if hosts == 1 else f"{hosts} hosts, {cores} cores together"
+    if not cores:
+        where = "one process"
+    return f"{where}, {machine['cpu']}, {machine['memory_bytes'] / 1e9:.0f} GB, {machine['mpi']}"
+
+
+def _between(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
+
+
+# --- rows of benchmarks -----------------------------------------------------------------------------
+
+
+def rows(name: str, **parameters: object) -> list[dict[str, Any]]:
+    """The rows of a record of `bench` that have these parameters."""
+    wanted = parameters.items()
+    return [row for row in content(name) if all(row["parameters"].get(k) == v for k, v in wanted)]
+
+
+def one(name: str, **parameters: object) -> dict[str, Any]:
+    """The row that has these parameters. Raises LookupError unless there is exactly one."""
+    found = rows(name, **parameters)
+    if len(found) != 1:
+        raise LookupError(f"{name}.json has {len(found)} rows with {parameters}")
+    return found[0]
+
+
+def values(row: dict[str, Any], column: str) -> list[float]:
+    """The column's number of each launch."""
+    return [float(launch[column]) for launch in row["launches"]]
+
+
+def first(row: dict[str, Any], column: str) -> Any:
+    """The column of a row's only launch."""
+    (launch,) = row["launches"]
+    return launch[column]
+
+
+# --- numbers in words -------------------------------------------------------------------------------
+
+
+def digits(value: float, count: int = 3) -> str:
+    """So many significant digits, no exponent.
+
+    >>> digits(0.01234), digits(12345.0), digits(2.0), digits(1.999), digits(-0.5, 2)
+    ('0.0123', '12,345', '2.00', '2.00', '-0.50')
+    """
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{count}g}")
+    if abs(rounded) >= 10 ** (count - 1):
+        return f"{value:,.0f}"
+    decimals = count - 1 - int(f"{rounded:e}".partition("e")[2])
+    return f"{rounded:.{decimals}f}"
+
+
+def time(us: float) -> str:
+    """Microseconds with the unit that suits them.
+
+    >>> time(4.53), time(1690.0), time(2_060_000.0), time(0.5)
+    ('4.53 µs', '1.69 ms', '2.06 s', '0.500 µs')
+    """
+    for unit, factor in (("s", 1e6), ("ms", 1e3)):
+        if us >= factor:
+            return f"{digits(us / factor)} {unit}"
+    return f"{digits(us)} µs"
+
+
+def span(numbers: Sequence[float], show: Any = digits) -> str:
+    """The median of several launches, with the smallest and the largest where the digits shown differ.
+
+    >>> span([1.0, 1.5, 1.25]), span([2.0])
+    ('1.25 (1.00 to 1.50)', '2.00')
+    """
+    low, middle, high = show(min(numbers)), show(median(numbers)), show(max(numbers))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def interval(triple: Sequence[float] | None, show: Any = digits) -> str:
+    """(median, low, high) as `1.2 [1.1, 1.3]`."""
+    if triple is None:
+        return NOTHING
+    middle, low, high = (show(value) for value in triple)
+    return middle if low == high else f"{middle} [{low}, {high}]"
+
+
+def ratio(found: dict[str, Any] | None) -> str:
+    """A ratio of `compare` with its interval."""
+    if found is None:
+        return NOTHING
+    triple = (found["ratio"], found["low"], found["high"])
+    return digits(found["ratio"]) if found["low"] is None else interval(triple)
+
+
+def met(numbers: Sequence[float], target: float, *, at_least: bool) -> str:
+    """How many launches meet a target: "target 0.70, met by 8 of 9 runs"."""
+    count = sum(value >= target if at_least else value <= target for value in numbers)
+    runs = f"{count} of {len(numbers)} runs"
+    return f"met by {runs}" if len(numbers) > 1 else ("met" if count else "missed")
