@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from qafel_analysis.commands.app import app
 from qafel_analysis.example import Example, write
 from qafel_analysis.read.frames import load
 from typer.testing import CliRunner
+
+from qafel_mpi.bench.measuring.result import Result, Row
+from qafel_mpi.bench.measuring.timing import Samples
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,25 @@ def test_a_record_of_a_timeline_has_every_span_of_its_window(runs, tmp_path, mon
     assert all(begin <= 0.2 and end >= 0.1 for _, _, begin, end in content["spans"])
     for one in content["shares"]:
         assert sum(one[name] for name in ("train", "encode", "decode", "wait")) == pytest.approx(1, abs=0.02)
+
+
+def test_a_record_of_benchmarks_has_a_number_a_launch_and_no_samples(tmp_path, monkeypatch):
+    about = {
+        "command_line": "/x/bin/qafel-mpi bench p2p",
+        "ranks": [{"host": "a", "cores": "0-1"}],
+        "cpu": "Z80",
+    }
+    for number, seconds in enumerate((1e-6, 3e-6)):
+        samples = Samples(np.full(20, seconds), np.zeros(2))
+        row = Row("p2p", {"operation": "latency", "bytes": 8}, samples, wrong=0)
+        Result("p2p", [row], about).write_json(tmp_path / f"{number}.json")
+    found = recorded(monkeypatch, tmp_path / "record.json", "bench", tmp_path / "0.json", tmp_path / "1.json")
+    (row,) = found["content"]
+    assert [launch["median_us"] for launch in row["launches"]] == pytest.approx([1.0, 3.0])
+    assert not any(isinstance(value, list) and len(value) > 2 for value in row["launches"][0].values())
+    (made,) = found["sources"]
+    assert (made["command"], made["files"], made["machine"]["cores"]) == ("qafel-mpi bench p2p", 2, 2)
+    assert found["content"] == printed("bench", tmp_path / "0.json", tmp_path / "1.json")
 
 
 def test_a_window_beside_the_run_is_refused_with_the_runs_length(runs):
