@@ -165,6 +165,7 @@ def _steps(example: Example, updates: np.ndarray, generator: np.random.Generator
     skipped = (version % 10 != 0) & (version != count)
     for name in ("loss", "accuracy", "gradient_norm_squared"):
         rows[name][skipped] = np.nan
+    rows["bits_per_byte"] = np.nan
     return rows
 
 

@@ -155,6 +155,12 @@ SCHEMA: dict[str, Table] = {
                 "bytes",
                 "payload of all broadcasts until then; each counts once, whatever the number of links",
             ),
+            _C(
+                "bits_per_byte",
+                "<f8",
+                "bits",
+                "the loss as bits per byte of text; nan where the data are no text",
+            ),
         ),
     ),
     "ranks": Table(
@@ -270,6 +276,11 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "uploads_to_target": ("", "updates until the target was reached; −1 where it was not"),
     "accuracy": ("", "last test accuracy, as a share of 1"),
     "loss": ("", "last loss on the test set"),
+    "bits_per_byte": ("bits", "last loss as bits per byte of text; nan where the data are no text"),
+    "entropy_bits_per_byte": (
+        "bits",
+        "entropy of the test text's byte frequencies, which a model that learns more stays below",
+    ),
     "payload_bytes_up": ("bytes", "payload of all uploads"),
     "payload_bytes_down": ("bytes", "payload of all broadcasts, each counted once"),
     "wire_bytes_up": ("bytes", "payload and headers of all uploads"),

@@ -69,6 +69,8 @@ KEYS = (
     "started",
     "x_digest",
     "outcome",
+    "bits_per_byte",
+    "entropy_bits_per_byte",
 )
 
 
@@ -177,7 +179,7 @@ def _from_tables(trace: Trace, steps: np.ndarray) -> dict[str, Any]:
     if _broadcasts(trace):
         found["wire_bytes_down"] = found["payload_bytes_down"] + HEADER_BYTES * found["server_steps"]
     if len(evaluated):
-        found |= {"accuracy": float(evaluated["accuracy"][-1]), "loss": float(evaluated["loss"][-1])}
+        found |= {name: float(evaluated[name][-1]) for name in ("accuracy", "loss", "bits_per_byte")}
     return found
 
 

@@ -14,7 +14,8 @@ _COUNT = {"payload": "payload", "wire": "wire", "paper": "paper's formula"}
 
 
 def runs_grid(runs: Sequence[Run]) -> Grid:
-    """One row a run."""
+    """One row a run; with a column of bits per byte where a run's data are text."""
+    bits = ["bits per\nbyte"] if any(run["bits_per_byte"] is not None for run in runs) else []
     headings = (
         "run",
         "setting",
@@ -25,6 +26,7 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
         "server\nsteps",
         "accuracy",
         "loss",
+        *bits,
         "up\npayload",
         "up\nwire",
         "down\npayload",
@@ -43,6 +45,7 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
             number(run["server_steps"]),
             number(run["accuracy"]),
             number(run["loss"]),
+            *[number(run["bits_per_byte"]) for _ in bits],
             size(run["payload_bytes_up"]),
             size(run["wire_bytes_up"]),
             size(run["payload_bytes_down"]),

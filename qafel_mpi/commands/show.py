@@ -70,6 +70,9 @@ def summary(result: RunSummary) -> str:
         ("trace", result.trace),
         ("x digest", result.x_digest),
     ]
+    if not math.isnan(result.bits_per_byte):
+        text = f"{result.bits_per_byte:.3f}   byte frequencies alone {result.entropy_bits_per_byte:.3f}"
+        lines.insert(6, ("bits per byte", text))
     if result.virtual_seconds:
         lines.insert(-2, ("virtual seconds", f"{result.virtual_seconds:.2f}"))
     if result.dropped_messages:
@@ -128,7 +131,8 @@ def _short(now: Progress) -> str:
 def _state(now: Progress) -> str:
     accuracy = "" if math.isnan(now.accuracy) else f"accuracy {now.accuracy:.3f}  "
     moved = f"up {megabytes(now.payload_bytes_up)}  down {megabytes(now.payload_bytes_down)}"
-    return f"uploads {now.uploads:,}  steps {now.server_steps:,}  {accuracy}loss {now.loss:.4f}  {moved}"
+    loss = f"loss {now.loss:.4f}" if math.isnan(now.bits_per_byte) else f"bits/byte {now.bits_per_byte:.3f}"
+    return f"uploads {now.uploads:,}  steps {now.server_steps:,}  {accuracy}{loss}  {moved}"
 
 
 def share_done(now: Progress, stop: StopConfig) -> float:

@@ -39,6 +39,7 @@ class Progress:
     loss: float
     payload_bytes_up: int
     payload_bytes_down: int
+    bits_per_byte: float = float("nan")  # of text
 
 
 Report = Callable[[Progress], None]
@@ -60,6 +61,8 @@ class RunSummary:
     uploads_to_target: int | None = None
     accuracy: float = float("nan")
     loss: float = float("nan")
+    bits_per_byte: float = float("nan")  # of text, else nan
+    entropy_bits_per_byte: float = float("nan")  # of its bytes' frequencies
     payload_bytes_up: int = 0
     payload_bytes_down: int = 0
     wire_bytes_up: int = 0

@@ -135,6 +135,8 @@ class Ledger:
             "uploads_to_target": -1 if self.uploads_to_target is None else self.uploads_to_target,
             "accuracy": self.accuracy,
             "loss": self.loss,
+            "bits_per_byte": self.setup.task.bits_per_byte(self.loss),
+            "entropy_bits_per_byte": self.setup.task.entropy_bits_per_byte,
             "payload_bytes_up": self.payload_bytes_up,
             "payload_bytes_down": self.payload_bytes_down,
             "wire_bytes_up": self.payload_bytes_up + HEADER_BYTES * self.uploads,
@@ -166,6 +168,7 @@ class Ledger:
                 step.gap,  # ‖Q_s(v) − v‖₂ is ‖x − x̂‖₂ in every mode
                 self.payload_bytes_up,
                 self.payload_bytes_down,
+                self.setup.task.bits_per_byte(loss),
             )
         )
         if evaluate and self.report is not None:
@@ -180,6 +183,7 @@ class Ledger:
             self.loss,
             self.payload_bytes_up,
             self.payload_bytes_down,
+            self.setup.task.bits_per_byte(self.loss),
         )
 
     def _evaluate_here(self, x: Tensor) -> Evaluation:

@@ -72,6 +72,7 @@ class Task(ABC):
     state_digest: of all that training reads beside x and the data (frozen parameters, constants); "" where there is
     nothing.
     notes: what the user should know of this task, a sentence each.
+    bytes_per_token, entropy_bits_per_byte: of a data set that is text, as datasets.py has them.
     """
 
     layout: Layout
@@ -82,6 +83,12 @@ class Task(ABC):
     data_digest: str = ""
     state_digest: str = ""
     notes: tuple[str, ...] = ()
+    bytes_per_token: float = math.nan
+    entropy_bits_per_byte: float = math.nan
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A mean loss, in nats per token, as bits per byte of text; nan where the data are no text."""
+        return loss / math.log(2) / self.bytes_per_token
 
     @abstractmethod
     def initial(self, seed: int) -> Tensor:

@@ -10,56 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, Settings, only_with, takes
+from qafel_mpi.tasks.partition_config import PartitionConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
-DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "synthetic")
+DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "stdlib-text", "synthetic")
 VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
 NEURAL = ("mlp", "cnn", "resnet18", "transformer", OWN)  # torch modules
 MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
-
-
-class PartitionConfig(BaseModel):
-    """How the training examples are dealt to the clients. Every client gets at least one.
-
-    - iid: shuffled, then in equal shares
-    - contiguous: equal runs in the file's order, the first ones longer by one
-    - dirichlet: each class in shares drawn from Dirichlet(alpha)
-    - shards: shards of the label-sorted examples, `shards_per_client` each
-    - powerlaw: shares that follow draws of density a·x^(a−1), a = alpha, without label skew
-    - natural: the data set's own users
-    """
-
-    model_config = _STRICT
-
-    kind: Literal["iid", "contiguous", "dirichlet", "shards", "powerlaw", "natural"] = Field(
-        "iid", description="How the training examples are dealt to the clients.", json_schema_extra=BOTH
-    )
-    alpha: float | None = Field(
-        None,
-        gt=0,
-        description="Skew of the dirichlet and powerlaw partitions: the smaller, the more skewed.",
-        json_schema_extra=BOTH | only_with(kind=("dirichlet", "powerlaw")),
-    )
-    shards_per_client: int | None = Field(
-        None,
-        ge=1,
-        description="Number of label-sorted shards that each client gets.",
-        json_schema_extra=BOTH | only_with(kind="shards"),
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_kind(self) -> PartitionConfig:
-        if self.kind in ("dirichlet", "powerlaw"):
-            if self.alpha is None:
-                raise ValueError(f"kind = {self.kind!r} needs alpha, e.g. 0.5")
-        elif self.alpha is not None:
-            raise ValueError(
-                f"alpha has no effect with kind = {self.kind!r}; it is for dirichlet and powerlaw"
-            )
-        if self.shards_per_client is not None and self.kind != "shards":
-            raise ValueError(f"shards_per_client has no effect with kind = {self.kind!r}")
-        return self
 
 
 class TaskConfig(BaseModel):
@@ -136,8 +94,15 @@ class TaskConfig(BaseModel):
     context: int | None = Field(
         None,
         ge=1,
-        description="Number of tokens that the transformer sees at once; without it, the length of the examples.",
+        description="Number of tokens that the transformer sees at once; without it, 64 bytes of stdlib-text, and "
+        "the length of the examples of other data sets.",
         json_schema_extra=BOTH | only_with(model=("transformer", OWN)),
+    )
+    bytes_per_client: int = Field(
+        32_768,
+        ge=2,
+        description="Number of bytes of a module of stdlib-text that are used at most.",
+        json_schema_extra=BOTH | only_with(dataset="stdlib-text"),
     )
     l2: float | Literal["1/n"] = Field(
         0.0,

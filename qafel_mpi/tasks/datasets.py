@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,10 +12,11 @@ import numpy as np
 from fastcrc import crc32
 
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.tasks import arrays, formats
+from qafel_mpi.tasks import arrays, formats, text
 from qafel_mpi.tasks.celeba import read_celeba
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.stdlib_text import read_stdlib
 from qafel_mpi.tasks.targets import KINDS, Signature, Targets, check_targets, outputs_of
 
 # Where Debian's dataset-fashion-mnist installs its files.
@@ -38,6 +40,7 @@ class Dataset:
     classes: the number of outputs that a model has; may be left out for labels and values, whose y tells.
     A model sees x·scale + shift: images stay bytes in memory, and every batch is scaled when it is taken.
     vocabulary: x are tokens, integers below it of any type, and a model sees them as int64.
+    bytes_per_token: where targets are the tokens of a text, how many of its bytes one stands for on average.
     groups: (n,) integers, the natural client of each training example, where the data set has users.
     test_x, test_y: None where the objective on the training set is what is evaluated (the paper's logistic
     regression). Raises DataError where these don't fit together.
@@ -53,6 +56,7 @@ class Dataset:
     shift: float = 0.0
     targets: Targets = "classes"
     vocabulary: int | None = None
+    bytes_per_token: float | None = None
 
     def __post_init__(self) -> None:
         if self.targets not in KINDS:
@@ -90,6 +94,12 @@ class Dataset:
         if self.test_x is None or self.test_y is None:
             return self.x, self.y
         return self.test_x, self.test_y
+
+    def entropy_bits_per_byte(self) -> float:
+        """Bits per byte of the evaluated text for whoever knows its tokens' frequencies alone; nan: it is no text."""
+        if self.bytes_per_token is None:
+            return math.nan
+        return text.entropy_bits(self.evaluated[1], self.classes) / self.bytes_per_token
 
     def digest(self) -> str:
         """The number of training examples and the CRC-32C of all arrays: one pass over memory."""
@@ -195,6 +205,23 @@ def cifar10(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) 
     return Dataset(x, y, 10, test_x, test_y, scale=PIXEL_SCALE, shift=PIXEL_SHIFT)
 
 
+def stdlib_text(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
+    """The standard library's source as bytes, each predicted from those before it; users are modules."""
+    train, test = read_stdlib(config.bytes_per_client)
+    context = config.context or text.USUAL_CONTEXT
+    x, y, user = text.windows(list(train.values()), context)
+    return Dataset(
+        x,
+        y,
+        text.VOCABULARY,
+        *text.mixed(text.windows(list(test.values()), context)),
+        groups=user,
+        targets="tokens",
+        vocabulary=text.VOCABULARY,
+        bytes_per_token=1.0,
+    )
+
+
 def synthetic(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
     """Classes around random means, noise beside them: learnable, of any shape and size.
 
@@ -237,5 +264,6 @@ DATASETS: dict[str, Callable[[TaskConfig, Path | None, int, int], Dataset]] = {
     "fashion-mnist": fashion_mnist,
     "celeba": celeba,
     "cifar10": cifar10,
+    "stdlib-text": stdlib_text,
     "synthetic": synthetic,
 }

@@ -107,7 +107,7 @@ def fetch(
 
 
 def _why_not(name: str) -> str:
-    if name in ("digits", "synthetic"):
+    if name in ("digits", "stdlib-text", "synthetic"):
         return "needs no download"
     if name == "celeba":
         return (

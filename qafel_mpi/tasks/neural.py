@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -57,6 +58,8 @@ class NeuralTask(Task):
         """
         self.dtype, self.device, self.client, self.partition = dtype, device, client, partition
         self.clients, self.data_digest = len(partition), data.digest()
+        self.bytes_per_token = data.bytes_per_token or math.nan
+        self.entropy_bits_per_byte = data.entropy_bits_per_byte()
         self.data = Examples(data, dtype, device)
         self.objective = Objective(data.targets, data.classes, loss)
         self._make, self._own, self._seed = make, own, seed

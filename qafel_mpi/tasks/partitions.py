@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.tasks.config import PartitionConfig
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.partition_config import PartitionConfig
 
 
 @dataclass(frozen=True)

@@ -102,3 +102,9 @@ def test_a_table_is_aligned_and_says_what_is_not_there():
 def test_a_result_as_json_has_null_where_there_is_no_number():
     assert '"accuracy": null' in show.summary_json(RunSummary(outcome="finished"))
     assert "accuracy         -" in show.summary(RunSummary(outcome="finished"))
+
+
+def test_a_run_on_text_shows_bits_per_byte_beside_what_byte_frequencies_give():
+    shown = show.summary(RunSummary(loss=2.7, bits_per_byte=3.895, entropy_bits_per_byte=4.568))
+    assert "bits per byte    3.895   byte frequencies alone 4.568\n" in shown
+    assert "bits per byte" not in show.summary(RunSummary(loss=2.7))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qafel_mpi.tasks import DataError
-from qafel_mpi.tasks.config import PartitionConfig
+from qafel_mpi.tasks.partition_config import PartitionConfig
 from qafel_mpi.tasks.partitions import Partition, partition
 
 KINDS = {

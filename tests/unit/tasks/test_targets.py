@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from qafel_mpi.tasks import DataError, Dataset, Evaluation
-from qafel_mpi.tasks.config import ClientConfig, PartitionConfig
+from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.neural import NeuralTask
+from qafel_mpi.tasks.partition_config import PartitionConfig
 from qafel_mpi.tasks.partitions import partition
 from qafel_mpi.tasks.targets import Targets
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from qafel_mpi.tasks import DataError, Dataset
-from qafel_mpi.tasks.config import ClientConfig, PartitionConfig, TaskConfig
+from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.models.transformer import Transformer, transformer
 from qafel_mpi.tasks.neural import NeuralTask
+from qafel_mpi.tasks.partition_config import PartitionConfig
 from qafel_mpi.tasks.partitions import partition
 from qafel_mpi.tasks.targets import Signature
 
