@@ -184,6 +184,12 @@ SCHEMA: dict[str, Table] = {
             _C("received", "<i8", "", "protocol messages received over the whole run"),
             _C("dropped", "<i8", "", "received messages that failed the check"),
             _C("peak_memory_bytes", "<i8", "bytes", "largest resident memory"),
+            _C(
+                "rows_written",
+                "<i8",
+                "",
+                "rows that this rank recorded in the other tables; −1 where it never got to its end",
+            ),
         ),
     ),
     "clock": Table(
@@ -300,4 +306,9 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
         "bytes at the end of a shard that belong to no whole block; only where there are some",
     ),
     "missing_ranks": ("JSON", "ranks that left no shard; only where there are some"),
+    "damaged": ("JSON", "what was left out because of a wrong checksum; only where there is some"),
+    "missing_rows": (
+        "JSON",
+        "by rank: rows that it recorded and left in no shard; only where there are some",
+    ),
 }

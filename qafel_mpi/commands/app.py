@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from qafel_mpi.commands import info, list, merge, run, schema, settings, suite
+from qafel_mpi.commands import info, list, merge, run, schema, seal, settings, suite
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
@@ -41,6 +41,7 @@ app.command(epilog=schema.EXAMPLES)(schema.schema)
 app.command(epilog=info.EXAMPLES)(info.info)
 app.add_typer(data, name="data")
 app.command(epilog=merge.EXAMPLES)(merge.merge)
+app.command(epilog=seal.EXAMPLES)(seal.seal)
 app.add_typer(bench, name="bench")
 app.add_typer(jobs, name="jobs")
 

@@ -33,8 +33,8 @@ def merge(
     with _held(directory):
         merged = merge_shards(directory, out)
     print(f"{merged.path}: {', '.join(f'{rows:,} {table}' for table, rows in merged.rows.items())}")
-    for shard, size in merged.lost.items():
-        print(f"{shard}: the last {size} bytes were cut off by the crash and are left out", file=sys.stderr)
+    for line in merged.warnings():
+        print(line, file=sys.stderr)
 
 
 @contextmanager

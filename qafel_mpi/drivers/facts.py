@@ -73,6 +73,7 @@ def rank_row(
     sent: int = 0,
     received: int = 0,
     dropped: int = 0,
+    rows_written: int = NOT_ENDED,
 ) -> tuple[Any, ...]:
     """A row of /ranks."""
     device = compute_device(place.gpu)
@@ -95,6 +96,7 @@ def rank_row(
         received,
         dropped,
         placement.peak_memory_bytes(),
+        rows_written,
     )
 
 

@@ -173,6 +173,7 @@ class Session:
         if shared_state:
             self._check_digests(version, own)
         ends = {"version": version, "sent": sent, "received": received, "dropped": self.dropped}
+        ends["rows_written"] = self.recorder.rows
         self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
         self._wait_with_all(self.comm.Ibarrier().Test, "the other ranks to write their shards")
@@ -194,6 +195,10 @@ class Session:
             some = ", ".join(f"{r} on {self.placement.hosts[r]}" for r in merged.missing_ranks[:8])
             kept = f"{self.recorder.directory} is kept, for `qafel-mpi merge` to look again"
             print(f"qafel-mpi: no rows of rank {some} in {merged.path}; {kept}", file=sys.stderr, flush=True)
+        for line in merged.warnings():
+            print(f"qafel-mpi: {merged.path}: {line}", file=sys.stderr, flush=True)
+        if merged.missing_rows:
+            outcome = f"failed: {sum(merged.missing_rows.values()):,} recorded rows are not in the trace"
         totals |= counts | {
             "uploads_to_target": ledger.uploads_to_target,
             "outcome": outcome,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shlex
 import shutil
@@ -25,14 +26,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
-
 from qafel_mpi.trace.shards import TraceError
 
 BEAT_SECONDS = 15.0
 ALIVE_SECONDS = 60.0
 ATTEMPTS = 50  # to be the one of many who start at once
-_RUN_FILES = ("*.npys", "run.json", "final.npz")  # of a folder with any of these a run can be merged
+_RUN_FILES = ("*.npys", "run.json")  # of a folder with any of these a run can be merged
 
 
 class NameTakenError(TraceError):
@@ -47,6 +46,16 @@ class LeftoverError(TraceError):
     """The folder holds the shards of a run that was cut short."""
 
 
+def _started_s(pid: int) -> float:
+    """When a process of this host started, in seconds since the epoch; -inf where it does not run."""
+    import psutil  # who only reads traces does without it
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return -math.inf
+
+
 @dataclass(frozen=True)
 class Owner:
     """The process that has taken a name. started_s: seconds since the epoch; tells it from a later one of its pid.
@@ -56,7 +65,7 @@ class Owner:
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
-    started_s: float = field(default_factory=lambda: psutil.Process().create_time())
+    started_s: float = field(default_factory=lambda: _started_s(os.getpid()))
     command: str = field(default_factory=lambda: shlex.join(sys.argv[1:]))
 
     def __str__(self) -> str:
@@ -67,10 +76,7 @@ class Owner:
         """Whether it is a process of this host that runs."""
         if self.host != socket.gethostname():
             return False
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started_s) < 2
-        except psutil.Error:
-            return False
+        return abs(_started_s(self.pid) - self.started_s) < 2
 
 
 @dataclass

@@ -13,6 +13,7 @@ import numpy as np
 
 from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.salvage import CutFile, readable_rows
+from qafel_mpi.trace.seal import Seal
 from qafel_mpi.trace.shards import TraceError, trace_error
 from qafel_mpi.trace_schema import TABLES
 
@@ -28,10 +29,13 @@ class Trace:
     notes: what is wrong with the file and was worked around, one sentence each; empty where nothing is.
     """
 
-    def __init__(self, path: Path, file: h5py.File | None, notes: tuple[str, ...] = ()):
+    def __init__(
+        self, path: Path, file: h5py.File | None, notes: tuple[str, ...] = (), seal: Seal | None = None
+    ):
         self.path = path
         self.notes = notes
         self._file = file
+        self._seal = seal
 
     def __enter__(self) -> Trace:
         return self
@@ -81,16 +85,25 @@ class Trace:
         data = self._dataset(name)
         for begin in range(0, self.rows(name), rows):
             end = min(begin + rows, self.rows(name))
+            self._compare(name, begin * data.dtype.itemsize, end * data.dtype.itemsize)
             try:
                 block = conform(data[begin:end], TABLES[name])
             except DAMAGE as error:
                 raise self._wrong(f"/{name}, rows {begin} to {end}: {error}", error) from error
             yield block if columns is None else block[columns]
 
+    def verify(self) -> None:
+        """Compare every byte of the file with its checksums, where it has some. Raises TraceError."""
+        if self._seal is not None:
+            self._seal.check_all(self.path)
+
     def final(self, name: str) -> np.ndarray | None:
         """The final vector x or x_hat, where the run wrote it."""
         data = None if self._file is None else self._file.get(f"final/{name}")
-        return None if data is None else data[:]
+        if data is None:
+            return None
+        self._compare(f"final/{name}", 0, data.size * data.dtype.itemsize)
+        return data[:]
 
     def digest(self, name: str) -> str:
         """SHA-256 of the final x or x_hat; empty where there is none."""
@@ -99,6 +112,11 @@ class Trace:
             return "" if group is None else str(group.attrs.get(f"{name}_digest", ""))
         except DAMAGE as error:
             raise self._wrong(f"damaged, /final can't be read: {error}", error) from error
+
+    def _compare(self, dataset: str, begin: int, end: int) -> None:
+        """Compare these bytes of a dataset with their checksums. Raises TraceError."""
+        if self._seal is not None:
+            self._seal.check_bytes(self.path, dataset, begin, end)
 
     def _wrong(self, message: str, error: Exception) -> TraceError:
         return trace_error(self.path, f"{self.path}: {message}", error)

@@ -17,11 +17,21 @@ import numpy as np
 from qafel_mpi.stdio import printable
 from qafel_mpi.trace.claim import discard
 from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
-from qafel_mpi.trace.shards import TraceError, read_blocks, scan, shard_path, shard_ranks, trace_error
+from qafel_mpi.trace.seal import write_seal
+from qafel_mpi.trace.shards import (
+    Scan,
+    ShardWriter,
+    TraceError,
+    read_blocks,
+    scan,
+    shard_path,
+    shard_ranks,
+    trace_error,
+)
 from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
-FINAL_FILE = "final.npz"
+FINAL = ("x", "x_hat")  # vectors beside the rows, each in a file of one block
 MERGED_FILE = "merged.txt"  # names the trace that was made from the shards beside it
 SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
@@ -39,8 +49,22 @@ class Merged:
     rows: dict[str, int]
     outcome: str
     lost: dict[str, int] = field(default_factory=dict)  # shard -> torn bytes
+    damaged: tuple[str, ...] = ()  # what a wrong byte has spoilt, a phrase each; all else is in the trace
+    missing_rows: dict[int, int] = field(
+        default_factory=dict
+    )  # rank -> rows that it recorded and left nowhere
     missing_ranks: tuple[int, ...] = ()  # ranks that left no shard at all
     not_removed: str = ""  # why the shards are still there though they were to go
+
+    def warnings(self) -> list[str]:
+        """What the trace lacks, a sentence each; empty where nothing."""
+        lines = [
+            f"{shard}: the last {size:,} bytes were cut off and are left out"
+            for shard, size in self.lost.items()
+        ]
+        lines += [f"damaged and left out: {what}" for what in self.damaged]
+        some = ", ".join(f"{rows:,} of rank {rank}" for rank, rows in list(self.missing_rows.items())[:8])
+        return [*lines, f"recorded rows are in no shard: {some}"] if some else lines
 
 
 def shards_of(out: Path) -> Path:
@@ -52,22 +76,32 @@ def write_run(directory: Path, attributes: dict[str, Any]) -> None:
     """Write or replace the run's attributes, atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / (RUN_FILE + ".part")
-    temporary.write_text(json.dumps(attributes, indent=1), encoding="utf-8")
+    document = {"sha256": _fingerprint(attributes), "run": attributes}
+    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
     os.replace(temporary, directory / RUN_FILE)
 
 
+def _fingerprint(attributes: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
+
+
 def write_final(directory: Path, **vectors: np.ndarray) -> None:
-    """Keep the final vectors (x, x_hat) beside the shards."""
-    np.savez(directory / FINAL_FILE, **vectors)  # type: ignore[arg-type]
+    """Keep the final vectors, of FINAL's names, beside the shards: on the disk when it returns."""
+    for name, vector in vectors.items():
+        ShardWriter(_final_path(directory, name)).replace(vector, sync=True)
+
+
+def _final_path(directory: Path, name: str) -> Path:
+    return directory / f"final.{name}.npys"
 
 
 def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> Merged:
     """Make the trace file from a folder of shards, in blocks: memory does not grow with the run.
 
     out: default NAME.h5 beside NAME.shards. remove: delete the shards when the file is complete and no rank's are
-    missing: a network file system may show them later, and a second merge then has them. A folder that can't be
-    deleted fails nothing. The file appears under its name only when it is whole. Raises TraceError naming what is
-    missing.
+    missing or damaged: a network file system may show them later, and a second merge then has them. A folder that
+    can't be deleted fails nothing. The file appears under its name only when it is whole. A block of rows that is
+    damaged is left out and named. Raises TraceError naming what is missing.
     """
     if not directory.is_dir():
         raise TraceError(f"{directory}: no such folder; give the folder of shards of a run, NAME{SUFFIX}")
@@ -78,8 +112,11 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
     attributes = read_run(directory)
     attributes.setdefault("outcome", UNFINISHED)
     missing = _missing_ranks(directory, int(attributes.get("ranks", 0)))
+    scans = _scan_all(directory)
+    lost = {path.name: found.torn_bytes for path, found in scans.items() if found.torn_bytes}
+    damaged = [f"{path.name}: {piece}" for path, found in scans.items() for piece in found.bad]
+    gone = _missing_rows(directory, scans)
     rows: dict[str, int] = {}
-    lost: dict[str, int] = {}
     temporary = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.part")  # of no other merge
     try:
         with h5py.File(
@@ -92,16 +129,21 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
             clocks = Clocks(clock, float(attributes.get("origin_s", 0.0)))
             file.create_dataset("clock", data=clock)
             rows["clock"] = int(clock.size)
-            _final(file, directory)
+            _final(file, directory, damaged)
             for table in _ORDER:  # all that is no row first: a file that is cut short still has it
-                rows[table] = _make_table(file, directory, table, lost)
+                rows[table] = _make_table(file, directory, table, scans)
             file.attrs["rows"] = json.dumps(rows)
             if lost:
                 file.attrs["lost_bytes"] = json.dumps(lost)
             if missing:
                 file.attrs["missing_ranks"] = json.dumps(missing)
+            if damaged:
+                file.attrs["damaged"] = json.dumps(damaged)
+            if gone:
+                file.attrs["missing_rows"] = json.dumps(gone)
             for table in _ORDER:
                 _fill_table(file, directory, table, clocks)
+        write_seal(temporary)
         os.replace(temporary, out)
     except OSError as error:
         raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
@@ -109,12 +151,21 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         with suppress(OSError):  # a folder that can't be written to may not even be asked
             temporary.unlink(missing_ok=True)
     left = ""
-    if remove and not missing:
+    if remove and not (missing or damaged or gone):
         left = _removed(directory)
     else:
         with suppress(OSError):  # the trace is what counts; the folder may be read only
             (directory / MERGED_FILE).write_bytes(os.fsencode(out.absolute()))
-    return Merged(out, {t: rows[t] for t in TABLES}, str(attributes["outcome"]), lost, tuple(missing), left)
+    return Merged(
+        out,
+        {t: rows[t] for t in TABLES},
+        str(attributes["outcome"]),
+        lost,
+        tuple(damaged),
+        gone,
+        tuple(missing),
+        left,
+    )
 
 
 def _attribute(value: Any) -> Any:
@@ -150,14 +201,21 @@ def read_run(directory: Path) -> dict[str, Any]:
     """
     path = directory / RUN_FILE
     try:
-        attributes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
+        attributes: dict[str, Any] = document["run"]
+        if document["sha256"] != _fingerprint(attributes):
+            raise ValueError("its checksum is wrong")
     except FileNotFoundError:
         if not any(directory.glob("*.npys")):
             raise TraceError(f"{directory}: neither {RUN_FILE} nor shards: not a run's folder") from None
         return {}
     except OSError as error:
         raise trace_error(path, f"{path}: {error.strerror}", error) from error
-    except ValueError as error:  # a damaged disk: the rows are worth more than their description
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # a damaged disk: the rows are worth more than their description
         return {"outcome": f"failed: {RUN_FILE} could not be read ({error}); merged from the shards"}
     return attributes
 
@@ -174,12 +232,29 @@ def _missing_ranks(directory: Path, ranks: int) -> list[int]:
     return sorted(set(range(ranks)) - seen)
 
 
-def _make_table(file: h5py.File, directory: Path, table: str, lost: dict[str, int]) -> int:
+def _scan_all(directory: Path) -> dict[Path, Scan]:
+    """Every shard, its checksums verified."""
+    paths = [shard_path(directory, table, rank) for table in TABLES for rank in shard_ranks(directory, table)]
+    return {path: scan(path, verify=True) for path in paths}
+
+
+def _missing_rows(directory: Path, scans: dict[Path, Scan]) -> dict[int, int]:
+    """By rank: the rows that it says it recorded, less those that its shards hold. Only where some are missing."""
+    gone: dict[int, int] = {}
+    for rank in shard_ranks(directory, "ranks"):
+        said = max(
+            (b["rows_written"].max() for b in read_blocks(shard_path(directory, "ranks", rank))), default=-1
+        )
+        paths = [shard_path(directory, table, rank) for table in TABLES if table != "ranks"]
+        held = sum(scans[path].rows for path in paths if path in scans)
+        if said > held:
+            gone[rank] = int(said) - held
+    return gone
+
+
+def _make_table(file: h5py.File, directory: Path, table: str, scans: dict[Path, Scan]) -> int:
     """An empty table for every rank's rows, and how many these are."""
-    paths = [shard_path(directory, table, rank) for rank in shard_ranks(directory, table)]
-    scans = {path: scan(path) for path in paths}
-    lost |= {path.name: found.torn_bytes for path, found in scans.items() if found.torn_bytes}
-    rows = sum(found.rows for found in scans.values())
+    rows = sum(scans[shard_path(directory, table, rank)].rows for rank in shard_ranks(directory, table))
     file.create_dataset(table, shape=(rows,), dtype=SCHEMA[table].stored_dtype)
     if table == "messages":
         file.create_dataset("raw/messages", (rows,), _RAW_TIMES)
@@ -207,15 +282,18 @@ def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) ->
             begin = end
 
 
-def _final(file: h5py.File, directory: Path) -> None:
-    path = directory / FINAL_FILE
-    if not path.exists():
-        return
-    group = file.create_group("final")
-    with np.load(path, allow_pickle=False) as vectors:
-        for name in vectors.files:
-            group[name] = vectors[name]
-            group.attrs[f"{name}_digest"] = digest(vectors[name])
+def _final(file: h5py.File, directory: Path, damaged: list[str]) -> None:
+    """The final vectors, as far as there are some. What is damaged is left out, and added to the list."""
+    for name in FINAL:
+        path = _final_path(directory, name)
+        if not path.exists():
+            continue
+        if (vector := next(read_blocks(path), None)) is None:
+            damaged.append(f"{path.name}: the vector has a wrong checksum")
+            continue
+        group = file.require_group("final")
+        group[name] = vector
+        group.attrs[f"{name}_digest"] = digest(vector)
 
 
 def digest(vector: np.ndarray) -> str:

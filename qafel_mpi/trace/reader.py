@@ -11,7 +11,9 @@ A run that is still going on, or was killed before its merge, is read from its f
 from __future__ import annotations
 
 import errno
+import fcntl
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 
@@ -19,6 +21,7 @@ from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.file import BLOCK_ROWS, DAMAGE, CutTrace, Trace
 from qafel_mpi.trace.live import ShardTrace
 from qafel_mpi.trace.salvage import CutFile
+from qafel_mpi.trace.seal import NAME, Seal
 from qafel_mpi.trace.shards import TraceError, UnavailableError, trace_error
 from qafel_mpi.trace_schema import SCHEMA_VERSION
 
@@ -73,8 +76,13 @@ def follow(directory: Path) -> ShardTrace:
 
 
 def _open(path: Path, salvage: bool) -> Trace:
+    seal = _compared_seal(path)  # before libhdf5 sees the file
     try:
-        return Trace(path, _h5py_file(path))
+        file = _h5py_file(path)
+        if seal is None and NAME in file:
+            file.close()
+            raise TraceError(f"{path}: damaged: its seal can't be found; take another copy")
+        return Trace(path, file, seal=seal)
     except DAMAGE as error:
         reason = (str(error).splitlines() or ["damaged"])[0]
         found = _not_opened(path, reason, error)
@@ -84,6 +92,37 @@ def _open(path: Path, salvage: bool) -> Trace:
         return CutTrace(path, cut, h5py.File(cut, "r"))
     except DAMAGE as hopeless:
         raise _not_opened(path, f"{reason}; nothing of it can be read: {hopeless}", hopeless) from hopeless
+
+
+def _compared_seal(path: Path) -> Seal | None:
+    """The file's seal, when its descriptions are those that were sealed; None where it has none.
+
+    A program that has the file open for writing has changed it already, and will put it right when it closes it.
+    """
+    try:
+        with open(path, "rb") as file:
+            try:
+                seal = Seal.of(path)
+                if seal is not None:
+                    seal.check_rest(path)
+            except TraceError:
+                if (held := _held(file)) is not None:
+                    raise held from None
+                raise
+    except OSError as error:
+        raise trace_error(path, f"{path}: {error.strerror}", error) from error
+    return seal
+
+
+def _held(file: BinaryIO) -> OSError | None:
+    """The error that says so where another program has the file open for writing, as far as locks tell."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        return error
+    except OSError:
+        pass
+    return None
 
 
 def _not_opened(path: Path, reason: str, error: Exception) -> TraceError:

@@ -107,6 +107,11 @@ class Recorder:
             self.memory,
         )
 
+    @property
+    def rows(self) -> int:
+        """Rows recorded so far, on disk or in memory, in all tables but /ranks."""
+        return sum(table.total + table.filled for table in self._tables if table is not self.ranks)
+
     def flush_if_due(self) -> None:
         now_s = perf_counter()
         for table in self._tables:

@@ -1,7 +1,9 @@
-"""Shards: append-only files of consecutive .npy blocks, one file per rank and table.
+"""Shards: append-only files of consecutive blocks of rows, one file per rank and table.
 
-A block is what numpy.lib.format writes: self-describing, no pickle. A process killed while it writes leaves a
-torn last block, which a reader cuts off; everything before it is whole.
+A block is a head of 28 bytes (magic, size and number of its rows, their CRC-32C, and the head's own) and what
+numpy.lib.format writes: self-describing, no pickle. A process killed while it writes leaves a torn last block, which
+a reader cuts off; everything before it is whole. A block that a bad disk has changed is found by its checksum and
+left out, and the reader goes on at the next head: one wrong byte costs one block.
 """
 
 from __future__ import annotations
@@ -9,17 +11,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
-
-# What numpy's reader raises on bytes that are no whole block, whatever they are.
-_NO_BLOCK = (ValueError, EOFError, OSError, SyntaxError, TokenError, KeyError, TypeError)
+from fastcrc import crc32
 
 
 class TraceError(Exception):
@@ -89,13 +89,20 @@ class ShardWriter:
                     os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise TraceError(f"{self.path}: {error.strerror}; rows flushed before are kept") from error
 
-    def replace(self, rows: np.ndarray) -> None:
-        """Make these rows all that the file holds; a kill leaves the old ones or these. Raises TraceError."""
+    def replace(self, rows: np.ndarray, *, sync: bool = False) -> None:
+        """Make these rows all that the file holds; a kill leaves the old ones or these.
+
+        sync: on the disk when it returns, so that a power cut does too. Raises TraceError.
+        """
         self.close()
         new = self.path.with_suffix(".part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(_block(rows))
+            with new.open("wb") as file:
+                file.write(_block(rows))
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
             os.replace(new, self.path)
         except OSError as error:
             raise TraceError(f"{self.path}: {error.strerror}") from error
@@ -106,66 +113,150 @@ class ShardWriter:
             self._file = None
 
 
+_MAGIC = b"QSB1"
+_HEAD = struct.Struct("<4sQQI")  # magic, bytes of the body, its rows, its CRC-32C; then the CRC-32C of these
+_CHECK = struct.Struct("<I")
+_HEAD_BYTES = _HEAD.size + _CHECK.size
+_SEARCH_BYTES = 1 << 20
+
+
 def _block(rows: np.ndarray) -> memoryview:
-    block = io.BytesIO()
+    block = io.BytesIO(bytes(_HEAD_BYTES))
+    block.seek(_HEAD_BYTES)
     np.lib.format.write_array(block, np.ascontiguousarray(rows), allow_pickle=False)
-    return block.getbuffer()
+    whole = block.getbuffer()
+    body = whole[_HEAD_BYTES:]
+    _HEAD.pack_into(whole, 0, _MAGIC, len(body), len(rows), crc32.iscsi(body))
+    _CHECK.pack_into(whole, _HEAD.size, crc32.iscsi(whole[: _HEAD.size]))
+    return whole
 
 
-def read_blocks(path: Path) -> Iterator[np.ndarray]:
-    """The whole blocks of a shard, in order; stops silently at a torn last one (see `scan`)."""
-    return (block for _, block in blocks_from(path, 0))
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a shard. rows: None where it is damaged, and then why says how."""
 
+    begin: int
+    end: int
+    rows: int | None
+    why: str = ""
 
-def blocks_from(path: Path, begin: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The whole blocks from byte `begin` on, each with the position of its end: there a later call goes on."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(begin)
-        while file.tell() < size:
-            try:
-                block = np.lib.format.read_array(file, allow_pickle=False)
-            except _NO_BLOCK as error:
-                _torn(path, error)
-                return
-            yield file.tell(), block
+    def __str__(self) -> str:
+        return f"bytes {self.begin:,} to {self.end:,} ({self.why})"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a shard holds: rows in whole blocks, and bytes after them that belong to none."""
+    """What a shard holds: rows in good blocks, damaged pieces, and bytes at the end that belong to no block."""
 
     rows: int
     torn_bytes: int
+    bad: tuple[Piece, ...] = ()
 
 
-def scan(path: Path) -> Scan:
-    """Count a shard's rows from the blocks' headers alone."""
+def read_blocks(path: Path) -> Iterator[np.ndarray]:
+    """The good blocks of a shard, in order; what is left out is in its `scan`."""
+    return (block for _, block in blocks_from(path, 0))
+
+
+def blocks_from(path: Path, begin: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The good blocks from byte `begin` on, each with the position of its end: there a later call goes on.
+
+    Raises UnavailableError where the disk does not answer.
+    """
+    with open(path, "rb") as file:
+        for piece in _pieces(path, file, begin):
+            if piece.rows is not None and (body := _body(path, file, piece)) is not None:
+                yield piece.end, body
+
+
+def scan(path: Path, *, verify: bool = False) -> Scan:
+    """Count a shard's rows, from the blocks' heads alone. verify: from their checksums, which reads all of it.
+
+    Raises UnavailableError where the disk does not answer.
+    """
     rows = end = 0
+    bad = []
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        while end < size:
-            try:
-                count, block_bytes = _block_header(file)
-            except _NO_BLOCK as error:
-                _torn(path, error)
-                break
-            if file.tell() + block_bytes > size:
-                break
-            rows += count
-            end = file.seek(block_bytes, os.SEEK_CUR)
-    return Scan(rows, size - end)
+        for piece in _pieces(path, file, 0):
+            end = piece.end
+            if piece.rows is None:
+                bad.append(piece)
+            elif verify and _body(path, file, piece) is None:
+                bad.append(Piece(piece.begin, piece.end, None, f"{piece.rows:,} rows with a wrong checksum"))
+            else:
+                rows += piece.rows
+    return Scan(rows, size - end, tuple(bad))
 
 
-def _torn(path: Path, error: Exception) -> None:
-    """Bytes that are no block are where a kill cut the shard off; an error of the disk says nothing of the kind."""
-    if isinstance(found := trace_error(path, "", error), UnavailableError):
-        raise found from error
+def _pieces(path: Path, file: BinaryIO, begin: int) -> Iterator[Piece]:
+    """The blocks whose heads are whole, and the stretches between them that are none, up to a torn end."""
+    size = os.fstat(file.fileno()).st_size
+    while begin < size:
+        try:
+            head = _head(file, begin)
+            found = begin if head is not None else _next_head(file, begin + 1, size)
+        except OSError as error:
+            raise trace_error(path, f"{path}: {error}", error) from error
+        if found < 0:
+            if begin == 0:
+                _refuse_older(path, file)
+            return
+        if head is None:
+            if begin == 0:
+                _refuse_older(path, file)
+            yield Piece(begin, found, None, "not the head of a block")
+            begin = found
+            continue
+        body_bytes, rows = head
+        end = begin + _HEAD_BYTES + body_bytes
+        if end > size:
+            return
+        yield Piece(begin, end, rows)
+        begin = end
 
 
-def _block_header(file: BinaryIO) -> tuple[int, int]:
-    """(rows, bytes of them) of the block that begins here; the file is left at its first row."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    (rows,), _, dtype = read(file)
-    return rows, rows * dtype.itemsize
+def _refuse_older(path: Path, file: BinaryIO) -> None:
+    """Shards of before 0.2 had no heads. Raises TraceError."""
+    file.seek(0)
+    if file.read(6) == b"\x93NUMPY":
+        raise TraceError(f"{path}: rows of an older version of the program; merge it with that one")
+
+
+def _head(file: BinaryIO, at: int) -> tuple[int, int] | None:
+    """(bytes of the body, its rows) of the block that begins here; None where no whole head does."""
+    file.seek(at)
+    data = file.read(_HEAD_BYTES)
+    if len(data) < _HEAD_BYTES or not data.startswith(_MAGIC):
+        return None
+    if _CHECK.unpack_from(data, _HEAD.size)[0] != crc32.iscsi(data[: _HEAD.size]):
+        return None
+    _, body_bytes, rows, _ = _HEAD.unpack_from(data)
+    return body_bytes, rows
+
+
+def _next_head(file: BinaryIO, at: int, size: int) -> int:
+    """Where the next whole head begins; -1 where there is none."""
+    while at < size:
+        file.seek(at)
+        data = file.read(_SEARCH_BYTES)
+        here = data.find(_MAGIC)
+        while here >= 0:
+            if _head(file, at + here) is not None:
+                return at + here
+            here = data.find(_MAGIC, here + 1)
+        at += max(1, len(data) - len(_MAGIC) + 1)
+    return -1
+
+
+def _body(path: Path, file: BinaryIO, piece: Piece) -> np.ndarray | None:
+    """A block's rows; None where their checksum is wrong. Raises UnavailableError where the disk does not answer."""
+    try:
+        file.seek(piece.begin)
+        data = file.read(piece.end - piece.begin)
+    except OSError as error:
+        raise trace_error(path, f"{path}: {error}", error) from error
+    body = memoryview(data)[_HEAD_BYTES:]
+    if crc32.iscsi(body) != _HEAD.unpack_from(data)[3]:
+        return None
+    return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)

@@ -5,17 +5,29 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.trace.seal import write_seal
 from qafel_mpi.trace_schema import MESSAGES, STEPS
 
 
 def row(dtype: np.dtype, **values: object) -> tuple:
     return tuple(values.get(name, b"" if dtype[name].kind == "S" else 0) for name in dtype.names or ())
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[h5py.File]:
+    """The file open for changes, which count as made on purpose."""
+    with h5py.File(path, "r+") as file:
+        yield file
+    write_seal(path)
 
 
 def child(source: str, *arguments: object) -> subprocess.Popen:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import SCHEMA_VERSION, STEPS
+from tests.unit.trace.made import edited
 
 
 def test_a_newer_schema_is_read_as_far_as_it_is_known(whole):
-    with h5py.File(whole, "r+") as file:
+    with edited(whole) as file:
         file.attrs["schema_version"] = SCHEMA_VERSION + 1
         steps = file["steps"][:]
         kept = [name for name in STEPS.names or () if name not in ("gap", "uploads")]
@@ -31,7 +31,7 @@ def test_a_newer_schema_is_read_as_far_as_it_is_known(whole):
 
 
 def test_a_table_that_is_no_table_is_named(whole):
-    with h5py.File(whole, "r+") as file:
+    with edited(whole) as file:
         del file["steps"]
         file["steps"] = np.arange(5)
     with open_trace(whole) as trace, pytest.raises(TraceError, match=r"/steps, rows 0 to 5: no rows"):

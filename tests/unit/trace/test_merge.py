@@ -10,7 +10,7 @@ import pytest
 from qafel_mpi.trace.merge import merge, merged_into, shards_of
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace.shards import TraceError, shard_path
+from qafel_mpi.trace.shards import ShardWriter, TraceError, shard_path
 from qafel_mpi.trace_schema import STEPS
 from tests.unit.trace.made import row
 
@@ -52,10 +52,13 @@ def test_a_damaged_description_does_not_cost_the_rows(whole):
 
 
 def test_a_merge_that_fails_leaves_nothing_half_written(whole):
-    with open(shard_path(shards_of(whole), "steps", 1), "wb") as file:
-        np.lib.format.write_array(file, np.zeros(3))
-    before = whole.read_bytes()
+    path, before = shard_path(shards_of(whole), "steps", 1), whole.read_bytes()
+    ShardWriter(path).append(np.zeros(3))
     with pytest.raises(TraceError, match="another version of the program"):
+        merge(shards_of(whole))
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.zeros(3))
+    with pytest.raises(TraceError, match="older version of the program"):
         merge(shards_of(whole))
     assert whole.read_bytes() == before
     assert list(whole.parent.glob("*.part")) == []

@@ -13,12 +13,14 @@ import h5py
 import numpy as np
 import pytest
 
+from qafel_mpi.trace import shards
 from qafel_mpi.trace.merge import digest, merge, merged_into, shards_of, write_final, write_run
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError, UnavailableError, read_blocks, scan, shard_path
 from qafel_mpi.trace_schema import CODEC_NAMES, END_NAMES, KIND_NAMES, MESSAGES, SCHEMA_VERSION, TABLES
 from tests.no_locks import without_locks
+from tests.unit.trace.made import edited
 
 NAN = float("nan")
 
@@ -90,7 +92,7 @@ def test_a_trace_from_before_the_names_reads_the_same(run):
     merge(shards_of(run))
     with open_trace(run) as trace:
         rows = trace.table("messages")
-    with h5py.File(run, "r+") as file:
+    with edited(run) as file:
         del file["messages"]
         file["messages"] = rows.astype(MESSAGES)
         assert h5py.check_enum_dtype(file["messages"].dtype["kind"]) is None
@@ -123,7 +125,8 @@ def test_a_torn_block_is_cut_off_and_the_rest_is_kept(run):
 def test_a_run_that_was_killed_is_merged_and_says_that_it_failed(run):
     directory = shards_of(run)
     (directory / "run.json").unlink()
-    (directory / "final.npz").unlink()
+    (directory / "final.x.npys").unlink()
+    (directory / "final.x_hat.npys").unlink()
     assert merge(directory).outcome.startswith("failed")
     with open_trace(run) as trace:
         assert trace.final("x") is None
@@ -191,11 +194,11 @@ def test_files_that_are_no_traces_are_refused_by_name(tmp_path, content, says):
 
 def test_foreign_newer_and_truncated_files_are_told_apart(run):
     merge(shards_of(run))
-    with h5py.File(run, "r+") as file:
+    with edited(run) as file:
         file.attrs["schema_version"] = SCHEMA_VERSION + 1
     with pytest.raises(TraceError, match="update qafel_mpi"):
         open_trace(run)
-    with h5py.File(run, "r+") as file:
+    with edited(run) as file:
         del file.attrs["schema_version"]
     with pytest.raises(TraceError, match="not a trace of qafel_mpi"):
         open_trace(run)
@@ -206,7 +209,7 @@ def test_foreign_newer_and_truncated_files_are_told_apart(run):
 
 def test_a_missing_table_leaves_the_others_readable(run):
     merge(shards_of(run))
-    with h5py.File(run, "r+") as file:
+    with edited(run) as file:
         del file["steps"]
     with open_trace(run) as trace, pytest.raises(TraceError, match=r"no table /steps; .*messages"):
         trace.table("steps")
@@ -285,8 +288,7 @@ def test_a_disk_that_does_not_answer_cuts_no_rows_off(run, monkeypatch):
     def no_answer(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(np.lib.format, "read_array", no_answer)
-    monkeypatch.setattr(np.lib.format, "read_magic", no_answer)
+    monkeypatch.setattr(shards, "_head", no_answer)
     path = shard_path(shards_of(run), "messages", 0)
     for read in (lambda: list(read_blocks(path)), lambda: scan(path)):
         with pytest.raises(UnavailableError, match=r"messages\.000000\.npys: .*Input/output error"):

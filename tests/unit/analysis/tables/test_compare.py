@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 
-import h5py
 import numpy as np
 import pytest
 from qafel_analysis.read import rows as table
@@ -15,6 +14,7 @@ from qafel_analysis.tables import compare
 from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import MEMORY, STEPS, UPDATES
+from tests.unit.trace.made import edited
 
 # The keys that DESIGN fixes; others may follow.
 CONTRACT = [
@@ -128,13 +128,13 @@ def test_json_has_the_keys_of_the_contract_and_no_nan(tmp_path):
 def test_the_memory_of_rank_0_and_its_growth_after_the_start(tmp_path):
     path = make(tmp_path, "a")
     resident = [100, 180, 200, 200, 201, 200, 230, 240, 230]
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file["memory"]
         file["memory"] = np.array(list(enumerate(resident)), dtype=MEMORY)
     row = table.row(path)
     assert row["rank_0_memory_bytes"] == 240
     assert row["rank_0_memory_growth_bytes"] == 30
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         del file["memory"]  # a trace of before there was such a table
     assert table.row(path)["rank_0_memory_bytes"] is None
 
