@@ -57,6 +57,7 @@ def main() -> None:
     make_steadfast("qafel-mpi")
     sys.argv[1:] = map(expanded, sys.argv[1:])
     job.ask_for_threads()
+    job.keep_windows_quiet()
     rank = job.launcher_rank()
     if rank:
         job.mute()

@@ -63,6 +63,15 @@ def ask_for_threads() -> None:
     os.environ.setdefault("MPI4PY_RC_THREAD_LEVEL", "serialized")
 
 
+def keep_windows_quiet() -> None:
+    """Have Open MPI make its shared windows without asking UCX, which we have no other use for.
+
+    Open MPI 5.0.11 prints an error for each rank where UCX finds no network, and makes the window all the same. What
+    the user has said of these components holds.
+    """
+    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+
+
 def leave_together() -> None:
     """Wait until every rank has come here, so that rank 0's message is out before a launcher kills anyone.
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
+from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
+from qafel_mpi.transport.window import Arrays, HostArrays, MadeElsewhereError
 from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
 
@@ -92,6 +95,7 @@ class Setup:
     clients: int
     x0: Tensor
     checksum: Coverage  # of messages
+    why_copied: str  # why each rank of this host has a copy of the data; empty where they share one
 
     @property
     def assigns(self) -> bool:
@@ -156,8 +160,12 @@ def build(
     threads: int,
     data_dir: Path | None,
     checksum: Coverage,
+    memory: HostArrays,
 ) -> Setup:
-    """Raises DataError or ConfigError where the settings don't fit the data."""
+    """Collective over the ranks of a host, which hold the data once, in `memory`.
+
+    Raises DataError or ConfigError where the settings don't fit the data.
+    """
     torch.set_num_threads(threads)
     use(device)
     task = tasks.build(
@@ -167,13 +175,23 @@ def build(
         clients=clients,
         device=device,
         data_dir=data_dir,
+        once=partial(_once, memory),
     )
     uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
     downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
     x0 = task.initial(experiment.seed).to("cpu")
     if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
-    return Setup(experiment, task, uplink, downlink, Identity(task.layout, task.dtype), clients, x0, checksum)
+    full = Identity(task.layout, task.dtype)
+    return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
+
+
+def _once(memory: HostArrays, make: Callable[[], Arrays]) -> Arrays:
+    """Raises DataError on all ranks of the host where its first rank did."""
+    try:
+        return memory.once(make)
+    except MadeElsewhereError as error:
+        raise (DataError if error.kind == DataError.__name__ else RuntimeError)(str(error)) from None
 
 
 def compute_device(gpu: int | None) -> torch.device:

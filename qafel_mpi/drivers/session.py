@@ -20,7 +20,7 @@ from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, source_digest, versions
-from qafel_mpi.drivers.warmup import say_what_to_know, warm_up
+from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
 from qafel_mpi.trace.claim import take
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
@@ -79,8 +79,11 @@ class Session:
             "frozen and constant parts of the model": setup.task.state_digest,
         }
         self._agree(answers)
+        copied = self._why_data_are_copied(setup)
         if self.comm.rank == 0:
             say_what_to_know(setup)
+            if copied:
+                say_once(f"each rank keeps a copy of the data: {some_hosts(copied)}")
             if self.placement.shared:
                 print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
             if self.placement.blind:
@@ -120,6 +123,11 @@ class Session:
             }
             write_run(self.recorder.directory, self.attributes)
         self.recorder.ranks.replace(rank_row(self.placement))
+
+    def _why_data_are_copied(self, setup: Setup) -> list[str]:
+        """Collective: of each host on which ranks share no memory, why; on rank 0."""
+        why = setup.why_copied if self.placement.local_rank == 0 else ""
+        return list(filter(None, gather_text(self.comm, why and f"{self.placement.host}: {why}")))
 
     def _machines(self) -> list[dict[str, Any]]:
         """Collective: what the hosts are, on rank 0; the first rank of each tells."""

@@ -97,15 +97,15 @@ def say_what_to_know(setup: Setup) -> None:
     no contraction (Definition 2.1), with its measured δ."""
     name, label = setup.experiment.algorithm, setup.experiment.algorithm_label
     if label != name:
-        _say_once(f"this is not {name} by its definition; the trace and all tables call it {label}")
+        say_once(f"this is not {name} by its definition; the trace and all tables call it {label}")
     for note in setup.task.notes:
-        _say_once(note)
+        say_once(note)
     for link, codec in (("uplink", setup.uplink), ("downlink", setup.downlink)):
         if warning := contraction_warning(codec, seed=setup.experiment.seed):
-            _say_once(f"{link}: {warning}")
+            say_once(f"{link}: {warning}")
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
     """Once a process: a suite's runs would all say the same."""
     print(f"qafel-mpi: {text}", file=sys.stderr, flush=True)

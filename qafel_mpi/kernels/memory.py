@@ -11,6 +11,7 @@ to them ("4K aliasing"). Both were measured at 11e6 elements by `qafel-mpi bench
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import torch
@@ -42,3 +43,10 @@ def vector_like(x: Tensor) -> Tensor:
 def copy_of(x: Tensor) -> Tensor:
     """x, (d,), in memory of its own."""
     return vector_like(x).copy_(x)
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array as a tensor on the same memory. Of a read-only array nobody may write into the tensor either."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)

@@ -10,15 +10,16 @@ from torch import nn
 
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.own import load as load_own
+from qafel_mpi.tasks import held, logistic
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.logistic import LogisticTask
+from qafel_mpi.tasks.held import Once
 from qafel_mpi.tasks.make import described
 from qafel_mpi.tasks.models import MODELS, VECTORS
 from qafel_mpi.tasks.neural import NeuralTask
-from qafel_mpi.tasks.partitions import partition
+from qafel_mpi.tasks.partitions import Partition, partition
 from qafel_mpi.tasks.randomness import own_random_numbers
 from qafel_mpi.tasks.targets import Signature
 from qafel_mpi.tasks.vectors import VectorTask
@@ -34,11 +35,12 @@ def build(
     clients: int | None = None,
     device: torch.device | None = None,
     data_dir: Path | None = None,
+    once: Once = held.here,
 ) -> Task:
     """The task that the settings describe.
 
-    clients: in place of task.clients. data_dir: where the data sets' files lie. Raises DataError where data are
-    missing, corrupt or too few, or don't fit the model.
+    clients: in place of task.clients. data_dir: where the data sets' files lie. once: where the data are loaded and
+    held. Raises DataError where data are missing, corrupt or too few, or don't fit the model.
     """
     device = device or torch.device("cpu")
     dtype = getattr(torch, task.dtype)
@@ -49,15 +51,20 @@ def build(
                 f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
             )
         return VectorTask(VECTORS[task.model](), n, client, dtype, device, seed)
-    data = _loaded(task, data_dir, n, seed)
-    _check_what_was_stated(task, data)
-    dealt = partition(task.partition, data.y, n, seed, data.groups)
+
+    def dealt() -> tuple[Dataset, Partition]:
+        data = _loaded(task, data_dir, n, seed)
+        _check_what_was_stated(task, data)
+        return data, partition(task.partition, data.y, n, seed, data.groups)
+
     if task.model == "logistic":
-        return LogisticTask(data, dealt, client, dtype=dtype, l2=task.l2)
+        arrays = once(lambda: logistic.pack(*dealt(), client))
+        return logistic.LogisticTask(arrays, client, dtype=dtype, l2=task.l2)
+    data, shares = held.unpack(once(lambda: held.pack(*dealt(), dtype)))
     return NeuralTask(
         _maker(task, data.signature),
         data,
-        dealt,
+        shares,
         client,
         dtype=dtype,
         device=device,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.memory import tensor_of
 from qafel_mpi.tasks import targets
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
@@ -36,11 +37,14 @@ class Examples:
 
     def taken(self, batch: Tensor | slice) -> tuple[Tensor, Tensor]:
         """(x, y) of some training examples, as the model and the loss take them."""
-        return self._seen(self.x[batch]), targets.taken(self.kind, self.y[batch])
+        x = (
+            self.x[batch].clone() if isinstance(batch, slice) else self.x[batch]
+        )  # a model may write into its input
+        return self._seen(x), targets.taken(self.kind, self.y[batch])
 
     def tested(self, where: slice) -> tuple[Tensor, Tensor]:
         """The same of the examples that are evaluated."""
-        return self._seen(self.test_x[where]), targets.taken(self.kind, self.test_y[where])
+        return self._seen(self.test_x[where].clone()), targets.taken(self.kind, self.test_y[where])
 
     def slices(self, n: int) -> list[slice]:
         """Batches for a pass over n examples. Of one example only where n is 1: some layers need two."""
@@ -53,20 +57,8 @@ class Examples:
 
     def _placed(self, part: str, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
         """Raises DataError where a number is too large for dtype."""
-        for array in (x, y):
-            if array.dtype.kind == "f" and array.dtype.itemsize > self.dtype.itemsize:
-                self._require_room(part, array)
-        examples = torch.from_numpy(np.ascontiguousarray(x))
-        dtype = examples.dtype if self._tokens or examples.dtype == torch.uint8 else self.dtype
-        return examples.to(self.device, dtype), targets.placed(self.kind, y, self.dtype, self.device)
-
-    def _require_room(self, part: str, array: np.ndarray) -> None:
-        if max(abs(array.max(initial=0)), abs(array.min(initial=0))) > torch.finfo(self.dtype).max:
-            at = np.argwhere(np.abs(array) > torch.finfo(self.dtype).max)[0].tolist()
-            raise DataError(
-                f"data set, {part} part: {array[tuple(at)]:g} at {tuple(at)} is too large for {self.dtype}; set "
-                "task.dtype = 'float64', or scale it"
-            )
+        x, y = fitted(part, self.kind, x, y, self.dtype, tokens=self._tokens)
+        return tensor_of(x).to(self.device), tensor_of(y).to(self.device)
 
     def _seen(self, x: Tensor) -> Tensor:
         if self._tokens:
@@ -74,3 +66,27 @@ class Examples:
         if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
             return x
         return (x.to(self.dtype) * self._scale).add_(self._shift)
+
+
+def fitted(
+    part: str, kind: targets.Targets, x: np.ndarray, y: np.ndarray, dtype: torch.dtype, *, tokens: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """x and y in the types that they are held in: the arrays themselves where they have them already.
+
+    Raises DataError where a number is too large for dtype.
+    """
+    for array in (x, y):
+        if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
+            _require_room(part, array, dtype)
+    small = tokens or x.dtype == np.uint8
+    x = np.ascontiguousarray(x) if small else np.ascontiguousarray(x, targets.NUMPY[dtype])
+    return x, targets.fitted(kind, y, dtype)
+
+
+def _require_room(part: str, array: np.ndarray, dtype: torch.dtype) -> None:
+    if max(abs(array.max(initial=0)), abs(array.min(initial=0))) > torch.finfo(dtype).max:
+        at = np.argwhere(np.abs(array) > torch.finfo(dtype).max)[0].tolist()
+        raise DataError(
+            f"data set, {part} part: {array[tuple(at)]:g} at {tuple(at)} is too large for {dtype}; set "
+            "task.dtype = 'float64', or scale it"
+        )

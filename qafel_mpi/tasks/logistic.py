@@ -19,6 +19,7 @@ from qafel_mpi.tasks.batches import batches
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.held import Arrays, about, packed
 from qafel_mpi.tasks.partitions import Partition
 
 TOGETHER = 64  # one call of the kernel for so many clients: enough to hide the call
@@ -31,45 +32,18 @@ class LogisticTask(Task):
     Every client is computed as if alone: `together` changes no bit.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        partition: Partition,
-        client: ClientConfig,
-        *,
-        dtype: torch.dtype,
-        l2: float | str,
-    ):
-        if data.targets != "classes" or data.vocabulary is not None:
-            raise DataError("model logistic separates 2 classes of vectors; for other data use another model")
-        if data.classes != 2:
-            raise DataError(
-                f"model logistic separates 2 classes, this data set has {data.classes}; use mlp or cnn"
-            )
-        self.dtype, self.device, self.client, self.partition = dtype, torch.device("cpu"), client, partition
-        self.clients, self.data_digest = len(partition), data.digest()
-        signed = _signed(data, data.x, data.y)
-        self.l2 = 1.0 / len(signed) if l2 == "1/n" else float(l2)
-        self.layout = Layout(("weight",), ((signed.shape[1],),))
-        self._test = signed if data.test_x is None else _signed(data, *data.evaluated)
-        self._rows = signed[partition.order]
-        self._offsets = partition.offsets.astype(np.int64)
+    def __init__(self, arrays: Arrays, client: ClientConfig, *, dtype: torch.dtype, l2: float | str):
+        """arrays: what `pack` has made of the data; they are only read."""
+        self.dtype, self.device, self.client = dtype, torch.device("cpu"), client
+        self._rows, self._test = arrays["rows"], arrays["test"]
+        self.l2 = 1.0 / len(self._rows) if l2 == "1/n" else float(l2)
+        self.layout = Layout(("weight",), ((self._rows.shape[1],),))
+        self._offsets = arrays["offsets"]
+        self.clients, self.data_digest = len(self._offsets) - 1, about(arrays)["digest"]
         self.together = TOGETHER if client.together == "auto" else client.together
-        self._find_spans()
-
-    def _find_spans(self) -> None:
-        """A client with more than 2·d examples is trained step by step: its span has all d dimensions anyway."""
-        d, sizes = self.layout.elements, np.diff(self._offsets)
-        wanted = (sizes <= 2 * d) & (self.client.batch_size == "full" and not self.client.momentum)
-        most = np.minimum(sizes, d) * wanted
-        # Room for full rank; what turns out not to be needed is never touched, and so takes no memory.
-        self._bases = np.zeros(int(most.sum()) * d)
-        self._columns = np.zeros(int((most * (sizes + kernels.LANES)).sum()))
-        self._basis_at, self._columns_at = np.zeros((2, len(sizes) + 1), dtype=np.int64)
-        kernels.find_spans(
-            self._rows, self._offsets, wanted, self._bases, self._basis_at, self._columns, self._columns_at
-        )
-        self._in_span, self._all_in_span = wanted, bool(wanted.all())
+        self._bases, self._basis_at = arrays["bases"], arrays["basis_at"]
+        self._columns, self._columns_at = arrays["columns"], arrays["columns_at"]
+        self._in_span, self._all_in_span = arrays["in_span"], bool(arrays["in_span"].all())
 
     def initial(self, seed: int) -> Tensor:
         """x^0 = 0, as in the authors' experiment."""
@@ -79,7 +53,7 @@ class LogisticTask(Task):
         return self._offsets.item(client + 1) - self._offsets.item(client)
 
     def sizes(self) -> np.ndarray:
-        return self.partition.sizes()
+        return np.diff(self._offsets)
 
     def rows(self, client: int) -> np.ndarray:
         """The client's b_i, (n, d) float64: a view."""
@@ -153,6 +127,9 @@ class LogisticTask(Task):
         losses = 0.0
         for batch in batches(torch.arange(first, first + n), size, steps, seed):
             rows = self._rows[first : first + n] if size == n else self._rows[batch.numpy()]
+            rows.flags.writeable = (
+                self._rows.flags.writeable
+            )  # of one type: no kernel is compiled during a run
             losses += kernels.gradient(rows, y, self.l2, gradient, z, e, s)
             velocity = settings.momentum * velocity + gradient + settings.weight_decay * y
             y -= rate * velocity
@@ -188,3 +165,43 @@ def _signed(data: Dataset, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n, d): each example times its label as ±1."""
     seen = x.reshape(len(x), -1) * np.float64(data.scale) + data.shift
     return np.ascontiguousarray(seen * np.where(y == 1, 1.0, -1.0)[:, None])
+
+
+def pack(data: Dataset, dealt: Partition, client: ClientConfig) -> Arrays:
+    """The arrays of a LogisticTask. Raises DataError where the data set has other than 2 classes of vectors.
+
+    rows: (n, d) float64, every b_i, client by client; test: the same of the test set, or of all in the data's order.
+    """
+    if data.targets != "classes" or data.vocabulary is not None:
+        raise DataError("model logistic separates 2 classes of vectors; for other data use another model")
+    if data.classes != 2:
+        raise DataError(
+            f"model logistic separates 2 classes, this data set has {data.classes}; use mlp or cnn"
+        )
+    signed = _signed(data, data.x, data.y)
+    test = signed if data.test_x is None else _signed(data, *data.evaluated)
+    rows, offsets = signed[dealt.order], dealt.offsets.astype(np.int64)
+    spans = _spans(rows, offsets, client)
+    return packed({"digest": data.digest()}, rows=rows, test=test, offsets=offsets, **spans)
+
+
+def _spans(rows: np.ndarray, offsets: np.ndarray, client: ClientConfig) -> Arrays:
+    """A basis of what each client's examples span, and the examples in it, where that saves time.
+
+    A client with more than 2·d examples is trained step by step: its span has all d dimensions anyway.
+    """
+    d, sizes = rows.shape[1], np.diff(offsets)
+    wanted = (sizes <= 2 * d) & (client.batch_size == "full" and not client.momentum)
+    most = np.minimum(sizes, d) * wanted
+    # Room for full rank; what turns out not to be needed is never touched, and so takes no memory.
+    bases = np.zeros(int(most.sum()) * d)
+    columns = np.zeros(int((most * (sizes + kernels.LANES)).sum()))
+    basis_at, columns_at = np.zeros((2, len(sizes) + 1), dtype=np.int64)
+    kernels.find_spans(rows, offsets, wanted, bases, basis_at, columns, columns_at)
+    return {
+        "bases": bases[: basis_at[-1]],
+        "basis_at": basis_at,
+        "columns": columns[: columns_at[-1]],
+        "columns_at": columns_at,
+        "in_span": wanted,
+    }

@@ -25,6 +25,10 @@ from qafel_mpi.tasks.errors import DataError
 Targets = Literal["classes", "tokens", "labels", "values"]
 KINDS: tuple[Targets, ...] = ("classes", "tokens", "labels", "values")
 Reduction = Literal["mean", "none"]
+NUMPY: dict[torch.dtype, type[np.float32] | type[np.float64]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+}
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,13 @@ def answers(kind: Targets, y: Tensor) -> int:
     return y[0].numel() if kind in ("tokens", "labels") else 1
 
 
-def placed(kind: Targets, y: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """y as loss and accuracy take it; tokens keep the small type they have, for `taken` to widen a batch."""
+def fitted(kind: Targets, y: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """y in the type of loss and accuracy; tokens keep the small type they have, for `taken` to widen a batch."""
     if kind == "tokens":
-        return torch.from_numpy(np.ascontiguousarray(y)).to(device)
+        return np.ascontiguousarray(y)
     if kind == "classes":
-        return torch.from_numpy(y.astype(np.int64)).to(device)
-    return torch.from_numpy(y.reshape(len(y), -1).astype(np.float64)).to(device, dtype)
+        return np.ascontiguousarray(y, np.int64)
+    return np.ascontiguousarray(y.reshape(len(y), -1), NUMPY[dtype])
 
 
 def taken(kind: Targets, y: Tensor) -> Tensor:

@@ -66,6 +66,12 @@ class TransportConfig(Settings):
         description="Let several ranks compute on one GPU; with false, a run with too few GPUs is refused.",
         json_schema_extra=BOTH,
     )
+    shared_data: bool = Field(
+        True,
+        description="Keep the data set once in a host's memory, in an MPI window that all ranks of the host read; "
+        "false gives each rank a copy.",
+        json_schema_extra=BOTH,
+    )
     clock_rounds: int = Field(
         10,
         ge=1,

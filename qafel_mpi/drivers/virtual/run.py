@@ -38,6 +38,7 @@ from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
+from qafel_mpi.transport.window import HostArrays
 
 # Uploads that may wait for the server to take them in one call; it does not move meanwhile.
 ARRIVED, ARRIVED_BYTES = 64, 1 << 16
@@ -66,27 +67,29 @@ def run(
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
-    setup = build(
-        experiment,
-        clients=experiment.task.population(),
-        device=device,
-        threads=1,
-        data_dir=data_dir,
-        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
-    )
-    session.open(setup)
-    if plan is None:
-        return work(session, setup)
-    server = setup.server()
-    workers: Workers
-    if comm.size == 1:
-        sends_model = experiment.server.update == "model"
-        client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
-        workers = LocalWorkers(setup, client, session.recorder)
-    else:
-        workers = RemoteWorkers(session, setup, gpus=bool(gpus))
-    ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
-    return Simulation(session, setup, plan, workers, ledger, interrupted).run()
+    with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
+        setup = build(
+            experiment,
+            clients=experiment.task.population(),
+            device=device,
+            threads=1,
+            data_dir=data_dir,
+            checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+            memory=memory,
+        )
+        session.open(setup)
+        if plan is None:
+            return work(session, setup)
+        server = setup.server()
+        workers: Workers
+        if comm.size == 1:
+            sends_model = experiment.server.update == "model"
+            client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
+            workers = LocalWorkers(setup, client, session.recorder)
+        else:
+            workers = RemoteWorkers(session, setup, gpus=bool(gpus))
+        ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
+        return Simulation(session, setup, plan, workers, ledger, interrupted).run()
 
 
 def planned(experiment: Experiment) -> Schedule:

@@ -7,6 +7,7 @@ their updates, all ranks at the same time; rank 0 sleeps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -18,9 +19,10 @@ from qafel_mpi.drivers.wall.population import hosting_of, turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Hosting
-from qafel_mpi.transport.backoff import sleep_until
+from qafel_mpi.transport.backoff import Backoff, sleep_until, wait_until
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
+from qafel_mpi.transport.window import HostArrays
 
 NAP_SECONDS = 0.02  # rank 0's
 
@@ -32,6 +34,11 @@ def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np
     rank 0, (0, count) elsewhere. Raises ConfigError and DataError as a run does.
     """
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
+    wait = partial(
+        wait_until,
+        patience_s=experiment.transport.patience_seconds,
+        backoff=Backoff(crowded=spot.crowded),
+    )
     setup = build(
         experiment,
         clients=experiment.task.population(comm.size - 1),
@@ -39,8 +46,8 @@ def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np
         threads=spot.threads,
         data_dir=None,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+        memory=HostArrays(comm, wait, share=experiment.transport.shared_data),
     )
-
     hosting = hosting_of(setup, comm.size - 1)
 
     def measured(count: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from qafel_mpi.drivers.wall.population import hosting_of
 from qafel_mpi.drivers.wall.server import WallServer
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import THREAD_LEVELS, place
+from qafel_mpi.transport.window import HostArrays
 
 
 def run(
@@ -47,19 +48,21 @@ def run(
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     device = compute_device(spot.gpu)
-    setup = build(
-        experiment,
-        clients=experiment.task.population(comm.size - 1),
-        device=device,
-        threads=spot.threads,
-        data_dir=data_dir,
-        checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
-    )
-    session.open(setup)
-    hosting = hosting_of(setup, comm.size - 1)
-    if comm.rank == 0:
-        return WallServer(session, setup, hosting, interrupted, report).run()
-    return WallClient(session, setup, hosting).run()
+    with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
+        setup = build(
+            experiment,
+            clients=experiment.task.population(comm.size - 1),
+            device=device,
+            threads=spot.threads,
+            data_dir=data_dir,
+            checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+            memory=memory,
+        )
+        session.open(setup)
+        hosting = hosting_of(setup, comm.size - 1)
+        if comm.rank == 0:
+            return WallServer(session, setup, hosting, interrupted, report).run()
+        return WallClient(session, setup, hosting).run()
 
 
 def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:
