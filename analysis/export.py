@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +26,10 @@ from qafel_mpi.trace_schema import KIND_NAMES
 def to_perfetto(path: Path, out: Path, window: Window | None = None) -> int:
     """Write the timeline as JSON for https://ui.perfetto.dev or chrome://tracing; gzipped if out ends in .gz.
 
-    A rank is a process with a thread for what it computes and a track for its sends, which go on side by side;
-    arrows lead from the encoding of a message to its decoding. window: seconds since the run began; the whole
-    run where left out. Returns the number of events.
+    A rank is a process, rank r has pid r + 1, with a thread for each of its activities and a track for its sends,
+    which go on side by side; arrows lead from the encoding of a message to its decoding. Times are from the run's
+    begin, or from the first event where that is earlier: Perfetto drops what is negative. window: seconds since the
+    run began; the whole run where left out. Returns the number of events.
     """
     count = 0
     with open_trace(path, salvage=True) as trace, _open(out) as file:
@@ -49,7 +52,7 @@ def _open(out: Path) -> IO[str]:
 
 def _events(trace: Trace, window: Window | None) -> Iterator[dict[str, Any]]:
     yield from _names(trace)
-    trainings = Trainings(trace)
+    trainings, track = Trainings(trace), _Tracks(_first_ns(trace))
     for block in trace.blocks("messages", rows=32_768):
         rows = block
         if window is not None:
@@ -59,53 +62,88 @@ def _events(trace: Trace, window: Window | None) -> Iterator[dict[str, Any]]:
             continue
         spans = pd.concat([of_messages(rows[rows["dropped"] == 0]), trainings.of(rows)], ignore_index=True)
         for span in spans[spans["activity"] != "send"].itertuples(index=False):
-            yield _event(
-                "X",
-                span.rank,
-                span.begin_s,
-                name=f"{span.activity} {span.kind}".strip(),
-                cat=span.activity,
-                dur=_us(span.end_s - span.begin_s),
-                args={"peer": int(span.peer), "wire_bytes": int(span.wire_bytes)} if span.kind else {},
-            )
+            yield from track.span(span)
         for row in rows[rows["dropped"] == 0]:
-            yield from _message(row)
+            yield from _message(row, track)
 
 
-def _message(row: np.void) -> Iterator[dict[str, Any]]:
+def _first_ns(trace: Trace) -> int:
+    """The earliest time that is written, in nanoseconds, where it is before the run's begin; else 0."""
+    first_s, longest_s = 0.0, 0.0
+    names = ["t_encode_begin", "t_post", "t_complete", "t_decode_begin"]
+    for block in trace.blocks("messages", names):
+        first_s = min([first_s, *(np.nanmin(block[n], initial=0.0) for n in names)])
+    for block in trace.blocks("updates", ["train_seconds"]):
+        longest_s = np.nanmax(block["train_seconds"], initial=longest_s)
+    return math.floor(1e9 * (first_s - (longest_s if first_s < 0 else 0)))
+
+
+class _Tracks:
+    """Where and when on Perfetto's tracks something is; whole nanoseconds, so that begin and end round alike."""
+
+    def __init__(self, origin_ns: int):
+        self._origin_ns = origin_ns
+        self._ends: dict[tuple[int, int], int] = {}
+
+    def at(self, seconds: float) -> int:
+        return max(0, round(1e9 * float(seconds)) - self._origin_ns)
+
+    def event(self, phase: str, rank: int, activity: str, at_ns: int, **fields: Any) -> dict[str, Any]:
+        # 0 is the kernel's idle task to Perfetto, as process and as thread; a thread's number is of the whole system.
+        pid = int(rank) + 1
+        tid = pid * len(ACTIVITIES) + ACTIVITIES.index(activity)
+        return {"ph": phase, "pid": pid, "tid": tid, "ts": at_ns / 1000, **fields}
+
+    def span(self, span: Any) -> Iterator[dict[str, Any]]:
+        """A slice. One that begins before the last one of its track has ended is cut: Perfetto would drop it."""
+        begin, end = self.at(span.begin_s), self.at(span.end_s)
+        key = int(span.rank), ACTIVITIES.index(span.activity)
+        before = self._ends.get(key, 0)
+        if begin < before < end:
+            begin = before
+        self._ends[key] = max(before, end)
+        about = {"peer": int(span.peer), "wire_bytes": int(span.wire_bytes)} if span.kind else {}
+        name = f"{span.activity} {span.kind}".strip()
+        dur = max(1, end - begin) / 1000
+        yield self.event(
+            "X", span.rank, span.activity, begin, name=name, cat=span.activity, dur=dur, args=about
+        )
+
+
+ACTIVITIES = ("train", "encode", "decode")  # a thread each: with a progress thread they go on side by side
+
+
+def _message(row: np.void, track: _Tracks) -> Iterator[dict[str, Any]]:
     """A send, as an asynchronous event, or one end of an arrow; both ends find the same id."""
-    identity = "-".join(str(row[n]) for n in ("kind", "src", "dst", "client", "version", "sequence"))
+    parts = "-".join(str(row[n]) for n in ("kind", "src", "dst", "client", "version", "sequence"))
+    identity = (
+        "0x" + hashlib.blake2b(parts.encode(), digest_size=7).hexdigest()
+    )  # Perfetto reads hexadecimal alone
     kind = KIND_NAMES.get(int(row["kind"]), "unknown")
     about = {"id": identity, "cat": "send", "name": f"send {kind}"}
     arrow = {"id": identity, "cat": "message", "name": kind}
     if row["end"] == 0:
         if np.isfinite(row["t_complete"]):
             args = {"to": int(row["dst"]), "wire_bytes": int(row["wire_bytes"])}
-            yield _event("b", row["src"], row["t_post"], **about, args=args)
-            yield _event("e", row["src"], row["t_complete"], **about)
+            yield track.event("b", row["src"], "encode", track.at(row["t_post"]), **about, args=args)
+            yield track.event("e", row["src"], "encode", track.at(row["t_complete"]), **about)
         if np.isfinite(row["t_encode_begin"]):
-            yield _event("s", row["src"], row["t_encode_begin"], **arrow)
+            yield track.event("s", row["src"], "encode", track.at(row["t_encode_begin"]), **arrow)
     elif np.isfinite(row["t_decode_begin"]):
-        yield _event("f", row["dst"], row["t_decode_begin"], **arrow, bp="e")
-
-
-def _event(phase: str, rank: int, at_s: float, **fields: Any) -> dict[str, Any]:
-    return {"ph": phase, "pid": int(rank), "tid": 0, "ts": _us(at_s), **fields}
-
-
-def _us(seconds: float) -> float:
-    """Microseconds, to the nanosecond."""
-    return round(float(seconds) * 1e6, 3)
+        yield track.event("f", row["dst"], "decode", track.at(row["t_decode_begin"]), **arrow, bp="e")
 
 
 def _names(trace: Trace) -> Iterator[dict[str, Any]]:
     known = {int(row["rank"]): row for row in trace.table("ranks")}
+    track = _Tracks(0)
     for rank in sorted(known) or range(int(trace.attributes.get("ranks", 0))):
         row = known.get(rank)
         host = "" if row is None else f" on {row['host'].decode('utf-8', 'replace')}"
         role = "server" if rank == 0 else "client"
-        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}, {role}{host}"}}
-        yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": 0, "args": {"name": "computing"}}
+        name = f"rank {rank}, {role}{host}"
+        yield track.event("M", rank, ACTIVITIES[0], 0, name="process_name", args={"name": name})
+        for activity in ACTIVITIES:
+            yield track.event("M", rank, activity, 0, name="thread_name", args={"name": activity})
 
 
 def to_csv(path: Path, table: str, out: Path) -> int:
