@@ -14,7 +14,7 @@ from qafel_analysis.example import Example, write
 from tests.documents import Block, Page, pages
 from tests.support import ROOT
 
-SECONDS = 120  # for one block; most take two
+SECONDS = 300  # for one block; most take two
 RUN = [page for page in pages() if any(b.language in ("sh", "python") and not b.excuse for b in page.blocks)]
 # What a reader has made before: .venv by `make env`. make itself would test and install here; its targets are
 # looked up in tests/unit/docs/test_readme.py.
