@@ -244,7 +244,7 @@ GROUPS = {
 ATTRIBUTES: dict[str, tuple[str, str]] = {
     "schema_version": ("", "version of this description"),
     "experiment": ("TOML", "the whole experiment, with the preset resolved"),
-    "algorithm": ("", "name of the algorithm"),
+    "algorithm": ("", "name of the algorithm, with what differs from its definition in brackets"),
     "seed": ("", "seed of the run"),
     "driver": ("", "clock of the run: wall or virtual"),
     "command_line": ("", "the command that started the run"),

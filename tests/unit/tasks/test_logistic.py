@@ -157,7 +157,14 @@ def test_mushrooms_have_the_authors_optimum() -> None:
     folder = os.environ.get("QAFEL_DATA_DIR")
     if not folder or not (Path(folder) / "mushrooms.libsvm").exists():
         pytest.skip("needs mushrooms.libsvm in QAFEL_DATA_DIR")
-    paper = {"dataset": "mushrooms", "clients": 100, "partition": {"kind": "contiguous"}, "l2": "1/n"}
+    paper = {
+        "dataset": "mushrooms",
+        "shape": None,
+        "examples": None,
+        "clients": 100,
+        "partition": {"kind": "contiguous"},
+        "l2": "1/n",
+    }
     made = make(Path(folder), paper, learning_rate=2.0)
     assert made.layout.elements == 113
     assert {made.examples(c) for c in range(100)} == {81, 82}
