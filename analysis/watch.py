@@ -85,7 +85,7 @@ def newest(directory: Path, but: Container[Path] = ()) -> Path:
         return directory
     found = [path for path in directory.rglob("*.shards") if path.is_dir() and path not in but]
     if not found:
-        raise TraceError(f"{directory}: no run goes on here (there is no folder RUN.shards in it)")
+        raise TraceError(f"{directory}: no run is in progress here (it contains no folder RUN.shards)")
     return max(found, key=_changed)
 
 

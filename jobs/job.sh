@@ -6,7 +6,7 @@
 
 words() { # ARRAY TEXT: the text's words into the array, its quotes obeyed as a shell does; nothing is expanded
     local text
-    text=$(xargs -r printf '%s\n' <<<"$2") || { echo "not understood, see its quotes: $2" >&2 && exit 2; }
+    text=$(xargs -r printf '%s\n' <<<"$2") || { echo "this can not be parsed; check its quotes: $2" >&2 && exit 2; }
     local -n into=$1
     into=()
     [ -z "$text" ] || mapfile -t into <<<"$text"

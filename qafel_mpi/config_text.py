@@ -91,7 +91,7 @@ def whole_numbers(option: str, text: str, least: int, most: int) -> list[int]:
     except DataError:
         raise ConfigError([f"{option} {text}: not a list of whole numbers like 2,4"]) from None
     if any(not least <= number <= most for number in numbers):
-        raise ConfigError([f"{option} {text}: each from {least} to {most}"])
+        raise ConfigError([f"{option} {text}: each must be from {least} to {most}"])
     return numbers
 
 

@@ -55,14 +55,14 @@ def read_bench(path: Path) -> list[Bench]:
     except ValueError as error:
         raise TraceError(f"{path}: not JSON, or cut short ({error})") from error
     if not isinstance(content, dict) or not {"bench", "rows"} <= content.keys():
-        raise TraceError(f"{path}: not a result of qafel-mpi bench (no bench and rows in it)")
+        raise TraceError(f"{path}: not a result of qafel-mpi bench (it has no bench and rows)")
     try:
         # Samples stay where they are: a file may have millions.
         rows = pd.DataFrame(
             [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in content["rows"]]
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise TraceError(f"{path}: its rows are no table ({error})") from error
+        raise TraceError(f"{path}: its rows do not form a table ({error})") from error
     if "median_us" not in rows:
         raise TraceError(f"{path}: its rows have no median_us: not a result of qafel-mpi bench")
     for name in _NUMBERS & set(rows):

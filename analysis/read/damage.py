@@ -33,5 +33,5 @@ def reading(path: Path) -> Iterator[None]:
         raise TraceError(f"{error.filename}: {error.strerror}") from error
     except Exception as error:
         raise TraceError(
-            f"{path}: damaged, what is in it makes no sense ({type(error).__name__}: {error})"
+            f"{path}: damaged: its contents make no sense ({type(error).__name__}: {error})"
         ) from error

@@ -141,7 +141,7 @@ def _missed(groups: Sequence[Group]) -> Iterator[str]:
     missed = [g for g in groups if len(g.reached) < len(g.runs)]
     for g in missed[:MOST_SETTINGS]:
         which = f"{len(g.runs) - len(g.reached)} of {len(g.runs)} runs"
-        yield f"{g.label}: {which} never reached {g.target}; they enter no mean."
+        yield f"{g.label}: {which} never reached {g.target}; they are left out of the means."
     if len(missed) > MOST_SETTINGS:
         yield f"{len(missed) - MOST_SETTINGS} more settings have runs that never reached their target."
 

@@ -74,7 +74,7 @@ def reached(group: Group) -> str:
     return f"{len(group.reached)} of {len(group.runs)}"
 
 
-_COUNTED = "Means ± standard deviations over the runs that reached the target; the others enter none"
+_COUNTED = "Means ± standard deviations over the runs that reached the target"
 
 
 def costs_grid(groups: Sequence[Group]) -> Grid:

@@ -123,7 +123,7 @@ def fit(seen: Sequence[Observation]) -> LogGP:
     if missing or not {one.what for one in seen} & set(ALGORITHMS):
         wanted = ", ".join(sorted(missing)) or "broadcast"
         raise TraceError(
-            f"nothing measured of {wanted}: give the JSON of `qafel-mpi bench p2p` and of `bench broadcast`"
+            f"no measurement of {wanted}: give the JSON of `qafel-mpi bench p2p` and of `bench broadcast`"
         )
 
     def residuals(logs: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def rows(comm: MPI.Intracomm, limits: Limits, say: Callable[[str], None]) -> Ite
             if bound:
                 yield from _placed(comm, limits, placed)
             elif comm.rank == 0:
-                say(f"back-off with cores {placed}: not measured, the ranks can't be bound so")
+                say(f"back-off with cores {placed}: not measured, because the ranks can't be bound this way")
 
 
 @contextmanager

@@ -181,9 +181,9 @@ class _Bench:
         try:
             return peers.find(name, self.codec.name, self.codec.bits, self.x, total)
         except ImportError:
-            tell(f"{name} is not installed: no rows against it")
+            tell(f"{name} is not installed, so there are no rows against it")
         except Exception as error:
-            tell(f"{name} can't do this here ({error}): no rows against it")
+            tell(f"{name} can't do this here ({error}), so there are no rows against it")
         return None
 
     def _wrong(self) -> int:

@@ -44,7 +44,7 @@ def rows(
                 yield bench.row(operation, limits)
         elif codec.name not in without:
             without.add(codec.name)
-            missing(f"{codec.name} has no kernels of its own for a GPU: no rows of it there")
+            missing(f"{codec.name} has no kernels for a GPU, so it has no rows there")
 
 
 class _Bench:

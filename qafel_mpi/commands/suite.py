@@ -133,7 +133,7 @@ def carry_out(
             print("interrupted; the same command continues from here", file=sys.stderr)
         elif elsewhere:
             print(
-                f"{elsewhere} under way in other processes; the same command later does what they leave",
+                f"{elsewhere} in progress in other processes; run the same command later for what they leave",
                 file=sys.stderr,
             )
     if result.interrupted:

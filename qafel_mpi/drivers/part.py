@@ -47,7 +47,9 @@ def refuse_too_many(ranks: int, size: int) -> None:
     """Raise ConfigError where the job has fewer ranks than are to take part."""
     if ranks > size:
         raise ConfigError(
-            [f"transport.ranks = {ranks}: this job has {size}; start it with `mpirun -n {ranks}` or more"]
+            [
+                f"transport.ranks = {ranks}: this job has {size} ranks; start it with `mpirun -n {ranks}` or more"
+            ]
         )
 
 

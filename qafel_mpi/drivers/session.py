@@ -88,7 +88,9 @@ class Session:
                 print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
             if self.placement.blind:
                 print(
-                    f"qafel-mpi: {some_hosts(self.placement.blind)}: on the CPU", file=sys.stderr, flush=True
+                    f"qafel-mpi: {some_hosts(self.placement.blind)}; they compute on the CPU",
+                    file=sys.stderr,
+                    flush=True,
                 )
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
@@ -201,8 +203,8 @@ class Session:
             print(f"qafel-mpi: {merged.path} is complete; {merged.not_removed}", file=sys.stderr, flush=True)
         if merged.missing_ranks:
             some = ", ".join(f"{r} on {self.placement.hosts[r]}" for r in merged.missing_ranks[:8])
-            kept = f"{self.recorder.directory} is kept, for `qafel-mpi merge` to look again"
-            print(f"qafel-mpi: no rows of rank {some} in {merged.path}; {kept}", file=sys.stderr, flush=True)
+            kept = f"{self.recorder.directory} is kept, so that `qafel-mpi merge` can look again"
+            print(f"qafel-mpi: {merged.path} has no rows of rank {some}; {kept}", file=sys.stderr, flush=True)
         for line in merged.warnings():
             print(f"qafel-mpi: {merged.path}: {line}", file=sys.stderr, flush=True)
         if merged.missing_rows:

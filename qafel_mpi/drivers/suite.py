@@ -115,7 +115,7 @@ def _that_fit(runs: list[SuiteRun], ranks: int, say: Callable[[str], None]) -> l
             [f"{', '.join(skipped)}: this job has {ranks} ranks; start it with `mpirun -n {least}` or more"]
         )
     if skipped:
-        say(f"skipped, as this job has {ranks} rank{'s' if ranks > 1 else ''}: {', '.join(skipped)}")
+        say(f"skipped because this job has {ranks} rank{'s' if ranks > 1 else ''}: {', '.join(skipped)}")
     return fit
 
 

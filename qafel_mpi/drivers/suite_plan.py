@@ -108,7 +108,7 @@ def with_trace(run: SuiteRun, name: str) -> SuiteRun:
     version = int(attributes.get("schema_version", 0))
     if version > SCHEMA_VERSION:
         raise ConfigError(
-            [f"{path}: schema version {version}: a newer qafel-mpi wrote it; take another --out"]
+            [f"{path}: schema version {version}: a newer qafel-mpi wrote it; choose another --out"]
         )
     if damaged:
         return replace(run, outcome=DAMAGED)
@@ -130,11 +130,11 @@ def _difference(stored: str, wanted: str) -> str:
     try:
         there, here = (dict(_settings(_tables(text))) for text in (stored, wanted))
     except ConfigError:
-        return "what it says of its experiment can't be read by this version"
+        return "this version can't read its experiment"
     keys = [key for key in here | there if here.get(key) != there.get(key)]
-    parts = [f"{key} is {_text(there, key)} in it and {_text(here, key)} here" for key in keys[:3]]
+    parts = [f"{key} is {_text(there, key)} there and {_text(here, key)} here" for key in keys[:3]]
     more = f", and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return ", ".join(parts) + more if parts else "it is written otherwise"
+    return ", ".join(parts) + more if parts else "it is written differently"
 
 
 def _tables(toml: str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def fetch(
     """
     source = SOURCES.get(name)
     if source is None:
-        raise DataError(f"data set {name}: {_why_not(name)}; to download there are {', '.join(SOURCES)}")
+        raise DataError(f"data set {name}: {_why_not(name)}; available for download: {', '.join(SOURCES)}")
     folder = directory / name
     if source.unpacked is not None and (folder / source.unpacked).is_dir():
         return folder
@@ -111,7 +111,7 @@ def _why_not(name: str) -> str:
         return "needs no download"
     if name == "celeba":
         return (
-            "its authors give it out to those who accept their terms, at "
+            "its authors provide it to those who accept their terms, at "
             "mmlab.ie.cuhk.edu.hk/projects/CelebA.html; put it into a folder `celeba`"
         )
     return "unknown"
@@ -147,7 +147,8 @@ def _download(url: str, path: Path, part: Path, checksum: str, progress: Progres
     if path.exists():
         if (found := _digest(path, checksum)) != checksum:
             raise DataError(
-                f"{path}: is there already, with checksum {found} and not {checksum}; move it away to download it"
+                f"{path}: exists already, with checksum {found} instead of {checksum}; move it away to download "
+                "it again"
             )
         return
     attempts = ATTEMPTS
@@ -156,7 +157,7 @@ def _download(url: str, path: Path, part: Path, checksum: str, progress: Progres
         try:
             complete, why = _receive(url, part, path.name, progress), "the connection broke"
         except urllib.error.HTTPError as error:
-            raise DataError(f"{url}: the server says {error.code} {error.reason}") from error
+            raise DataError(f"{url}: the server answered {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             complete, why = False, str(getattr(error, "reason", error)) or type(error).__name__
         if complete:
@@ -169,8 +170,8 @@ def _download(url: str, path: Path, part: Path, checksum: str, progress: Progres
     if (found := _digest(part, checksum)) != checksum:
         part.unlink()
         raise DataError(
-            f"{url}: the file is damaged, or another than expected: its checksum is {found}, not {checksum}; "
-            "it was deleted"
+            f"{url}: the file is damaged or not the expected one: its checksum is {found} instead of "
+            f"{checksum}; it was deleted"
         )
     os.replace(part, path)
 
@@ -213,10 +214,10 @@ def _chunks(reply: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _unreachable(url: str, path: Path, part: Path, why: str) -> str:
     if (have := _size(part)) > 0:
-        return f"{url}: {why}, after {have} bytes; they are kept, the next call goes on from there"
+        return f"{url}: {why}, after {have} bytes; they are kept, and the next call continues from there"
     return (
-        f"can't reach {urlsplit(url).hostname}: {why}. Is there internet here? If not, download {url} elsewhere "
-        f"and put it to {path}"
+        f"can't reach {urlsplit(url).hostname}: {why}. Is there an internet connection? If not, download {url} "
+        f"elsewhere and save it as {path}"
     )
 
 

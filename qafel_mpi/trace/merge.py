@@ -270,7 +270,9 @@ def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) ->
         path = shard_path(directory, table, rank)
         for block in read_blocks(path):
             if block.dtype != TABLES[table]:
-                raise TraceError(f"{path}: rows of another version of the program; merge it with that one")
+                raise TraceError(
+                    f"{path}: rows of another version of the program; merge them with that version"
+                )
             end = begin + block.size
             if raw is not None:
                 own_times = block[list(MESSAGE_TIMES)].astype(_RAW_TIMES)

@@ -128,7 +128,7 @@ def _held(file: BinaryIO) -> OSError | None:
 def _not_opened(path: Path, reason: str, error: Exception) -> TraceError:
     message = (
         f"{path}: not an HDF5 file, or cut short ({reason}); "
-        "if the run's shards are still there, qafel-mpi merge makes it again"
+        "if the run's shards are still there, qafel-mpi merge makes the file again"
     )
     return trace_error(path, message, error)
 

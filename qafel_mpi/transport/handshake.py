@@ -99,7 +99,7 @@ def _compare(everyone: np.ndarray, hosts: Sequence[str]) -> str:
             continue
         rank = int(others[0])
         more = list(dict.fromkeys(hosts[r] for r in others.tolist() if hosts[r] != hosts[rank]))
-        too = f" (and another one than rank 0's on {_some(more)})" if more else ""
+        too = f" (and it differs from rank 0's on {_some(more)})" if more else ""
         theirs, ours = (answers[r].decode(errors="replace") for r in (rank, 0))
         return (
             f"rank {rank} on {hosts[rank]} does not run what rank 0 on {hosts[0]} runs: {name} is {theirs!r} there, "

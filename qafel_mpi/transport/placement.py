@@ -112,7 +112,7 @@ def _refusal(shared: Sequence[str], blind: Sequence[str]) -> str:
         )
     if blind:
         return (
-            f"{some_hosts(blind)}, others do, and transport.share_gpus is false: see to the driver, torch's CUDA and "
+            f"{some_hosts(blind)}, others do, and transport.share_gpus is false: check the driver, torch's CUDA and "
             "CUDA_VISIBLE_DEVICES there, or set transport.share_gpus=true to compute on the CPU"
         )
     return ""

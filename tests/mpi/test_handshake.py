@@ -47,7 +47,7 @@ def test_a_rank_that_differs_is_named_with_its_host_and_the_field_on_every_rank(
 
 @pytest.mark.mpi(min_size=5)
 def test_other_hosts_that_differ_are_named_too(comm):
-    with pytest.raises(HandshakeError, match=r"rank 2 on h2 .* \(and another one than rank 0's on h3\)"):
+    with pytest.raises(HandshakeError, match=r"rank 2 on h2 .* \(and it differs from rank 0's on h3\)"):
         compare(comm, package=f"version {min(comm.rank, 2)}" if comm.rank > 1 else "version 0")
 
 

@@ -26,5 +26,5 @@ def test_what_ends_the_run_is_raised_on_the_sleeping_ranks_too(comm):
 
     with pytest.raises(ConfigError if comm.rank == 0 else RuntimeError):
         run_on_first(comm, 1, fail)
-    with pytest.raises(ConfigError, match=f"this job has {comm.size}; start it with `mpirun -n 99`"):
+    with pytest.raises(ConfigError, match=f"this job has {comm.size} ranks; start it with `mpirun -n 99`"):
         run_on_first(comm, 99, fail)

@@ -29,7 +29,7 @@ def test_bench_codec_names_what_it_does_not_know(tmp_path):
     done = qafel("bench", "codec", "--codec", "qsdg", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "--codec qsdg: did you mean qsgd?\n")
     done = qafel("bench", "codec", "--bits", "4,99", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "--bits 4,99: each from 1 to 16\n")
+    assert (done.returncode, done.stderr) == (2, "--bits 4,99: each must be from 1 to 16\n")
     done = qafel("bench", "codec", "--device", "cpx", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "--device cpx: did you mean cpu?\n")
 

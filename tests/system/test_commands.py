@@ -389,7 +389,7 @@ def test_a_suite_runs_all_variants_and_goes_on_where_it_stopped(tmp_path):
     assert "coarse, seed" not in again.stderr
     other = qafel(*arguments, "--set", "task.clients=30", cwd=tmp_path)
     assert other.returncode == 2
-    assert other.stderr.count("task.clients is 20 in it and 30 here") == 4
+    assert other.stderr.count("task.clients is 20 there and 30 here") == 4
     missed = qafel(*arguments, "--require-target", cwd=tmp_path)
     assert missed.returncode == 4, missed.stderr
 
@@ -398,7 +398,7 @@ def test_a_suite_skips_and_names_what_the_job_has_too_few_ranks_for(tmp_path):
     (tmp_path / "s.toml").write_text(SUITE + "[variants.coarse.transport]\nranks = 9\n")
     done = qafel("suite", "s.toml", "--out", "traces", ranks=2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("skipped, as this job has 2 ranks: coarse\n") == 1
+    assert done.stderr.count("skipped because this job has 2 ranks: coarse\n") == 1
     assert [path.name for path in (tmp_path / "traces").iterdir()] == ["plain-seed0.h5"]
     asked = qafel("suite", "s.toml", "--variant", "coarse", "--out", "traces", ranks=2, cwd=tmp_path)
     assert asked.returncode == 2
@@ -597,5 +597,5 @@ def test_a_download_without_internet_says_what_to_do(tmp_path):
         mirror = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         done = qafel("data", "fetch", "mushrooms", "--to", "d", "--mirror", mirror, cwd=tmp_path)
     assert done.returncode == 2
-    assert "Is there internet here?" in done.stderr
+    assert "Is there an internet connection?" in done.stderr
     assert "Traceback" not in done.stderr

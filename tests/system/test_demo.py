@@ -166,7 +166,7 @@ def test_a_download_that_fails_is_said_with_its_reason(demo, server):
     server.answer = lambda request: request.send_error(404)
     lines = demo()
     assert about_mushrooms(lines).startswith("mushrooms is left out: ")
-    assert "the server says 404" in about_mushrooms(lines)
+    assert "the server answered 404" in about_mushrooms(lines)
     assert "ran mushrooms" not in lines
 
 

@@ -106,9 +106,7 @@ def _pair(a: Sequence[Row], b: Sequence[Row]) -> Pair:
 
 def caveats(a: int, b: int, rows: int) -> list[str]:
     """What the intervals of so many rows, from so many launches a side, don't say."""
-    lines = (
-        [f"one interval in 20 misses by chance alone: of {rows} about {rows / 20:.1f}"] if rows > 1 else []
-    )
+    lines = [f"one interval in 20 misses by chance alone: about {rows / 20:.1f}"] if rows > 1 else []
     if min(a, b) == 1:
         lines.append(
             f"launches: {a} of A, {b} of B; what differs from launch to launch is not in the intervals of a single "

@@ -18,7 +18,7 @@ from qafel_mpi.config_text import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STILL_RUNNING = "written while it ran; it never came to its end"
+STILL_RUNNING = "written while the benchmark ran, which did not end"
 SHARE = 0.05  # of the time that writing may take: files grow, and all of a file is written each time
 
 

@@ -85,7 +85,7 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
     if experiment.transport.progress == "thread" and thread_level < MPI.THREAD_SERIALIZED:
         raise ConfigError(
             [
-                "transport.progress = 'thread' needs MPI_THREAD_SERIALIZED at least, and this MPI library gives "
+                "transport.progress = 'thread' needs MPI_THREAD_SERIALIZED at least, but this MPI library provides "
                 f"{THREAD_LEVELS.get(thread_level, thread_level)}: set transport.progress=poll, or load another MPI"
             ]
         )

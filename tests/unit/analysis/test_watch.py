@@ -143,7 +143,7 @@ def test_the_run_that_was_written_to_last_is_followed(tmp_path, run):
     assert newest(tmp_path) == run.directory
     assert newest(other.directory) == other.directory
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TraceError, match="no run goes on here"):
+    with pytest.raises(TraceError, match="no run is in progress here"):
         newest(tmp_path / "empty")
 
 
@@ -176,5 +176,5 @@ def test_nothing_to_follow_is_said(tmp_path):
     done = watch(tmp_path)
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
-    assert "no run goes on here" in done.stderr
+    assert "no run is in progress here" in done.stderr
     assert watch(tmp_path / "none").returncode == 2

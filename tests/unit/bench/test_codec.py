@@ -54,7 +54,7 @@ def test_a_peer_that_is_not_installed_is_said_once(monkeypatch):
     monkeypatch.setattr(peers, "_torchao", absent)
     said: list[str] = []
     rows(CodecConfig(bits=4), against=("torchao",), missing=said.append)
-    assert said == ["torchao is not installed: no rows against it"]
+    assert said == ["torchao is not installed, so there are no rows against it"]
 
 
 def test_an_encoder_that_is_not_a_function_of_its_key_is_wrong():
@@ -167,7 +167,7 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
     said: list[str] = []
     found = list(codec_gpu.rows(points, SHORT, torch.device("cpu"), said.append))
     assert [row.parameters["codec"] for row in found] == ["qsgd"] * 6 + ["sign"] * 6 + ["affine"] * 6
-    assert said == ["topk has no kernels of its own for a GPU: no rows of it there"]
+    assert said == ["topk has no kernels for a GPU, so it has no rows there"]
     assert all(row.wrong == 0 and row.reference_name == DEVICE_COPY for row in found)
     assert all(row.derived["call_us"] > 0 for row in found)
     bench = codec_gpu._Bench(

@@ -91,7 +91,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(site: Site, tmp_path: Pa
 
 def test_a_download_goes_on_in_the_next_call(site: Site, tmp_path: Path) -> None:
     site.breaks = [400_000, *[0] * module.ATTEMPTS]
-    with pytest.raises(DataError, match="after 400000 bytes; they are kept, the next call goes on"):
+    with pytest.raises(DataError, match="after 400000 bytes; they are kept, and the next call continues"):
         download(f"{site.url}/data", tmp_path / "data", SHA)
     assert not (tmp_path / "data").exists()
     site.asked.clear()
@@ -115,7 +115,7 @@ def test_a_part_that_is_complete_already_is_used(site: Site, tmp_path: Path) -> 
 def test_a_wrong_checksum_is_an_error_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
     site.files["data"] = CONTENT[:-1] + b"?"
     with pytest.raises(
-        DataError, match=rf"{site.url}/data: the file is damaged.*checksum is sha256:.*not {SHA}"
+        DataError, match=rf"{site.url}/data: the file is damaged.*checksum is sha256:.*instead of {SHA}"
     ):
         download(f"{site.url}/data", tmp_path / "data", SHA)
     assert list(tmp_path.iterdir()) == []
@@ -125,14 +125,14 @@ def test_what_is_there_already_is_not_asked_for_again_and_never_replaced(site: S
     (tmp_path / "data").write_bytes(CONTENT)
     download(f"{site.url}/data", tmp_path / "data", SHA)
     (tmp_path / "data").write_bytes(b"mine")
-    with pytest.raises(DataError, match="is there already, with checksum"):
+    with pytest.raises(DataError, match="exists already, with checksum"):
         download(f"{site.url}/data", tmp_path / "data", SHA)
     assert (tmp_path / "data").read_bytes() == b"mine"
     assert site.asked == []
 
 
 def test_a_missing_file_is_the_servers_word(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mushrooms: the server says 404"):
+    with pytest.raises(DataError, match=r"mushrooms: the server answered 404"):
         fetch("mushrooms", tmp_path, base_url=site.url)
     assert len(site.asked) == 1
 
@@ -152,7 +152,7 @@ def test_no_internet_says_what_to_do(site: Site, tmp_path: Path) -> None:
     [
         ("digits", "needs no download"),
         ("celeba", "accept their terms"),
-        ("mnist", "unknown; to download there are"),
+        ("mnist", "unknown; available for download:"),
     ],
 )
 def test_names_that_can_not_be_fetched_say_why(name: str, message: str, tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ def test_a_file_of_several_benches_is_drawn_one_by_one(folder, tmp_path):
     ("content", "words"),
     [
         ("", "not JSON, or cut short"),
-        ("{}", "no bench and rows"),
-        ('{"bench": "p2p", "rows": 3}', "are no table"),
+        ("{}", "it has no bench and rows"),
+        ('{"bench": "p2p", "rows": 3}', "do not form a table"),
         ('{"bench": "p2p", "rows": [{"bytes": 1}]}', "no median_us"),
     ],
 )

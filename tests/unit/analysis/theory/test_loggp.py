@@ -73,7 +73,7 @@ def test_noise_of_a_tenth_moves_the_parameters_by_as_much_and_outliers_hardly():
 
 
 def test_a_fit_without_p2p_is_refused_with_what_is_missing():
-    with pytest.raises(TraceError, match="nothing measured of bandwidth, latency: give the JSON of"):
+    with pytest.raises(TraceError, match="no measurement of bandwidth, latency: give the JSON of"):
         fit([one for one in made(TRUE) if one.what not in ("latency", "bandwidth")])
 
 

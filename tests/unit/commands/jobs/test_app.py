@@ -112,7 +112,7 @@ def test_options_may_hold_spaces_quotes_and_stars(tmp_path):
 def test_options_with_an_open_quote_are_refused_once(tmp_path):
     done = started(tmp_path, render("single-node"), OPTIONS="--set 'a=1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "see its quotes: --set 'a=1" in done.stderr
+    assert "check its quotes: --set 'a=1" in done.stderr
 
 
 @needs_bash
