@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from qafel_analysis.commands.files import export, figures
 from qafel_analysis.commands.numbers import bench, curves, timeline
-from qafel_analysis.commands.options import Accuracy, Loss, Runs, examples, expanded, say
+from qafel_analysis.commands.options import Accuracy, App, Loss, Runs, examples, expanded, say
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
@@ -31,7 +31,7 @@ from qafel_analysis.tables.sentence import sentence
 T = TypeVar("T")
 SCHEMA_VERSION = 1  # of `table --json`: qafel_mpi/schemas/table.json and messages.json
 
-app = typer.Typer(
+app = App(
     name="qafel-analysis",
     help="Turn trace files of qafel_mpi into tables, figures and reports.",
     epilog=examples(

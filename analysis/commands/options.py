@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from qafel_analysis.read.rows import Target
@@ -28,6 +29,19 @@ Loss = Annotated[
     float | None, typer.Option("--target-loss", help="Count to the first evaluation at or below this loss.")
 ]
 NOTHING_READ = 2
+
+
+class App(typer.Typer):
+    """A Typer app without the line breaks inside a docstring's paragraphs, some of which rich would keep."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        def register(function: Any) -> Any:
+            paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+            described = {"help": "\n\n".join(" ".join(part.split()) for part in paragraphs)} | options
+            return super(App, self).command(name, **described)(function)
+
+        return register
+
 
 EXIT_CODES = (
     "Exit codes: 0 done; 2 bad usage, or none of the files could be read. A file that can't be read is skipped, "

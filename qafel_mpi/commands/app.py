@@ -16,11 +16,12 @@ from qafel_mpi.commands import info, list, merge, run, schema, seal, settings, s
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
+from qafel_mpi.commands.help import App
 from qafel_mpi.commands.jobs.app import jobs
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.stdio import make_steadfast
 
-app = typer.Typer(
+app = App(
     name="qafel-mpi",
     help="Benchmark asynchronous federated learning with quantized messages in both directions, over MPI.",
     epilog="Examples:\n\n"

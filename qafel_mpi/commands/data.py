@@ -9,8 +9,9 @@ import typer
 
 from qafel_mpi.commands import run as launch
 from qafel_mpi.commands import show
+from qafel_mpi.commands.help import App
 
-data = typer.Typer(help="Download data sets.", no_args_is_help=True)
+data = App(help="Download data sets.", no_args_is_help=True)
 
 
 @data.command(

@@ -27,7 +27,7 @@ def merge(
         typer.Option(metavar="FILE", help="The trace to write. Default: NAME.h5 next to the folder."),
     ] = None,
 ) -> None:
-    """Make the trace file of a run that was cut short, from all that its ranks had written. The shards are kept."""
+    """Make the trace file of a run that was cut short, from everything that its ranks wrote. The shards are kept."""
     from qafel_mpi.trace.merge import merge as merge_shards
 
     with _held(directory):

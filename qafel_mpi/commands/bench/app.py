@@ -25,6 +25,7 @@ from qafel_mpi.commands.bench.options import (
     Sizes,
     Width,
 )
+from qafel_mpi.commands.help import App
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qafel_mpi.bench.measuring.result import Row
     from qafel_mpi.bench.measuring.timing import Limits
 
-bench = typer.Typer(
+bench = App(
     help="Measure codecs, transport and drivers against references that are sampled alternately with them.",
     epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench p2p --json p2p.json\n\n"
     "  mpirun -n 4 qafel-mpi bench all --out bench.h5\n\n"

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from qafel_mpi.commands.help import App
 from qafel_mpi.commands.jobs import script as filling
 from qafel_mpi.config_text import ConfigError, did_you_mean
 
-jobs = typer.Typer(
+jobs = App(
     help="SLURM job scripts: list the templates, fill one in.",
     epilog="Examples:\n\n  qafel-mpi jobs list\n\n"
     "  qafel-mpi jobs render single-node --account p123 --out job.sbatch && sbatch job.sbatch",
@@ -37,7 +38,7 @@ def list_() -> None:
 )
 def render(
     template: Annotated[str, typer.Argument(metavar="TEMPLATE", help="One of `qafel-mpi jobs list`.")],
-    nodes: Annotated[int | None, typer.Option(min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes.")] = None,
     ntasks_per_node: Annotated[
         int | None,
         typer.Option(min=1, help="Ranks per node. Default with --gpus-per-node: one more than GPUs."),
