@@ -15,5 +15,6 @@ from __future__ import annotations
 
 from qafel_mpi.testing.codecs import CodecContract
 from qafel_mpi.testing.strategies import damage, layouts, vectors
+from qafel_mpi.testing.tasks import DatasetContract, ModelContract
 
-__all__ = ["CodecContract", "damage", "layouts", "vectors"]
+__all__ = ["CodecContract", "DatasetContract", "ModelContract", "damage", "layouts", "vectors"]
