@@ -15,7 +15,7 @@ set +a
 raw=runs/results
 
 GROUPS_IN_ORDER="demo timeline logistic codec p2p ingest overlap tracing waiting broadcast broadcast-hosts virtual \
-sizes link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn"
+sizes shared-data link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
     ranks=$1
@@ -132,6 +132,10 @@ virtual_once() {
 sizes() {
     mpirun -n 3 qafel-mpi bench sizes --algorithm qafel --json $raw/sizes/qafel.json
     mpirun -n 3 qafel-mpi bench sizes --algorithm fedbuff --json $raw/sizes/fedbuff.json
+}
+
+shared_data() {
+    mpirun -n 8 qafel-mpi bench data --megabytes 500 --json $raw/shared-data/500mb.json
 }
 
 # --- slow links ----------------------------------------------------------------------------------------------

@@ -77,6 +77,10 @@ sizes() {
     qafel-analysis bench $raw/sizes/*.json --record $out/sizes.json
 }
 
+shared_data() {
+    qafel-analysis bench $raw/shared-data/500mb.json --record $out/shared-data.json
+}
+
 link() { # NAME FOLDER OPTION...
     name=$1 folder=$2
     shift 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from qafel_mpi.bench import broadcast, codec, ingest, overlap, p2p, sizes, tracing, virtual
+from qafel_mpi.bench import broadcast, codec, data, ingest, overlap, p2p, sizes, tracing, virtual
 
 Seeds = Mapping[str, int | str]
 OF_A_RANK = "the sender's rank"  # of bytes that ranks.pattern makes
@@ -17,6 +17,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "backoff": lambda: {"content": OF_A_RANK},
     "overlap": lambda: {"run": overlap.experiment(1).seed},
     "tracing": lambda: {"run": tracing.experiment(1).seed},
+    "data": lambda: {"data": data.experiment(1).seed},
     "sizes": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "virtual": lambda: {
         "cnn": virtual.cnn_experiment(1).seed,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, ingest, overlap, p2p, sizes, tracing
+from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, tracing
 from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
@@ -176,6 +176,21 @@ def test_overlap_and_tracing_read_the_trace_of_a_wall_run(comm, folder, monkeypa
 def test_cores_are_counted_once_for_all_ranks_of_a_host(comm):
     assert not ranks.crowded(MPI.COMM_SELF)
     assert len({ranks.crowded(comm), bool(ranks.agree(comm)(ranks.crowded(comm)))}) == 1
+
+
+@pytest.mark.mpi(min_size=3, max_size=3)
+def test_data_that_ranks_share_take_the_memory_of_one_copy(comm):
+    """40 MB; what else a process allocates meanwhile is some MB a rank."""
+    found, any_here = on_every_rank(comm, data.rows(comm, 40))
+    assert any_here
+    if comm.rank == 0:
+        copies, shared = found
+        assert [row.parameters["operation"] for row in found] == ["a copy a rank", "one copy a host"]
+        assert copies.wrong == shared.wrong == 0
+        own = shared.derived["data_mb"]
+        assert 40 < own < 70
+        assert copies.derived["pss_mb"] > 0.9 * comm.size * own
+        assert shared.derived["pss_mb"] < 1.5 * own
 
 
 @pytest.mark.mpi(min_size=2)

@@ -246,6 +246,22 @@ def sizes(
     run("sizes", measure, Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
 
 
+@bench.command(
+    epilog="Example:\n\n  mpirun -n 8 qafel-mpi bench data --megabytes 500 --json data.json",
+)
+def data(
+    megabytes: Annotated[int, typer.Option(min=1, help="Size of the data set that is made.")] = 100,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Memory of a host's ranks with a data set: where each rank loads a copy, and where all share one.
+
+    Memory is the proportional set size of all ranks together, in which shared pages count once.
+    """
+    run("data", parts.data(megabytes), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
+
+
 class VirtualPart(StrEnum):
     MEMORY = "memory"
     OVERHEAD = "overhead"

@@ -94,6 +94,15 @@ def tracing(uploads: int) -> Measure:
     return measure
 
 
+def data(megabytes: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import data as ours
+
+        return ours.rows(comm, megabytes)
+
+    return measure
+
+
 def sizes(d: Sequence[int], algorithm: str, uploads: int) -> Measure:
     """d: ascending. Raises ConfigError."""
 
