@@ -91,7 +91,7 @@ class StalenessConfig(Settings):
     - constant: 1
     - polynomial: (1 + τ)^(−a), which is FedBuff's with a = 1/2
     - flsim: ((1 + τ)/2)^(−a), so that s(0) = 2^a, as in FLSim and the paper authors' runs
-    - nvflare: 1/(1 + √τ)
+    - nvflare: 1/(1 + √(τ + 1)), as NVFlare 2.9.0 runs: its counter has moved on before it takes the weight
     """
 
     weight: Literal["constant", "polynomial", "flsim", "nvflare"] = Field(

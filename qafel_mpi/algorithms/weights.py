@@ -20,6 +20,6 @@ def staleness_weight(config: StalenessConfig) -> Callable[[int], float]:
         "constant": lambda tau: 1.0,
         "polynomial": lambda tau: (1.0 + tau) ** -a,
         "flsim": lambda tau: ((1.0 + tau) / 2.0) ** -a,
-        "nvflare": lambda tau: 1.0 / (1.0 + math.sqrt(tau)),
+        "nvflare": lambda tau: 1.0 / (1.0 + math.sqrt(tau + 1.0)),
     }
     return weights[config.weight]

@@ -38,7 +38,9 @@ def partition(
     Raises DataError where there are fewer examples (or users) than clients, with the numbers.
     """
     n = len(labels)
-    if config.kind in ("dirichlet", "shards") and (labels.ndim != 1 or labels.dtype.kind == "f"):
+    if config.kind in ("dirichlet", "dirichlet-clients", "shards") and (
+        labels.ndim != 1 or labels.dtype.kind == "f"
+    ):
         raise DataError(
             f"partition {config.kind}: it deals examples by their class, and these have none; "
             "use iid, contiguous, powerlaw or natural"
@@ -62,6 +64,9 @@ def partition(
         case "dirichlet":
             assert config.alpha is not None
             return _of_owners(_dirichlet(labels, clients, config.alpha, generator), clients)
+        case "dirichlet-clients":
+            assert config.alpha is not None
+            return Partition(_by_client(labels, clients, config.alpha, generator), _even(n, clients))
         case "shards":
             return _shards(labels, clients, config.shards_per_client or 2, generator)
         case "natural":
@@ -92,7 +97,7 @@ def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
 
 
 def _dirichlet(labels: np.ndarray, clients: int, alpha: float, generator: np.random.Generator) -> np.ndarray:
-    """Owner of each example: class by class, by Dirichlet(alpha) shares (Hsu et al. 2019, arXiv 1909.06335).
+    """Owner of each example: class by class, by Dirichlet(alpha) shares (Yurochkin et al. 2019, arXiv 1905.12022).
 
     A client left without an example takes one from the client that has most.
     """
@@ -111,6 +116,29 @@ def _dirichlet(labels: np.ndarray, clients: int, alpha: float, generator: np.ran
         by_size = np.argsort(-sizes[owner[spare]], kind="stable")
         owner[spare[by_size[: empty.size]]] = empty
     return owner
+
+
+def _by_client(labels: np.ndarray, clients: int, alpha: float, generator: np.random.Generator) -> np.ndarray:
+    """Examples client by client, in equal shares: each client draws its classes (Hsu et al. 2019, arXiv 1909.06335).
+
+    Its distribution of classes comes from Dirichlet(alpha·p), p being that of all examples. Without replacement: a
+    class that has run out leaves its part to the client's other classes, and at last to whatever is left.
+    """
+    classes, label, left = np.unique(labels, return_inverse=True, return_counts=True)
+    pools = [generator.permutation(np.flatnonzero(label == one)) for one in range(len(classes))]
+    prior = alpha * left / len(labels)
+    order: list[np.ndarray] = []
+    for size in np.diff(_even(len(labels), clients)).tolist():
+        # A gamma draw of so small a shape is 0 in floats more often than not; its logarithm is not.
+        logs = np.log(generator.standard_gamma(prior + 1)) + np.log1p(-generator.random(len(prior))) / prior
+        wanted = np.exp(logs - logs.max())
+        while size:
+            shares = wanted * (left > 0)
+            shares = shares if shares.sum() > 0 else left.astype(float)
+            taken = np.minimum(generator.multinomial(size, shares / shares.sum()), left)
+            order += [pool[n - k : n] for pool, n, k in zip(pools, left, taken, strict=True) if k]
+            left, size = left - taken, size - int(taken.sum())
+    return np.concatenate(order)
 
 
 def _of_owners(owner: np.ndarray, clients: int) -> Partition:

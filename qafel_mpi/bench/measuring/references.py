@@ -1,4 +1,6 @@
-"""References per system, as in ReFrame: a run fails that leaves [target·(1 + lower), target·(1 + upper)].
+"""References per system, as in ReFrame: a run fails that leaves [target + lower·|target|, target + upper·|target|].
+
+A fraction of 0 would bound nothing: with target = 0 lower and upper are in the column's own unit.
 
 [[reference]]
 system = "node*"                                  # the host of rank 0, with wildcards
@@ -21,6 +23,7 @@ unit = "GB/s"
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -34,7 +37,7 @@ from qafel_mpi.config_text import ConfigError
 
 
 class Reference(BaseModel):
-    """One expectation. lower and upper are fractions of the target, as in ReFrame; None: unbounded."""
+    """One expectation. lower and upper are fractions of |target|, or absolute where that is 0; None: unbounded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,9 +45,9 @@ class Reference(BaseModel):
     bench: str
     where: dict[str, Any] = Field(default_factory=dict)
     column: str
-    target: float
-    lower: float | None = Field(None, le=0)
-    upper: float | None = Field(None, ge=0)
+    target: float = Field(allow_inf_nan=False)
+    lower: float | None = Field(None, le=0, allow_inf_nan=False)
+    upper: float | None = Field(None, ge=0, allow_inf_nan=False)
     unit: str
 
     @model_validator(mode="after")
@@ -60,14 +63,20 @@ class Reference(BaseModel):
             and all(row.parameters.get(name) == value for name, value in self.where.items())
         )
 
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that is within the reference."""
+        scale = abs(self.target) or 1.0
+        low = -math.inf if self.lower is None else self.target + scale * self.lower
+        high = math.inf if self.upper is None else self.target + scale * self.upper
+        return low, high
+
     def problem(self, row: Row) -> str | None:
         """What is wrong with this row by this reference; None where it is within bounds."""
         about = " ".join(f"{k}={v}" for k, v in self.where.items())
         value = row.columns().get(self.column)
         if value is None:
             return f"{self.bench} {about}: no column {self.column}"
-        low = -float("inf") if self.lower is None else self.target * (1 + self.lower)
-        high = float("inf") if self.upper is None else self.target * (1 + self.upper)
+        low, high = self.bounds()
         if low <= value <= high:
             return None
         return (

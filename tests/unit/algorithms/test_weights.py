@@ -15,7 +15,8 @@ from qafel_mpi.algorithms.weights import staleness_weight
         (StalenessConfig(weight="polynomial", exponent=0.5), 3, 0.5),
         (StalenessConfig(weight="flsim", exponent=0.5), 0, math.sqrt(2)),
         (StalenessConfig(weight="flsim", exponent=0.5), 7, 0.5),
-        (StalenessConfig(weight="nvflare"), 4, 1 / 3),
+        (StalenessConfig(weight="nvflare"), 0, 1 / 2),
+        (StalenessConfig(weight="nvflare"), 3, 1 / 3),
     ],
 )
 def test_staleness_weights_are_those_of_the_field(config, tau, weight):

@@ -15,6 +15,7 @@ KINDS = {
     "iid": PartitionConfig(),
     "contiguous": PartitionConfig(kind="contiguous"),
     "dirichlet": PartitionConfig(kind="dirichlet", alpha=0.3),
+    "dirichlet-clients": PartitionConfig(kind="dirichlet-clients", alpha=0.3),
     "powerlaw": PartitionConfig(kind="powerlaw", alpha=0.1),
     "shards": PartitionConfig(kind="shards", shards_per_client=2),
     "natural": PartitionConfig(kind="natural"),
@@ -46,7 +47,7 @@ def test_every_example_goes_to_one_client_and_every_client_has_one(
     assert dealt.sizes().min() >= 1
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet", "powerlaw", "shards"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "dirichlet-clients", "powerlaw", "shards"])
 def test_the_seed_decides(kind: str) -> None:
     orders = [partition(KINDS[kind], labels_of(500), 20, seed).order for seed in (1, 1, 2)]
     assert np.array_equal(orders[0], orders[1])
@@ -59,14 +60,31 @@ def test_contiguous_runs_keep_the_order_and_the_first_are_longer_by_one() -> Non
     assert dealt.sizes().tolist() == [82] * 24 + [81] * 76
 
 
-def test_a_small_alpha_skews_the_labels_and_a_large_one_does_not() -> None:
+@pytest.mark.parametrize("kind", ["dirichlet", "dirichlet-clients"])
+def test_a_small_alpha_skews_the_labels_and_a_large_one_does_not(kind: str) -> None:
     labels = labels_of(20_000)
     largest = {}
     for alpha in (0.05, 1000.0):
-        dealt = partition(PartitionConfig(kind="dirichlet", alpha=alpha), labels, 20, 0)
+        config = PartitionConfig.model_validate({"kind": kind, "alpha": alpha})
+        dealt = partition(config, labels, 20, 0)
         largest[alpha] = float(class_shares(labels, dealt).max(axis=1).mean())
     assert largest[0.05] > 0.5
     assert largest[1000.0] < 0.15
+
+
+def test_shares_class_by_class_are_those_of_before() -> None:
+    dealt = partition(KINDS["dirichlet"], np.random.default_rng(7).integers(0, 10, 40), 4, 5)
+    assert dealt.offsets.tolist() == [0, 5, 15, 27, 40]
+    assert dealt.indices(0).tolist() == [0, 14, 19, 20, 27]
+    assert dealt.indices(1).tolist() == [3, 5, 6, 7, 15, 23, 25, 28, 34, 38]
+
+
+def test_clients_that_draw_their_classes_are_of_one_size() -> None:
+    config = PartitionConfig(kind="dirichlet-clients", alpha=1e-4)
+    dealt = partition(config, labels_of(5_003), 50, 0)
+    assert set(dealt.sizes()) == {100, 101}
+    shares = class_shares(labels_of(5_003), dealt)
+    assert np.median(shares.max(axis=1)) == 1  # most have one class, until their class has run out
 
 
 def test_power_law_skews_sizes_and_not_labels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_below_the_lower_bound_is_missed_where_more_is_better(made, tmp_path: Pa
     )
     assert len(references.problems(load(text, tmp_path), made.rows, "n1")) == 1
     assert references.problems(load(text.replace("0.001", "0.0008"), tmp_path), made.rows, "n1") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "lower", "upper", "bounds"),
+    [
+        (8.0, -0.25, 0.5, (6.0, 12.0)),
+        (-8.0, -0.25, 0.5, (-10.0, -4.0)),
+        (0.0, -0.25, 0.5, (-0.25, 0.5)),
+        (0.0, None, 0.0, (-math.inf, 0.0)),
+    ],
+)
+def test_the_bounds_are_around_the_target_whatever_its_sign(target, lower, upper, bounds):
+    reference = references.Reference(
+        system="*", bench="p2p", column="median_us", target=target, lower=lower, upper=upper, unit="us"
+    )
+    assert reference.bounds() == bounds
 
 
 def test_a_reference_that_means_no_row_is_not_passed_over(made, tmp_path: Path):

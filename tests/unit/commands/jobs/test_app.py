@@ -178,6 +178,27 @@ def test_gpus_that_no_rank_would_use_are_warned_of(tmp_path):
     assert started(tmp_path, script, SLURM_GPUS_ON_NODE="4", **sizes).stderr == ""
 
 
+@needs_bash
+@pytest.mark.parametrize(
+    ("sizes", "ranks"),
+    [
+        ({"SLURM_NTASKS_PER_NODE": "5"}, "9"),
+        ({"SLURM_TASKS_PER_NODE": "5(x2)"}, "9"),
+        ({"SLURM_TASKS_PER_NODE": "3,2"}, "5"),
+        ({"SLURM_TASKS_PER_NODE": "1(x2)"}, None),
+        ({}, None),
+    ],
+)
+def test_a_job_of_gpus_counts_its_ranks_by_what_slurm_has_set(tmp_path, sizes, ranks):
+    program(tmp_path / "scontrol", "echo h1; echo h2")
+    done = started(tmp_path, render("multi-node-gpu"), SLURM_NNODES="2", **sizes)
+    if ranks is None:
+        assert done.returncode == 2
+        assert "submit with --ntasks-per-node" in done.stderr
+    else:
+        assert f"-n\n{ranks}\n" in done.stdout
+
+
 def test_a_host_has_a_rank_more_than_gpus():
     text = render("multi-node-gpu", "--gpus-per-node", "8")
     assert "#SBATCH --gpus-per-node=8\n" in text
