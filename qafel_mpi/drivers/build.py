@@ -45,6 +45,7 @@ class Progress:
     bits_per_byte: float = float("nan")  # of text
 
 
+ERROR_BYTES = 1024  # of a DIVERGED: why a training failed
 Report = Callable[[Progress], None]
 Interrupted = Callable[[], bool]
 
@@ -133,6 +134,7 @@ class Setup:
             Kind.MODEL: _describe(self.full),
             # Pairs of int64, (client, participation), of clients that are trained as one batch.
             Kind.TRAIN: Expected(payload_bytes=16 * self.task.together, variable=True),
+            Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
             Kind.STOP: Expected(),
             Kind.BYE: Expected(),
             **(more or {}),

@@ -140,7 +140,10 @@ class NeuralTask(Task):
         *,
         version: int = 0,
     ) -> TrainResult:
-        loss, steps = self.train_on(self._batches(client, seed), start, delta, seed, poll, version)
+        try:
+            loss, steps = self.train_on(self._batches(client, seed), start, delta, seed, poll, version)
+        except TrainingError as error:
+            raise TrainingError(f"client {client}: {error}") from error.__cause__
         return TrainResult(loss, self.examples(client), steps)
 
     def train_on(

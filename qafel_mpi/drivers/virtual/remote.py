@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from torch import Tensor
 
-from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.build import ERROR_BYTES, Setup
 from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
@@ -26,7 +26,6 @@ PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
 PARTS = np.dtype(  # of a SCORE
     [("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8"), ("answers", "<i8")]
 )
-ERROR_BYTES = 1024  # of a DIVERGED
 TAG_HALT = 13  # a STOP that overtakes the orders: what is still to be trained is of no use any more
 QUEUE_LIMIT = 4096  # messages that a worker may be behind before rank 0 waits for it
 DOWN_SLOTS = 8  # receives that a worker keeps posted
@@ -38,7 +37,6 @@ def describe(setup: Setup) -> dict[Kind, Expected]:
     kinds = setup.expected(
         {
             Kind.SCORE: Expected(payload_bytes=PARTS.itemsize * parts, variable=True),
-            Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
         }
     )
     return kinds | {Kind.EVALUATE: kinds[Kind.MODEL]}

@@ -7,18 +7,21 @@ from threading import Event, RLock, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Encoding
-from qafel_mpi.drivers.build import RunSummary, Setup, use
+from qafel_mpi.codecs.base import Encoding, NonFiniteError
+from qafel_mpi.drivers.build import ERROR_BYTES, RunSummary, Setup, use
 from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.encodings import EncodingErrors
+from qafel_mpi.drivers.failures import show_cause
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
+from qafel_mpi.tasks.errors import DataError, TrainingError
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
 from qafel_mpi.wire import Kind, check
@@ -56,6 +59,8 @@ class WallClient:
     On a GPU an update is encoded beside the next training, which has a vector of its own, and posted between two
     of its steps; on a CPU it is posted at once.
     """
+
+    failed = False  # a training: this rank waits for the end of the run
 
     def __init__(self, session: Session, setup: Setup, hosting: Hosting):
         self.session, self.setup, self.comm = session, setup, session.comm
@@ -98,7 +103,10 @@ class WallClient:
             progress.start()
         try:
             while not self.stopped:
-                self._participate()
+                if self.failed:
+                    self._until(lambda: False, "the end of the run")
+                else:
+                    self._participate()
         finally:  # also what training raises: the thread would call MPI while the job ends
             self._end.set()
             if progress is not None:
@@ -133,14 +141,24 @@ class WallClient:
             loss = self._train(client, participation, delta, version)
         except Stopped:
             return
+        except (TrainingError, DataError) as error:
+            show_cause(error)
+            self.pool.release(frame)
+            self._report_failure(client, participation, version, str(error))
+            return
         train_seconds = perf_counter() - begun
         # 4. Encode u = Q_c(y_P − y_0) into the payload of a frame.
         with self.lock:
             self._finish_encoding()  # begun a training ago: not done yet only where the device is behind
         frame.t_encode_begin = perf_counter()
-        encoding, key = self.client.begin_encoding(
-            delta, frame.payload, client=client, participation=participation
-        )
+        try:
+            encoding, key = self.client.begin_encoding(
+                delta, frame.payload, client=client, participation=participation
+            )
+        except NonFiniteError as error:
+            self.pool.release(frame)
+            self._report_failure(client, participation, version, f"client {client}: {error}")
+            return
         upload = Upload(frame, delta, encoding, key, client, participation, version, loss, train_seconds)
         with self.lock:
             self.encoding = upload
@@ -166,7 +184,15 @@ class WallClient:
         if (upload := self.encoding) is None:
             return
         self.encoding = None
-        frame, size = upload.frame, upload.encoding.finish()
+        frame = upload.frame
+        try:
+            size = upload.encoding.finish()
+        except NonFiniteError as error:
+            self.uploads -= 1  # it was counted when its encoding began
+            self.pool.release(frame)
+            reason = f"client {upload.client}: {error}"
+            self._report_failure(upload.client, upload.participation, upload.version, reason)
+            return
         frame.t_encode_end = perf_counter()
         if self.errors is not None:
             payload = frame.payload[:size]
@@ -185,6 +211,25 @@ class WallClient:
             train_seconds=upload.train_seconds,
         )
         self.sends.post(frame, 0)
+
+    def _report_failure(self, client: int, participation: int, version: int, reason: str) -> None:
+        """Tell rank 0 in an update's place that a training failed: it ends the run, with this reason and a trace."""
+        text = f"{reason} (rank {self.comm.rank} on {self.session.placement.host})".encode()[:ERROR_BYTES]
+        with self.lock:
+            frame = new_frame(len(text))
+            frame.payload[:] = np.frombuffer(text, np.uint8)
+            expected = self.described[Kind.DIVERGED]
+            frame.seal(
+                Kind.DIVERGED,
+                payload_bytes=len(text),
+                expected=expected,
+                client=client,
+                version=version,
+                sequence=participation,
+            )
+            self.failed = True
+            self.uploads += 1
+            self.sends.post(frame, 0)
 
     def _pause(self, seconds: float) -> None:
         """Idle as part of the training: broadcasts are applied meanwhile. Raises Stopped."""
@@ -256,7 +301,8 @@ class WallClient:
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
             for sent in self.sends.poll():
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
-                self.pool.release(sent.frame)
+                if sent.message.kind == Kind.UPDATE:
+                    self.pool.release(sent.frame)
             self.session.keep_books()
 
     def _apply(self, received: Received) -> None:

@@ -8,8 +8,8 @@ from time import perf_counter
 from mpi4py import MPI
 
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.codecs import PayloadError
-from qafel_mpi.drivers.build import Interrupted, Report, RunSummary, Setup
+from qafel_mpi.codecs import NonFiniteError, PayloadError
+from qafel_mpi.drivers.build import ERROR_BYTES, Interrupted, Report, RunSummary, Setup
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
@@ -44,13 +44,13 @@ class WallServer:
         self.server = setup.server()
         self.ledger = Ledger(setup, self.server, session.recorder, report)
         self.described = setup.expected()
-        self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.BYE)}
+        self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.DIVERGED, Kind.BYE)}
         transport = session.experiment.transport
         ranks = range(1, self.comm.size)
         self.inbox = Inbox(
             self.comm,
             TAG_UP,
-            payload_bytes=setup.uplink.payload_bytes(),
+            payload_bytes=max(setup.uplink.payload_bytes(), ERROR_BYTES),
             slots=transport.receives(len(ranks)),
             source=MPI.ANY_SOURCE,
         )
@@ -133,7 +133,7 @@ class WallServer:
             )
 
     def _checked(self, arrived: list[Received], begin_s: float) -> list[Upload]:
-        """The updates among what has arrived. Goodbyes are noted here."""
+        """The updates among what has arrived. Goodbyes and failures are noted here."""
         uploads: list[Upload] = []
         for received in arrived:
             # 7. Check header and checksum: nothing of a bad message reaches the model.
@@ -142,8 +142,13 @@ class WallServer:
             except WireError as error:
                 self._drop(received, error)
                 continue
-            if message.kind == Kind.BYE:
-                self.senders.said_goodbye(received.source, message.sequence)
+            if message.kind != Kind.UPDATE:
+                if message.kind == Kind.BYE:
+                    self.senders.said_goodbye(received.source, message.sequence)
+                else:  # a client's training failed, and so has the run
+                    reason = received.payload.tobytes().decode(errors="replace")
+                    self.ledger.reason = self.ledger.reason or f"failed: {reason}"
+                    self.senders.took(received.source)
                 self.inbox.release(received.slot)
                 row = received_row(received, message, 0, begin_s, perf_counter())
                 self.session.recorder.messages.append(row)
@@ -227,10 +232,17 @@ class WallServer:
 
     def _step(self) -> None:
         self.round.begin()
+        if not self.setup.unicast and not self._wait_for_room():
+            return
+        try:
+            self._make_step()
+        except NonFiniteError as error:
+            self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
+
+    def _make_step(self) -> None:
+        """Raises NonFiniteError."""
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
-            return
-        if not self._wait_for_room():
             return
         # 10. With K uploads in the buffer, step: x^{t+1}, q^t = Q_s(x^{t+1} − x̂^t), x̂^{t+1} = x̂^t + decode(q^t).
         frame = self.broadcast.frame()
@@ -345,7 +357,8 @@ class WallServer:
             server.x_hat,
             sent=self.broadcast.total,
             received=self.inbox.total,
-            shared_state=not self.setup.unicast,
+            # A step that failed has moved the server's hidden state in part.
+            shared_state=not self.setup.unicast and not self.ledger.reason.startswith("failed: server step"),
         )
         return self.session.finish(
             self.ledger,
