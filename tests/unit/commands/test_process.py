@@ -1,4 +1,6 @@
-"""A rank that can't start: it names its host, once, and MPICH's mpirun is told to end the others."""
+"""The command as one process of a job: what rank 0 tells, interrupts, and ranks that can't start."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qafel_mpi.commands.process import Interrupt
+from qafel_mpi.commands.process import Interrupt, from_rank_0
+from qafel_mpi.config_text import ConfigError
 from tests.support import ROOT
 
 COMMAND = str(Path(sys.executable).with_name("qafel-mpi"))
@@ -88,3 +91,25 @@ def test_a_rank_that_leaves_ends_with_its_own_code_though_a_launcher_ends_it_mea
         timeout=60,
     )
     assert done.returncode == 75
+
+
+def test_a_plan_that_fails_is_said_and_exits_with_2(capsys):
+    def plan() -> dict:
+        raise ConfigError(["one", "two"])
+
+    with pytest.raises(SystemExit) as exit_:
+        from_rank_0(None, plan)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "one\ntwo\n"
+    assert from_rank_0(None, lambda: {"a": 1}) == {"a": 1}
+
+
+def test_the_first_interrupt_is_a_question_and_the_second_does_not_wait():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
