@@ -9,7 +9,7 @@ import h5py
 import pytest
 
 from tests.support import check_against_schema
-from tests.system.test_commands import own_words, qafel
+from tests.system.command import own_words, qafel
 
 QUICK = ("--seconds", "0.05", "--from", "4096", "--to", "4096")
 

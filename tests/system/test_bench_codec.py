@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support import check_against_schema
-from tests.system.test_commands import qafel
+from tests.system.command import qafel
 
 
 def test_bench_codec_prints_a_table_and_writes_rows_samples_and_provenance(tmp_path):

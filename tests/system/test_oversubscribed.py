@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from tests.system.test_commands import qafel
+from tests.system.command import qafel
 
 RANKS = 16
 SETTINGS = (

@@ -17,7 +17,7 @@ from qafel_mpi.drivers import suite
 from qafel_mpi.drivers.build import RunSummary
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.tasks.errors import DataError
-from tests.system.test_commands import qafel
+from tests.system.command import qafel
 
 # --- the paper's logistic regression ------------------------------------------------------------------
 

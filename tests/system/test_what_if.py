@@ -1,6 +1,6 @@
 """docs/what-if.md says what happens when something goes wrong: the same is done here, and must happen.
 
-What is not here is in test_commands.py (exceptions, warnings of a batch system, one process) and test_slurm.py.
+What is not here is in test_ends.py (exceptions, warnings of a batch system, one process) and test_slurm.py.
 """
 
 from __future__ import annotations
