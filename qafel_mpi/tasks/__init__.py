@@ -12,9 +12,10 @@ from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.own import load as load_own
 from qafel_mpi.tasks import held, logistic
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
-from qafel_mpi.tasks.config import ClientConfig, TaskConfig
+from qafel_mpi.tasks.config import FILE_FORMATS, ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.files import load as load_files
 from qafel_mpi.tasks.held import Once
 from qafel_mpi.tasks.make import described
 from qafel_mpi.tasks.models import MODELS, VECTORS
@@ -79,6 +80,8 @@ def _loaded(task: TaskConfig, data_dir: Path | None, clients: int, seed: int) ->
     """The data set that the settings name: ours, or the user's own."""
     if task.dataset in DATASETS:
         return DATASETS[task.dataset](task, data_dir, clients, seed)
+    if task.dataset.partition(":")[0] in FILE_FORMATS:
+        return load_files(task, data_dir)
     load = load_own("task.dataset", task.dataset)
     # What it draws from global generators is to be the same on every rank.
     with own_random_numbers(derive(seed, Stream.DATA), torch.device("cpu")):

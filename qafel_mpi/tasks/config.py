@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, Settings, only_with, takes
-from qafel_mpi.tasks.partition_config import PartitionConfig
+from qafel_mpi.tasks.partition_config import FieldsConfig, PartitionConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "stdlib-text", "synthetic")
+FILE_FORMATS = ("leaf", "tff", "npz", "parquet")  # data sets from files: FORMAT:PATH
+WITH_USERS = ("stdlib-text", *FILE_FORMATS)  # whose clients are the data's own users unless told otherwise
 VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
 NEURAL = ("mlp", "cnn", "resnet18", "transformer", OWN)  # torch modules
 MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
@@ -30,8 +32,12 @@ class TaskConfig(BaseModel):
 
     dataset: str = Field(
         "digits",
-        description="Data set to learn from: a known one, or a function of your own.",
-        json_schema_extra=BOTH | takes(f"one of {', '.join(DATASET_NAMES)}, or module:function"),
+        description="Data set to learn from: a known one, files in a known format, or a function of your own.",
+        json_schema_extra=BOTH
+        | takes(
+            f"one of {', '.join(DATASET_NAMES)}, or {', '.join(f'{name}:PATH' for name in FILE_FORMATS)}, "
+            "or module:function"
+        ),
     )
     model: str = Field(
         "mlp",
@@ -52,6 +58,7 @@ class TaskConfig(BaseModel):
         json_schema_extra=BOTH | takes("a whole number >= 1 or, on the wall clock, ranks"),
     )
     partition: PartitionConfig = PartitionConfig()
+    fields: FieldsConfig = FieldsConfig()
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="Floating-point type of parameters and updates.", json_schema_extra=BOTH
     )
@@ -137,9 +144,19 @@ class TaskConfig(BaseModel):
         json_schema_extra=BOTH | only_with(dataset=("synthetic", OWN)),
     )
 
+    @model_validator(mode="after")
+    def _users_are_clients(self) -> TaskConfig:
+        """Data that come with users are dealt by them where the settings do not say."""
+        if self.dataset.partition(":")[0] in WITH_USERS and "partition" not in self.model_fields_set:
+            object.__setattr__(self, "partition", PartitionConfig(kind="natural"))
+        return self
+
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, value: str) -> str:
+        kind, colon, path = value.partition(":")
+        if kind in FILE_FORMATS and colon and not path:
+            raise ValueError(f"{value!r} has no path; write {kind}:PATH")
         return known_or_own(value, DATASET_NAMES)
 
     @field_validator("model")

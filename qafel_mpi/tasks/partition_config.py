@@ -1,4 +1,4 @@
-"""Settings of how the training examples are dealt to the clients."""
+"""Settings of how the training examples are dealt to the clients, and of what files call their parts."""
 
 from __future__ import annotations
 
@@ -48,3 +48,25 @@ class PartitionConfig(Settings):
         if self.kind in _WITH_ALPHA and self.alpha is None:
             raise ValueError(f"kind = {self.kind!r} needs alpha, e.g. 0.5")
         return self
+
+
+class FieldsConfig(BaseModel):
+    """Names in data sets from files in the formats tff, npz and parquet: of a field, an array, a column."""
+
+    model_config = _STRICT
+
+    x: str | None = Field(
+        None,
+        description="What holds the examples; without it x, or what is left beside y and client.",
+        json_schema_extra=BOTH,
+    )
+    y: str | None = Field(
+        None,
+        description="What holds the targets; without it y, or label.",
+        json_schema_extra=BOTH,
+    )
+    client: str | None = Field(
+        None,
+        description="What holds the client of an example, in the formats npz and parquet; without it client.",
+        json_schema_extra=BOTH,
+    )

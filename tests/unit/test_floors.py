@@ -58,6 +58,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "codecs": ("mpi4py", "h5py"),
     "schedule": ("mpi4py", "torch", "h5py"),
 }
+# The one reader of other people's HDF5. Traces are HDF5 too, and tasks/ has no business with them, so nowhere else.
+ALLOWED = {("qafel_mpi/tasks/files/tff.py", "h5py")}
 FORBIDDEN_AT_THE_TOP: dict[str, tuple[str, ...]] = {"commands": ("mpi4py", "h5py")}
 # Steps sideways: the experiments are data, and config reads them; code of the user's own fails with parsing's error.
 SIDEWAYS = {("config", "experiments"), ("own", "parsing")}
@@ -138,7 +140,8 @@ def violations(root: Path) -> list[str]:
             found.append(f"{where}: {room} is on no floor")
             continue
         imports = list(imports_of(ast.parse(path.read_text()), module, path.name == "__init__.py"))
-        found += [f"{where}:{i.line}: {what}" for i in imports for what in breaches(i, room, root)]
+        judged = [i for i in imports if (where.as_posix(), i.name.partition(".")[0]) not in ALLOWED]
+        found += [f"{where}:{i.line}: {what}" for i in judged for what in breaches(i, room, root)]
         found += together(where, room, imports)
     for path in sorted((root / "analysis").rglob("*.py")):
         where = path.relative_to(root)
@@ -306,6 +309,8 @@ def test_a_house_in_order_passes(house: Path) -> None:
         ("algorithms/x.py", "from time import perf_counter", "algorithms imports time.perf_counter"),
         ("algorithms/x.py", "def f():\n    import mpi4py.MPI", "algorithms imports mpi4py.MPI"),
         ("tasks/x.py", "import h5py as h", "tasks imports h5py"),
+        ("tasks/files/npz.py", "import h5py", "tasks imports h5py"),
+        ("tasks/files/tff.py", "import mpi4py", "tasks imports mpi4py"),
         ("transport/x.py", "import torch.distributed", "transport imports torch.distributed"),
         (
             "transport/x.py",

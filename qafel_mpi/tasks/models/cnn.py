@@ -41,6 +41,6 @@ def cnn(config: TaskConfig, data: Signature) -> nn.Module:
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in SIDES:
         raise DataError(
             "model cnn takes images of (channels, 32, 32) or (channels, 28, 28), "
-            f"this data set's examples are {shape}"
+            f"this data set's examples are {shape}; task.shape reshapes those of files"
         )
     return CNN(shape[0], data.classes, config.dropout)
