@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from qafel_mpi.tasks.partitions import Partition
 
 Arrays = dict[str, np.ndarray]
 Once = Callable[[Callable[[], Arrays]], Arrays]
-WORDS = ("classes", "scale", "shift", "targets", "vocabulary")  # of a data set, beside its arrays
+ARRAYS = ("x", "y", "test_x", "test_y", "groups")
+WORDS = tuple(field.name for field in fields(Dataset) if field.name not in ARRAYS)  # what is no array
 ABOUT = "about"  # the array that holds what is no array, as JSON
 
 
@@ -58,7 +60,6 @@ def pack(data: Dataset, dealt: Partition, dtype: torch.dtype) -> Arrays:
 def unpack(arrays: Arrays) -> tuple[Dataset, Partition]:
     """The inverse of pack. The data were checked when they were packed: nothing is looked at, or converted, again."""
     data = object.__new__(Dataset)
-    names = ("x", "y", "test_x", "test_y", "groups")
-    for name, value in ({name: arrays.get(name) for name in names} | about(arrays)).items():
+    for name, value in ({name: arrays.get(name) for name in ARRAYS} | about(arrays)).items():
         object.__setattr__(data, name, value)
     return data, Partition(arrays["order"], arrays["offsets"])

@@ -114,3 +114,15 @@ def test_a_model_that_writes_into_its_input_changes_nobody_s_data(monkeypatch):
         task.gradient_norm_squared(x)
     assert np.array_equal(task.data.x.numpy(), before.x)
     assert np.array_equal(task.data.test_x.numpy(), before.test_x)
+
+
+def test_every_field_of_a_data_set_that_is_no_array_comes_back() -> None:
+    """Text keeps what its bits per byte are reckoned from."""
+    tokens = np.zeros((4, 3), np.uint8)
+    data = Dataset(tokens, tokens, 9, targets="tokens", vocabulary=9, bytes_per_token=2.5)
+    dealt = Partition(np.arange(4), np.array([0, 4]))
+    back, _ = held.unpack(held.pack(data, dealt, torch.float32))
+    assert back.bytes_per_token == 2.5
+    assert {name: getattr(back, name) for name in held.WORDS} == {
+        name: getattr(data, name) for name in held.WORDS
+    }
