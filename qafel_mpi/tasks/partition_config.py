@@ -50,10 +50,8 @@ class PartitionConfig(Settings):
         return self
 
 
-class FieldsConfig(BaseModel):
+class FieldsConfig(Settings):
     """Names in data sets from files in the formats tff, npz and parquet: of a field, an array, a column."""
-
-    model_config = _STRICT
 
     x: str | None = Field(
         None,
