@@ -14,7 +14,7 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic codec p2p ingest overlap tracing waiting broadcast broadcast-hosts virtual \
+GROUPS_IN_ORDER="demo timeline logistic clocks codec p2p ingest overlap tracing waiting broadcast broadcast-hosts virtual \
 sizes shared-data link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
@@ -44,6 +44,11 @@ timeline() {
 logistic() {
     qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out $raw/logistic/qsgd
     qafel-mpi suite mushrooms-topk --seeds 0-4 --out $raw/logistic/topk
+}
+
+clocks() {
+    mpirun -n 4 qafel-mpi suite clocks --seeds 0-4 --out $raw/clocks/digits
+    mpirun -n 4 qafel-mpi suite clocks-fashion-mnist --seeds 0-4 --out $raw/clocks/fashion-mnist
 }
 
 # --- codecs --------------------------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ logistic() {
     python docs/results/optimum.py $out/optimum.json
 }
 
+clocks() {
+    qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
+    qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
+}
+
 codec() {
     qafel-analysis bench $raw/codec/qsgd4-*.json --record $out/codec.json
     for name in widths threads identity neighbour; do

@@ -16,9 +16,10 @@ from mpi4py import MPI
 
 from qafel_mpi import tasks
 from qafel_mpi.codecs import PayloadError
-from qafel_mpi.config import ConfigError
+from qafel_mpi.config import ConfigError, load
 from qafel_mpi.drivers import session, warmup
 from qafel_mpi.drivers.session import TAG_UP
+from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import client as wall_client
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.drivers.wall import server as wall_server
@@ -288,6 +289,21 @@ def test_a_unicast_download_is_made_for_the_client_that_starts_from_it(comm, fol
         who_played = up[["client", "sequence"]].tolist()[1:]  # the first one starts from x^0
         assert who_played[: len(for_whom)] == for_whom[: len(who_played)]
         assert len(who_played) > 0
+
+
+@pytest.mark.mpi(min_size=3, max_size=3)
+def test_both_clocks_need_about_as_many_uploads_for_one_population(comm, folder):
+    """Seeds 0 to 2, which differ by a quarter; at any time as many clients train as there are client ranks."""
+    settings = ["stop.accuracy=0.8", f"clock.concurrency={comm.size - 1}", f"transport.ranks={comm.size}"]
+    uploads: dict[str, list[int]] = {"wall": [], "virtual": []}
+    for seed in range(3):
+        for driver, kind in ((wall, "wall"), (virtual, "virtual")):
+            experiment = load("clocks", [*settings, f"seed={seed}", f"clock.kind={kind}"])
+            summary = driver.run(experiment, comm, folder / f"{kind}{seed}.h5")
+            assert summary.target_reached
+            uploads[kind].append(summary.uploads_to_target)
+    ratio = np.mean(uploads["wall"]) / np.mean(uploads["virtual"])
+    assert 0.7 < ratio < 1.4, uploads
 
 
 @pytest.mark.mpi(min_size=3)
