@@ -206,8 +206,14 @@ def cifar10(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) 
 
 
 def stdlib_text(config: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
-    """The standard library's source as bytes, each predicted from those before it; users are modules."""
+    """The standard library's source as bytes, each predicted from those before it; users are modules.
+
+    Where users are the clients, the `clients` longest modules train: one a client, whatever the version of Python.
+    """
     train, test = read_stdlib(config.bytes_per_client)
+    if config.partition.kind == "natural":
+        longest = sorted(train, key=lambda name: (-len(train[name]), name))[:clients]
+        train = {name: train[name] for name in sorted(longest)}
     context = config.context or text.USUAL_CONTEXT
     x, y, user = text.windows(list(train.values()), context)
     return Dataset(

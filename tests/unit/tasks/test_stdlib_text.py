@@ -62,7 +62,19 @@ def test_it_is_the_same_every_time_and_users_are_modules() -> None:
     assert np.array_equal(first.x[:, 1:], first.y[:, :-1])
     assert first.groups is not None
     assert np.bincount(first.groups).max() == 499 // 16
-    assert len(np.unique(first.groups)) > 100
+    assert len(np.unique(first.groups)) == 100
+
+
+def test_a_client_is_one_module_and_the_shortest_modules_are_left_out() -> None:
+    train, _ = read_stdlib(2000)
+    task = build(settings(bytes_per_client=2000, clients=20), ClientConfig(), seed=0)
+    assert [task.examples(client) for client in range(20)] == [1999 // 16] * 20
+    with pytest.raises(DataError, match=r"5000 clients and \d+ users"):
+        build(settings(clients=5000), ClientConfig(), seed=0)
+    everything = stdlib_text(
+        settings(bytes_per_client=2000, partition={"kind": "iid"}, clients=3), None, 3, 0
+    )
+    assert len(everything.x) == sum(max(0, len(text) - 1) // 16 for text in train.values())
 
 
 def test_its_entropy_is_that_of_real_text_and_a_run_knows_it() -> None:
