@@ -81,11 +81,19 @@ def run(
             comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
         )
         here = data_dir or own_data_dir() or Path(planned["data_dir"])
+        if comm is not None and comm.rank == 0:
+            print(where_it_goes(Path(planned["out"])), file=sys.stderr, flush=True)
         with job.all_ranks_end(comm), given_up():
             result = drive(planned, comm, here, interrupted)
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
     job.leave(exit_code(result, require_target))
+
+
+def where_it_goes(out: Path) -> str:
+    """Said before the run: a launcher that is interrupted passes nothing on that its ranks say afterwards."""
+    merge = f"qafel-mpi merge {out.with_suffix('.shards')}"
+    return f"trace: {out}; if the job is ended before its summary, look there, or `{merge}`"
 
 
 def plan(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import h5py
 import pytest
 
 from qafel_mpi.trace_schema import NOT_ENDED
-from tests.system.command import ENDLESS, RANK, SHORT, SUITE, begin, qafel
+from tests.support import mpirun
+from tests.system.command import COMMAND, ENDLESS, RANK, SHORT, SUITE, begin, qafel
 from tests.system.namespaces import launcher
 
 
@@ -92,6 +94,27 @@ def test_an_interrupted_run_keeps_its_trace_and_exits_with_75(number, tmp_path):
     assert "outcome          interrupted" in stdout
     with h5py.File(tmp_path / "a.h5") as trace:
         assert str(trace.attrs["outcome"]).startswith("interrupted")
+
+
+def test_an_interrupted_mpirun_has_named_the_trace_that_is_left(tmp_path):
+    """Open MPI's passes nothing on that the ranks say after the signal, and ends with 1: docs/what-if.md says so."""
+    command = [mpirun(), "-n", "3", COMMAND, "run", "digits", *ENDLESS]
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+        deadline = time.monotonic() + 100
+        while "uploads" not in (tmp_path / "said").read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1.5)  # rows are flushed every second
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) in (1, 75)
+    trace = tmp_path / "runs/digits-qafel-seed0.h5"
+    shards = trace.with_suffix(".shards")
+    assert f"trace: {trace}; " in (tmp_path / "said").read_text()
+    time.sleep(2)  # the ranks have ended by then
+    if not trace.exists():
+        assert qafel("merge", str(shards), cwd=tmp_path).returncode == 0
+    with h5py.File(trace) as file:
+        assert len(file["updates"]) > 0
 
 
 def test_a_batch_systems_warning_reaches_the_ranks_through_mpirun(tmp_path):
