@@ -507,7 +507,7 @@ def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
 @pytest.mark.mpi(min_size=2)
 def test_a_progress_thread_is_refused_where_the_library_allows_no_second_thread(comm, digits):
     threaded = digits("transport.progress=thread")
-    with pytest.raises(ConfigError, match=r"needs MPI_THREAD_SERIALIZED at least, .* gives funneled: set"):
+    with pytest.raises(ConfigError, match=r"needs MPI_THREAD_SERIALIZED at least, .* provides funneled: set"):
         wall.refuse_impossible(threaded, comm.size, MPI.THREAD_FUNNELED)
     wall.refuse_impossible(threaded, comm.size, MPI.THREAD_SERIALIZED)
     wall.refuse_impossible(digits("transport.progress=poll"), comm.size, MPI.THREAD_SINGLE)
