@@ -402,6 +402,6 @@ def test_a_process_started_by_hand_in_the_shell_of_srun_is_one_on_its_own(slurm,
                 said += more
     os.close(ours)
     assert shell.returncode == 0, said.decode()
-    assert b"one process: on the virtual clock" in said
+    assert b"running in one process on the virtual clock" in said
     with h5py.File(tmp_path / "by-hand.h5") as trace:
         assert len(trace["updates"]) == 40
