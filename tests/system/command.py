@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support import mpirun
@@ -18,13 +19,17 @@ RANK = '__import__("qafel_mpi.commands.launcher").commands.launcher.launcher_ran
 
 
 def qafel(
-    *arguments: str, ranks: int = 0, cwd: Path, env: dict[str, str] | None = None
+    *arguments: str,
+    ranks: int = 0,
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    command: Sequence[str] = (COMMAND,),
 ) -> subprocess.CompletedProcess[str]:
-    """Run qafel-mpi; ranks: 0 without mpirun."""
+    """Run qafel-mpi; ranks: 0 without mpirun. command: a program that stands for it."""
     launcher = [mpirun(), "-n", str(ranks)] if ranks else []
     environment = os.environ | {"MPIEXEC_TIMEOUT": "110", "COLUMNS": "200"} | (env or {})
     return subprocess.run(
-        [*launcher, COMMAND, *arguments],
+        [*launcher, *command, *arguments],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -39,9 +40,19 @@ def aborted(code: int) -> set[int]:
 
 
 def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
-    env = write_dataset(tmp_path, f"if {RANK} == 2: raise RuntimeError('boom')")
+    """An error of the program: rank 2 has a client that can't be made."""
+    (tmp_path / "program.py").write_text(
+        "from qafel_mpi.commands import app, process\n"
+        "process.ask_for_threads()\n"
+        f"if {RANK} == 2:\n"
+        "    from qafel_mpi.drivers.wall import run\n"
+        "    def boom(*_): raise RuntimeError('boom')\n"
+        "    run.WallClient = boom\n"
+        "app.main()\n"
+    )
     begun = time.monotonic()
-    done = qafel("run", "digits", *OWN, *ENDLESS, ranks=4, cwd=tmp_path, env=env)
+    program = (sys.executable, "program.py")
+    done = qafel("run", "digits", *ENDLESS, ranks=4, cwd=tmp_path, command=program)
     assert done.returncode in aborted(3)
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "RuntimeError: boom" in done.stderr
@@ -56,11 +67,20 @@ def test_the_same_exception_on_all_ranks_is_said_once(tmp_path):
     assert done.stderr.count("RuntimeError: boom") == 1
 
 
-def test_data_missing_on_one_host_is_one_message_with_rank_and_host(tmp_path):
-    env = write_dataset(tmp_path, f"if {RANK} == 1: raise DataError('/data/x.bin: not here')")
-    done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
+def test_what_one_rank_can_not_read_is_one_message_with_rank_and_host(tmp_path):
+    """A model of one's own is made on every rank; a data set is loaded once a host, see test_hosts.py."""
+    env = write_dataset(tmp_path, "pass")
+    (tmp_path / "mine.py").write_text(
+        "from qafel_mpi.tasks.errors import DataError\n\n"
+        "def make(config, shape, classes):\n"
+        f"    if {RANK} == 1: raise DataError('/data/x.bin: not here')\n"
+        "    import torch\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))\n"
+    )
+    done = qafel("run", "digits", "--set", "task.model=mine:make", ranks=3, cwd=tmp_path, env=env)
     assert done.returncode in aborted(2)
-    assert f"rank 1 on {socket.gethostname()}: /data/x.bin: not here" in done.stderr
+    assert f"rank 1 on {socket.gethostname()}: " in done.stderr
+    assert "/data/x.bin: not here" in done.stderr
     assert done.stderr.count("not here") == 1
     assert "Traceback" not in done.stderr
 
