@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +22,7 @@ from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, source_digest, versions
 from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
-from qafel_mpi.trace.claim import take
+from qafel_mpi.trace.claim import release, take
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError
@@ -270,6 +271,16 @@ def name_refused(out: Path) -> str:
     except TraceError as error:
         return str(error)
     return ""
+
+
+@contextmanager
+def giving_the_name_up(out: Path) -> Iterator[None]:
+    """What is raised here, before anything is recorded, leaves nothing behind under the trace's name."""
+    try:
+        yield
+    except BaseException:
+        release(shards_of(out))
+        raise
 
 
 def begin(

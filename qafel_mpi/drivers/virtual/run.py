@@ -31,7 +31,7 @@ from qafel_mpi.drivers.build import (
     visible_gpus,
 )
 from qafel_mpi.drivers.ledger import Ledger
-from qafel_mpi.drivers.session import Session, begin
+from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.parsing import DataError
@@ -68,15 +68,16 @@ def run(
     device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
-        setup = build(
-            experiment,
-            clients=experiment.task.population(),
-            device=device,
-            threads=1,
-            data_dir=data_dir,
-            checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
-            memory=memory,
-        )
+        with giving_the_name_up(out):
+            setup = build(
+                experiment,
+                clients=experiment.task.population(),
+                device=device,
+                threads=1,
+                data_dir=data_dir,
+                checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+                memory=memory,
+            )
         session.open(setup)
         if plan is None:
             return work(session, setup)

@@ -21,7 +21,7 @@ from qafel_mpi.drivers.build import (
     compute_device,
     visible_gpus,
 )
-from qafel_mpi.drivers.session import begin
+from qafel_mpi.drivers.session import begin, giving_the_name_up
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.population import hosting_of
 from qafel_mpi.drivers.wall.server import WallServer
@@ -49,15 +49,16 @@ def run(
     session = begin(experiment, comm, spot, out, command_line or sys.argv)
     device = compute_device(spot.gpu)
     with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
-        setup = build(
-            experiment,
-            clients=experiment.task.population(comm.size - 1),
-            device=device,
-            threads=spot.threads,
-            data_dir=data_dir,
-            checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
-            memory=memory,
-        )
+        with giving_the_name_up(out):
+            setup = build(
+                experiment,
+                clients=experiment.task.population(comm.size - 1),
+                device=device,
+                threads=spot.threads,
+                data_dir=data_dir,
+                checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
+                memory=memory,
+            )
         session.open(setup)
         hosting = hosting_of(setup, comm.size - 1)
         if comm.rank == 0:
