@@ -23,6 +23,7 @@ from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import Partition, partition
 from qafel_mpi.tasks.randomness import own_random_numbers
 from qafel_mpi.tasks.targets import Signature
+from qafel_mpi.tasks.training import own_training
 from qafel_mpi.tasks.vectors import VectorTask
 
 __all__ = ["DataError", "Dataset", "Evaluation", "Task", "TrainResult", "build"]
@@ -46,7 +47,7 @@ def build(
     device = device or torch.device("cpu")
     dtype = getattr(torch, task.dtype)
     n = clients or task.population()
-    if task.model in VECTORS:
+    if task.model in VECTORS and task.training is None:
         if task.dataset != "synthetic":
             raise DataError(
                 f"model {task.model} is a parameter vector for communication runs: set dataset = 'synthetic'"
@@ -58,10 +59,12 @@ def build(
         _check_what_was_stated(task, data)
         return data, partition(task.partition, data.y, n, seed, data.groups)
 
-    if task.model == "logistic":
+    if task.training is None and task.model == "logistic":
         arrays = once(lambda: logistic.pack(*dealt(), client))
         return logistic.LogisticTask(arrays, client, dtype=dtype, l2=task.l2)
     data, shares = held.unpack(once(lambda: held.pack(*dealt(), dtype)))
+    if task.training is not None:
+        return own_training(task, client, data, shares, dtype=dtype, device=device, seed=seed)
     return NeuralTask(
         _maker(task, data.signature),
         data,

@@ -50,6 +50,11 @@ class TaskConfig(BaseModel):
         "the usual one of the data set's kind of targets.",
         json_schema_extra=BOTH | only_with(model=NEURAL) | takes("module:function"),
     )
+    training: str | None = Field(
+        None,
+        description="Whole local training, a class of your own, in place of a model and local SGD.",
+        json_schema_extra=BOTH | takes("module:Class"),
+    )
     clients: Annotated[int, Field(ge=1)] | Literal["ranks"] = Field(
         100,
         description="Number of clients that the training examples are dealt to. On the wall clock every client "

@@ -15,6 +15,14 @@ from __future__ import annotations
 
 from qafel_mpi.testing.codecs import CodecContract
 from qafel_mpi.testing.strategies import damage, layouts, vectors
-from qafel_mpi.testing.tasks import DatasetContract, ModelContract
+from qafel_mpi.testing.tasks import DatasetContract, ModelContract, TrainingContract
 
-__all__ = ["CodecContract", "DatasetContract", "ModelContract", "damage", "layouts", "vectors"]
+__all__ = [
+    "CodecContract",
+    "DatasetContract",
+    "ModelContract",
+    "TrainingContract",
+    "damage",
+    "layouts",
+    "vectors",
+]

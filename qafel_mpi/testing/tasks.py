@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qafel_mpi.tasks import Dataset
+from qafel_mpi.tasks import Dataset, Task
 from qafel_mpi.tasks.config import ClientConfig, PartitionConfig, TaskConfig
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partitions import partition
@@ -87,7 +87,60 @@ class DatasetContract:
         assert len(np.unique(together)) == len(together) <= len(data.y)
 
 
-class ModelContract:
+class TrainingContract:
+    """Inherit, and give the class-scoped fixture `task`: a qafel_mpi.tasks.Task of CLIENTS clients or more.
+
+    For `task.training = "module:Class"`. The drivers rely on what is tested here: a training is a function of start,
+    client and seed, the vector alone decides what an evaluation says, and start stays as it was.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def task(cls) -> Task:
+        raise NotImplementedError("give the fixture task: a qafel_mpi.tasks.Task")
+
+    def test_a_training_is_a_function_of_start_client_and_seed(self, task: Task) -> None:
+        """Also after another client has trained on the same copy of the model."""
+        start = task.initial(0)
+        first = trained(task, 0, start)
+        trained(task, 1, start + first)
+        assert torch.equal(trained(task, 0, start), first)
+
+    def test_a_training_moves_the_vector_and_stays_finite(self, task: Task) -> None:
+        delta = trained(task, 0, task.initial(0))
+        assert torch.isfinite(delta).all()
+        assert delta.any()
+
+    def test_the_vector_alone_decides_what_the_model_says(self, task: Task) -> None:
+        start = task.initial(0)
+        before = task.evaluate(start)
+        trained(task, 1, start)
+        assert task.evaluate(start) == before
+
+    def test_five_rounds_of_all_clients_lower_the_loss(self, task: Task) -> None:
+        x = task.initial(0)
+        before = task.evaluate(x).loss
+        for number in range(5):
+            x += torch.stack([trained(task, c, x, 100 * number + c) for c in range(CLIENTS)]).mean(dim=0)
+        assert task.evaluate(x).loss < before
+
+    def test_start_stays_as_it_was(self, task: Task) -> None:
+        start = task.initial(0)
+        trained(task, 0, start)
+        assert torch.equal(start, task.initial(0))
+
+    def test_it_asks_between_steps_whether_there_are_messages(self, task: Task) -> None:
+        """On the wall clock broadcasts are applied meanwhile: Algorithm 3 of arXiv 2308.00263."""
+        asked: list[int] = []
+        start = task.initial(0)
+        task.train(0, start, torch.empty_like(start), 7, lambda: asked.append(1))
+        assert asked
+
+    def test_every_client_has_examples(self, task: Task) -> None:
+        assert all(task.examples(client) > 0 for client in range(task.clients))
+
+
+class ModelContract(TrainingContract):
     """Inherit, and give the class-scoped fixtures `make` and `data`.
 
     make: your function (config, shape, classes) -> module. data: a small Dataset that the model fits. Override
@@ -134,31 +187,6 @@ class ModelContract:
         assert torch.equal(task.initial(0), again.initial(0))
         assert task.state_digest == again.state_digest
 
-    def test_a_training_is_a_function_of_start_client_and_seed(self, task: NeuralTask) -> None:
-        """Also after another client has trained on the same copy of the model."""
-        start = task.initial(0)
-        first = trained(task, 0, start)
-        trained(task, 1, start + first)
-        assert torch.equal(trained(task, 0, start), first)
-
-    def test_a_training_moves_the_vector_and_stays_finite(self, task: NeuralTask) -> None:
-        delta = trained(task, 0, task.initial(0))
-        assert torch.isfinite(delta).all()
-        assert delta.any()
-
-    def test_the_vector_alone_decides_what_the_model_says(self, task: NeuralTask) -> None:
-        start = task.initial(0)
-        before = task.evaluate(start)
-        trained(task, 1, start)
-        assert task.evaluate(start) == before
-
-    def test_five_rounds_of_all_clients_lower_the_loss(self, task: NeuralTask) -> None:
-        x = task.initial(0)
-        before = task.evaluate(x).loss
-        for number in range(5):
-            x += torch.stack([trained(task, c, x, 100 * number + c) for c in range(CLIENTS)]).mean(dim=0)
-        assert task.evaluate(x).loss < before
-
 
 def new_task(make: MakeModel, data: Dataset, config: TaskConfig, client: ClientConfig) -> NeuralTask:
     """The task of a model of the user's on these data, dealt evenly to CLIENTS clients. Raises DataError."""
@@ -175,7 +203,7 @@ def new_task(make: MakeModel, data: Dataset, config: TaskConfig, client: ClientC
     )
 
 
-def trained(task: NeuralTask, client: int, start: Tensor, seed: int = 7) -> Tensor:
+def trained(task: Task, client: int, start: Tensor, seed: int = 7) -> Tensor:
     """What one client's training adds to start, (d,)."""
     delta = torch.empty_like(start)
     task.train(client, start, delta, seed)
