@@ -52,8 +52,8 @@ def _learning() -> Sequence[Line]:
     gaps = ", ".join(worst(algorithm) for algorithm in ("qafel", "fedbuff", "naive"))
     rates = [run["uploads"] / run["seconds"] for run in content("virtual-logistic")]
     return [
-        ("digits, bytes up until 90%: QAFeL with 4 bits and FedBuff", both("payload_bytes_up", size), demo),
-        ("digits, uploads until 90%: the same two", both("uploads", _count), demo),
+        ("digits, bytes uploaded to reach 90%: QAFeL at 4 bits and FedBuff", both("payload_bytes_up", size), demo),
+        ("digits, uploads to reach 90%: QAFeL at 4 bits and FedBuff", both("uploads", _count), demo),
         ("f − f\\* after 10,000 steps, worst of 5 seeds: QAFeL, FedBuff, naive", gaps, logistic),
         (
             "updates per second on the virtual clock, logistic regression",
@@ -69,7 +69,7 @@ def _codecs() -> Sequence[Line]:
     link = _link("codecs", "codecs")
     return [
         ("encoding 29,282 elements to 4 bits", span(values(encode, "median_us"), time), link),
-        ("decoding them and adding them up", span(values(decode, "median_us"), time), link),
+        ("decoding these elements and adding them to a vector", span(values(decode, "median_us"), time), link),
     ]
 
 
@@ -79,9 +79,9 @@ def _transport() -> Sequence[Line]:
     uploads = one("ingest", bytes=15_001, checksum="header")
     link = _link("transport", "transport")
     return [
-        ("one-way latency of 16 KiB, more than raw mpi4py", f"{span(values(latency, 'extra_us'))} µs", link),
+        ("one-way latency of 16 KiB that comes on top of raw mpi4py's", f"{span(values(latency, 'extra_us'))} µs", link),
         (
-            "bandwidth at 4 MiB, of raw mpi4py's",
+            "bandwidth at 4 MiB, as a share of raw mpi4py's",
             span([100 * v for v in values(stream, "ratio")], _percent),
             link,
         ),
@@ -115,7 +115,7 @@ def _memory() -> Line:
     largest = max(own, key=lambda row: row["parameters"]["d"])
     each = (f"{first(largest, f'{rank}_bytes_a_parameter'):.0f}" for rank in ("rank_0", "client"))
     return (
-        f"bytes of memory a parameter at {largest['parameters']['d'] / 1e6:.0f} million: server, client",
+        f"bytes of memory per parameter at {largest['parameters']['d'] / 1e6:.0f} million: server, client",
         ", ".join(each),
         "[sizes](docs/sizes.md)",
     )
