@@ -63,7 +63,7 @@ def neighbour() -> str:
     zstd = one("codec", operation="encode_zstd", d=SIZES[0])["launches"][0]
     coded, payload = (f"{zstd[name] / 1e3:.1f} kB" for name in ("coded_bytes", "payload_bytes"))
     text = (
-        f"At {SIZES[0]:,} elements zstd makes {coded} of {payload}; the entropy of the codes is "
+        f"At {SIZES[0]:,} elements zstd shortens the payload from {payload} to {coded}. The entropy of the codes is "
         f"{digits(zstd['entropy_bits'])} bits an element, scales included."
     )
     header = (f"{SIZES[0]:,} elements, a busy process on the same core", "median")

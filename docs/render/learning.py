@@ -91,12 +91,12 @@ def virtual() -> str:
     peaks = [f"{first(row, 'rank_0_mb'):.0f} MB with {row['parameters']['clients']:,}" for row in memory]
     lines = [
         ("logistic regression on mushrooms, updates per second", span(rates, lambda v: f"{v:,.0f}")),
-        ("the same against a torch loop of its training steps alone", f"{_times(loop)} as fast"),
-        ("the same against our own training kernel alone", f"{_times(kernel)} as fast"),
-        ("CNN, batch 32, against a torch loop of its training steps alone", f"{_times(cnn)} as fast"),
-        ("CNN, two workers against one, on two cores", f"{_times(workers)} as fast"),
+        ("the same, over a torch loop that only trains", f"{_times(loop)} as fast"),
+        ("the same, over our own training kernel that only trains", f"{_times(kernel)} as fast"),
+        ("CNN, batch 32, over a torch loop that only trains", f"{_times(cnn)} as fast"),
+        ("CNN, two workers over one, on two cores", f"{_times(workers)} as fast"),
         ("peak memory, by simulated clients", ", ".join(peaks)),
-        ("memory of one more simulated client", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),
+        ("memory that one more simulated client takes", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),
         (
             "one run of 1,000,000 updates of mushrooms",
             f"{million['seconds']:.0f} s, {size(million['rank_0_memory_bytes'])} of memory",

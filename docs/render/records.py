@@ -32,7 +32,7 @@ def content(name: str) -> Any:
 
 
 def origin(*names: str, folder: str = "results") -> str:
-    """A paragraph below a table: command, date, machine, code and file of its numbers.
+    """A paragraph below a table: command, note, date, machine, commit and file of its numbers.
 
     folder: of the files, as seen from the page.
     """
@@ -40,18 +40,25 @@ def origin(*names: str, folder: str = "results") -> str:
     made = [source for one in records for source in one["sources"]]
     started = [source["started"][:10] for source in made] + [source["last_started"][:10] for source in made]
     commands = dict.fromkeys(f"`{_OUTPUT.sub('', source['command'])}`" for source in made)
-    notes = dict.fromkeys(f"`{one['note']}`" for one in records if one["note"])
+    notes = dict.fromkeys(_note(one['note']) for one in records if one["note"])
     machines = dict.fromkeys(_machine(source["machine"]) for source in made)
     commits = dict.fromkeys(f"`{source['commit'][:7]}`" for source in made)
     files = [f"[{name}.json]({folder}/{name}.json)" for name in names]
     parts = [
-        f"Command: {'; '.join([*commands, *notes])}.",
+        f"Command: {'; '.join(commands)}.",
+        *([f"Note: {'; '.join(notes)}."] if notes else []),
         f"Date: {_between(min(started), max(started))}.",
         f"Machine: {'; '.join(machines)}.",
-        f"Code: {', '.join(commits)}.",
+        f"Commit: {', '.join(commits)}.",
         f"Data: {', '.join(files)}.",
     ]
     return f"<sub>{' '.join(parts)}</sub>"
+
+
+def _note(note: str) -> str:
+    """What was noted, with the command in it, if there is one, as code."""
+    words, started, command = note.partition("started with ")
+    return f"{words}{started}`{command}`" if started else f"`{note}`"
 
 
 def _machine(machine: dict[str, Any]) -> str:

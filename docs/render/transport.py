@@ -104,20 +104,20 @@ def hidden() -> str:
             span(values(row, "communication_us"), time),
             NOTHING,
         ),
-        ("of it exposed, in each run [95%]", exposed, f"at most 10%, {met(shares, 10, at_least=False)}"),
+        ("exposed share of it, in each run [95%]", exposed, f"at most 10%, {met(shares, 10, at_least=False)}"),
         (
-            "share of message time inside training, from the trace",
+            "share of the messages' time that lies inside trainings, from the trace",
             span([100 * v for v in values(row, "hidden_share")], lambda v: f"{v:.1f}%"),
             NOTHING,
         ),
         (
-            "participation without messages / with messages",
+            "time of a participation, without messages / with messages",
             span(values(row, "ratio")),
             NOTHING,
         ),
         ("the trace, per message", span(cost, time), f"at most 2 µs, {met(cost, 2, at_least=False)}"),
         (
-            "the trace, share of a wall run",
+            "the trace, share of a run's time on the wall clock",
             span(share, lambda v: f"{v:.3f}%"),
             f"at most 1%, {met(share, 1, at_least=False)}",
         ),
@@ -134,9 +134,9 @@ def _column(row: dict[str, Any], name: str) -> list[Sequence[float]]:
 WAYS = {"ours": "ours", "sleep": "sleep of 0.5 ms", "busy polling": "busy polling"}
 _WAITING = {
     "round trip": "round trip",
-    "late answer": "answer after 5 ms, without these 5 ms",
-    "idle": "share of a core that waiting burns",
-    "neighbour": "computation of a neighbour",
+    "late answer": "round trip with an answer after 5 ms, these 5 ms not counted",
+    "idle": "share of a core that waiting takes",
+    "neighbour": "a computation on the core of a waiting rank",
 }
 
 
@@ -154,7 +154,7 @@ def waiting() -> str:
             found = {row["parameters"]["waits"]: row for row in _of(name, operation, cores)}
             label = words
             if operation == "neighbour":
-                label = f"{words}, {time(first(found['ours'], 'reference_median_us'))} alone"
+                label = f"{words}; undisturbed: {time(first(found['ours'], 'reference_median_us'))}"
             cells = [_waited(found, way, operation) for way in WAYS]
             lines.append((label, "one each" if cores == "apart" else "shared", _YIELDS[name], *cells))
     header = ("15 kB, two ranks", "cores", "MPI yields", *WAYS.values())
@@ -195,7 +195,7 @@ def broadcast() -> str:
             mpi = first(found[0], "reference_median_us")
             times = (time(first(row, "median_us")) for row in found)
             lines.append((f"{size:,}", count, *times, time(mpi)))
-    header = ("bytes", "ranks", *ALGORITHMS, "MPI_Bcast alone")
+    header = ("bytes", "ranks", *ALGORITHMS, "blocking MPI_Bcast")
     return f"{table(header, lines, right=range(6))}\n\n{origin('broadcast')}"
 
 
@@ -234,9 +234,10 @@ def broadcast_model() -> str:
     header = ("clients look for messages", "bytes", "ranks", *ALGORITHMS)
     fit = found["fit"]
     text = (
-        f"The fit: a post costs {digits(1e6 * fit['o'])} µs, verifying {digits(1e9 * fit['check_byte'])} ns a byte, "
-        f"verifying and applying {digits(1e9 * fit['handle_byte'])} ns a byte, a rank without a core of its own "
-        f"{time(1e6 * fit['share'])}. It is typically off by a factor of {found['misfit']:.2f}. "
+        f"The fit: a post costs {digits(1e6 * fit['o'])} µs, checking {digits(1e9 * fit['check_byte'])} ns a byte, "
+        f"checking and applying {digits(1e9 * fit['handle_byte'])} ns a byte, "
+        f"and each rank without a core of its own "
+        f"{time(1e6 * fit['share'])}. The model is typically off by a factor of {found['misfit']:.2f}. "
         f"Analysis: `{record('broadcast-model')['command'].partition(' --record')[0]}`."
     )
     return f"{table(header, lines, right=range(1, 6))}\n\n{text}\n\n{origin('broadcast-model')}"
