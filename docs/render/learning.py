@@ -96,7 +96,7 @@ def virtual() -> str:
         ("CNN, batch 32, over a torch loop that only trains", f"{_times(cnn)} as fast"),
         ("CNN, two workers over one, on two cores", f"{_times(workers)} as fast"),
         ("peak memory, by simulated clients", ", ".join(peaks)),
-        ("memory that one more simulated client takes", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),
+        ("memory of each further simulated client", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),
         (
             "one run of 1,000,000 updates of mushrooms",
             f"{million['seconds']:.0f} s, {size(million['rank_0_memory_bytes'])} of memory",

@@ -104,9 +104,9 @@ def hidden() -> str:
             span(values(row, "communication_us"), time),
             NOTHING,
         ),
-        ("exposed share of it, in each run [95%]", exposed, f"at most 10%, {met(shares, 10, at_least=False)}"),
+        ("exposed share, in each run [95%]", exposed, f"at most 10%, {met(shares, 10, at_least=False)}"),
         (
-            "share of the messages' time that lies inside trainings, from the trace",
+            "share of the time of messages that lies inside trainings, from the trace",
             span([100 * v for v in values(row, "hidden_share")], lambda v: f"{v:.1f}%"),
             NOTHING,
         ),
@@ -236,8 +236,8 @@ def broadcast_model() -> str:
     text = (
         f"The fit: a post costs {digits(1e6 * fit['o'])} µs, checking {digits(1e9 * fit['check_byte'])} ns a byte, "
         f"checking and applying {digits(1e9 * fit['handle_byte'])} ns a byte, "
-        f"and each rank without a core of its own "
-        f"{time(1e6 * fit['share'])}. The model is typically off by a factor of {found['misfit']:.2f}. "
+        f"and each rank without a core of its own {time(1e6 * fit['share'])}. "
+        f"The model is typically off by a factor of {found['misfit']:.2f}. "
         f"Analysis: `{record('broadcast-model')['command'].partition(' --record')[0]}`."
     )
     return f"{table(header, lines, right=range(1, 6))}\n\n{text}\n\n{origin('broadcast-model')}"

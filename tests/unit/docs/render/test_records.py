@@ -109,8 +109,9 @@ def test_commands_that_differ_in_their_files_alone_are_one(monkeypatch):
     made = {"sources": [source(1, "02"), source(2, "01")], "note": "started with x"}
     monkeypatch.setattr(records, "record", lambda name: made)
     assert records.origin("p2p") == (
-        "<sub>Command: `mpirun -n 2 qafel-mpi bench p2p`. Note: started with `x`. Date: 2026-11-01 to 2026-11-02. Machine: "
-        "2 hosts, 4 cores together, Z80, 8 GB, MPICH. Commit: `0123456`. Data: [p2p.json](results/p2p.json).</sub>"
+        "<sub>Command: `mpirun -n 2 qafel-mpi bench p2p`. Note: started with `x`. Date: 2026-11-01 to 2026-11-02. "
+        "Machine: 2 hosts, 4 cores together, Z80, 8 GB, MPICH. Commit: `0123456`. "
+        "Data: [p2p.json](results/p2p.json).</sub>"
     )
 
 
