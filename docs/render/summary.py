@@ -52,7 +52,11 @@ def _learning() -> Sequence[Line]:
     gaps = ", ".join(worst(algorithm) for algorithm in ("qafel", "fedbuff", "naive"))
     rates = [run["uploads"] / run["seconds"] for run in content("virtual-logistic")]
     return [
-        ("digits, bytes uploaded to reach 90%: QAFeL at 4 bits and FedBuff", both("payload_bytes_up", size), demo),
+        (
+            "digits, bytes uploaded to reach 90%: QAFeL at 4 bits and FedBuff",
+            both("payload_bytes_up", size),
+            demo,
+        ),
         ("digits, uploads to reach 90%: QAFeL at 4 bits and FedBuff", both("uploads", _count), demo),
         ("f − f\\* after 10,000 steps, worst of 5 seeds: QAFeL, FedBuff, naive", gaps, logistic),
         (
@@ -69,7 +73,11 @@ def _codecs() -> Sequence[Line]:
     link = _link("codecs", "codecs")
     return [
         ("encoding 29,282 elements to 4 bits", span(values(encode, "median_us"), time), link),
-        ("decoding these elements and adding them to a vector", span(values(decode, "median_us"), time), link),
+        (
+            "decoding these elements and adding them to a vector",
+            span(values(decode, "median_us"), time),
+            link,
+        ),
     ]
 
 
@@ -79,7 +87,11 @@ def _transport() -> Sequence[Line]:
     uploads = one("ingest", bytes=15_001, checksum="header")
     link = _link("transport", "transport")
     return [
-        ("one-way latency of 16 KiB that comes on top of raw mpi4py's", f"{span(values(latency, 'extra_us'))} µs", link),
+        (
+            "one-way latency of 16 KiB that comes on top of raw mpi4py's",
+            f"{span(values(latency, 'extra_us'))} µs",
+            link,
+        ),
         (
             "bandwidth at 4 MiB, as a share of raw mpi4py's",
             span([100 * v for v in values(stream, "ratio")], _percent),

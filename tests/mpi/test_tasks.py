@@ -14,9 +14,11 @@ SMALL_TEXT = (
     "task.context=16",
     "seed=1",
     "client.local_steps=20",
+    "client.learning_rate=0.05",
+    "server.momentum=0.0",
     "server.buffer_size=4",
     "clock.concurrency=4",
-    "stop.uploads=60",
+    "stop.uploads=240",  # on the wall clock updates are stale, and how much is up to the machine
     "evaluation.every_steps=5",
     "evaluation.examples=200",
 )
