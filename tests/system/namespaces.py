@@ -64,6 +64,9 @@ for pid in $pids; do
 done
 # A port forwards once the kernel has noticed that its other end is up: on a busy machine that takes a while.
 until [ $(bridge link show master switch | grep -c 'state forwarding') = $count ]; do sleep 0.02; done
+# And a host answers once its own end is up: then nobody listens at port 9 of h1, but h1 says so.
+answers() { nsenter -t $1 -n bash -c 'exec 3<>/dev/tcp/10.77.0.1/9' 2>&1 | grep -q refused; }
+for k in $(seq $count); do until answers $(cat $lab/h$k); do sleep 0.02; done; done
 touch $lab/ready
 wait
 """

@@ -182,7 +182,7 @@ import os, sys
 hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("PMI_", "PMIX_"))}
 from mpi4py import MPI
 os.environ |= hidden
-from qafel_mpi.cli import main
+from qafel_mpi.commands.app import main
 main()
 """
 
