@@ -11,6 +11,7 @@ from tests.system.command import qafel
 
 RANKS = 16
 SETTINGS = (
+    "task.clients=ranks",
     "stop.uploads=800",
     "stop.accuracy=1.0",
     "server.buffer_size=15",
