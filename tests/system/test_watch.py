@@ -11,7 +11,7 @@ import qafel_analysis
 
 from tests.support import mpi_environment, mpirun, search_path
 
-MAIN = "from {0}.cli import main; main()"
+MAIN = "from {0}.commands.app import main; main()"
 
 
 def watch(folder: Path) -> subprocess.CompletedProcess:
