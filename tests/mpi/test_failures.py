@@ -44,7 +44,8 @@ def failing(config, shape, classes):
 def test_a_clients_failure_is_an_outcome_with_client_reason_and_trace(
     comm, folder, digits, clock, overrides, reason
 ):
-    experiment = digits(f"clock.kind={clock}", "stop.uploads=100000", *overrides)
+    # No target: many clients on a busy machine may reach it before one of them has made its passes.
+    experiment = digits(f"clock.kind={clock}", "stop.accuracy=1.0", "stop.uploads=100000", *overrides)
     Fails.passes = 0
     summary = RUNS[clock](experiment, comm, folder / "a.h5")
     assert len(same_everywhere(comm, summary.outcome)) == 1
