@@ -90,6 +90,7 @@ def write(path: Path, example: Example) -> Path:
         file["steps"] = steps
         file["updates"] = updates
         file["memory"] = _memory(steps)
+        file.create_dataset("faults", (0,), SCHEMA["faults"].stored_dtype)
         file["encodings"] = np.zeros(0, ENCODINGS)  # recorded on request
         broadcasts = len(steps) - 1
         rows = 2 * len(updates) + 2 * broadcasts * (example.ranks - 1)

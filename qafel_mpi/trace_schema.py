@@ -35,6 +35,24 @@ KIND_NAMES = {
 }
 KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}
 END_NAMES = {0: "sender", 1: "receiver"}
+# What may go wrong in a run that goes on. A number is never given to another kind.
+FAULT_NAMES = {
+    0: "other",
+    1: "rank died",
+    2: "rank silent",
+    3: "rank returned",
+    4: "rank joined",
+    5: "rank given up",
+    6: "message dropped",
+    7: "update rejected",
+    8: "update clipped",
+    9: "client failed",
+    10: "hidden state differed",
+    11: "resynchronised",
+    12: "disk",
+    13: "waited too long",
+}
+FAULT_NUMBERS = {name: number for number, name in FAULT_NAMES.items()}
 # The codecs' numbers on the wire; a test keeps them in agreement with codecs/.
 CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign"}
 # A message that failed the header's check has no known kind; some kinds carry no payload.
@@ -217,6 +235,20 @@ SCHEMA: dict[str, Table] = {
             _C("quantization_error", "<f8", "", "‖Q_c(v) − v‖₂ of that vector v"),
         ),
     ),
+    "faults": Table(
+        "One row for each fault that a rank noticed, in the run that went on or ended with it; few or none.",
+        (
+            _C("time_s", "<f8", "s", "real seconds since the run began, on both clocks, when it was noticed"),
+            _C("kind", "u1", "", "what was noticed", FAULT_NAMES),
+            _C("noticed_by", "<i4", "", "rank that noticed it and wrote the row"),
+            _C("rank", "<i4", "", "rank that it is the fault of, or happened to"),
+            _C("host", "S64", "", "host of that rank"),
+            _C("client", "<i8", "", "client concerned; −1 where none is in particular"),
+            _C("version", "<i8", "", "server version (t) concerned; −1 where none is in particular"),
+            _C("in_flight", "<i8", "", "messages or trainings under way with that rank, which are lost"),
+            _C("detail", "S192", "", "the rest, in words"),
+        ),
+    ),
     "memory": Table(
         "One row every trace.flush_seconds while the run goes on, of rank 0.",
         (
@@ -229,9 +261,11 @@ SCHEMA: dict[str, Table] = {
 TABLES = {name: table.dtype for name, table in SCHEMA.items()}
 MESSAGES, UPDATES, STEPS = TABLES["messages"], TABLES["updates"], TABLES["steps"]
 RANKS, CLOCK, ENCODINGS, MEMORY = (TABLES[name] for name in ("ranks", "clock", "encodings", "memory"))
+FAULTS = TABLES["faults"]
 
-# The columns of /messages that are times, and so corrected at the merge.
+# The columns that are times on a rank's own clock, and so corrected at the merge.
 MESSAGE_TIMES = tuple(name for name in MESSAGES.names or () if name.startswith("t_"))
+OWN_TIMES = {"messages": MESSAGE_TIMES, "faults": ("time_s",)}
 
 # What lies in the file beside the tables.
 GROUPS = {

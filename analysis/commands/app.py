@@ -100,7 +100,8 @@ def table(
         groups = comparison.groups(found)
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
         if chosen is Format.TERMINAL:
-            grids = [views.runs_grid(found), *grids]
+            faults = views.faults_grid(found)
+            grids = [views.runs_grid(found), *([faults] if faults else []), *grids]
         _emit(grids, chosen)
 
 

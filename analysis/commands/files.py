@@ -104,6 +104,7 @@ class Table(StrEnum):
     CLOCK = "clock"
     ENCODINGS = "encodings"
     MEMORY = "memory"
+    FAULTS = "faults"
 
 
 def export(

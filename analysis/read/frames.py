@@ -142,6 +142,11 @@ class Run:
     def clock(self) -> pd.DataFrame:
         return self._frame("clock")
 
+    @property
+    def faults(self) -> pd.DataFrame:
+        """What went wrong; kinds are numbers of trace_schema.FAULT_NAMES. Raises TraceError where there is none."""
+        return self._frame("faults")
+
     def _frame(self, name: str) -> pd.DataFrame:
         if name not in self._short:
             self._short[name] = LazyTable(self.path, name).to_pandas()

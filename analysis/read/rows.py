@@ -12,7 +12,7 @@ from qafel_analysis.read.settings import settings
 from qafel_analysis.read.unicast import Unicast
 
 from qafel_mpi.trace.reader import Trace, TraceError, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES
+from qafel_mpi.trace_schema import FAULT_NAMES, HEADER_BYTES
 
 # The contract of `table --json`; an object has at least these keys, in this order.
 KEYS = (
@@ -71,6 +71,7 @@ KEYS = (
     "outcome",
     "bits_per_byte",
     "entropy_bits_per_byte",
+    "faults",
 )
 
 
@@ -126,8 +127,8 @@ def row(path: Path, target: Target | None = None) -> dict[str, Any]:
 def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     """The attributes that the run wrote at its end; what it did not live to write comes from the tables.
 
-    Beside KEYS it has "settings", what the run is a function of (settings.py), and "notes", what is wrong with
-    the file: neither is part of what `--json` prints.
+    Beside KEYS it has "settings", what the run is a function of (settings.py), "fault_counts", the rows of /faults by
+    kind, and "notes", what is wrong with the file: none of them is part of what `--json` prints.
     """
     aim = target or Target.of(trace)
     steps = trace.table("steps")
@@ -149,8 +150,11 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
         values |= {key: values.get(_AT_END[key]) for key in _AT_END}
         if values.get("driver") == "virtual":
             values["seconds_to_target"] = values.get("virtual_seconds")
+    counts = _fault_counts(trace)
+    values["faults"] = None if counts is None else sum(counts.values())
     found = {key: plain(values.get(key)) for key in KEYS}
-    return found | {"settings": settings(trace.experiment, found), "notes": trace.notes}
+    beside = {"settings": settings(trace.experiment, found), "fault_counts": counts or {}}
+    return found | beside | {"notes": trace.notes}
 
 
 def _counted(trace: Trace, step: np.ndarray) -> int:
@@ -226,6 +230,17 @@ def _memory(trace: Trace) -> dict[str, int]:
         middle, last = np.median(resident[third:-third]), np.median(resident[-third:])
         found["rank_0_memory_growth_bytes"] = int(last - middle)
     return found
+
+
+def _fault_counts(trace: Trace) -> dict[str, int] | None:
+    """Rows of /faults by the name of their kind; None where the trace is older than that table."""
+    try:
+        kinds = trace.table("faults")["kind"]
+    except TraceError:
+        return None
+    numbers, counts = np.unique(kinds, return_counts=True)
+    names = (FAULT_NAMES.get(number, f"kind {number}") for number in numbers.tolist())
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _totals(values: dict[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,17 @@ def runs(found: Sequence[Run]) -> str:
     return html("runs-table", "Runs: totals at their end", columns, found)
 
 
+def faults(found: Sequence[Run]) -> str:
+    """One row a kind of fault and run; empty where no run noticed any."""
+    rows = [(run, kind, count) for run in found for kind, count in run["fault_counts"].items()]
+    columns: list[Column[tuple[Run, str, int]]] = [
+        Column("run", lambda r: Path(r[0]["run"]).name),
+        Column("kind", lambda r: r[1]),
+        Column("count", lambda r: number(r[2]), lambda r: r[2]),
+    ]
+    return html("faults-table", "Faults: what went wrong, and how often", columns, rows) if rows else ""
+
+
 def facts(rows: Sequence[tuple[str, Any]]) -> str:
     """A list of names and values."""
     return (

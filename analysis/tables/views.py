@@ -58,6 +58,20 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
     return Grid("Runs: totals at their end", headings, rows, texts=3)
 
 
+def faults_grid(runs: Sequence[Run]) -> Grid | None:
+    """One row a kind of fault and run, of the runs that noticed any; None where none did."""
+    rows = tuple(
+        (Path(run["run"]).name, kind, number(count))
+        for run in runs
+        for kind, count in run["fault_counts"].items()
+    )
+    return (
+        Grid("Faults: what went wrong, and how often", ("run", "kind", "count"), rows, texts=2)
+        if rows
+        else None
+    )
+
+
 def uploads_to_target(run: Run) -> str:
     if run["target"] is None:
         return "no target"

@@ -156,6 +156,23 @@ class Session:
             self._weigh()
         self.recorder.flush_if_due()
 
+    def fault(
+        self,
+        kind: str,
+        rank: int,
+        *,
+        client: int = -1,
+        version: int = -1,
+        in_flight: int = 0,
+        detail: str = "",
+    ) -> None:
+        """A row of /faults, noticed here and now. kind: one of trace_schema.FAULT_NAMES; rank: whose fault it is."""
+        hosts = self.placement.hosts  # rank 0 knows every rank's
+        host = self.placement.host if rank == self.comm.rank else hosts[rank] if hosts and rank >= 0 else ""
+        self.recorder.fault(
+            kind, rank=rank, host=host, client=client, version=version, in_flight=in_flight, detail=detail
+        )
+
     def _weigh(self) -> None:
         """A row of /memory: some 20 µs."""
         now_s = self.now_s()

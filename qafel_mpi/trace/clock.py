@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qafel_mpi.trace_schema import MESSAGE_TIMES
+from qafel_mpi.trace_schema import OWN_TIMES
 
 # Seconds a second by which a computer's clock may drift away from rank 0's where no reading follows: two quartz
 # clocks, each good to 50 parts in a million.
@@ -113,7 +113,7 @@ def _in_order(clock: np.ndarray) -> np.ndarray:
     return clock[np.lexsort((clock["sync"], clock["rank"]))]
 
 
-def correct_messages(block: np.ndarray, clock: RankClock) -> None:
-    """Bring every time of a block of one rank's /messages to rank 0's clock, in place."""
-    for name in MESSAGE_TIMES:
+def correct(table: str, block: np.ndarray, clock: RankClock) -> None:
+    """Bring every time of a block of one rank's table to rank 0's clock, in place; for the tables of OWN_TIMES."""
+    for name in OWN_TIMES[table]:
         block[name] = clock.corrected(block[name])

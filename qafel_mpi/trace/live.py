@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qafel_mpi.trace.clock import Clocks, correct_messages
+from qafel_mpi.trace.clock import Clocks, correct
 from qafel_mpi.trace.file import BLOCK_ROWS, Trace, conform
 from qafel_mpi.trace.merge import SUFFIX, read_clock, read_run
 from qafel_mpi.trace.shards import TraceError, blocks_from, scan, shard_path, shard_ranks
-from qafel_mpi.trace_schema import SCHEMA_VERSION, TABLES
+from qafel_mpi.trace_schema import OWN_TIMES, SCHEMA_VERSION, TABLES
 
 
 class ShardTrace(Trace):
@@ -52,7 +52,7 @@ class ShardTrace(Trace):
         if name == "clock":
             yield read_clock(self.path)
             return
-        clocks = self._clocks(only) if name == "messages" else None
+        clocks = self._clocks(only) if name in OWN_TIMES else None
         shards = self._shards(name) if only is None else self._shard(name, only)
         for rank, path in shards.items():
             for end, block in blocks_from(path, ends.get(rank, 0)):
@@ -62,7 +62,7 @@ class ShardTrace(Trace):
                 except TypeError as error:
                     raise TraceError(f"{path}: {error}") from error
                 if clocks is not None:
-                    correct_messages(rows, clocks.of(rank))
+                    correct(name, rows, clocks.of(rank))
                 yield rows
 
     def _clocks(self, only: int | None) -> Clocks:

@@ -16,7 +16,7 @@ import numpy as np
 
 from qafel_mpi.stdio import printable
 from qafel_mpi.trace.claim import discard
-from qafel_mpi.trace.clock import Clocks, correct_messages, with_drift
+from qafel_mpi.trace.clock import Clocks, correct, with_drift
 from qafel_mpi.trace.seal import write_seal
 from qafel_mpi.trace.shards import (
     Scan,
@@ -28,7 +28,7 @@ from qafel_mpi.trace.shards import (
     shard_ranks,
     trace_error,
 )
-from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
+from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, OWN_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
 FINAL = ("x", "x_hat")  # vectors beside the rows, each in a file of one block
@@ -37,7 +37,7 @@ SUFFIX = ".shards"
 UNFINISHED = "failed: the run ended without a result; merged from its shards"
 
 # The long table comes last: what a file that was cut short still holds is then nearly everything.
-_ORDER = ("ranks", "steps", "memory", "encodings", "updates", "messages")
+_ORDER = ("ranks", "faults", "steps", "memory", "encodings", "updates", "messages")
 _RAW_TIMES = np.dtype([(name, "<f8") for name in MESSAGE_TIMES])
 
 
@@ -262,7 +262,7 @@ def _make_table(file: h5py.File, directory: Path, table: str, scans: dict[Path, 
 
 
 def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) -> None:
-    """Every rank's blocks, one rank after the other. Messages' times are corrected; the raw ones go to /raw."""
+    """Every rank's blocks, one rank after the other. Own times are corrected; the raw ones of messages go to /raw."""
     data = file[table]
     raw = file["raw/messages"] if table == "messages" else None
     begin = 0
@@ -276,10 +276,12 @@ def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) ->
             end = begin + block.size
             if raw is not None:
                 own_times = block[list(MESSAGE_TIMES)].astype(_RAW_TIMES)
-                correct_messages(block, clocks.of(rank))
+                correct(table, block, clocks.of(rank))
                 data[begin:end] = block  # before the raw times: so it lies before them in the file
                 raw[begin:end] = own_times
             else:
+                if table in OWN_TIMES:
+                    correct(table, block, clocks.of(rank))
                 data[begin:end] = block
             begin = end
 

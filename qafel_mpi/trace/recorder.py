@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qafel_mpi.trace.shards import ShardWriter, shard_path
-from qafel_mpi.trace_schema import TABLES
+from qafel_mpi.trace_schema import FAULT_NUMBERS, TABLES
 
 _FORMATS = {"u1": "B", "i4": "i", "i8": "q", "f8": "d"}
 
@@ -89,7 +89,7 @@ class Recorder:
     """
 
     def __init__(self, directory: Path, rank: int, *, capacity: int = 4096, flush_seconds: float = 1.0):
-        self.directory = directory
+        self.directory, self.rank = directory, rank
         self.messages = Table("messages", directory, rank, capacity, flush_seconds)
         self.updates = Table("updates", directory, rank, capacity, flush_seconds)
         self.steps = Table("steps", directory, rank, capacity, flush_seconds)
@@ -97,6 +97,7 @@ class Recorder:
         self.clock = Table("clock", directory, rank, 64, flush_seconds)
         self.encodings = Table("encodings", directory, rank, capacity, flush_seconds)
         self.memory = Table("memory", directory, rank, 64, flush_seconds)
+        self.faults = Table("faults", directory, rank, 64, flush_seconds)
         self._tables = (
             self.messages,
             self.updates,
@@ -105,7 +106,31 @@ class Recorder:
             self.clock,
             self.encodings,
             self.memory,
+            self.faults,
         )
+
+    def fault(
+        self,
+        kind: str,
+        *,
+        rank: int,
+        host: str = "",
+        client: int = -1,
+        version: int = -1,
+        in_flight: int = 0,
+        detail: str = "",
+    ) -> None:
+        """A row of /faults, noticed now. kind: one of FAULT_NAMES; the rest as the schema's columns say.
+
+        Session.fault is the same with the host filled in.
+        """
+        words = detail.encode(errors="backslashreplace")
+        self.faults.append(
+            (
+                perf_counter(), FAULT_NUMBERS[kind], self.rank, rank, host.encode(errors="backslashreplace"),
+                client, version, in_flight, words,
+            )
+        )  # fmt: skip
 
     @property
     def rows(self) -> int:

@@ -6,6 +6,7 @@ from torch import nn
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace_schema import FAULT_NAMES
 from tests.mpi.conftest import same_everywhere
 
 RUNS = {"wall": wall.run, "virtual": virtual.run}
@@ -54,3 +55,6 @@ def test_a_clients_failure_is_an_outcome_with_client_reason_and_trace(
     if comm.rank == 0:
         with open_trace(folder / "a.h5") as trace:
             assert trace.attributes["outcome"] == summary.outcome
+            faults = trace.table("faults")
+            assert {FAULT_NAMES[kind] for kind in faults["kind"].tolist()} == {"client failed"}
+            assert reason in faults["detail"][0].decode()

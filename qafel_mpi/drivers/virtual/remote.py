@@ -191,7 +191,9 @@ class RemoteWorkers:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
                     error, payload = payload.tobytes().decode(errors="replace"), payload[:0]
-                self._results[job] = Result(payload.copy(), message.seed, message.loss, error)
+                self._results[job] = Result(
+                    payload.copy(), message.seed, message.loss, error, received.source
+                )
                 self.outstanding[received.source] -= 1
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))

@@ -243,6 +243,7 @@ class Simulation:
         start_version = self.start_version.pop(job)
         if result.error:
             self.ledger.reason = f"failed: {result.error}"
+            self.session.fault("client failed", result.rank, client=event.client, detail=result.error)
         else:
             self.arrived.append((event, start_version, result))
 

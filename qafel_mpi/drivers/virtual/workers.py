@@ -36,6 +36,7 @@ class Result(NamedTuple):
     key: int
     loss: float
     error: str = ""  # the training diverged: why there is no payload
+    rank: int = 0  # that trained it
 
 
 class Workers(Protocol):

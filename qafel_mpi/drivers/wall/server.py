@@ -148,6 +148,7 @@ class WallServer:
                 else:  # a client's training failed, and so has the run
                     reason = received.payload.tobytes().decode(errors="replace")
                     self.ledger.reason = self.ledger.reason or f"failed: {reason}"
+                    self.session.fault("client failed", received.source, client=message.client, detail=reason)
                     self.senders.took(received.source)
                 self.inbox.release(received.slot)
                 row = received_row(received, message, 0, begin_s, perf_counter())
@@ -320,6 +321,7 @@ class WallServer:
         It was an update, as far as one can know: its client waits for what would have followed that.
         """
         self.session.dropped += 1
+        self.session.fault("message dropped", received.source, detail=str(error))
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
         self.senders.took(received.source)

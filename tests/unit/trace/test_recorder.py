@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import struct
+from time import perf_counter
 
 import numpy as np
 import pytest
 
-from qafel_mpi.trace.merge import merge
-from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace.merge import merge, write_run
+from qafel_mpi.trace.reader import follow, open_trace
 from qafel_mpi.trace.recorder import Recorder, row_format
 from qafel_mpi.trace.shards import read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import MESSAGES, NOT_ENDED, RANKS, TABLES
+from qafel_mpi.trace_schema import CLOCK, FAULT_NUMBERS, MESSAGES, NOT_ENDED, RANKS, TABLES
 from tests.unit.trace.made import child, row
 
 
@@ -39,6 +40,23 @@ def test_a_killed_rank_loses_only_what_was_not_flushed(tmp_path):
     with open_trace(merged.path) as trace:
         found = trace.table("messages")["sequence"]
     assert (found == np.arange(found.size)).all()
+
+
+def test_a_fault_is_a_row_on_the_clock_of_rank_0_and_the_detail_may_be_any_text(tmp_path):
+    directory = tmp_path / "a.shards"
+    recorder = Recorder(directory, 2)
+    recorder.clock.append(row(CLOCK, rank=2, local_s=0.0, offset_s=1e9))
+    recorder.fault("rank died", rank=3, host="n1", version=7, in_flight=2, detail="ü" * 150 + "\udcff")
+    recorder.close()
+    write_run(directory, {"ranks": 1, "origin_s": 1e9})
+    live = follow(directory).table("faults")
+    with open_trace(merge(directory).path) as trace:
+        found = trace.table("faults")[0]
+        assert found == live[0]
+    assert (found["kind"], found["noticed_by"], found["rank"]) == (FAULT_NUMBERS["rank died"], 2, 3)
+    assert (found["host"], found["client"], found["version"], found["in_flight"]) == (b"n1", -1, 7, 2)
+    assert 0 <= perf_counter() - found["time_s"] < 60, "rank 2's own clock, corrected by what /clock says"
+    assert found["detail"].decode(errors="replace").startswith("üü")
 
 
 def test_a_full_disk_names_the_file_keeps_the_rows_and_goes_on_when_there_is_room(tmp_path):

@@ -55,6 +55,13 @@ class Tags(HTMLParser):
             self.scripts[-1] += data
 
 
+def test_faults_have_a_table_where_there_are_any(found):
+    assert report_tables.faults(found.runs) == ""
+    text = report_tables.faults([found.runs[0] | {"fault_counts": {"rank died": 2, EVIL: 1}}])
+    assert "rank died" in text
+    assert "<img" not in text
+
+
 def test_the_findings_say_how_much_less_was_sent_with_the_interval_and_how_many_more_uploads(found):
     words = next(report_words.findings(found))
     qafel, fedbuff = found.groups

@@ -13,7 +13,7 @@ from qafel_analysis.tables import compare
 
 from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace_schema import MEMORY, STEPS, UPDATES
+from qafel_mpi.trace_schema import FAULT_NUMBERS, FAULTS, MEMORY, STEPS, UPDATES
 from tests.unit.trace.made import edited
 
 # The keys that DESIGN fixes; others may follow.
@@ -137,6 +137,23 @@ def test_the_memory_of_rank_0_and_its_growth_after_the_start(tmp_path):
     with edited(path) as file:
         del file["memory"]  # a trace of before there was such a table
     assert table.row(path)["rank_0_memory_bytes"] is None
+
+
+def test_faults_are_counted_by_kind_and_shown_only_where_there_are_any(tmp_path):
+    path, other = make(tmp_path, "a"), make(tmp_path, "b")
+    with edited(path) as file:
+        del file["faults"]
+        rows = np.zeros(3, dtype=FAULTS)
+        rows["kind"] = [FAULT_NUMBERS[name] for name in ("rank died", "message dropped", "rank died")]
+        file["faults"] = rows
+    with edited(other) as file:
+        del file["faults"]  # a trace of before there was such a table
+    found = table.row(path)
+    assert (found["faults"], found["fault_counts"]) == (3, {"rank died": 2, "message dropped": 1})
+    assert (table.row(other)["faults"], table.row(other)["fault_counts"]) == (None, {})
+    shown = analysis("table", path, other).stdout
+    assert "rank died" in shown
+    assert "Faults" not in analysis("table", other).stdout
 
 
 def test_csv_has_a_row_a_run(tmp_path):
