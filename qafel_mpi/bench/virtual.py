@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +29,7 @@ from qafel_mpi.config import Experiment, from_toml, load
 from qafel_mpi.tasks.logistic import LogisticTask
 from qafel_mpi.tasks.models.cnn import cnn
 from qafel_mpi.tasks.targets import Signature
+from qafel_mpi.transport.exchange import broadcast_text
 
 BARE_CNN = "a torch loop of the same passes and SGD steps, and nothing else"
 BARE_LOGISTIC = "a torch loop of the same full-batch steps, and nothing else"
@@ -115,9 +117,13 @@ def cnn_experiment(uploads: int) -> Experiment:
 
 
 def run_seconds(drive: Drive, experiment: Experiment, comm: MPI.Intracomm | None, trainings: int) -> float:
-    """Collective: one run, in seconds a training; its trace goes to a folder that is removed."""
-    with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
-        summary = drive(experiment, comm, Path(folder) / "run.h5")
+    """Collective: one run, in seconds a training; its trace goes to a folder of rank 0's that is removed."""
+    first = comm is None or comm.rank == 0
+    with tempfile.TemporaryDirectory(prefix="qafel-bench-") if first else nullcontext("") as folder:
+        shared = folder if comm is None else broadcast_text(comm, folder)
+        summary = drive(experiment, comm, Path(shared) / "run.h5")
+        if comm is not None:
+            comm.Barrier()  # nobody writes there any more
     return summary.seconds / trainings
 
 

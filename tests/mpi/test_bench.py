@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, tracing
+from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, tracing, virtual
 from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
@@ -17,6 +19,7 @@ from qafel_mpi.config import load
 from qafel_mpi.drivers.rows import received_row
 from qafel_mpi.drivers.wall import alone
 from qafel_mpi.drivers.wall import run as wall
+from qafel_mpi.transport.exchange import broadcast_text
 
 SHORT = Limits(seconds=0.05, least=5, most=20, warmups=2)
 
@@ -208,3 +211,21 @@ def test_sizes_runs_each_size_and_counts_its_memory_and_messages(comm, folder, m
         assert all(row.derived["rank_0_mb"] > 10 and row.derived["client_mb"] > 10 for row in found)
         assert all((row.ours.values > 0).all() for row in found)
         assert list(folder.iterdir()) == []
+
+
+def test_the_ranks_of_a_virtual_run_write_into_one_folder_which_goes_afterwards(comm):
+    seen: list[Path] = []
+
+    def drive(experiment, ranks, path):
+        seen.append(path)
+        (path.parent / str(ranks.rank)).touch()
+        ranks.Barrier()
+        assert len(list(path.parent.iterdir())) == ranks.size
+        return SimpleNamespace(seconds=6.0, uploads=12)
+
+    seconds = virtual.run_seconds(drive, load("digits", []), comm, trainings=12)
+    (path,) = seen
+    comm.Barrier()  # rank 0 has removed the folder
+    assert seconds == 0.5
+    assert str(path) == broadcast_text(comm, str(path))
+    assert not path.parent.exists()
