@@ -5,7 +5,7 @@
 # make lint   format, lint and types
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
-# make results  measures everything that docs/results.md publishes: 30 minutes on two cores, with nothing else running
+# make results  measures everything that docs/results.md publishes: 50 minutes on two cores, with nothing else running
 # make clean  removes .venv and what the tools left behind
 #
 # OFFLINE=1           the demo downloads nothing

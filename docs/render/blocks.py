@@ -4,27 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.render import codecs, learning, links, settings, sizes, summary, trace, transport
+from docs.render import (
+    clocks,
+    codecs,
+    learning,
+    links,
+    scaling,
+    settings,
+    sizes,
+    summary,
+    trace,
+    transport,
+)
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "broadcast": transport.broadcast,
     "broadcast-hosts": transport.broadcast_hosts,
     "broadcast-model": transport.broadcast_model,
+    "clocks": clocks.clocks,
     "codec": codecs.qsgd,
     "codec-neighbour": codecs.neighbour,
+    "codec-peers": codecs.peers,
     "codec-variants": codecs.variants,
+    "codec-zstd": codecs.zstd_saves,
     "demo-digits": learning.demo_digits,
     "demo-mushrooms": learning.demo_mushrooms,
     "hidden": transport.hidden,
     "link-cnn": links.link_cnn,
     "link-resnet18": links.link_resnet18,
     "logistic": learning.logistic,
+    "many-ranks": scaling.many_ranks,
     "message-sizes": sizes.messages,
     "messages": transport.messages,
+    "progress": scaling.progress,
     "results": summary.summary,
+    "scaling": scaling.measured,
+    "scaling-model": scaling.model,
     "settings": settings.settings,
+    "shared-data": scaling.shared_data,
     "sizes": sizes.measured,
     "trace-attributes": trace.attributes,
+    "trace-bytes": sizes.rows_of_the_trace,
     "trace-groups": trace.groups,
     "trace-tables": trace.tables,
     "uploads": transport.uploads,

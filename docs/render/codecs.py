@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from docs.render.pages import table
-from docs.render.records import NOTHING, digits, first, one, origin, rows, span, time, values
+from docs.render.records import NOTHING, content, digits, first, one, origin, rows, span, time, values
 
 OPERATIONS = {
     "encode": "encode",
@@ -52,6 +52,55 @@ def variants() -> str:
     header = ("time over a memory pass", "elements", *(words for words, _, _ in columns))
     names = origin("codec-widths", "codec-threads", "codec-identity")
     return f"{table(header, lines, right=range(1, 7))}\n\n{names}"
+
+
+LIBRARIES = ("numpy", "torch", "bitsandbytes", "torchao")
+
+
+def peers() -> str:
+    """Other libraries' time over ours."""
+    found = [row for row in content("codec-peers") if "against" in row["parameters"]]
+    ratios = {_what(row): first(row, "ratio") for row in found}
+    points = dict.fromkeys(what[:4] for what in ratios)
+    lines = []
+    # "qsgd" before "affine", "encode" before "decode_accumulate"
+    for d, codec, bits, operation in sorted(
+        points, key=lambda p: (p[0], p[1] != "qsgd", p[2], p[3] != "encode")
+    ):
+        cells = [ratios.get((d, codec, bits, operation, library)) for library in LIBRARIES]
+        words = f"{codec}, {bits} bits, {OPERATIONS[operation]}"
+        lines.append((f"{d:,}", words, *(NOTHING if cell is None else digits(cell) for cell in cells)))
+    header = ("elements", "", *LIBRARIES)
+    return f"{table(header, lines, right=(0, 2, 3, 4, 5))}\n\n{origin('codec-peers')}"
+
+
+def _what(row: dict[str, Any]) -> tuple[int, str, int, str, str]:
+    p = row["parameters"]
+    return p["d"], p["codec"], p["bits"], p["operation"], p["against"]
+
+
+def large() -> str:
+    """The default codec at 110 million elements, and torch's time over ours."""
+    lines = []
+    for operation, words in OPERATIONS.items():
+        alone = one("codec-large", operation=operation, against=None)
+        torch = rows("codec-large", operation=operation, against="torch")
+        over = digits(first(torch[0], "ratio")) if torch else NOTHING
+        lines.append((words, time(first(alone, "median_us")), f"{digits(passes(alone)[0])}×", over))
+    header = (f"{alone['parameters']['d']:,} elements", "time", "over a memory pass", "torch / ours")
+    return f"{table(header, lines, right=(1, 2, 3))}\n\n{origin('codec-large')}"
+
+
+def zstd_saves() -> str:
+    """A sentence of docs/codecs.md."""
+    found = one("codec", operation="encode_zstd", d=SIZES[1])["launches"][0]
+    encode = one("codec", operation="encode", d=SIZES[1])["launches"][0]
+    saved = 1 - found["coded_bytes"] / found["payload_bytes"]
+    return (
+        f"On {SIZES[1]:,} Gaussian elements at 4 bits zstd saves {saved:.0%} of the payload. Encoding with it takes "
+        f"{digits(found['median_us'] / encode['median_us'])} times as long as without.\n\n"
+        f"{origin('codec')}"
+    )
 
 
 def neighbour() -> str:

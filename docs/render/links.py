@@ -42,6 +42,7 @@ def link_resnet18() -> str:
     return _links(
         {
             "100 Mbit/s": "link-resnet18-100mbit",
+            "100 Mbit/s, 10 ms away": "far-resnet18",
             "1 Gbit/s": "link-resnet18-1gbit",
         }
     )

@@ -7,6 +7,7 @@ from typing import Any
 from docs.render.pages import table
 from docs.render.records import content, first, origin, time
 from qafel_mpi.codecs import CodecConfig, Layout, build
+from qafel_mpi.trace_schema import MESSAGES, STEPS, UPDATES
 from qafel_mpi.wire import HEADER_BYTES
 
 MODELS = {"29,282": 29_282, "11.7 million": 11_689_512, "124 million": 124_439_808, "1 billion": 10**9}
@@ -55,6 +56,30 @@ def measured() -> str:
         "server step",
     )  # fmt: skip
     return f"{table(header, lines, right=range(1, 9))}\n\n{origin('sizes')}"
+
+
+def rows_of_the_trace() -> str:
+    """Bytes of a row of the trace's tables, and of a million uploads: by the schema."""
+    message, update, step = (row.itemsize for row in (MESSAGES, UPDATES, STEPS))
+    million = 1e6 * (2 * message + update) / 1e9
+    return (
+        f"A message takes {message} bytes at each of its two ends, an update {update} bytes and a server step {step} "
+        f"bytes. A million uploads on the wall clock are some {million:.1f} GB. `/final` holds x and x̂, 8 bytes a "
+        "parameter."
+    )
+
+
+def startup() -> str:
+    """What a rank's start costs its host."""
+    found = content("startup")
+    lines = [
+        ("files opened", f"{found['files_opened']:,}"),
+        ("calls to the file system", f"{found['calls']:,}"),
+        ("files mapped", _bytes(found["mapped_bytes"])),
+        ("processor time", f"{found['processor_seconds']:.1f} s"),
+    ]
+    header = ("one process, `" + found["run"] + "`", "")
+    return f"{table(header, lines, right=(1,))}\n\n{origin('startup')}"
 
 
 def _memory(row: dict[str, Any], rank: str) -> str:

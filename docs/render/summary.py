@@ -16,7 +16,7 @@ Line = tuple[str, str, str]  # what, measured, link
 
 def summary() -> str:
     """At most 12 lines."""
-    lines = [*_learning(), *_codecs(), *_transport(), *_clusters(), _memory()]
+    lines = [*_learning(), *_codecs(), *_transport(), *_clusters(), _data(), _memory()]
     return table(("", "measured", "more"), lines, right=(1,))
 
 
@@ -120,6 +120,17 @@ def _clusters() -> Sequence[Line]:
             _link("slow links", "slow-links"),
         ),
     ]
+
+
+def _data() -> Line:
+    ways = [one("shared-data", operation=way) for way in ("a copy a rank", "one copy a host")]
+    amounts = " and ".join(f"{first(row, 'pss_mb'):,.0f} MB" for row in ways)
+    data, ranks = first(ways[0], "data_mb"), ways[0]["parameters"]["ranks"]
+    return (
+        f"memory of {ranks} ranks of a host with {data:,.0f} MB of data: a copy for each, and one for all",
+        amounts,
+        _link("shared data", "one-data-set-for-all-ranks-of-a-host"),
+    )
 
 
 def _memory() -> Line:

@@ -4,7 +4,7 @@
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
-# them. All groups together take about 30 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
+# them. All groups together take about 50 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic and demo need mushrooms.libsvm in QAFEL_DATA_DIR.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -14,8 +14,9 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic clocks codec p2p ingest overlap tracing waiting broadcast broadcast-hosts virtual \
-sizes shared-data link-cnn link-resnet18-100mbit link-resnet18-1gbit far-cnn"
+GROUPS_IN_ORDER="demo timeline logistic clocks codec codec-peers codec-large p2p ingest overlap tracing waiting progress \
+many-ranks scaling broadcast broadcast-hosts virtual sizes shared-data link-cnn-100mbit link-cnn-1gbit \
+link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
     ranks=$1
@@ -67,6 +68,19 @@ codec_once() {
         --json $raw/codec/qsgd4-$launch.json
 }
 
+codec_peers() { # other libraries do not belong to the environment: a folder of their own
+    [ -d runs/peers ] || python -m pip install --quiet --no-deps --target runs/peers bitsandbytes torchao
+    for d in 29282 1000000 11000000; do
+        PYTHONPATH=runs/peers qafel-mpi bench codec --device cpu --codec qsgd,affine --bits 2,4,8 --d $d --seconds 0.05 \
+            --against numpy,torch,bitsandbytes,torchao --json $raw/codec-peers/$d.json
+    done
+}
+
+codec_large() {
+    qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 110000000 --seconds 0.2 --against torch \
+        --json $raw/codec-large/110000000.json
+}
+
 # --- transport -----------------------------------------------------------------------------------------------
 
 two="mpirun --bind-to none -n 2 qafel-mpi bench"
@@ -103,6 +117,20 @@ tracing() {
 waiting() {
     $two backoff --json $raw/waiting/yields.json
     OMPI_MCA_mpi_yield_when_idle=0 $two backoff --json $raw/waiting/polls.json
+}
+
+progress() {
+    mpirun -n 3 qafel-mpi suite progress --seeds 0-4 --out $raw/progress
+}
+
+many_ranks() {
+    mpirun -n 32 qafel-mpi run digits --set stop.seconds=60 --set stop.accuracy=1.0 --set stop.uploads=100000000 \
+        --set server.buffer_size=31 --set evaluation.every_steps=20 --out $raw/many-ranks/run.h5
+}
+
+scaling() {
+    mpirun -n 32 qafel-mpi suite strong-scaling --out $raw/scaling/strong
+    mpirun -n 32 qafel-mpi suite weak-scaling --out $raw/scaling/weak
 }
 
 broadcast() {
@@ -145,9 +173,12 @@ shared_data() {
 
 # --- slow links ----------------------------------------------------------------------------------------------
 
-link_cnn() {
-    hosts 4 --rate 100mbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn/100mbit
-    hosts 4 --rate 1gbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn/1gbit
+link_cnn_100mbit() {
+    hosts 4 --rate 100mbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn-100mbit
+}
+
+link_cnn_1gbit() {
+    hosts 4 --rate 1gbit -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/link-cnn-1gbit
 }
 
 link_resnet18_100mbit() {
@@ -160,6 +191,16 @@ link_resnet18_1gbit() {
 
 far_cnn() {
     hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-cnn --seeds 0-4 --out $raw/far-cnn
+}
+
+far_resnet18() {
+    hosts 4 --rate 100mbit --delay-ms 10 -- qafel-mpi suite link-resnet18 --seeds 0-1 --out $raw/far-resnet18
+}
+
+# --- the analysis of a long run -------------------------------------------------------------------------------
+
+analysis() {
+    python docs/results/analysis_cost.py 10000000 $raw/analysis/analysis.json
 }
 
 for group in ${*:-$GROUPS_IN_ORDER}; do

@@ -38,6 +38,17 @@ codec() {
     done
 }
 
+codec_peers() {
+    peers=$(PYTHONPATH=runs/peers python -c '
+from importlib.metadata import version
+print(", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "bitsandbytes", "torchao")))')
+    qafel-analysis bench $raw/codec-peers/*.json --note "$peers" --record $out/codec-peers.json
+}
+
+codec_large() {
+    qafel-analysis bench $raw/codec-large/*.json --record $out/codec-large.json
+}
+
 p2p() {
     qafel-analysis bench $raw/p2p/16k-*.json --record $out/p2p-16k.json
     qafel-analysis bench $raw/p2p/4M-*.json --record $out/p2p-4M.json
@@ -58,6 +69,22 @@ tracing() {
 waiting() {
     qafel-analysis bench $raw/waiting/polls.json --note "mpi_yield_when_idle=0" --record $out/waiting-polls.json
     qafel-analysis bench $raw/waiting/yields.json --note "mpi_yield_when_idle=1" --record $out/waiting-yields.json
+}
+
+progress() {
+    for where in poll thread; do
+        qafel-analysis pace $raw/progress/*$where*.h5 --record $out/progress-$where.json
+    done
+}
+
+many_ranks() {
+    qafel-analysis table $raw/many-ranks/run.h5 --record $out/many-ranks.json
+}
+
+scaling() {
+    for study in strong weak; do
+        qafel-analysis scaling $raw/scaling/$study/*.h5 --train-seconds 10 --record $out/scaling-$study.json
+    done
 }
 
 broadcast() {
@@ -86,27 +113,42 @@ shared_data() {
     qafel-analysis bench $raw/shared-data/500mb.json --record $out/shared-data.json
 }
 
-link() { # NAME FOLDER OPTION...
-    name=$1 folder=$2
-    shift 2
-    qafel-analysis pace "$raw/$folder"/*.h5 --note "started with $hosts --hosts 4 -n 4 $*" --record "$out/$name.json"
+link() { # GROUP OPTION...
+    name=$1
+    shift
+    qafel-analysis pace "$raw/$name"/*.h5 --note "started with $hosts --hosts 4 -n 4 $*" --record "$out/$name.json"
 }
 
-link_cnn() {
-    link link-cnn-100mbit link-cnn/100mbit --rate 100mbit
-    link link-cnn-1gbit link-cnn/1gbit --rate 1gbit
+link_cnn_100mbit() {
+    link link-cnn-100mbit --rate 100mbit
+}
+
+link_cnn_1gbit() {
+    link link-cnn-1gbit --rate 1gbit
 }
 
 link_resnet18_100mbit() {
-    link link-resnet18-100mbit link-resnet18-100mbit --rate 100mbit
+    link link-resnet18-100mbit --rate 100mbit
 }
 
 link_resnet18_1gbit() {
-    link link-resnet18-1gbit link-resnet18-1gbit --rate 1gbit
+    link link-resnet18-1gbit --rate 1gbit
 }
 
 far_cnn() {
-    link far-cnn far-cnn --rate 100mbit --delay-ms 10
+    link far-cnn --rate 100mbit --delay-ms 10
+}
+
+far_resnet18() {
+    link far-resnet18 --rate 100mbit --delay-ms 10
+}
+
+analysis() {
+    cp $raw/analysis/analysis.json $out/analysis.json
+}
+
+startup() { # no traces of measure.sh: it counts calls
+    python docs/results/startup.py $out/startup.json
 }
 
 measured=$(cd $raw && echo *)
