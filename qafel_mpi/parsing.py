@@ -56,8 +56,16 @@ class Place:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder that match, in order, without hidden ones: macOS leaves a `._NAME` beside every NAME."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    """The files of a folder that match, in order, without hidden ones: macOS leaves a `._NAME` beside every NAME.
+
+    Raises DataError where the folder may not be looked into.
+    """
+    try:
+        return sorted(
+            path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file()
+        )
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from qafel_mpi.parsing import visible
 from qafel_mpi.tasks.errors import DataError
 
 TEST_SHARE = 5  # one module in so many tests
@@ -39,7 +40,7 @@ def held_out(module: str) -> bool:
 
 def _source(root: Path, module: str, most_bytes: int) -> bytes:
     text = b""
-    for path in [root / f"{module}.py", *sorted((root / module).rglob("*.py"), key=Path.as_posix)]:
+    for path in [root / f"{module}.py", *_files(root / module)]:
         if len(text) >= most_bytes:
             break
         try:
@@ -47,3 +48,8 @@ def _source(root: Path, module: str, most_bytes: int) -> bytes:
         except OSError:
             continue
     return text[:most_bytes]
+
+
+def _files(package: Path) -> list[Path]:
+    """In the order of their paths, as texts: a data set's bytes depend on it."""
+    return sorted(visible(package, "**/*.py"), key=Path.as_posix)

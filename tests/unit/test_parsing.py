@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qafel_mpi.parsing import DataError, Place, integer, lines, one_of, read_json, read_text, real, whole
+from qafel_mpi.parsing import (
+    DataError,
+    Place,
+    integer,
+    lines,
+    one_of,
+    read_json,
+    read_text,
+    real,
+    visible,
+    whole,
+)
 
 PLACE = Place("x.txt", 3)
 # What Python's int() or float() takes beside plain decimal numbers.
@@ -108,3 +119,11 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("\ufeff" + json.dumps({"a": [1, 0.5]}))
     assert read_json(path) == {"a": [1, 0.5]}
+
+
+def test_hidden_files_and_folders_are_no_data(tmp_path: Path) -> None:
+    for name in ("b.json", "a.json", "._a.json", ".json", "c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "d.json").mkdir()
+    assert [path.name for path in visible(tmp_path, "*.json")] == ["a.json", "b.json"]
+    assert visible(tmp_path / "nowhere", "*.json") == []

@@ -15,6 +15,7 @@ from qafel_mpi.commands import show
 from qafel_mpi.commands.bench.measure import cell, label
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.parsing import visible
 
 if TYPE_CHECKING:
     from qafel_mpi.bench.measuring.result import Result
@@ -91,7 +92,7 @@ def _launches(path: Path) -> list[Result]:
     """Of a file, one; of a folder, its JSON and HDF5 files, each one."""
     files = {path.stem: path}
     if path.is_dir():  # a.json and a.h5 are one launch
-        files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in (".json", ".h5")}
+        files = {file.stem: file for file in visible(path, "*") if file.suffix in (".json", ".h5")}
     if not files:
         raise ConfigError([f"{path}: it contains neither .json nor .h5 files"])
     results = []

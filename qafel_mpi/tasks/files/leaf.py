@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from qafel_mpi.parsing import Place, read_json, whole
+from qafel_mpi.parsing import Place, read_json, visible, whole
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
@@ -49,9 +49,9 @@ def read(path: Path, config: TaskConfig) -> Dataset:
 
 
 def _files(root: Path, name: str) -> list[Path]:
-    """The files of one half of the split; hidden ones are no data."""
+    """The files of one half of the split."""
     for folder in (root / name, root / "data" / name):
-        if found := sorted(p for p in folder.glob("*.json") if not p.name.startswith(".")):
+        if found := visible(folder, "*.json"):
             return found
     raise DataError(f"{root}: no {name}/*.json in it, nor in its folder data")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qafel_mpi.parsing import visible
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
@@ -30,7 +31,7 @@ def read(path: Path, config: TaskConfig) -> Dataset:
         return dataset(path, config, *hold_out(path, _part(path, config)))
     parts = []
     for name in ("train", "test"):
-        files = sorted(p for p in path.glob(f"{name}*.parquet") if p.is_file())
+        files = visible(path, f"{name}*.parquet")
         if not files:
             raise DataError(f"{path}: no {name}*.parquet in it")
         each = [_part(file, config) for file in files]

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from qafel_mpi.parsing import Place
+from qafel_mpi.parsing import Place, visible
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
@@ -39,9 +39,7 @@ def read(path: Path, config: TaskConfig) -> Dataset:
 
 
 def _one(folder: Path, name: str) -> Path:
-    found = sorted(
-        p for p in folder.iterdir() if name in p.name and p.suffix in (".h5", ".hdf5") and p.name[0] != "."
-    )
+    found = [path for path in visible(folder, f"*{name}*") if path.suffix in (".h5", ".hdf5")]
     if len(found) != 1:
         raise DataError(f"{folder}: {len(found)} files *{name}*.h5 in it; one is needed")
     return found[0]

@@ -44,6 +44,7 @@ def test_packages_are_read_in_the_order_of_their_paths_and_unreadable_files_left
     (tmp_path / "json" / "b" / "c.py").write_bytes(b"third")
     (tmp_path / "json" / "__init__.py").write_bytes(b"first")
     (tmp_path / "json" / "a.py").write_bytes(b"second")
+    (tmp_path / "json" / "._a.py").write_bytes(b"macOS's")
     (tmp_path / "json" / "a.txt").write_bytes(b"no source")
     (tmp_path / "json" / "gone.py").symlink_to(tmp_path / "nowhere.py")
     (tmp_path / "queue.py").write_bytes(b"0123456789" * 3)

@@ -44,6 +44,7 @@ def test_a_column_of_lists_is_the_examples_and_fields_name_the_others(tmp_path: 
 def test_a_folder_has_a_training_and_a_test_part_of_several_files(tmp_path: Path) -> None:
     for name in ("train-0", "train-1", "test-0"):
         pq.write_table(pa.table(TABLE), tmp_path / f"{name}.parquet")
+        (tmp_path / f"._{name}.parquet").write_bytes(b"hidden")
     data = load(TaskConfig(dataset=f"parquet:{tmp_path}"), None)
     assert len(data.x) == 12
     assert data.test_x is not None

@@ -30,6 +30,7 @@ def test_emnist_gets_a_channel_and_clients_are_the_groups(tmp_path: Path) -> Non
     clients = {"f1": {"pixels": pixels, "label": np.array([3, 1], np.int32)}}
     write(tmp_path / "fed_emnist_train.h5", clients | {"f0": {"pixels": pixels[:1] + 1, "label": [2]}})
     write(tmp_path / "fed_emnist_test.h5", clients)
+    (tmp_path / "._fed_emnist_test.h5").write_bytes(b"hidden")
     data = load(config(tmp_path), None)
     assert data.x.shape == (3, 1, 28, 28)
     assert data.x[:, 0, 0, 0].tolist() == [1, 0, 0]
