@@ -41,6 +41,7 @@ from fastcrc import crc32
 MAGIC = b"QFL1"
 FLAG_ENTROPY = 1
 FLAG_HEADER_ONLY = 2
+NO_CLIENT = 2**32 - 1  # of a DIVERGED: no client has failed, but an evaluation
 
 HEADER = np.dtype(
     [
@@ -84,7 +85,8 @@ class Kind(IntEnum):
     DOWNLOAD = 7  # unicast: Q_s(x^t) for one client that starts
     EVALUATE = 8  # x^t in full, for a worker to evaluate its share of the test set (virtual clock)
     SCORE = 9  # what it found
-    DIVERGED = 10  # in an UPDATE's place: the training gave no finite update; the reason as UTF-8 text
+    # In an UPDATE's place: the training gave no finite update. With NO_CLIENT, in a SCORE's: the evaluation failed.
+    DIVERGED = 10  # the reason as UTF-8 text
 
 
 class WireError(Exception):

@@ -24,6 +24,7 @@ from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.make import said
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
@@ -182,10 +183,18 @@ def build(
     uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
     downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
     x0 = task.initial(experiment.seed).to("cpu")
-    if experiment.stop.accuracy is not None and math.isnan(task.evaluate(x0, 1).accuracy):
+    if experiment.stop.accuracy is not None and math.isnan(_accuracy(task, x0)):
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
     full = Identity(task.layout, task.dtype)
     return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
+
+
+def _accuracy(task: Task, x: Tensor) -> float:
+    """Raises DataError where the model can't be evaluated."""
+    try:
+        return task.evaluate(x, 1).accuracy
+    except Exception as error:
+        raise DataError(f"the model can't be evaluated: {said(error)}") from error
 
 
 def _once(memory: HostArrays, make: Callable[[], Arrays]) -> Arrays:

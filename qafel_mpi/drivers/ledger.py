@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qafel_mpi.algorithms.server import Server, Step
 from qafel_mpi.drivers.build import Progress, Report, Setup
+from qafel_mpi.drivers.failures import EvaluationError, evaluating
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.wire import HEADER_BYTES
@@ -45,6 +46,7 @@ class Ledger:
         self.evaluated_version = -1
         self.uploads_to_target: int | None = None
         self.reason = ""  # why the run ends; empty while it goes on
+        self.evaluation_failed = False
         self.seconds = 0.0
 
     def open(self) -> None:
@@ -120,8 +122,12 @@ class Ledger:
     def close(self, time_s: float) -> None:
         """Make sure that accuracy and loss are those of the final model."""
         self.seconds = time_s
-        if self.evaluated_version != self.server.version:
+        if self.evaluated_version == self.server.version or self.evaluation_failed:
+            return
+        try:
             self._evaluate()
+        except EvaluationError as error:
+            self._fail(error)
 
     def target_reached(self) -> bool:
         return self.uploads_to_target is not None
@@ -151,9 +157,11 @@ class Ledger:
         self.seconds = time_s
         loss = accuracy = gradient = NAN
         if evaluate:
-            loss, accuracy = self._evaluate()
-            if self.setup.experiment.trace.gradient_norm:
-                gradient = self.setup.task.gradient_norm_squared(self.server.x)
+            try:
+                loss, accuracy = self._evaluate()
+                gradient = self._gradient()
+            except EvaluationError as error:
+                self._fail(error)
         self.recorder.steps.append(
             (
                 step.version,
@@ -187,9 +195,24 @@ class Ledger:
         )
 
     def _evaluate_here(self, x: Tensor) -> Evaluation:
-        return self.setup.task.evaluate(x, self.evaluation.examples)
+        with evaluating():
+            return self.setup.task.evaluate(x, self.evaluation.examples)
+
+    def _gradient(self) -> float:
+        """‖∇f(x)‖² where it is asked for. Raises EvaluationError."""
+        if not self.setup.experiment.trace.gradient_norm:
+            return NAN
+        with evaluating():
+            return self.setup.task.gradient_norm_squared(self.server.x)
+
+    def _fail(self, error: EvaluationError) -> None:
+        """An evaluation failed, and so has the run: an earlier reason, to have finished say, does not hide it."""
+        self.evaluation_failed = True
+        self.accuracy, self.loss = NAN, NAN
+        self.reason = f"failed: evaluation of version {self.server.version}: {error}"
 
     def _evaluate(self) -> tuple[float, float]:
+        """Loss and accuracy of x. Raises EvaluationError."""
         result = self.evaluate(self.server.x)
         self.loss, self.accuracy = result.loss, result.accuracy
         self.evaluated_version = self.server.version

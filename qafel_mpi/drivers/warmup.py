@@ -16,8 +16,10 @@ from torch import Tensor
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.failures import reason
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.tasks.base import Task
+from qafel_mpi.tasks.errors import DataError
 
 PATIENCE_S = 3.0  # from then on a user wonders
 Wait = Callable[[Callable[[], bool], Callable[[], str]], None]
@@ -26,7 +28,8 @@ Wait = Callable[[Callable[[], bool], Callable[[], str]], None]
 def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
     """Collective: no kernel is compiled or loaded while the run is measured.
 
-    The first rank of each host compiles; the others wait, and load what it has left on disk.
+    The first rank of each host compiles; the others wait, and load what it has left on disk. Raises DataError where
+    a training or an evaluation fails.
     """
     vectors = [setup.x0] if comm.rank == 0 else []
     if comm.rank > 0 or (comm.size == 1 and setup.task.device.type != "cpu"):
@@ -36,7 +39,10 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
             for x in vectors:
                 _call_codec(codec, x)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
-            _call_task(setup.task, setup.x0)
+            try:
+                _call_task(setup.task, setup.x0)
+            except Exception as error:  # the user's code, which passed its trial
+                raise DataError(f"in a trial before the run: {reason(error)}") from error
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def failing_layer_named(module: nn.Module, doing: str) -> Iterator[None]:
 
 def said(error: BaseException) -> str:
     """Type and text of an error of the user's code, and the line of it that it came from."""
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(here) and "/torch/" not in f.filename]
     text = str(error).strip().splitlines()

@@ -11,7 +11,7 @@ from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.make import described
+from qafel_mpi.tasks.make import described, said
 from qafel_mpi.tasks.partitions import Partition
 
 
@@ -36,7 +36,12 @@ def own_training(
         raise DataError(f"{name}: this is no subclass of qafel_mpi.tasks.Task")
     if missing := sorted(kind.__abstractmethods__):
         raise DataError(f"{name}: the class lacks {', '.join(missing)}")
-    made = kind(task, client, data, shares, dtype=dtype, device=device, seed=seed)  # type: ignore[call-arg]
+    try:
+        made = kind(task, client, data, shares, dtype=dtype, device=device, seed=seed)  # type: ignore[call-arg]
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: it can't be made: {said(error)}") from error
     for attribute in ("layout", "dtype", "device", "clients"):
         if not hasattr(made, attribute):
             raise DataError(f"{name}: __init__ does not set self.{attribute}")
@@ -51,6 +56,15 @@ def own_training(
 
 def _try(name: str, made: Task, seed: int) -> None:
     """Train client 0 twice from x^0, and evaluate. Raises DataError where that is not what a driver expects."""
+    try:
+        _use(name, made, seed)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: in a trial with client 0, {said(error)}") from error
+
+
+def _use(name: str, made: Task, seed: int) -> None:
     x = made.initial(seed)
     _check_vector(f"{name}: initial", made, x)
     start, deltas = x.clone(), [torch.full_like(x, float("nan")) for _ in range(2)]

@@ -12,15 +12,16 @@ import numpy as np
 from mpi4py import MPI
 from torch import Tensor
 
-from qafel_mpi.drivers.build import ERROR_BYTES, Setup
+from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.device_frames import frame_maker
+from qafel_mpi.drivers.failures import EvaluationError, evaluating, frame_of
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
-from qafel_mpi.wire import Expected, Kind, Message, check
+from qafel_mpi.wire import NO_CLIENT, Expected, Kind, Message, check
 
 PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
 PARTS = np.dtype(  # of a SCORE
@@ -65,6 +66,7 @@ class RemoteWorkers:
         self.version = 0
         self._evaluators = self.ranks if gpus or setup.task.parts(self._examples) > 1 else []
         self._scores: dict[int, Evaluation] = {}
+        self._unevaluated = ""  # why a worker could not evaluate its parts
         self._results: dict[Job, Result] = {}
         self._sequence = 0
         self._download: Frame | None = None
@@ -111,11 +113,15 @@ class RemoteWorkers:
         return self._results.pop(job)
 
     def evaluate(self, x: Tensor) -> Evaluation:
-        """Its parts are spread over the workers, behind the trainings that each has been given."""
+        """Its parts are spread over the workers, behind the trainings that each has been given.
+
+        Raises EvaluationError where one of them can't, and nothing is to be evaluated after that.
+        """
         parts = self.setup.task.parts(self._examples)
         evaluators = self._evaluators[:parts]
         if not evaluators:
-            return self.setup.task.evaluate(x, self._examples)
+            with evaluating():
+                return self.setup.task.evaluate(x, self._examples)
         frame = self._acquire(self.evaluations)
         size = self.setup.full.encode(x, frame.payload, 0)
         self._seal(frame, Kind.EVALUATE, payload_bytes=size, version=self.version)
@@ -125,9 +131,11 @@ class RemoteWorkers:
 
         def scored() -> bool:
             self.poll()
-            return len(self._scores) == parts
+            return len(self._scores) == parts or bool(self._unevaluated)
 
         self.session.wait(scored, lambda: f"parts of an evaluation from {self._unscored(parts)}")
+        if self._unevaluated:
+            raise EvaluationError(self._unevaluated)
         return Evaluation.combined([self._scores[part] for part in range(parts)])
 
     def _unscored(self, parts: int) -> str:
@@ -187,6 +195,8 @@ class RemoteWorkers:
             case Kind.SCORE:
                 for part, *score in payload.view(PARTS).tolist():
                     self._scores[part] = Evaluation(*score)
+            case Kind.DIVERGED if message.client == NO_CLIENT:
+                self._unevaluated = self._unevaluated or payload.tobytes().decode(errors="replace")
             case kind:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
@@ -326,9 +336,8 @@ class Worker:
         kind, size = Kind.UPDATE, len(result.payload)
         if result.error:
             self.pool.release(frame)
-            kind, error = Kind.DIVERGED, result.error.encode()[:ERROR_BYTES]
-            size, frame = len(error), new_frame(len(error))
-            frame.payload[:] = np.frombuffer(error, np.uint8)
+            kind, frame = Kind.DIVERGED, frame_of(result.error)
+            size = frame.payload.size
         frame.seal(
             kind,
             expected=self.described[kind],
@@ -347,17 +356,21 @@ class Worker:
         task, examples = self.setup.task, self.session.experiment.evaluation.examples
         x = self.setup.x0.clone()
         self.setup.full.decode(payload, x, 0)
-        scores = np.array(
-            [
-                (part, e.loss, e.accuracy, e.examples, e.answers)
-                for part in range(self.comm.rank - 1, task.parts(examples), self.comm.size - 1)
-                if (e := task.evaluate_part(x, part, examples))
-            ],
-            dtype=PARTS,
-        ).view(np.uint8)
-        frame = new_frame(scores.size)
-        frame.payload[:] = scores
-        self._send(frame.seal(Kind.SCORE, expected=self.described[Kind.SCORE], payload_bytes=scores.size))
+        kind, client = Kind.SCORE, 0
+        try:
+            with evaluating():
+                parts = range(self.comm.rank - 1, task.parts(examples), self.comm.size - 1)
+                each = [(part, task.evaluate_part(x, part, examples)) for part in parts]
+        except EvaluationError as error:
+            kind, client = Kind.DIVERGED, NO_CLIENT
+            frame = frame_of(f"{error} (rank {self.comm.rank} on {self.session.placement.host})")
+        else:
+            rows = [(part, e.loss, e.accuracy, e.examples, e.answers) for part, e in each]
+            scores = np.array(rows, dtype=PARTS).view(np.uint8)
+            frame = new_frame(scores.size)
+            frame.payload[:] = scores
+        size = frame.payload.size
+        self._send(frame.seal(kind, expected=self.described[kind], payload_bytes=size, client=client))
 
     def _send(self, frame: Frame) -> None:
         self.sends.post(frame, 0)

@@ -18,12 +18,11 @@ from qafel_mpi.algorithms.client import Client
 from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.encodings import EncodingErrors
-from qafel_mpi.drivers.failures import show_cause
+from qafel_mpi.drivers.failures import evaluating, reason
 from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.kernels.memory import vector, vector_like
 from qafel_mpi.kernels.numba.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
-from qafel_mpi.tasks.errors import DataError, TrainingError
 from qafel_mpi.trace.recorder import Recorder
 
 Job = tuple[int, int]  # (client, participation)
@@ -91,9 +90,9 @@ class Trainer:
         clients = trainings[:, 0].tolist()
         try:
             losses = self.task.train_together(clients, start, deltas, seeds, version=version)
-        except (TrainingError, DataError) as failure:
-            show_cause(failure)
-            return [Result(outs[i][:0], 0, float("nan"), str(failure)) for i in range(len(jobs))]
+        except Exception as failure:
+            why = reason(failure, f"client {clients[0]}{' or one trained beside it' * (len(jobs) > 1)}: ")
+            return [Result(outs[i][:0], 0, float("nan"), why) for i in range(len(jobs))]
         begin_s = perf_counter()
         sizes, keys, errors = self.client.encode_all(deltas, outs, trainings)
         self.encoding_s = (begin_s, perf_counter())
@@ -136,7 +135,8 @@ class LocalWorkers:
         return self._results.pop(job)
 
     def evaluate(self, x: Tensor) -> Evaluation:
-        return self.setup.task.evaluate(x, self.setup.experiment.evaluation.examples)
+        with evaluating():
+            return self.setup.task.evaluate(x, self.setup.experiment.evaluation.examples)
 
     def halt(self) -> None:
         self._results.clear()

@@ -7,21 +7,19 @@ from threading import Event, RLock, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Encoding, NonFiniteError
-from qafel_mpi.drivers.build import ERROR_BYTES, RunSummary, Setup, use
+from qafel_mpi.drivers.build import RunSummary, Setup, use
 from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.encodings import EncodingErrors
-from qafel_mpi.drivers.failures import show_cause
+from qafel_mpi.drivers.failures import frame_of, reason
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
-from qafel_mpi.tasks.errors import DataError, TrainingError
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
 from qafel_mpi.wire import Kind, check
@@ -61,6 +59,7 @@ class WallClient:
     """
 
     failed = False  # a training: this rank waits for the end of the run
+    poll_error: Exception | None = None  # raised through a training, and not its own
 
     def __init__(self, session: Session, setup: Setup, hosting: Hosting):
         self.session, self.setup, self.comm = session, setup, session.comm
@@ -141,10 +140,11 @@ class WallClient:
             loss = self._train(client, participation, delta, version)
         except Stopped:
             return
-        except (TrainingError, DataError) as error:
-            show_cause(error)
+        except Exception as error:
+            if error is self.poll_error:
+                raise
             self.pool.release(frame)
-            self._report_failure(client, participation, version, str(error))
+            self._report_failure(client, participation, version, reason(error, f"client {client}: "))
             return
         train_seconds = perf_counter() - begun
         # 4. Encode u = Q_c(y_P − y_0) into the payload of a frame.
@@ -190,8 +190,8 @@ class WallClient:
         except NonFiniteError as error:
             self.uploads -= 1  # it was counted when its encoding began
             self.pool.release(frame)
-            reason = f"client {upload.client}: {error}"
-            self._report_failure(upload.client, upload.participation, upload.version, reason)
+            why = f"client {upload.client}: {error}"
+            self._report_failure(upload.client, upload.participation, upload.version, why)
             return
         frame.t_encode_end = perf_counter()
         if self.errors is not None:
@@ -212,16 +212,14 @@ class WallClient:
         )
         self.sends.post(frame, 0)
 
-    def _report_failure(self, client: int, participation: int, version: int, reason: str) -> None:
+    def _report_failure(self, client: int, participation: int, version: int, why: str) -> None:
         """Tell rank 0 in an update's place that a training failed: it ends the run, with this reason and a trace."""
-        text = f"{reason} (rank {self.comm.rank} on {self.session.placement.host})".encode()[:ERROR_BYTES]
+        frame = frame_of(f"{why} (rank {self.comm.rank} on {self.session.placement.host})")
         with self.lock:
-            frame = new_frame(len(text))
-            frame.payload[:] = np.frombuffer(text, np.uint8)
             expected = self.described[Kind.DIVERGED]
             frame.seal(
                 Kind.DIVERGED,
-                payload_bytes=len(text),
+                payload_bytes=frame.payload.size,
                 expected=expected,
                 client=client,
                 version=version,
@@ -274,7 +272,11 @@ class WallClient:
         return self.inbox.waits() if self.inbox.late else self.session.by_one(what)
 
     def _poll(self) -> None:
-        self._progress()
+        try:
+            self._progress()
+        except Exception as error:
+            self.poll_error = error
+            raise
         if self.stopped:
             raise Stopped
 

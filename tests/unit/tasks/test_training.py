@@ -62,6 +62,9 @@ ZEROS = "return torch.zeros(self.layout.elements, dtype=self.dtype)"
         (COPIED, f"{COPIED}; start += 1", "train changed start"),
         (WRITTEN, "delta.copy_(torch.rand(len(delta)))", "with the same seed differ"),
         (WRITTEN, "pass", "train, delta is not finite everywhere"),
+        (RESULT, "return {}['mu']", r"in a trial with client 0, KeyError: 'mu' \(.*mine.py, line \d+\)"),
+        (FOUND, "return 1 / 0", r"in a trial .*ZeroDivisionError: division by zero \(.*mine.py"),
+        ('(("weight",), ', "(data.names, ", r"it can't be made: AttributeError: .*\(.*mine.py, line \d+\)"),
         (ZEROS, "return torch.zeros(3)", r"initial is .*; it must be \(640,\)"),
     ],
 )
