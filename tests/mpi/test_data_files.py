@@ -16,7 +16,7 @@ SIZES = [5, 10, 15, 20, 25, 30, 35]  # of each user's training and test examples
 
 USERS = """
 task = {{ dataset = "{path}", model = "mlp", hidden = 8, clients = 7 }}
-client = {{ learning_rate = 0.2, local_epochs = 2, batch_size = 4, draw = "permutation" }}
+client = {{ learning_rate = 0.2, local_epochs = 2, batch_size = 4{draw} }}
 server = {{ buffer_size = 3 }}
 clock = {{ kind = "{clock}", concurrency = 4 }}
 stop = {{ uploads = 90 }}
@@ -66,7 +66,8 @@ def test_the_users_of_a_file_are_the_clients_of_a_run_and_what_they_have_is_lear
     if comm.rank == 0:
         WRITERS[kind](folder / "data", *population())
     comm.Barrier()
-    experiment = from_toml(USERS.format(path=f"{kind}:{folder}/data", clock=clock))
+    draw = ', draw = "permutation"' if clock == "wall" else ""
+    experiment = from_toml(USERS.format(path=f"{kind}:{folder}/data", clock=clock, draw=draw))
     summary = RUNS[clock](experiment, comm, folder / "a.h5")
     assert len(same_everywhere(comm, summary.x_digest)) == 1
     assert summary.outcome == "finished"

@@ -1,4 +1,4 @@
-"""A training or an evaluation that fails is an outcome of a run on both clocks: with reason and trace, on all ranks."""
+"""A training or evaluation that fails is an outcome of a run on both clocks: with reason and trace, on every rank."""
 
 import pytest
 import torch
