@@ -16,9 +16,7 @@ A sample is the time from one training of a client to its next; its reference is
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -27,10 +25,10 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi.bench.measuring.exposure import WARMUPS, Participations, exposure, samples
+from qafel_mpi.bench.measuring.ranks import shared_folder
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.config import ConfigError, Experiment, load
 from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.wire import Kind
 
 if TYPE_CHECKING:
@@ -75,15 +73,11 @@ def experiment(uploads: int) -> Experiment:
 
 
 def run(comm: MPI.Intracomm, drive: Drive, chosen: Experiment, read: Callable[[Trace], T]) -> T | None:
-    """Collective: drive the experiment and read its trace on rank 0; None elsewhere.
-
-    The folder must be seen by all ranks: it lies in the working folder.
-    """
-    root = comm.rank == 0
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) if root else nullcontext("") as folder:
-        out = Path(broadcast_text(comm, folder)) / "run.h5"
+    """Collective: drive the experiment and read its trace on rank 0; None elsewhere."""
+    with shared_folder(comm) as folder:
+        out = folder / "run.h5"
         drive(chosen, comm, out)
-        if not root:
+        if comm.rank != 0:
             return None
         with open_trace(out) as trace:
             return read(trace)

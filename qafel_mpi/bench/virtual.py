@@ -6,10 +6,8 @@ data, loading kernels and merging the trace are outside; packing, schedule, serv
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -22,14 +20,13 @@ from mpi4py import MPI
 from torch.nn.functional import cross_entropy
 
 from qafel_mpi import tasks
-from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree
+from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, shared_folder
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, Samples, interleave
 from qafel_mpi.config import Experiment, from_toml, load
 from qafel_mpi.tasks.logistic import LogisticTask
 from qafel_mpi.tasks.models.cnn import cnn
 from qafel_mpi.tasks.targets import Signature
-from qafel_mpi.transport.exchange import broadcast_text
 
 BARE_CNN = "a torch loop of the same passes and SGD steps, and nothing else"
 BARE_LOGISTIC = "a torch loop of the same full-batch steps, and nothing else"
@@ -117,13 +114,9 @@ def cnn_experiment(uploads: int) -> Experiment:
 
 
 def run_seconds(drive: Drive, experiment: Experiment, comm: MPI.Intracomm | None, trainings: int) -> float:
-    """Collective: one run, in seconds a training; its trace goes to a folder of rank 0's that is removed."""
-    first = comm is None or comm.rank == 0
-    with tempfile.TemporaryDirectory(prefix="qafel-bench-") if first else nullcontext("") as folder:
-        shared = folder if comm is None else broadcast_text(comm, folder)
-        summary = drive(experiment, comm, Path(shared) / "run.h5")
-        if comm is not None:
-            comm.Barrier()  # nobody writes there any more
+    """Collective: one run, in seconds a training; its trace goes to a folder that is removed."""
+    with shared_folder(comm) as folder:
+        summary = drive(experiment, comm, folder / "run.h5")
     return summary.seconds / trainings
 
 
@@ -275,11 +268,10 @@ def memory(drive: Drive, comm: MPI.Intracomm, clients: Sequence[int]) -> Iterato
     """Collective: peak memory of rank 0 and of the workers. clients: ascending, for a peak never falls."""
     before: tuple[int, float, float] | None = None
     for count in clients:
-        with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
-            out = Path(folder) / "run.h5"
+        with shared_folder(comm) as folder:
+            out = folder / "run.h5"
             summary = drive(from_toml(SMALL.replace("CLIENTS", str(count))), comm, out)
             peaks = _peaks(out) if comm.rank == 0 else (0.0, 0.0)
-            comm.Barrier()
         derived = {"rank_0_mb": peaks[0] / 1e6, "worker_mb": peaks[1] / 1e6}
         if before is not None:
             more = count - before[0]

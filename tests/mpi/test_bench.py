@@ -17,6 +17,7 @@ from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.config import load
 from qafel_mpi.drivers.rows import received_row
+from qafel_mpi.drivers.virtual import run as virtual_run
 from qafel_mpi.drivers.wall import alone
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport.exchange import broadcast_text
@@ -229,3 +230,14 @@ def test_the_ranks_of_a_virtual_run_write_into_one_folder_which_goes_afterwards(
     assert seconds == 0.5
     assert str(path) == broadcast_text(comm, str(path))
     assert not path.parent.exists()
+
+
+@pytest.mark.mpi(min_size=2, max_size=3)
+def test_a_virtual_benchmark_has_the_rows_of_all_ranks_and_leaves_nothing(comm, folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+    found, any_here = on_every_rank(comm, virtual.memory(virtual_run.run, comm, [100]))
+    assert any_here
+    assert "no rows of rank" not in capfd.readouterr().err
+    if comm.rank == 0:
+        assert found[0].derived["worker_mb"] > 10
+        assert list(folder.iterdir()) == []

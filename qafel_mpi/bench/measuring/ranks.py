@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
@@ -12,6 +15,7 @@ from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Agree
 from qafel_mpi.config_text import ConfigError
 from qafel_mpi.transport.backoff import sleep_until
+from qafel_mpi.transport.exchange import broadcast_text
 
 NAP_SECONDS = 1e-3
 MOST_CORES = 4096  # of one host
@@ -45,6 +49,19 @@ def first(comm: MPI.Intracomm, ranks: int, work: Callable[[MPI.Intracomm], Itera
         yield from work(some)
     some.Free()
     sleep_until(comm.Ibarrier().Test, NAP_SECONDS)
+
+
+@contextmanager
+def shared_folder(comm: MPI.Intracomm | None) -> Iterator[Path]:
+    """Collective: one folder for the traces of all ranks, removed at the end.
+
+    All ranks must see it, so it lies in the working folder. comm: None for one process without a launcher.
+    """
+    root = comm is None or comm.rank == 0
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) if root else nullcontext("") as folder:
+        yield Path(folder if comm is None else broadcast_text(comm, folder))
+        if comm is not None:  # rank 0 removes it when nobody reads in it any more
+            sleep_until(comm.Ibarrier().Test, NAP_SECONDS)
 
 
 def require(comm: MPI.Intracomm | None, bench: str, ranks: int) -> MPI.Intracomm:
