@@ -6,6 +6,7 @@
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures everything that docs/results.md publishes: 50 minutes on two cores, with nothing else running
+# make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
 # make clean  removes .venv and what the tools left behind
 #
 # OFFLINE=1           the demo downloads nothing
@@ -21,7 +22,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test unit lint docs figures results clean
+.PHONY: help env demo test unit lint docs figures results simulate clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -36,7 +37,7 @@ demo: env
 	@sh jobs/demo.sh $(if $(OFFLINE),--offline)
 
 test: lint
-	$(RUN) pytest --strict-skips -q tests/unit
+	$(RUN) pytest --strict-skips -q tests/unit tests/simulation
 	$(RUN) tests.run_mpi
 	$(RUN) pytest --strict-skips -q tests/system
 
@@ -53,6 +54,9 @@ docs: env
 
 figures: env
 	$(RUN) qafel_analysis.figures.published docs/results docs/figures
+
+simulate: env
+	$(RUN) tests.simulation $(or $(FIRST),1000) $(or $(COUNT),10000)
 
 results: env
 	sh docs/results/measure.sh
