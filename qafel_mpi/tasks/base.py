@@ -126,13 +126,20 @@ class Task(ABC):
         start: Tensor,
         deltas: Tensor,
         seeds: Sequence[int],
+        poll: Poll | None = None,
         *,
         version: int = 0,
     ) -> np.ndarray:
-        """Several clients from one version. deltas: (n, d). Returns TrainResult.loss of each, (n,) float64."""
+        """Several clients from one version. deltas: (n, d). Returns TrainResult.loss of each, (n,) float64.
+
+        poll: as in `train`.
+        """
         each = enumerate(zip(clients, seeds, strict=True))
         return np.array(
-            [self.train(client, start, deltas[i], seed, version=version).loss for i, (client, seed) in each]
+            [
+                self.train(client, start, deltas[i], seed, poll, version=version).loss
+                for i, (client, seed) in each
+            ]
         )
 
     @abstractmethod

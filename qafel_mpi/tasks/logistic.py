@@ -83,13 +83,16 @@ class LogisticTask(Task):
         start: Tensor,
         deltas: Tensor,
         seeds: Sequence[int],
+        poll: Poll | None = None,
         *,
         version: int = 0,
     ) -> np.ndarray:
         if self._all_in_span or all(self._in_span[client] for client in clients):
+            if poll is not None:
+                poll()
             rate = self.client.rate_at(version)
             return self._train_in_span(np.array(clients, dtype=np.int64), start, deltas, rate)
-        return super().train_together(clients, start, deltas, seeds, version=version)
+        return super().train_together(clients, start, deltas, seeds, poll, version=version)
 
     def _train_in_span(self, clients: np.ndarray, start: Tensor, deltas: Tensor, rate: float) -> np.ndarray:
         settings, steps = self.client, self.client.steps(1)

@@ -220,15 +220,16 @@ class NeuralTask(Task):
         start: Tensor,
         deltas: Tensor,
         seeds: Sequence[int],
+        poll: Poll | None = None,
         *,
         version: int = 0,
     ) -> np.ndarray:
         if self._batch is None or len(clients) < LEAST_TOGETHER:
-            return super().train_together(clients, start, deltas, seeds, version=version)
+            return super().train_together(clients, start, deltas, seeds, poll, version=version)
         plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
         self.flat.train_mode()
         rate = self.client.rate_at(version)
-        return np.array(self._batch.train(plans, start, deltas, self.data.taken, rate))
+        return np.array(self._batch.train(plans, start, deltas, self.data.taken, rate, poll))
 
     def _batches(self, client: int, seed: int) -> Iterator[Tensor]:
         indices = torch.from_numpy(self.partition.indices(client).astype(np.int64)).to(self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from qafel_mpi.tasks.base import Poll
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.examples import Examples
 from qafel_mpi.tasks.flat import FlatModule
@@ -37,11 +38,18 @@ class Together:
         return (self.objective.losses(outputs, y) * share).sum()
 
     def train(
-        self, plans: Sequence[Sequence[Tensor]], start: Tensor, deltas: Tensor, take: Take, rate: float
+        self,
+        plans: Sequence[Sequence[Tensor]],
+        start: Tensor,
+        deltas: Tensor,
+        take: Take,
+        rate: float,
+        poll: Poll | None = None,
     ) -> list[float]:
         """deltas[b] = y_P − y_0 of client b; returns each one's mean loss.
 
         plans: a client's batches, as indices. start: (d,); deltas: (B, d). take: indices -> (x, y). rate: η_ℓ.
+        poll: as in Task.train.
         """
         self.flat.load(start)
         y_0, layout = self.flat.vector, self.flat.layout
@@ -59,6 +67,8 @@ class Together:
             total += losses.detach()
             moving = steps > p
             self.optimizer.step(weights, gradients, rate, None if bool(moving.all()) else moving.to(y_0))
+            if poll is not None:
+                poll()
         for w, a, b in zip(weights, layout.offsets, layout.offsets[1:], strict=False):
             deltas[:, a:b] = w.detach().reshape(len(plans), -1) - y_0[a:b]
         return (total.cpu() / steps).tolist()

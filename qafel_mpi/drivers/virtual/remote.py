@@ -17,37 +17,25 @@ from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.failures import EvaluationError, evaluating, frame_of
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.stopping import Stopped
+from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, describe
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer
 from qafel_mpi.tasks import Evaluation
+from qafel_mpi.tasks.base import Poll
 from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
-from qafel_mpi.wire import NO_CLIENT, Expected, Kind, Message, check
+from qafel_mpi.wire import NO_CLIENT, Kind, Message, check
 
-PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
-PARTS = np.dtype(  # of a SCORE
-    [("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8"), ("answers", "<i8")]
-)
 TAG_HALT = 13  # a STOP that overtakes the orders: what is still to be trained is of no use any more
 QUEUE_LIMIT = 4096  # messages that a worker may be behind before rank 0 waits for it
 DOWN_SLOTS = 8  # receives that a worker keeps posted
 
 
-def describe(setup: Setup) -> dict[Kind, Expected]:
-    """What the header of each kind of message says in this run."""
-    parts = setup.task.parts(setup.experiment.evaluation.examples)
-    kinds = setup.expected(
-        {
-            Kind.SCORE: Expected(payload_bytes=PARTS.itemsize * parts, variable=True),
-        }
-    )
-    return kinds | {Kind.EVALUATE: kinds[Kind.MODEL]}
-
-
 class RemoteWorkers:
-    """Rank 0's side. gpus: the workers compute on GPUs, and so all evaluation is theirs."""
+    """Rank 0's side. gpus: they evaluate, too. poll: while it waits for a result; it may raise Stopped."""
 
-    def __init__(self, session: Session, setup: Setup, *, gpus: bool):
-        self.session, self.setup = session, setup
+    def __init__(self, session: Session, setup: Setup, *, gpus: bool, poll: Poll):
+        self.session, self.setup, self._between_polls = session, setup, poll
         comm = session.comm
         self.ranks = list(range(1, comm.size))
         self.described = describe(setup)
@@ -105,11 +93,13 @@ class RemoteWorkers:
         self._download = self._frame(self.broadcasts, Kind.DOWNLOAD, payload, version, key)
 
     def take(self, job: Job) -> Result:
+        def there() -> bool:
+            self._between_polls()
+            self.poll()
+            return job in self._results
+
         if job not in self._results:
-            self.session.wait(
-                lambda: (self.poll() and job in self._results) or job in self._results,
-                lambda: f"the update of client {job[0]}, from one of {self._busy()}",
-            )
+            self.session.wait(there, lambda: f"the update of client {job[0]}, from one of {self._busy()}")
         return self._results.pop(job)
 
     def evaluate(self, x: Tensor) -> Evaluation:
@@ -285,6 +275,13 @@ class Worker:
         self.session.keep_books()
         return bool(arrived) or (self.stopped and self.halted)
 
+    def _between_steps(self) -> None:
+        """Of a training. Raises Stopped where nobody will take its result."""
+        self._look_for_halt()
+        self.session.keep_books()
+        if self.halted:
+            raise Stopped
+
     def _look_for_halt(self) -> None:
         for received in self.halts.poll():
             self.halted = True
@@ -323,7 +320,13 @@ class Worker:
             raise RuntimeError(f"told to train from version {version}, holds version {self.replica.version}")
         frames = [self._free_frame() for _ in jobs]
         begun_s = perf_counter()
-        results = self.trainer.train(jobs, self.replica.x_hat, [frame.payload for frame in frames])
+        outs = [frame.payload for frame in frames]
+        try:
+            results = self.trainer.train(jobs, self.replica.x_hat, outs, self._between_steps)
+        except Stopped:
+            for frame in frames:
+                self.pool.release(frame)
+            return
         seconds = (perf_counter() - begun_s) / len(jobs)
         # They were encoded in one call: each has an equal share of it.
         times = np.linspace(*self.trainer.encoding_s, len(jobs) + 1).tolist()

@@ -32,6 +32,7 @@ from qafel_mpi.drivers.build import (
 )
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
+from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.parsing import DataError
@@ -86,9 +87,9 @@ def run(
         if comm.size == 1:
             sends_model = experiment.server.update == "model"
             client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
-            workers = LocalWorkers(setup, client, session.recorder)
+            workers = LocalWorkers(setup, client, session.recorder, StopsWhen(interrupted))
         else:
-            workers = RemoteWorkers(session, setup, gpus=bool(gpus))
+            workers = RemoteWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
         ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
         return Simulation(session, setup, plan, workers, ledger, interrupted).run()
 
@@ -158,6 +159,8 @@ class Simulation:
         self._expect()
         try:
             self._simulate()
+        except Stopped:
+            self.ledger.reason = "interrupted"
         except NonFiniteError as error:  # of the server's step
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
         self._receive()

@@ -23,6 +23,7 @@ from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.kernels.memory import vector, vector_like
 from qafel_mpi.kernels.numba.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
+from qafel_mpi.tasks.base import Poll
 from qafel_mpi.trace.recorder import Recorder
 
 Job = tuple[int, int]  # (client, participation)
@@ -81,15 +82,17 @@ class Trainer:
         self.deltas = setup.where_trained(vector(rows * task.layout.elements, task.dtype).view(rows, -1))
         self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
 
-    def train(self, jobs: Collection[Job], start: Tensor, outs: Buffers) -> list[Result]:
-        """One result a job. outs: a buffer for the payload of each."""
+    def train(
+        self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None
+    ) -> list[Result]:
+        """One result a job. outs: a buffer for the payload of each. poll: as in Task.train; it may raise Stopped."""
         version = self.client.begin()
         trainings = np.fromiter(chain.from_iterable(jobs), np.int64, 2 * len(jobs)).reshape(-1, 2)
         seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
         deltas = self.deltas[: len(jobs)]
         clients = trainings[:, 0].tolist()
         try:
-            losses = self.task.train_together(clients, start, deltas, seeds, version=version)
+            losses = self.task.train_together(clients, start, deltas, seeds, poll, version=version)
         except Exception as failure:
             why = reason(failure, f"client {clients[0]}{' or one trained beside it' * (len(jobs) > 1)}: ")
             return [Result(outs[i][:0], 0, float("nan"), why) for i in range(len(jobs))]
@@ -113,8 +116,9 @@ class LocalWorkers:
 
     sent = received = 0
 
-    def __init__(self, setup: Setup, client: Client, recorder: Recorder):
-        self.setup = setup
+    def __init__(self, setup: Setup, client: Client, recorder: Recorder, poll: Poll | None = None):
+        """poll: between the steps of a training."""
+        self.setup, self.poll = setup, poll
         self.trainer = Trainer(setup, client, recorder)
         x_hat = client.replica.x_hat
         self.start = vector_like(x_hat) if setup.unicast else x_hat
@@ -123,7 +127,7 @@ class LocalWorkers:
 
     def train(self, jobs: Collection[Job], version: int) -> None:
         outs = np.empty((len(jobs), self._payload_bytes), dtype=np.uint8)
-        self._results.update(zip(jobs, self.trainer.train(jobs, self.start, outs), strict=True))
+        self._results.update(zip(jobs, self.trainer.train(jobs, self.start, outs, self.poll), strict=True))
 
     def publish(self, payload: np.ndarray, version: int, key: int) -> None:
         """The server has moved the hidden state already: it is the one that is trained on."""
