@@ -63,10 +63,11 @@ def main() -> None:
     if rank:
         job.mute()
     try:
-        with job.all_ranks_end(None):  # what is raised here is raised on every rank alike
+        with job.all_ranks_end(exits=False):  # the commands say what is no exit of theirs
             app()
     except SystemExit as end:
-        if end.code == ExitCode.USAGE and rank is not None:
+        wrong_line = end.code == ExitCode.USAGE  # on every rank
+        if rank is not None and end.code and (wrong_line or isinstance(end, job.AllLeave)):
             job.leave_together()
         raise
 

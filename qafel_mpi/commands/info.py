@@ -27,8 +27,8 @@ def info(
     from qafel_mpi.drivers.facts import host_facts, hosts, rank_facts
     from qafel_mpi.drivers.provenance import provenance
 
-    comm = job.world() or MPI.COMM_SELF
-    with job.all_ranks_end(comm):
+    with job.all_ranks_end():
+        comm = job.world() or MPI.COMM_SELF
         ranks = job.to_rank_0(comm, rank_facts(comm))
         machines = job.to_rank_0(comm, host_facts())
         if comm.rank == 0:

@@ -59,6 +59,15 @@ def make_room(out: Path, overwrite: bool) -> None:
 
 def _take(out: Path, overwrite: bool) -> None:
     """Raises NameTakenError, LeftoverError, FileExistsError, and ConfigError where nothing can be written there."""
+    try:
+        _claim(out, overwrite)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a folder that may not be entered shows itself wherever it is looked into first
+        raise ConfigError([f"--out {out}: {error.filename or out.parent}: {error.strerror}"]) from None
+
+
+def _claim(out: Path, overwrite: bool) -> None:
     from qafel_mpi.trace.claim import LeftoverError, NameTakenError, release, take
     from qafel_mpi.trace.merge import shards_of
     from qafel_mpi.trace.shards import TraceError

@@ -16,12 +16,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from qafel_mpi.commands import launcher
+from qafel_mpi.commands.interrupt import Interruption
 from qafel_mpi.commands.launcher import LauncherError, launcher_rank, launcher_size, more_than_one
-from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -44,8 +43,10 @@ def world(*, ask_mpi: bool = True) -> MPI.Intracomm | None:
     where no launcher is known; without, for what has no need of MPI, which may not start on a login node.
     """
     comm = launcher.world() if ask_mpi or launcher_rank() is not None else None
-    if comm is not None and comm.rank:
-        mute()
+    if comm is not None:
+        _meeting.make(comm)
+        if comm.rank:
+            mute()
     return comm
 
 
@@ -93,14 +94,18 @@ def leave_together() -> None:
         _abort_in_mpis_place()
 
 
+class AllLeave(SystemExit):
+    """Every rank leaves with this code, of its own accord: nothing has to be ended."""
+
+
 def leave(code: int) -> NoReturn:
     """Collective: exit with this code, which every rank has."""
     if code:
         leave_together()
-    sys.exit(code)
+    raise AllLeave(code)
 
 
-def _abort_in_mpis_place() -> None:
+def _abort_in_mpis_place(code: int = ExitCode.USAGE) -> None:
     """Have MPICH's mpirun end the job, from a rank whose MPI library does not speak to it.
 
     It lets the other ranks wait for ever where one leaves that has said nothing (its exit code is no matter; Open
@@ -109,29 +114,29 @@ def _abort_in_mpis_place() -> None:
     if "MPI_LOCALRANKID" in os.environ and (descriptor := os.environ.get("PMI_FD", "")).isdigit():
         time.sleep(0.5)  # our message goes another way, and would be lost if it came second
         with suppress(OSError):
-            os.write(int(descriptor), f"cmd=abort exitcode={ExitCode.USAGE:d}\n".encode())
+            os.write(int(descriptor), f"cmd=abort exitcode={code:d}\n".encode())
 
 
 def from_rank_0(comm: MPI.Intracomm | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """prepare() on rank 0, its JSON-able result on every rank; SystemExit(2) on all if it raises ConfigError.
+    """prepare() on rank 0, its JSON-able result on every rank; AllLeave on all if it raises, said once by rank 0.
 
-    No rank but 0 need see the files that it reads. Without a communicator: prepare(), here.
+    The code is 2 for a ConfigError and what else the user can mend, 3 for anything else. No rank but 0 need see the
+    files that it reads. Without a communicator: prepare(), here.
     """
-    answer = ""
+    answer: dict[str, Any] = {}
     if comm is None or comm.rank == 0:
         try:
-            prepared = prepare()
-        except ConfigError as error:
-            print(error, file=sys.stderr)
-        else:
-            answer = json.dumps(prepared)
+            answer = {"prepared": prepare()}
+        except Exception as error:
+            _say(error, "")
+            answer = {"code": int(_code(error))}
     if comm is not None:
         from qafel_mpi.transport.exchange import broadcast_text
 
-        answer = broadcast_text(comm, answer)
-    if not answer:
-        sys.exit(ExitCode.USAGE)
-    result: dict[str, Any] = json.loads(answer)
+        answer = json.loads(broadcast_text(comm, json.dumps(answer)))
+    if "code" in answer:
+        raise AllLeave(answer["code"])
+    result: dict[str, Any] = answer["prepared"]
     return result
 
 
@@ -142,90 +147,123 @@ def to_rank_0(comm: MPI.Intracomm, record: dict[str, Any]) -> list[dict[str, Any
     return [json.loads(text) for text in gather_text(comm, json.dumps(record))]
 
 
-# --- interrupts and failures ---------------------------------------------------------------------------------------
-
-
-class Interrupt:
-    """Ctrl-C, SIGTERM and SIGUSR1 (a batch system's warning) as a question that a driver asks between steps.
-
-    Rank 0's answer counts; the other ranks go on until it ends the run. A second Ctrl-C does not wait.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self._received = False
-        self._asked = False
-
-    def __call__(self) -> bool:
-        if not self._asked:
-            self._asked = True
-            # MPICH's MPI_Init has taken SIGUSR1: it hears of ranks that died, and hangs looking for them where no
-            # launcher is. So the first question is asked as soon as MPI is up.
-            signal.signal(signal.SIGUSR1, self._on_signal)
-        return self._received
-
-    def __enter__(self) -> Interrupt:
-        self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = True
-
+# --- the end of a job -----------------------------------------------------------------------------------------------
 
 AGREE_SECONDS = 1.5  # a rank that failed waits so long for the others to fail alike
 
 
+class _Meeting:
+    """Where the ranks of a job meet that end it: a communicator of its own, made as soon as MPI is up.
+
+    The others may be in the middle of any message on the run's. recorded: how to find what a run has recorded, in
+    words; empty where it has recorded nothing.
+    """
+
+    comm: MPI.Intracomm | None = None
+    recorded: Callable[[], str] = staticmethod(lambda: "")
+
+    def make(self, world: MPI.Intracomm) -> None:
+        """Collective, the first time."""
+        if self.comm is None:
+            self.comm = world.Dup()
+
+
+_meeting = _Meeting()
+
+
+def say_after_a_failure(recorded: Callable[[], str]) -> None:
+    """How to find what the run that begins has recorded: the last words of a job that fails from now on."""
+    _meeting.recorded = recorded
+
+
 @contextmanager
-def all_ranks_end(comm: MPI.Intracomm | None) -> Iterator[None]:
-    """Collective. An exception on any rank ends the job on all of them, said once; a clean end never aborts.
+def all_ranks_end(*, exits: bool = True) -> Iterator[None]:
+    """Whatever is raised in it, on any rank and at any time, ends the job on all of them, said once.
 
     What the user can mend (an experiment, a data file) is a message and exit code 2; anything else is 3, with
-    a traceback unless the message says it all. Raises SystemExit.
+    a traceback unless the message says it all; an Interruption has its own code. exits: on a rank of a job, also
+    where somebody else's code exits (sys.exit in a model). Raises SystemExit.
     """
-    # Its own communicator: the others may be in the middle of any message on the run's.
-    ends = None if comm is None else comm.Dup()
     try:
         yield
-    except Exception as error:
-        if ends is not None:
-            _end_job(ends, error)
+    except AllLeave:
+        raise
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not exits:
+            raise
+        if _meeting.comm is not None:
+            _end_job(_meeting.comm, error)
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise
         _say(error, "")
+        _end_unmet(_code(error))
         sys.exit(_code(error))
-    if ends is not None:
-        ends.Free()
 
 
-def _end_job(ends: MPI.Intracomm, error: Exception) -> NoReturn:
+def _end_unmet(code: int) -> None:
+    """End the job where this rank failed before the ranks could meet; nothing, for a process on its own."""
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.size > 1:
+            _abort(MPI.COMM_WORLD, code)
+    elif launcher_size() > 1 and code != ExitCode.USAGE:  # which every rank finds alike: see leave_together
+        _abort_in_mpis_place(code)
+
+
+def _end_job(ends: MPI.Intracomm, error: BaseException) -> NoReturn:
     from qafel_mpi.transport.exchange import all_come
 
-    alike = all_come(ends, AGREE_SECONDS)
+    # A second Ctrl-C does not wait; and what rank 0 has heard is enough to end a start-up.
+    alike = not isinstance(error, Interruption) and all_come(ends, AGREE_SECONDS)
     if not alike:
         time.sleep(0.2 * min(ends.rank, 10))  # of several the lowest speaks: its Abort silences the rest
     if ends.rank == 0 or not alike:
         _say(error, f"rank {ends.rank} on {socket.gethostname()}: ")
     if alike and _code(error) == ExitCode.USAGE:
-        sys.exit(ExitCode.USAGE)  # nothing was under way yet: the ranks end by themselves
+        raise AllLeave(ExitCode.USAGE)  # nothing was under way yet: the ranks end by themselves
     if alike and ends.rank != 0:
         time.sleep(AGREE_SECONDS)  # rank 0 aborts, after its message
-    ends.Abort(int(_code(error)))
-    sys.exit(_code(error))
+    _abort(ends, _code(error))
 
 
-def _say(error: Exception, where: str) -> None:
-    stderr = sys.__stderr__ or sys.stderr
-    if _kind(error) is not None:
-        print(f"{where}{error}", file=stderr)
-    else:
-        print(f"{where}failed{'; the job ends on all ranks' if where else ''}", file=stderr)
-        traceback.print_exception(error, file=stderr)
-    stderr.flush()
+def _abort(ends: MPI.Intracomm, code: int) -> NoReturn:
+    """MPI_Abort. MPICH's comes back: then nothing of this process may go on, or wait for others in MPI_Finalize."""
+    for stream in (sys.stdout, sys.stderr, sys.__stderr__):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()  # type: ignore[union-attr]
+    ends.Abort(code)
+    os._exit(code)
+
+
+def end_now(code: int, text: str) -> NoReturn:
+    """End the job on all ranks from a thread: this rank's Python is stuck where it hears of nothing."""
+    stderr = _stderr()
+    with suppress(OSError, ValueError):
+        where = "" if _meeting.comm is None else f"rank {_meeting.comm.rank} on {socket.gethostname()}: "
+        print(f"qafel-mpi: {where}{text}", file=stderr, flush=True)
+    if _meeting.comm is not None:
+        _abort(_meeting.comm, code)
+    os._exit(code)
+
+
+def _stderr() -> TextIO:
+    """Also of a rank that is muted."""
+    muted = getattr(sys.stderr, "name", "") == os.devnull
+    return sys.__stderr__ if muted and sys.__stderr__ is not None else sys.stderr
+
+
+def _say(error: BaseException, where: str) -> None:
+    stderr = _stderr()
+    with suppress(OSError, ValueError):  # a terminal that has gone: the job has to end all the same
+        if isinstance(error, Interruption) or _kind(error) is not None:
+            print(f"{where}{error}", file=stderr)
+        else:
+            print(f"{where}failed{'; the job ends on all ranks' if where else ''}", file=stderr)
+            traceback.print_exception(error, file=stderr)
+        if _code(error) == ExitCode.FAILED and (recorded := _meeting.recorded()):
+            print(f"qafel-mpi: {recorded}", file=stderr)
+        stderr.flush()
 
 
 # Errors whose message names file, place and remedy: a traceback would hide that. By name, because importing
@@ -239,14 +277,18 @@ _SAYS_IT_ALL = {
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,
     "qafel_mpi.commands.bench.measure.BenchInterruptedError": ExitCode.FAILED,
     "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,
+    "qafel_mpi.transport.backoff.WaitedTooLongError": ExitCode.FAILED,
+    "qafel_mpi.wire.WireError": ExitCode.FAILED,
 }
 
 
-def _kind(error: Exception) -> str | None:
+def _kind(error: BaseException) -> str | None:
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
     return next((name for name in names if name in _SAYS_IT_ALL), None)
 
 
-def _code(error: Exception) -> ExitCode:
+def _code(error: BaseException) -> int:
+    if isinstance(error, Interruption):
+        return error.code
     kind = _kind(error)
     return ExitCode.FAILED if kind is None else _SAYS_IT_ALL[kind]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands import show
+from qafel_mpi.commands.interrupt import Interrupt
 from qafel_mpi.commands.names import given_up, make_room, take_free_name
 from qafel_mpi.commands.options import DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
@@ -75,15 +75,17 @@ def run(
     settings = list(overrides or [])
     settings += [f"seed={seed}"] if seed is not None else []
     settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
-    with job.Interrupt() as interrupted:  # from here on: torch and MPI take seconds to load
+    # From here on: torch and MPI take seconds to load.
+    with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
         comm = job.world()
-        planned = job.from_rank_0(
-            comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
-        )
-        here = data_dir or own_data_dir() or Path(planned["data_dir"])
-        if comm is not None and comm.rank == 0:
-            print(where_it_goes(Path(planned["out"])), file=sys.stderr, flush=True)
-        with job.all_ranks_end(comm), given_up():
+        with given_up():
+            planned = job.from_rank_0(
+                comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
+            )
+            here = data_dir or own_data_dir() or Path(planned["data_dir"])
+            if comm is None or comm.rank == 0:
+                print(where_it_goes(Path(planned["out"])), file=sys.stderr, flush=True)
+            interrupted.recorded = to_merge(Path(planned["out"]))
             result = drive(planned, comm, here, interrupted)
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
@@ -92,8 +94,20 @@ def run(
 
 def where_it_goes(out: Path) -> str:
     """Said before the run: a launcher that is interrupted passes nothing on that its ranks say afterwards."""
-    merge = f"qafel-mpi merge {out.with_suffix('.shards')}"
-    return f"trace: {out}; if the job is ended before its summary, look there, or `{merge}`"
+    return f"trace: {out}; if the job is ended before its summary, look there, or {to_merge(out)}"
+
+
+def to_merge(out: Path) -> str:
+    """The command that makes a trace of what a run has recorded that did not come to its end."""
+    return f"`qafel-mpi merge {out.with_suffix('.shards')}`"
+
+
+def what_is_left(out: Path) -> str:
+    """Of a run that has failed, in words; empty where it has recorded nothing."""
+    from qafel_mpi.trace.claim import holds_a_run
+    from qafel_mpi.trace.merge import shards_of
+
+    return f"{to_merge(out)} makes a trace of what was recorded" if holds_a_run(shards_of(out)) else ""
 
 
 def plan(
@@ -165,7 +179,7 @@ def cache() -> Path:
 
 
 def drive(
-    plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path, interrupted: Callable[[], bool]
+    plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path, interrupted: Interrupt
 ) -> RunSummary:
     """Collective: run what rank 0 has planned."""
     from mpi4py import MPI
@@ -173,7 +187,8 @@ def drive(
     from qafel_mpi.config import from_toml
     from qafel_mpi.drivers.part import run_on_first
 
-    interrupted()  # MPI is up: the signals are the command's again
+    job.say_after_a_failure(lambda: what_is_left(Path(plan["out"])))
+    interrupted.starting()  # MPI is up: the signals are the command's again
     experiment = from_toml(plan["experiment"])
     driver = importlib.import_module(f"qafel_mpi.drivers.{experiment.clock.kind}.run")  # wall or virtual
     with show.progress(experiment.stop, plan["name"]) as report:

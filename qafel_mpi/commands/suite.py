@@ -12,6 +12,7 @@ import typer
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands import run as launch
 from qafel_mpi.commands import show
+from qafel_mpi.commands.interrupt import Interrupt
 from qafel_mpi.commands.options import DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import parse_seeds
@@ -66,7 +67,7 @@ def suite(
 
     A run is done when its trace exists, is complete and has the same settings.
     """
-    with job.Interrupt() as interrupted:
+    with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
         comm = job.world(ask_mpi=not show_only)
         chosen, settings = list(only or []), list(overrides or [])
         if show_only:
@@ -76,10 +77,8 @@ def suite(
             return
         plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
-        with job.all_ranks_end(comm):
-            code = carry_out(
-                name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick
-            )
+        interrupted.recorded = "the same command continues from here"
+        code = carry_out(name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick)
     job.leave(code)
 
 
@@ -101,7 +100,7 @@ def carry_out(
     out: Path,
     comm: MPI.Intracomm | None,
     data_dir: Path,
-    interrupted: Callable[[], bool],
+    interrupted: Interrupt,
     require_target: bool = False,
     pick: int | None = None,
 ) -> ExitCode:

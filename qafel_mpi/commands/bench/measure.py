@@ -66,8 +66,8 @@ def run(
     from qafel_mpi.bench.measuring.keep import Keeper
     from qafel_mpi.bench.measuring.timing import Limits
 
-    world = job.world()
-    with job.all_ranks_end(world):
+    with job.all_ranks_end():
+        world = job.world()
         comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
         job.from_rank_0(comm, output.refuse_unwritable)
         references = _references(comm, output.reference)
@@ -161,7 +161,7 @@ def _leave(comm: MPI.Intracomm, code: ExitCode) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     comm.Barrier()
-    sys.exit(int(shared[0]))
+    raise job.AllLeave(int(shared[0]))
 
 
 def say(line: str) -> None:

@@ -1,9 +1,8 @@
-"""The command as one process of a job: what rank 0 tells, interrupts, and ranks that can't start."""
+"""The command as one process of a job: what rank 0 tells, how a job ends, and ranks that can't start."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qafel_mpi.commands.process import Interrupt, from_rank_0
+from qafel_mpi.commands import process
+from qafel_mpi.commands.process import AllLeave, all_ranks_end, from_rank_0
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.transport.backoff import WaitedTooLongError
 from tests.support import ROOT
 
 COMMAND = str(Path(sys.executable).with_name("qafel-mpi"))
@@ -68,16 +69,6 @@ def test_the_other_ranks_of_such_a_host_say_nothing(tmp_path):
     assert (said, code) == ("", 2)
 
 
-def test_a_warning_comes_to_the_run_also_when_the_mpi_library_has_taken_the_signal():
-    taken: list[int] = []
-    with Interrupt() as interrupted:
-        signal.signal(signal.SIGUSR1, lambda number, frame: taken.append(number))  # as MPICH's MPI_Init
-        assert not interrupted()
-        signal.raise_signal(signal.SIGUSR1)
-        assert interrupted()
-    assert not taken
-
-
 def test_a_rank_that_leaves_ends_with_its_own_code_though_a_launcher_ends_it_meanwhile():
     """srun sends SIGTERM to the others when the first rank has left with a code other than 0."""
     script = (
@@ -104,12 +95,27 @@ def test_a_plan_that_fails_is_said_and_exits_with_2(capsys):
     assert from_rank_0(None, lambda: {"a": 1}) == {"a": 1}
 
 
-def test_the_first_interrupt_is_a_question_and_the_second_does_not_wait():
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupted:
-        assert not interrupted()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+def test_a_plan_that_fails_in_any_other_way_ends_with_3_and_says_where(capfd):
+    with pytest.raises(AllLeave) as exit_:
+        from_rank_0(None, lambda: {"a": 1 // 0})
+    assert exit_.value.code == 3
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_failure_says_how_to_find_what_was_recorded(capfd, monkeypatch):
+    monkeypatch.setattr(process, "_meeting", process._Meeting())
+    process.say_after_a_failure(lambda: "`qafel-mpi merge a.shards` makes a trace of what was recorded")
+    with pytest.raises(SystemExit) as exit_, all_ranks_end():
+        raise WaitedTooLongError("rank 1 waits for rank 0", 5.0)
+    assert exit_.value.code == 3
+    assert capfd.readouterr().err == (
+        "rank 1 waits for rank 0; transport.watchdog_seconds = 5 allows no more\n"
+        "qafel-mpi: `qafel-mpi merge a.shards` makes a trace of what was recorded\n"
+    )
+
+
+@pytest.mark.parametrize("end", [SystemExit(2), AllLeave(3), KeyboardInterrupt()])
+def test_in_one_process_an_exit_stays_what_it_is(end):
+    with pytest.raises(type(end)) as raised, all_ranks_end():
+        raise end
+    assert raised.value is end
