@@ -32,6 +32,7 @@ KIND_NAMES = {
     8: "evaluate",
     9: "score",
     10: "diverged",
+    12: "digest",
 }
 KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}
 END_NAMES = {0: "sender", 1: "receiver"}

@@ -15,7 +15,8 @@
 |        |               |      | DOWNLOAD: which of its client's trainings it is about, from 0          |
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
 | 40     | elements      | u8   | length d of the vector that the payload encodes                        |
-| 48     | seed          | u8   | the derived key of the payload's random numbers                        |
+| 48     | seed          | u8   | the derived key of the payload's random numbers; of a DIGEST: CRC-64   |
+|        |               |      | (ECMA-182) of the hidden state's bytes                                 |
 | 56     | loss          | f4   | UPDATE: mean training loss of the local steps; zero elsewhere          |
 | 60     | train_seconds | f4   | UPDATE: seconds the local training took; zero elsewhere                |
 
@@ -62,6 +63,7 @@ HEADER = np.dtype(
     ]
 )
 HEADER_BYTES = HEADER.itemsize
+DIGEST_BYTES = 8  # of zeros: of what a client sends, a BYE alone is as short as a header
 # The same layout for `struct`, which reads and writes a header in a tenth of numpy's time. A Message's fields lie
 # there in its order; the checksum between them ("4x") is written as zero and left out in reading.
 _FIELDS = "BBBBI4xQQQQQff"
@@ -87,6 +89,7 @@ class Kind(IntEnum):
     SCORE = 9  # what it found
     # In an UPDATE's place: the training gave no finite update. With NO_CLIENT, in a SCORE's: the evaluation failed.
     DIVERGED = 10  # the reason as UTF-8 text
+    DIGEST = 12  # of x̂^version, in the field seed: what rank 0 compares with its own
 
 
 class WireError(Exception):

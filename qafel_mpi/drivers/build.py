@@ -29,7 +29,7 @@ from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.transport.window import Arrays, HostArrays, MadeElsewhereError
-from qafel_mpi.wire import FLAG_ENTROPY, Expected, Kind, without_payload_checksum
+from qafel_mpi.wire import DIGEST_BYTES, FLAG_ENTROPY, Expected, Kind, without_payload_checksum
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class Setup:
             Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
             Kind.STOP: Expected(),
             Kind.BYE: Expected(),
+            Kind.DIGEST: Expected(payload_bytes=DIGEST_BYTES),
             **(more or {}),
         }
         return without_payload_checksum(kinds) if self.checksum == "header" else kinds

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +23,7 @@ from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance, source_digest, versions
+from qafel_mpi.drivers.survival.watchdog import EXIT_CODE, LOOKS, Watchdog
 from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
 from qafel_mpi.trace.claim import release, take
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
@@ -35,6 +38,7 @@ from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
 
 TAG_DOWN, TAG_UP = 11, 12
+STARTING_SECONDS = 600.0  # that ranks may wait before the run, at least
 LONGEST_SILENCE_S = 60.0  # of rank 0, however seldom it is to ask for the time
 
 
@@ -59,10 +63,43 @@ class Session:
     dropped: int = 0
     memory_due_s: float = 0.0  # the next row of /memory
     heard_s: float = field(default_factory=perf_counter)  # when rank 0 asked last what time it is here
+    is_open: bool = False  # the run goes on, or is over
+    alive_s: float = field(
+        default_factory=perf_counter
+    )  # when this rank last came by a place where it waits or polls
+
+    def __post_init__(self) -> None:
+        limit_s = self.experiment.transport.watchdog_s
+        self.watchdog = Watchdog(limit_s, lambda: self.alive_s, self._end_job)
+
+    def shows_life(self) -> None:
+        """This rank's main thread has come by: it hangs nowhere."""
+        if get_ident() == self.watchdog.main:  # not a thread beside it, which may go on while that hangs
+            self.alive_s = perf_counter()
+
+    def _end_job(self, why: str) -> None:
+        """From the watchdog's thread: this rank's main thread hangs."""
+        merge = f"`qafel-mpi merge {self.recorder.directory}` makes a trace of what was recorded"
+        where = f"rank {self.comm.rank} on {self.placement.host}"
+        print(f"{where}: {why}\nqafel-mpi: {merge}", file=sys.__stderr__, flush=True)
+        self.comm.Abort(EXIT_CODE)
+        os._exit(EXIT_CODE)
 
     @property
     def patience_s(self) -> float:
         return self.experiment.transport.patience_seconds
+
+    @property
+    def watchdog_s(self) -> float:
+        """How long something may be waited for in vain. To load data and compile takes its time."""
+        limit_s = self.experiment.transport.watchdog_s
+        return limit_s if self.is_open else max(limit_s, STARTING_SECONDS)
+
+    @property
+    def clock_period_s(self) -> float:
+        """Between two questions for a rank's time, which also show both ends that the other one lives."""
+        transport = self.experiment.transport
+        return min(transport.clock_seconds, transport.watchdog_s / LOOKS)
 
     def now_s(self) -> float:
         """Seconds since the run began, on this rank's clock."""
@@ -96,7 +133,7 @@ class Session:
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
         self.clocks = clocks(
-            self.comm, rounds=transport.clock_rounds, every_s=transport.clock_seconds, clock=perf_counter
+            self.comm, rounds=transport.clock_rounds, every_s=self.clock_period_s, clock=perf_counter
         )
         self._record(self.clocks.synchronise(self._wait_with_all))
         self.origin_s = perf_counter()
@@ -126,6 +163,9 @@ class Session:
             }
             write_run(self.recorder.directory, self.attributes)
         self.recorder.ranks.replace(rank_row(self.placement))
+        self.is_open = True
+        if self.comm.size > 1:
+            self.watchdog.start()
 
     def _why_data_are_copied(self, setup: Setup) -> list[str]:
         """Collective: of each host on which ranks share no memory, why; on rank 0."""
@@ -139,7 +179,12 @@ class Session:
 
     def _agree(self, answers: dict[str, str]) -> None:
         agree(
-            self.comm, answers, hosts=self.placement.hosts, patience_s=self.patience_s, backoff=self.backoff
+            self.comm,
+            answers,
+            hosts=self.placement.hosts,
+            patience_s=self.patience_s,
+            backoff=self.backoff,
+            limit_s=self.watchdog_s,
         )
 
     def keep_books(self) -> None:
@@ -147,6 +192,7 @@ class Session:
 
         Rank 0 reads the other ranks' clocks every so often, and they answer.
         """
+        self.shows_life()
         if readings := self.clocks.poll():
             self._record(readings)
         if self.clocks.heard:
@@ -205,6 +251,7 @@ class Session:
         self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
         self._wait_with_all(self.comm.Ibarrier().Test, "the other ranks to write their shards")
+        self.watchdog.stop()
 
     def finish(self, ledger: Ledger | None, x: Tensor | None, **totals: Any) -> RunSummary:
         """Collective: merge on rank 0; its summary on every rank."""
@@ -253,7 +300,11 @@ class Session:
             text = what()
             return f"rank {self.comm.rank} on {self.placement.host} waits for {text}" if text else ""
 
-        wait_until(ready, say, patience_s=self.patience_s, backoff=self.backoff)
+        def look() -> bool:
+            self.shows_life()
+            return ready()
+
+        wait_until(look, say, patience_s=self.patience_s, backoff=self.backoff, limit_s=self.watchdog_s)
 
     def by_one(self, what: str) -> str:
         """For `wait`: what many ranks wait for because of rank 0. Rank 0 says it, while it can.
@@ -263,7 +314,7 @@ class Session:
         if self.comm.rank == 0:
             return what
         silent_s = perf_counter() - self.heard_s
-        due_s = min(self.experiment.transport.clock_seconds, LONGEST_SILENCE_S) + self.patience_s
+        due_s = min(min(self.clock_period_s, LONGEST_SILENCE_S) + self.patience_s, self.watchdog_s)
         speaks = self.comm.rank == 1 or self.placement.local_rank == 0
         return what if speaks and silent_s >= due_s else ""
 

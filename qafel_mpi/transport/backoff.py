@@ -14,19 +14,30 @@ SPINS = (
 SAID = 8  # ranks that a message names
 
 
+class WaitedTooLongError(Exception):
+    """Something was waited for in vain for longer than the user allows; the message says who waited for whom."""
+
+    def __init__(self, what: str, limit_s: float):
+        super().__init__(f"{what}; transport.watchdog_seconds = {limit_s:g} allows no more")
+
+
 class Backoff:
     """Neither burns a core that another rank needs, nor costs latency where cores are free.
 
     crowded: ranks on this host outnumber its cores. Then a rank that finds nothing sleeps, 20 µs at first and
     up to `longest_s`; else it yields and polls again.
+    moved_s: when something was last found, by perf_counter.
     """
 
     def __init__(self, *, crowded: bool, longest_s: float = 500e-6):
         self.crowded, self.longest_s = crowded, longest_s
         self._idle = 0
+        self.moved_s = time.perf_counter()
 
     def reset(self) -> None:
+        """Something was found."""
         self._idle = 0
+        self.moved_s = time.perf_counter()
 
     def pause(self) -> None:
         self._idle += 1
@@ -38,11 +49,17 @@ class Backoff:
 
 
 def wait_until(
-    ready: Callable[[], bool], what: Callable[[], str], *, patience_s: float, backoff: Backoff
+    ready: Callable[[], bool],
+    what: Callable[[], str],
+    *,
+    patience_s: float,
+    backoff: Backoff,
+    limit_s: float = float("inf"),
 ) -> None:
     """Poll `ready` until it holds; after every `patience_s` say on stderr what is waited for.
 
-    what: in words; empty where this rank leaves it to others to say.
+    what: in words; empty where this rank leaves it to others to say. Raises WaitedTooLongError where nothing
+    has moved for limit_s; a rank that has no words leaves others as much time again to say it.
     """
     begun = said = time.perf_counter()
     backoff.reset()
@@ -53,6 +70,11 @@ def wait_until(
             said = now
             if text := what():
                 print(f"qafel-mpi: {text} ({now - begun:.0f} s so far)", file=_stderr(), flush=True)
+        if now - backoff.moved_s > limit_s:
+            text = what()
+            if text or now - backoff.moved_s > 2 * limit_s:
+                waited = f"{text or 'it waits, and does not know for whom'} ({now - begun:.0f} s so far)"
+                raise WaitedTooLongError(waited, limit_s)
     backoff.reset()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qafel_mpi.setting import BOTH, WALL, Settings, takes
 
@@ -91,6 +91,39 @@ class TransportConfig(Settings):
         description="Seconds after which a waiting rank says for whom it waits.",
         json_schema_extra=BOTH,
     )
+
+    watchdog_seconds: float = Field(
+        3600.0,
+        ge=0,
+        description="Seconds after which a rank that waits in vain, or of which nothing is heard, ends the job with "
+        "exit code 3; give more than any local training or evaluation takes. Before a run begins it is 600 at "
+        "least. 0 is never.",
+        json_schema_extra=BOTH,
+    )
+
+    digest_versions: int | Literal["auto"] = Field(
+        "auto",
+        description="Versions between two digests of its hidden state that a rank sends rank 0, which compares them; "
+        "0 for none, auto for one digest in 128 uploads.",
+        json_schema_extra=WALL | takes("a whole number >= 0 or auto"),
+    )
+    on_divergence: Literal["resynchronise", "stop"] = Field(
+        "resynchronise",
+        description="What becomes of a rank whose hidden state differs from rank 0's: it gets the full state, or the "
+        "run ends. With tree and ibcast the run ends, for they can't send one rank a full state.",
+        json_schema_extra=WALL,
+    )
+
+    @model_validator(mode="after")
+    def _a_number_of_versions(self) -> TransportConfig:
+        if self.digest_versions != "auto" and self.digest_versions < 0:
+            raise ValueError(f"digest_versions = {self.digest_versions}: at least 0, or 'auto'")
+        return self
+
+    @property
+    def watchdog_s(self) -> float:
+        """watchdog_seconds, infinite for never."""
+        return self.watchdog_seconds or float("inf")
 
     def receives(self, clients: int) -> int:
         """That rank 0 keeps posted for the uploads of so many client ranks.

@@ -27,6 +27,8 @@ class FanOut:
     catch_up: fills and seals a frame with the newest hidden state, of model_bytes of payload at most.
     """
 
+    knows_readers = True  # each is sent to by itself
+
     def __init__(
         self,
         sends: Sends,
@@ -49,6 +51,7 @@ class FanOut:
         self.behind: set[int] = set()
         self.skipped = 0  # versions that a rank never got as such, summed over ranks
         self.link_bytes = 0  # payload, of all sends that completed
+        self.astray: dict[int, int] = {}  # ranks that get a full state out of turn, and its version; −1: soon
         self._model: Frame | None = None  # the newest catch-up, of `_model_version`
         self._model_version = -1
         self._ending = False
@@ -86,6 +89,21 @@ class FanOut:
             self._pump(list(self.behind) if model_is_free else {sent.rank for sent in done} & self.behind)
         return done
 
+    def resynchronise(self, rank: int) -> None:
+        """A rank holds another hidden state: behind what is under way to it, it gets the newest one in full.
+
+        Where a payload carries the model itself, the next one is that.
+        """
+        self.astray[rank] = self.version if self.catch_up is None else -1
+        if self.catch_up is not None:
+            self.behind.add(rank)
+            self._pump([rank])
+
+    def mends(self, rank: int, version: int) -> bool:
+        """Whether what a rank held of this version is of no account: it was sent, or will be sent, a full state."""
+        at = self.astray.get(rank, 0)
+        return at < 0 or version < at
+
     def end(self, version: int) -> None:
         """Post at once what ranks still lack, which they share, and the STOP behind it."""
         self._ending, self.models.limit = True, None
@@ -113,28 +131,37 @@ class FanOut:
         """Who has not taken its messages yet, in words."""
         return f"{some_ranks(self.sends.late())} to take broadcasts"
 
+    def unread(self, rank: int) -> object:
+        """Changes when the rank takes a message; None where it has none to take."""
+        under_way = self.sends.under_way(rank)
+        return (self.next.get(rank), under_way) if under_way else None
+
     def close(self) -> None:
         """Nothing is kept posted."""
 
     def _pump(self, ranks: Iterable[int]) -> None:
         """Post to each of these ranks what there is room for."""
         for rank in ranks:
-            while self.next[rank] < self.version and self._post_next(rank):
+            while self._lacks(rank) and self._post_next(rank):
                 pass
-            if self.next[rank] == self.version:
+            if not self._lacks(rank):
                 self.behind.discard(rank)
+
+    def _lacks(self, rank: int) -> bool:
+        return self.next[rank] < self.version or self.astray.get(rank, 0) < 0
 
     def _post_next(self, rank: int) -> bool:
         """Whether there was room for it."""
         first, wanted, under_way = self.version - len(self.log), self.next[rank], self.sends.under_way(rank)
-        if wanted >= first:
+        astray = self.astray.get(rank, 0) < 0
+        if wanted >= first and not astray:
             if under_way >= self.queue_limit and not self._ending:
                 return False
             self.sends.post(self.log[wanted - first], rank)
             self.next[rank] = wanted + 1
             return True
         # Behind what the rank takes slowly a catch-up would be old when its turn comes, and one of several.
-        if under_way and not self._ending:
+        if under_way and not self._ending and not astray:
             return False
         if (newest := self.log[-1] if self.catch_up is None else self._current_model(self.catch_up)) is None:
             return False
@@ -142,6 +169,8 @@ class FanOut:
         self.skipped += self.version - wanted - got
         self.sends.post(newest, rank)
         self.next[rank] = self.version
+        if astray:
+            self.astray[rank] = self.version
         return True
 
     def _current_model(self, catch_up: Callable[[Frame], Frame]) -> Frame | None:

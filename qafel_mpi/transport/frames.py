@@ -236,7 +236,10 @@ class Sends:
 
 @dataclass(slots=True, eq=False)
 class Received:
-    """A message that has arrived, unverified. data (all its bytes) and payload are the inbox's until `release`."""
+    """A message that has arrived, unverified. data (all its bytes) and payload are the inbox's until `release`.
+
+    number: of the receive that it matched, in the order posted, from 1.
+    """
 
     slot: int
     data: memoryview
@@ -244,6 +247,7 @@ class Received:
     source: int
     t_post: float
     t_complete: float
+    number: int = 0
 
     @property
     def wire_bytes(self) -> int:
@@ -253,12 +257,12 @@ class Received:
 class Slot:
     """One preposted receive of an inbox: the frame that it fills, and its persistent request."""
 
-    __slots__ = ("frame", "index", "posted_s", "request")
+    __slots__ = ("frame", "index", "number", "posted_s", "request")
 
     def __init__(self, comm: MPI.Intracomm, index: int, source: int, tag: int, payload_bytes: int):
         self.index, self.frame = index, new_frame(payload_bytes)
         self.request = comm.Recv_init([self.frame.buffer, MPI.BYTE], source, tag)
-        self.posted_s = 0.0
+        self.posted_s, self.number = 0.0, 0
 
 
 class Inbox:
@@ -277,7 +281,7 @@ class Inbox:
         self._early: list[Received] = []  # seen by a nudge, and next for a poll
         self._status = MPI.Status()
         self._statuses = [MPI.Status() for _ in range(slots)]
-        self.total = 0
+        self.total = self._posts = 0
         for index in range(slots):
             self.release(index)
 
@@ -285,6 +289,7 @@ class Inbox:
         """Post the slot again: its bytes are not needed any more."""
         slot = self._slots[index]
         slot.posted_s = perf_counter()
+        slot.number = self._posts = self._posts + 1
         self._posted.append(slot)
         slot.request.Start()
 
@@ -306,6 +311,15 @@ class Inbox:
             posted.remove(slot)
         return [self._received(slot, status) for slot, status in zip(slots, self._statuses, strict=False)]
 
+    def all_before(self, number: int) -> bool:
+        """Whether all messages have come that were matched before that of receive `number`.
+
+        Messages match receives in the order posted. So once this holds for the last message that a rank has sent,
+        nothing of that rank is left: what it sent before was matched before.
+        """
+        posted = self._posted[0].number if self._posted else number
+        return min((received.number for received in self._early), default=number) >= number <= posted
+
     def nudge(self) -> None:
         """Let MPI answer the senders that wait for a slot: their bytes come while this rank does something else.
 
@@ -319,7 +333,9 @@ class Inbox:
         size, data, payload = status.Get_count(MPI.BYTE), slot.frame.data, slot.frame.payload
         if size != len(data):
             data, payload = data[:size], payload[: max(0, size - wire.HEADER_BYTES)]
-        return Received(slot.index, data, payload, status.Get_source(), slot.posted_s, perf_counter())
+        return Received(
+            slot.index, data, payload, status.Get_source(), slot.posted_s, perf_counter(), slot.number
+        )
 
     def close(self) -> None:
         """Cancel the receives that are still posted, and free the requests."""

@@ -37,18 +37,19 @@ def agree(
     hosts: Sequence[str],
     patience_s: float,
     backoff: Backoff,
+    limit_s: float = float("inf"),
 ) -> None:
     """Collective. Raises the same HandshakeError on every rank where any rank's answers differ from rank 0's.
 
     answers: of the same names on every rank; texts, so that an error can show them, of which 64 bytes count: the
     caller hashes what is longer. hosts: on rank 0 every rank's. Rank 0 names the ranks it still waits for, and their
-    hosts, after every `patience_s`.
+    hosts, after every `patience_s`. Raises WaitedTooLongError after limit_s.
     """
     record = np.dtype([(name, f"S{ANSWER}") for name in answers])
     mine = np.array([tuple(text.encode()[:ANSWER] for text in answers.values())], dtype=record)
     verdict = np.zeros(VERDICT, dtype=np.uint8)
     if comm.rank == 0:
-        everyone = _collect(comm, mine, hosts, patience_s, backoff)
+        everyone = _collect(comm, mine, hosts, patience_s, backoff, limit_s)
         data = np.frombuffer(_compare(everyone, hosts).encode()[:VERDICT], dtype=np.uint8)
         verdict[: data.size] = data
     else:
@@ -62,13 +63,19 @@ def agree(
         ),
         patience_s=patience_s,
         backoff=backoff,
+        limit_s=limit_s,
     )
     if message := verdict.tobytes().rstrip(b"\0").decode(errors="replace"):
         raise HandshakeError(message)
 
 
 def _collect(
-    comm: MPI.Intracomm, mine: np.ndarray, hosts: Sequence[str], patience_s: float, backoff: Backoff
+    comm: MPI.Intracomm,
+    mine: np.ndarray,
+    hosts: Sequence[str],
+    patience_s: float,
+    backoff: Backoff,
+    limit_s: float,
 ) -> np.ndarray:
     """On rank 0: every rank's answers, its own first."""
     everyone = np.zeros(comm.size, dtype=mine.dtype)
@@ -86,7 +93,7 @@ def _collect(
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         return f"rank 0 waits for the handshake of rank {some}{more}"
 
-    wait_until(arrived, waits, patience_s=patience_s, backoff=backoff)
+    wait_until(arrived, waits, patience_s=patience_s, backoff=backoff, limit_s=limit_s)
     return everyone
 
 

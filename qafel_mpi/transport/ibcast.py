@@ -52,6 +52,7 @@ class Ibcast:
     """Rank 0's end. publish() may be called where `ready`: else the caller waits (see waits)."""
 
     skipped = 0  # versions that a rank never got: none
+    knows_readers = False
 
     def __init__(self, comm: MPI.Intracomm, *, payload_bytes: int, queue_limit: int):
         self.comm, self.credits = comm.Dup(), _Credits(comm, queue_limit)
@@ -128,6 +129,10 @@ class Ibcast:
         return (
             f"all ranks to apply broadcasts: at least one has applied fewer than {done + self.credits.every}"
         )
+
+    def unread(self, rank: int) -> object:
+        """None: a collective does not say who is late."""
+        return None
 
     def close(self) -> None:
         """Collective."""

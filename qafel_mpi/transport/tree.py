@@ -95,6 +95,7 @@ class Tree:
     """Rank 0's end. publish() may be called where `ready`: else the caller waits (see waits)."""
 
     skipped = 0  # versions that a rank never got: none
+    knows_readers = False  # the children alone
 
     def __init__(self, comm: MPI.Intracomm, tag: int, *, payload_bytes: int, queue_limit: int):
         self.sends, self.pool = Onward(comm, tag), FramePool(payload_bytes)
@@ -151,6 +152,11 @@ class Tree:
         """Who holds rank 0 up, in words."""
         late = self._full() or [rank for rank in self.children if self.sends.unmatched(rank)]
         return f"{some_ranks(late)} of the tree, or a rank below, to take broadcasts and pass them on"
+
+    def unread(self, rank: int) -> object:
+        """Changes when the rank takes a message; None where it has none to take, or is not rank 0's child."""
+        unmatched = self.sends.unmatched(rank) if rank in self.children else 0
+        return (self.version, unmatched) if unmatched else None
 
     def close(self) -> None:
         """Nothing is kept posted."""

@@ -427,6 +427,72 @@ def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm, source, nudge
     assert comm.allreduce(int(order == list(range(5))), MPI.MIN) == 1
 
 
+@pytest.mark.mpi(min_size=2)
+def test_all_that_a_rank_sent_before_a_message_has_come_once_all_has_that_was_matched_before(comm):
+    if comm.rank:
+        sends = Sends(comm, 9)
+        for size in (3_000_000, 10):  # the second one may be here first
+            sends.post(new_frame(size).seal(Kind.UPDATE, payload_bytes=size), 0)
+        until(lambda: not sends.poll() and not len(sends))
+        settled = True
+    else:
+        inbox = Inbox(comm, 9, payload_bytes=3_000_000, slots=4, source=MPI.ANY_SOURCE)
+        large, last, early = set(), {}, set()
+
+        def done() -> bool:
+            for received in inbox.poll():
+                if received.payload.size == 10:
+                    last[received.source] = received.number
+                else:
+                    large.add(received.source)
+                inbox.release(received.slot)
+            inbox.nudge()
+            early.update(
+                rank for rank, number in last.items() if inbox.all_before(number) and rank not in large
+            )
+            return len(large) == len(last) == comm.size - 1
+
+        until(done)
+        settled = not early and all(map(inbox.all_before, last.values()))
+        inbox.close()
+    assert comm.allreduce(int(settled), MPI.MIN) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("under_way", [0, 2], ids=["all taken", "some under way"])
+def test_a_rank_that_is_astray_gets_the_newest_state_behind_what_is_under_way(comm, under_way):
+    """Its queue may be full, and it needs no new version."""
+    if comm.rank == 0:
+        sends = Sends(comm, 7)
+        fanout = fan_out(comm, sends)
+        for _ in range(3):
+            publish(fanout)
+            if not under_way:
+                until(lambda: not fanout.poll() and fanout.idle)
+        fanout.resynchronise(1)
+        mends = [fanout.mends(1, version) for version in (2, 3, 4)]
+        until(lambda: not fanout.poll() and fanout.idle)
+        fanout.end(fanout.version)
+        until(lambda: not fanout.poll() and fanout.idle)
+        ok = mends == [True, False, False] and fanout.astray == {1: 3} and not fanout.mends(2, 0)
+    else:
+        inbox = Inbox(comm, 7, payload_bytes=3 * PAYLOAD, slots=1, source=0)
+        seen: list[tuple[int, int]] = []
+
+        def done() -> bool:
+            for received in inbox.poll():
+                message = check(received.data, EXPECTED, rank=0)
+                seen.append((message.kind, message.version))
+                inbox.release(received.slot)
+            return bool(seen) and seen[-1][0] == Kind.STOP
+
+        until(done)
+        inbox.close()
+        last = (Kind.MODEL, 3) if comm.rank == 1 else (Kind.BROADCAST, 2)
+        ok = seen[-2] == last and [v for kind, v in seen if kind == Kind.BROADCAST][:2] == [0, 1]
+    assert comm.allreduce(int(ok), MPI.MIN) == 1
+
+
 @pytest.mark.mpi(min_size=3)
 def test_a_frame_sent_to_several_ranks_is_free_once(comm):
     """Sends of one frame that complete in the same poll must not hand it back twice."""

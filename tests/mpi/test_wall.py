@@ -15,19 +15,22 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi import tasks
+from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.codecs import PayloadError
 from qafel_mpi.config import ConfigError, load
 from qafel_mpi.drivers import session, warmup
 from qafel_mpi.drivers.session import TAG_UP
+from qafel_mpi.drivers.survival import digests
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import client as wall_client
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.drivers.wall import server as wall_server
 from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.trace_schema import ATTRIBUTES, UPDATES
+from qafel_mpi.trace_schema import ATTRIBUTES, FAULT_NUMBERS, UPDATES
+from qafel_mpi.transport.backoff import WaitedTooLongError
 from qafel_mpi.transport.fanout import MODELS
-from qafel_mpi.transport.frames import Frame
+from qafel_mpi.transport.frames import Frame, Inbox, Sends
 from qafel_mpi.transport.ibcast import RING
 from qafel_mpi.transport.tree import parent
 from qafel_mpi.wire import Kind, WireError
@@ -355,6 +358,173 @@ def test_a_damaged_message_is_dropped_and_counted_and_the_run_goes_on(comm, fold
     assert summary.uploads >= 40
     if comm.rank == 0:
         assert re.search("dropped a message: message .* from rank 1: magic", capfd.readouterr().err)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", BROADCASTS)
+def test_a_damaged_goodbye_makes_nobody_wait_and_no_update_is_lost(
+    comm, folder, digits, monkeypatch, algorithm
+):
+    """Every byte of it is wrong; MPI alone knows from whom it is, and how long."""
+    seal = Frame.seal
+
+    def damaged(frame, kind, **fields):
+        seal(frame, kind, **fields)
+        if kind == Kind.BYE and comm.rank == 1:
+            frame.buffer[:] = 255
+        return frame
+
+    monkeypatch.setattr(Frame, "seal", damaged)
+    summary = run(comm, folder, digits(f"transport.broadcast={algorithm}"))
+    assert (summary.outcome, summary.dropped_messages) == ("finished", 1)
+    with h5py.File(folder / "a.h5") as file:
+        messages, updates = file["messages"][:], file["updates"][:]
+    sent, received = (
+        messages[(messages["end"] == end) & (messages["kind"] == Kind.UPDATE)] for end in (0, 1)
+    )
+    assert len(sent) == len(received) == len(updates) == summary.uploads
+
+
+def spoil(monkeypatch, comm, *, version):
+    """On the last rank: an element of x̂ changes when it has become that of this version."""
+    apply = Replica.apply
+
+    def spoilt(replica, payload, key, t):
+        apply(replica, payload, key, t)
+        if replica.version == version:
+            replica.x_hat[3] += 1
+
+    monkeypatch.setattr(digests, "UNDER_WAY", 1000)  # none is left out
+    if comm.rank == comm.size - 1:
+        monkeypatch.setattr(Replica, "apply", spoilt)
+
+
+# Every version reaches every rank: none is skipped by a rank that lags.
+DIGESTS = (
+    "transport.digest_versions=2",
+    "stop.uploads=200",
+    "stop.accuracy=1.0",
+    "server.buffer_size=4",
+    "client.pause_seconds=0.002",
+    "transport.queue_limit=200",
+)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_whose_hidden_state_differs_is_named_and_gets_the_full_state(
+    comm, folder, digits, monkeypatch, capfd
+):
+    spoil(monkeypatch, comm, version=5)
+    summary = run(comm, folder, digits(*DIGESTS))
+    assert summary.outcome == "finished"  # at its end all ranks hold the same x̂: checked in every run
+    with open_trace(folder / "a.h5") as trace:
+        faults, messages = trace.table("faults"), trace.table("messages")
+    last = comm.size - 1
+    assert [(f["kind"], f["rank"]) for f in faults] == [
+        (FAULT_NUMBERS["hidden state differed"], last),
+        (FAULT_NUMBERS["resynchronised"], last),
+    ]
+    assert faults["version"][0] == 6
+    models = messages[(messages["end"] == 1) & (messages["kind"] == Kind.MODEL)]
+    assert last in models["dst"]
+    if comm.rank == 0:
+        said = capfd.readouterr().err
+        assert f"rank {last} on {socket.gethostname()} holds another x̂^6 than rank 0 (digest" in said
+        assert re.search(rf"rank {last} on .* holds the same x̂\^\d+ as rank 0 again", said)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(
+    "way", ["transport.on_divergence=stop", "transport.broadcast=tree", "transport.broadcast=ibcast"]
+)
+def test_where_it_is_to_or_no_rank_can_be_sent_a_full_state_the_run_ends_with_its_trace(
+    comm, folder, digits, monkeypatch, way
+):
+    spoil(monkeypatch, comm, version=3)
+    summary = run(comm, folder, digits(*DIGESTS, way))
+    last = f"rank {comm.size - 1} on {socket.gethostname()}"
+    assert summary.outcome.startswith(f"failed: hidden state: {last} holds another x̂^4 than rank 0 (digest ")
+    assert len(same_everywhere(comm, summary.outcome)) == 1
+    with open_trace(folder / "a.h5") as trace:
+        assert trace.attributes["outcome"] == summary.outcome
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_payload_that_is_the_model_itself_mends_what_differs(comm, folder, digits, monkeypatch):
+    spoil(monkeypatch, comm, version=4)
+    summary = run(comm, folder, digits(*DIGESTS, "algorithm=fedbuff", "transport.digest_versions=1"))
+    assert summary.outcome == "finished"
+    with open_trace(folder / "a.h5") as trace:
+        assert trace.table("faults")["kind"].tolist() == [
+            FAULT_NUMBERS["hidden state differed"],
+            FAULT_NUMBERS["resynchronised"],
+        ]
+
+
+@pytest.mark.mpi(min_size=2)
+def test_digests_are_one_message_in_128_uploads_and_unicast_has_none(comm, folder, digits):
+    versions = 128 * (comm.size - 1) // 4  # four uploads a version
+    summary = run(
+        comm, folder, digits(f"stop.uploads={4 * versions}", "server.buffer_size=4", "stop.accuracy=1.0")
+    )
+    assert summary.server_steps == versions
+    with open_trace(folder / "a.h5") as trace:
+        messages = trace.table("messages")
+    own = messages[
+        (messages["end"] == 1) & (messages["kind"] == Kind.DIGEST) & (messages["version"] == versions)
+    ]
+    assert sorted(own["src"]) == list(range(1, comm.size))
+    run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast", "transport.digest_versions=1"))
+    with open_trace(folder / "a.h5") as trace:
+        assert Kind.DIGEST not in trace.table("messages")["kind"]
+
+
+@pytest.mark.mpi(min_size=5)
+@pytest.mark.parametrize("fault", ["stops reading", "loses a broadcast"])
+def test_a_run_that_hangs_is_ended_by_rank_0_which_names_the_rank_and_what_it_waits_for(
+    comm, folder, digits, monkeypatch, fault
+):
+    """The last rank takes no message any more; or it never gets one that a synchronous round waits for."""
+    last = comm.size - 1
+    np.zeros(1, np.int64).tofile(folder / "over") if comm.rank == 0 else None
+    comm.Barrier()
+    over = np.memmap(
+        folder / "over", np.int64, "r+", shape=1
+    )  # rank 0 has ended the run: in a job, all ranks end
+
+    poll, post = Inbox.poll, Sends.post
+    passes = []
+
+    def deaf(inbox):
+        if over[0]:
+            raise EndedError
+        passes.append(1)
+        silent = fault == "stops reading" and comm.rank == last and len(passes) > 500
+        return [] if silent else poll(inbox)
+
+    def lossy(sends, frame, rank):
+        lost = rank == last and frame.message.kind == Kind.BROADCAST and frame.message.version == 3
+        if comm.rank or fault != "loses a broadcast" or not lost:
+            post(sends, frame, rank)
+
+    monkeypatch.setattr(Inbox, "poll", deaf)
+    monkeypatch.setattr(Sends, "post", lossy)
+    rounds = ["algorithm=fedpaq"] if fault == "loses a broadcast" else []
+    limits = ["transport.watchdog_seconds=2.5", "stop.uploads=1000000", "stop.accuracy=1.0"]
+    experiment = digits(*rounds, *limits, "client.pause_seconds=0.002")
+    with pytest.raises((WaitedTooLongError, EndedError)) as raised:
+        run(comm, folder, experiment)
+    over[0] = 1
+    said = comm.bcast(str(raised.value))
+    does = "read nothing" if fault == "stops reading" else "sent nothing"
+    assert re.match(
+        rf"rank {last} on {socket.gethostname()} has {does} for [\d.]+ s, after \d+ updates; ", said
+    )
+    assert said.endswith("transport.watchdog_seconds = 2.5 allows no more")
+
+
+class EndedError(Exception):
+    """In place of MPI_Abort, which would end the tests."""
 
 
 def refuse(monkeypatch, which, *, payload=False):

@@ -16,6 +16,8 @@ from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.failures import frame_of, reason
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.digests import Digests, digest_period
+from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
@@ -29,10 +31,6 @@ POLL_SECONDS = 500e-6  # of the progress thread
 PAUSE_SLICE_SECONDS = (
     5e-3  # a client that idles on purpose looks for broadcasts so often, and leaves its core alone
 )
-
-
-class Stopped(Exception):
-    """Rank 0 has ended the run: a training under way is abandoned."""
 
 
 class Upload(NamedTuple):
@@ -83,6 +81,7 @@ class WallClient:
         self.pool = FramePool(setup.uplink.payload_bytes(), limit=transport.upload_frames, make=make)
         self.deltas: list[Tensor] = []  # that nothing is encoded from
         self.encoding: Upload | None = None
+        self.digests = Digests(self.sends, self.described[Kind.DIGEST], digest_period(session, setup))
         self.errors = EncodingErrors.of(setup, session.recorder)
         self.uploads = 0  # of all its clients
         quotas = hosting.quotas(session.experiment.server.buffer_size)
@@ -170,7 +169,7 @@ class WallClient:
         """y_P − y_0 into delta; returns the mean training loss. Raises Stopped."""
         experiment = self.session.experiment
         seed = derive(experiment.seed, Stream.SHUFFLE, client, participation)
-        poll = None if self.threaded else self._poll
+        poll = self._stop if self.threaded else self._poll  # the thread looks for messages
         result = self.setup.task.train(client, self.start, delta, seed, poll, version=version)
         self._pause(experiment.client.pause_seconds)
         return result.loss
@@ -277,6 +276,10 @@ class WallClient:
         except Exception as error:
             self.poll_error = error
             raise
+        self._stop()
+
+    def _stop(self) -> None:
+        self.session.shows_life()
         if self.stopped:
             raise Stopped
 
@@ -305,6 +308,8 @@ class WallClient:
                 self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
                 if sent.message.kind == Kind.UPDATE:
                     self.pool.release(sent.frame)
+                elif sent.message.kind == Kind.DIGEST:
+                    self.digests.sent(sent)
             self.session.keep_books()
 
     def _apply(self, received: Received) -> None:
@@ -317,11 +322,13 @@ class WallClient:
         match message.kind:
             case Kind.BROADCAST:
                 self.replica.apply(payload, message.seed, message.version)
+                self.digests.after(self.replica, message.kind)
             case Kind.DOWNLOAD:
                 self.replica.download(payload, message.seed, message.version)
                 self.downloads += 1
             case Kind.MODEL:
                 self.replica.catch_up(payload, self.setup.full, message.version)
+                self.digests.after(self.replica, message.kind)
             case _:
                 self.stopped = True
         end_s = perf_counter()

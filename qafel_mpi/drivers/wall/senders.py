@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from qafel_mpi.transport.backoff import some_ranks
 
 
 class Senders:
-    """The clients' ranks, by what has come from them. Each call takes the same time, however many there are.
+    """The clients' ranks, by what has come from them.
+
+    A goodbye is the last message of a rank. What the rank has sent before may come after it, for a small message may
+    overtake a large one; but it was matched before. So the receive that a goodbye matched says when all has come, and
+    a goodbye whose bytes are damaged says it as well.
 
     taken: messages by rank, but for goodbyes: updates, as far as one can know. announced: the updates that a rank
     says it has sent, from its goodbye. owing: ranks that may send something yet.
@@ -19,27 +23,33 @@ class Senders:
         self.taken = dict.fromkeys(ranks, 0)
         self.announced: dict[int, int] = {}
         self.owing = set(self.taken)
+        self._leaving: dict[int, int] = {}  # ranks that have said goodbye, and the receive that it matched
 
     def took(self, rank: int) -> None:
         """A message that is no goodbye."""
         self.taken[rank] += 1
-        if rank in self.announced:
-            self._settle(rank)
 
-    def said_goodbye(self, rank: int, updates: int) -> None:
-        self.announced[rank] = updates
-        self._settle(rank)
+    def said_goodbye(self, rank: int, receive: int, updates: int | None) -> None:
+        """receive: the number of the one that the goodbye matched. updates: None where its bytes are damaged."""
+        self._leaving[rank] = receive
+        if updates is not None:
+            self.announced[rank] = updates
+
+    def settle(self, all_before: Callable[[int], bool]) -> None:
+        """all_before: whether all has come that was matched before this receive (Inbox.all_before)."""
+        for rank in [rank for rank, receive in self._leaving.items() if all_before(receive)]:
+            del self._leaving[rank]
+            self.owing.discard(rank)
+
+    def lost(self) -> dict[int, int]:
+        """By rank, the updates that it says it has sent and that never came."""
+        return {rank: n - self.taken[rank] for rank, n in self.announced.items() if n > self.taken[rank]}
 
     def waits(self) -> str:
         """Who owes what, in words; empty where nobody does."""
-        if silent := self.owing - self.announced.keys():
+        if silent := self.owing - self._leaving.keys():
             return f"the last messages of {some_ranks(silent)}"
-        return f"updates that {some_ranks(self.owing)} announced" if self.owing else ""
-
-    def _settle(self, rank: int) -> None:
-        # More than announced: something that no client sent as an update was refused.
-        if self.taken[rank] >= self.announced[rank]:
-            self.owing.discard(rank)
+        return f"updates that {some_ranks(self.owing)} sent before the goodbye" if self.owing else ""
 
 
 class Round:

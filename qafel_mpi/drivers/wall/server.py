@@ -13,15 +13,19 @@ from qafel_mpi.drivers.build import ERROR_BYTES, Interrupted, Report, RunSummary
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
+from qafel_mpi.drivers.survival.watchdog import ClientsWatch
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
-from qafel_mpi.wire import Kind, Message, WireError, check
+from qafel_mpi.wire import DIGEST_BYTES, HEADER_BYTES, Kind, Message, WireError, check
 
 Upload = tuple[Received, Message]
+# Of runs whose ranks need not hold the same x̂: it was seen, or a step that failed has moved the server's in part.
+NOT_SHARED = ("failed: server step", "failed: hidden state")
 
 
 class WallServer:
@@ -44,7 +48,9 @@ class WallServer:
         self.server = setup.server()
         self.ledger = Ledger(setup, self.server, session.recorder, report)
         self.described = setup.expected()
-        self.expected = {kind: self.described[kind] for kind in (Kind.UPDATE, Kind.DIVERGED, Kind.BYE)}
+        self.expected = {
+            kind: self.described[kind] for kind in (Kind.UPDATE, Kind.DIVERGED, Kind.DIGEST, Kind.BYE)
+        }
         transport = session.experiment.transport
         ranks = range(1, self.comm.size)
         self.inbox = Inbox(
@@ -68,21 +74,22 @@ class WallServer:
         self.synchronous = session.experiment.server.synchronous
         quotas = hosting.quotas(session.experiment.server.buffer_size)
         self.senders = Senders(ranks)
+        self.digests = DigestBook(session, self.server.x_hat, self.broadcast, digest_period(session, setup))
+        self.watch = ClientsWatch(session, self.senders, self.broadcast)
         self.round = Round(dict(zip(ranks, quotas, strict=True)))
         # Unicast: whom each rank plays, so that a download is made for the client that will start from it.
         self.turns = {rank: turns_of(rank, setup, hosting) for rank in ranks} if setup.unicast else {}
         for turns in self.turns.values():
             turns.next()  # the first ones start from x^0
-        self.heard_s = 0.0
+        self.stopping = False  # every client has been told to stop
 
     def run(self) -> RunSummary:
         self.ledger.open()
-        self.heard_s = self.session.now_s()
+        self.watch.begin()
         while not self.ledger.reason:
             if not self._turn():
                 self.session.backoff.pause()
             self._look()
-            self._complain()
         self._stop()
         return self._close()
 
@@ -103,7 +110,7 @@ class WallServer:
         done = self._progress_broadcasts()
         if arrived or done:
             self.session.backoff.reset()
-            self.heard_s = self.session.now_s()
+            self.watch.heard_s = self.session.now_s()
         return bool(arrived) or done
 
     def _progress_broadcasts(self) -> bool:
@@ -116,21 +123,9 @@ class WallServer:
         """Whatever rank 0 waits for: the books, and whether time or the user ends the run."""
         self.ledger.tick(self.session.now_s())
         self.session.keep_books()
+        self.watch.look()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
-
-    def _complain(self) -> None:
-        now = self.session.now_s()
-        if now - self.heard_s > self.session.patience_s:
-            self.heard_s = now
-            taken = self.senders.taken
-            least = min(taken, key=lambda rank: taken[rank])
-            print(
-                f"qafel-mpi: rank 0 has waited {self.session.patience_s:.0f} s for any upload; rank {least} has "
-                f"sent the fewest, {taken[least]}",
-                file=sys.stderr,
-                flush=True,
-            )
 
     def _checked(self, arrived: list[Received], begin_s: float) -> list[Upload]:
         """The updates among what has arrived. Goodbyes and failures are noted here."""
@@ -144,7 +139,11 @@ class WallServer:
                 continue
             if message.kind != Kind.UPDATE:
                 if message.kind == Kind.BYE:
-                    self.senders.said_goodbye(received.source, message.sequence)
+                    self.senders.said_goodbye(received.source, received.number, message.sequence)
+                elif message.kind == Kind.DIGEST:
+                    rank, digest = received.source, message.seed
+                    differs = self.digests.compare(rank, message.version, digest, ending=self.stopping)
+                    self.ledger.reason = differs or self.ledger.reason
                 else:  # a client's training failed, and so has the run
                     reason = received.payload.tobytes().decode(errors="replace")
                     self.ledger.reason = self.ledger.reason or f"failed: {reason}"
@@ -261,6 +260,7 @@ class WallServer:
             seed=step.key,
         )
         self.broadcast.publish(frame)
+        self.digests.moved(self.server.version)
         self.ledger.sent_down(step.payload_bytes)
         self.ledger.stepped(step, self.session.now_s())
 
@@ -304,6 +304,7 @@ class WallServer:
 
     def _catch_up(self, frame: Frame) -> Frame:
         """The newest hidden state into a frame, for clients that fell too far behind."""
+        self.digests.moved(self.server.version, always=True)
         frame.t_encode_begin = perf_counter()
         size = self.setup.full.encode(self.server.x_hat, frame.payload, 0)
         frame.t_encode_end = perf_counter()
@@ -318,14 +319,19 @@ class WallServer:
     def _drop(self, received: Received, error: Exception) -> None:
         """Nothing of a bad message reaches the model; it is counted, and said once a message.
 
-        It was an update, as far as one can know: its client waits for what would have followed that.
+        It was an update, as far as one can know: its client waits for what would have followed that. But of a rank
+        that has been told to stop, a header without a payload is a goodbye, whatever its bytes say.
         """
         self.session.dropped += 1
         self.session.fault("message dropped", received.source, detail=str(error))
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
-        self.senders.took(received.source)
-        self.round.report(received.source, refused=True)
+        size = received.wire_bytes - HEADER_BYTES
+        if size == 0 and self.stopping:
+            self.senders.said_goodbye(received.source, received.number, None)
+        elif size != DIGEST_BYTES or self.described[Kind.UPDATE].payload_bytes == DIGEST_BYTES:
+            self.senders.took(received.source)
+            self.round.report(received.source, refused=True)
         self.inbox.release(received.slot)
         if self.setup.unicast and not self.ledger.reason:
             self._download(received.source)
@@ -337,15 +343,24 @@ class WallServer:
         The broadcasts are only posted: MPI keeps the order. To wait until they are taken would let the clients
         upload meanwhile, on a slow link for longer than the whole run.
         """
+        self.stopping = True
         # 14. Tell every client to stop, behind its last broadcast.
         self.broadcast.end(self.server.version)
+        self.watch.ending()
 
         def accounted() -> bool:
             self._turn()
+            self.senders.settle(self.inbox.all_before)
             self._look()
             return not self.senders.owing and self.broadcast.idle
 
         self.session.wait(accounted, lambda: self.senders.waits() or self.broadcast.waits())
+        for rank, updates in self.senders.lost().items():
+            print(
+                f"qafel-mpi: rank {rank} has sent {updates} updates that never came",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _close(self) -> RunSummary:
         self.ledger.close(self.session.now_s())
@@ -359,8 +374,7 @@ class WallServer:
             server.x_hat,
             sent=self.broadcast.total,
             received=self.inbox.total,
-            # A step that failed has moved the server's hidden state in part.
-            shared_state=not self.setup.unicast and not self.ledger.reason.startswith("failed: server step"),
+            shared_state=not self.setup.unicast and not self.ledger.reason.startswith(NOT_SHARED),
         )
         return self.session.finish(
             self.ledger,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from qafel_mpi.drivers.session import Session
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers
 from qafel_mpi.drivers.wall.client import WallClient
-from qafel_mpi.transport.backoff import Backoff, wait_until
+from qafel_mpi.transport.backoff import Backoff, WaitedTooLongError, wait_until
 
 
 def waits(what: str) -> None:
@@ -39,6 +39,33 @@ def test_where_others_say_it_nothing_is_printed(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_who_waits_in_vain_for_too_long_gives_up_and_says_for_whom():
+    moved = 0
+
+    def ready() -> bool:
+        nonlocal moved
+        moved += 1
+        if moved < 10:
+            backoff.reset()  # something was found
+            sleep(0.02)
+        return False
+
+    backoff = Backoff(crowded=True)
+    begun_s = perf_counter()
+    with pytest.raises(
+        WaitedTooLongError, match=r"^rank 1 waits for rank 0 \(0 s so far\); transport.watchdog_seconds = 0.1"
+    ):
+        wait_until(ready, lambda: "rank 1 waits for rank 0", patience_s=60, backoff=backoff, limit_s=0.1)
+    assert perf_counter() - begun_s > 0.2
+
+
+def test_who_has_no_words_leaves_others_time_to_say_it():
+    begun_s = perf_counter()
+    with pytest.raises(WaitedTooLongError, match="does not know for whom"):
+        wait_until(lambda: False, str, patience_s=60, backoff=Backoff(crowded=True), limit_s=0.05)
+    assert perf_counter() - begun_s > 0.1
+
+
 @pytest.mark.parametrize(
     ("rank", "local_rank", "silent_s", "speaks"),
     [
@@ -47,6 +74,7 @@ def test_where_others_say_it_nothing_is_printed(capfd):
         (1, 1, 12.1, True),
         (2, 2, 12.1, False),  # rank 1 of the same host says it
         (8, 0, 12.1, True),
+        (8, 0, 11.9, False),
     ],
 )
 def test_one_rank_a_host_speaks_when_rank_0_has_been_silent(monkeypatch, rank, local_rank, silent_s, speaks):
@@ -54,8 +82,9 @@ def test_one_rank_a_host_speaks_when_rank_0_has_been_silent(monkeypatch, rank, l
     session = SimpleNamespace(
         comm=SimpleNamespace(rank=rank),
         placement=SimpleNamespace(local_rank=local_rank),
-        experiment=SimpleNamespace(transport=SimpleNamespace(clock_seconds=10.0)),
+        clock_period_s=10.0,
         patience_s=2.0,
+        watchdog_s=14.0,
         heard_s=100.0 - silent_s,
     )
     assert Session.by_one(session, "rank 0") == ("rank 0" if speaks else "")  # type: ignore[arg-type]

@@ -3,25 +3,37 @@
 from qafel_mpi.drivers.wall.senders import Round, Senders
 
 
-def test_a_rank_owes_until_its_goodbye_and_all_that_it_announces_have_come():
+def test_a_rank_owes_until_all_has_come_that_was_matched_before_its_goodbye():
     senders = Senders([1, 2, 3])
     senders.took(1)
-    senders.said_goodbye(1, 1)
-    senders.said_goodbye(2, 2)  # a small message may overtake two large ones
+    senders.said_goodbye(1, 2, 1)
+    senders.said_goodbye(2, 5, 2)  # a small message may overtake two large ones
+    senders.settle(lambda receive: receive <= 2)
     assert senders.waits() == "the last messages of rank 3"
-    senders.said_goodbye(3, 0)
+    senders.said_goodbye(3, 6, 0)
+    senders.settle(lambda receive: receive <= 2)
+    assert senders.waits() == "updates that ranks 2, 3 sent before the goodbye"
     senders.took(2)
-    assert senders.waits() == "updates that rank 2 announced"
     senders.took(2)
-    assert (senders.waits(), senders.owing) == ("", set())
+    senders.settle(lambda receive: True)
+    assert (senders.waits(), senders.owing, senders.lost()) == ("", set(), {})
 
 
-def test_a_message_that_was_no_update_keeps_nobody_waiting():
+def test_a_damaged_goodbye_and_a_message_that_was_no_update_keep_nobody_waiting():
+    senders = Senders([1, 2])
+    senders.said_goodbye(1, 1, None)
+    senders.took(2)
+    senders.took(2)
+    senders.said_goodbye(2, 4, 1)
+    senders.settle(lambda receive: True)
+    assert (senders.owing, senders.lost()) == (set(), {})
+
+
+def test_what_a_rank_has_sent_and_never_came_is_counted():
     senders = Senders([1])
-    senders.took(1)
-    senders.took(1)
-    senders.said_goodbye(1, 1)
-    assert not senders.owing
+    senders.said_goodbye(1, 1, 3)
+    senders.settle(lambda receive: True)
+    assert senders.lost() == {1: 3}
 
 
 def test_a_round_is_over_when_every_rank_has_reported_as_often_as_it_is_asked():
