@@ -12,6 +12,21 @@ class Stopped(BaseException):
     """The run has ended: a training is abandoned. No Exception, which code of the user's own might catch."""
 
 
+class Guarded:
+    """A `poll` for trainings that remembers what it has raised: that is no failure of the training."""
+
+    def __init__(self, poll: Callable[[], None]):
+        self._poll = poll
+        self.error: Exception | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._poll()
+        except Exception as error:
+            self.error = error
+            raise
+
+
 class StopsWhen:
     """A `poll` for trainings: raises Stopped where one goes on for grace_s after `over` was first true."""
 

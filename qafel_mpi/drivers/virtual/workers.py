@@ -19,6 +19,7 @@ from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.failures import evaluating, reason
+from qafel_mpi.drivers.survival.stopping import Guarded
 from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.kernels.memory import vector, vector_like
 from qafel_mpi.kernels.numba.rows import derive_rows
@@ -91,9 +92,12 @@ class Trainer:
         seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
         deltas = self.deltas[: len(jobs)]
         clients = trainings[:, 0].tolist()
+        guarded = None if poll is None else Guarded(poll)
         try:
-            losses = self.task.train_together(clients, start, deltas, seeds, poll, version=version)
+            losses = self.task.train_together(clients, start, deltas, seeds, guarded, version=version)
         except Exception as failure:
+            if guarded is not None and failure is guarded.error:
+                raise
             why = reason(failure, f"client {clients[0]}{' or one trained beside it' * (len(jobs) > 1)}: ")
             return [Result(outs[i][:0], 0, float("nan"), why) for i in range(len(jobs))]
         begin_s = perf_counter()
