@@ -3,7 +3,7 @@
 Three views of it, since a rank that hangs can't be relied on to say so:
 
 - a rank that waits knows for whom and for which message (Session.wait; transport.backoff.WaitedTooLongError);
-- rank 0 knows which rank has sent nothing, and which takes nothing (ClientsWatch);
+- rank 0 knows which rank has sent nothing, and which takes nothing (clients.py, with Silence);
 - a thread of each rank sees that the rank's main thread has not come by for too long, and where it is (Watchdog).
 """
 
@@ -15,14 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from threading import Event, Thread, get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from qafel_mpi.transport.backoff import WaitedTooLongError, some_ranks
-from qafel_mpi.transport.broadcast import Root
-
-if TYPE_CHECKING:
-    from qafel_mpi.drivers.session import Session
-    from qafel_mpi.drivers.wall.senders import Senders
+from qafel_mpi.transport.backoff import WaitedTooLongError
 
 LOOKS = 4  # in the time after which a rank is given up
 LONGEST_LOOK_SECONDS = 15.0  # between two of them
@@ -53,88 +47,6 @@ class Silence:
             if now is None or now != before:
                 self._seen[rank] = (now, now_s)
         return {rank: now_s - s for rank, (_, s) in self._seen.items() if now_s - s > self._limit_s}
-
-
-class ClientsWatch:
-    """Rank 0's view of the client ranks of a wall run. Raises WaitedTooLongError."""
-
-    def __init__(self, session: Session, senders: Senders, broadcast: Root):
-        self.session, self.senders, self.broadcast = session, senders, broadcast
-        self.begin()
-
-    def begin(self) -> None:
-        """The clients begin to train now."""
-        ranks, limit_s, now_s = self.senders.taken, self.session.watchdog_s, self.session.now_s()
-        self._sends, self._takes = Silence(ranks, limit_s, now_s), Silence(ranks, limit_s, now_s)
-        self._ended: Silence | None = None
-        # When rank 0 last heard anything, or could pass a broadcast on; and when it last said that it does not.
-        self.heard_s = self._said_s = now_s
-
-    def look(self) -> None:
-        """From every loop of rank 0's. Never waits."""
-        now_s = self.session.now_s()
-        if self._ended is not None:
-            if late := self._ended.look(now_s, self._ends):
-                raise self._gave_up(late, "has not said goodbye", "rank 0 waits for that")
-            return
-        if self.senders.taken and now_s - max(self.heard_s, self._said_s) > self.session.patience_s:
-            self._complain(now_s)
-        if self.senders.taken and now_s - self.heard_s > self.session.watchdog_s:
-            raise self._gave_up(
-                self._fewest(now_s), "has sent nothing", "rank 0 waits for an update of any rank"
-            )
-        if late := self._sends.look(now_s, self._sent):
-            raise self._gave_up(
-                late, "has given no sign", "rank 0 waits for an update, or for the time there"
-            )
-        if late := self._takes.look(now_s, self.broadcast.unread):
-            raise self._gave_up(late, "has read nothing", "rank 0 waits for it to take broadcasts")
-
-    def _complain(self, now_s: float) -> None:
-        self._said_s = now_s
-        ((least, silent_s),) = self._fewest(now_s).items()
-        fewest = f"rank {least} has sent the fewest, {self.senders.taken[least]}"
-        print(
-            f"qafel-mpi: rank 0 has waited {silent_s:.0f} s for any upload; {fewest}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def _fewest(self, now_s: float) -> dict[int, float]:
-        """The rank that has sent the fewest updates, and for how long rank 0 has heard nothing of anybody."""
-        taken = self.senders.taken
-        return {min(taken, key=lambda rank: taken[rank]): now_s - self.heard_s}
-
-    def ending(self) -> None:
-        """Every rank has been told to stop: from now on each must come nearer to its goodbye."""
-        self._ended = Silence(self.senders.taken, self.session.watchdog_s, self.session.now_s())
-
-    def _sent(self, rank: int) -> object:
-        return (
-            None
-            if rank not in self.senders.taken
-            else (self.senders.taken[rank], self.session.syncs.get(rank))
-        )
-
-    def _ends(self, rank: int) -> object:
-        if rank not in self.senders.owing:
-            return None
-        # What it still uploads is no sign where it does not read that it is to stop.
-        if (unread := self.broadcast.unread(rank)) is not None:
-            return unread
-        return self.senders.taken[rank] if self.broadcast.knows_readers else "its goodbye alone is a sign"
-
-    def _gave_up(self, late: dict[int, float], what: str, meanwhile: str) -> WaitedTooLongError:
-        hosts, taken = self.session.placement.hosts, self.senders.taken
-        first = min(late)
-        more = f" (nor have {some_ranks(late.keys() - {first})})" if len(late) > 1 else ""
-        detail = (
-            f"rank {first} on {hosts[first]} {what} for {late[first]:.0f} s{more}, after {taken[first]} updates; "
-            f"{meanwhile}"
-        )
-        self.session.fault("waited too long", first, version=self.broadcast.version, detail=detail)
-        self.session.recorder.flush()
-        return WaitedTooLongError(detail, self.session.watchdog_s)
 
 
 class Watchdog:

@@ -13,8 +13,8 @@ from qafel_mpi.drivers.build import ERROR_BYTES, Interrupted, Report, RunSummary
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
-from qafel_mpi.drivers.survival.watchdog import ClientsWatch
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
