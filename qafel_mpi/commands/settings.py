@@ -98,4 +98,5 @@ def _filled(text: str, width: int, indent: str) -> str:
     if text.startswith(" "):
         return textwrap.indent(text, indent)
     hanging = indent + "  " * text.startswith("- ")
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=hanging)
+    words = " ".join(text.split())  # the source's own line breaks, with the indentation behind them
+    return textwrap.fill(words, width, initial_indent=indent, subsequent_indent=hanging)

@@ -35,6 +35,13 @@ def test_lists_and_formulas_keep_their_lines() -> None:
     assert "\n    x^{t+1} = ServerOptimizer(" in runner.invoke(app, ["settings", "server"]).stdout
 
 
+def test_a_wrapped_item_has_single_spaces() -> None:
+    shown = runner.invoke(app, ["settings"]).stdout
+    lines = [line.strip() for line in shown.splitlines() if not line.startswith("     ")]
+    assert [line for line in lines if "  " in line] == []
+    assert "with a `scale` per `bucket`" in " ".join(shown.split())
+
+
 def test_as_json_the_settings_are_objects_with_plain_values() -> None:
     (found,) = json.loads(runner.invoke(app, ["settings", "uplink.codec", "--json"]).stdout)
     assert found["default"] == "qsgd"
