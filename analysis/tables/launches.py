@@ -35,8 +35,10 @@ def read(path: Path) -> list[Row]:
         return [_row(row) for row in content["rows"]]
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TraceError(f"{path}: not a result of qafel-mpi bench ({error!r})") from error
+    except ValueError as error:
+        raise TraceError(f"{path}: not a result of qafel-mpi bench (no JSON: {error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"{path}: not a result of qafel-mpi bench (it has no rows of one)") from error
 
 
 def _row(row: dict[str, Any]) -> Row:

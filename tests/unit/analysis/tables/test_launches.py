@@ -41,9 +41,17 @@ def test_a_launch_that_ended_early_is_refused_with_its_reason(tmp_path):
         launches.read(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}'])
-def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON: Expecting value: line 1 column 1"),
+        ("[]", "it has no rows of one"),
+        ("{}", "it has no rows of one"),
+        ('{"rows": [{}]}', "it has no rows of one"),
+    ],
+)
+def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(TraceError, match=r"x\.json: not a result of qafel-mpi bench"):
+    with pytest.raises(TraceError, match=rf"x\.json: not a result of qafel-mpi bench \({why}"):
         launches.read(path)
