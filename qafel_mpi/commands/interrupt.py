@@ -50,7 +50,8 @@ class Interrupt:
         self._received = False
         self._starting = True
         self._end = end
-        self._leads = not launcher_rank()
+        rank = launcher_rank()
+        self._leads, self._launched = not rank, rank is not None
         self.recorded = ""  # how to find what is recorded, in words; said when the first signal comes
 
     def __call__(self) -> bool:
@@ -103,10 +104,23 @@ class Interrupt:
                     seen += 1
                     if seen == 1 and self._leads and not self._starting and self.recorded:
                         name = signal.Signals(number).name
-                        _say(f"{name}: the run ends; if no summary follows: {self.recorded}")
+                        words = f"{name}: the run ends; if no summary follows: {self.recorded}"
+                        _say(words)
+                        if self._launched and number == signal.SIGTERM:
+                            _say_on_the_terminal(words)
                     if seen > 1 and number == signal.SIGINT and self._leads and self._end is not None:
                         time.sleep(HANDLER_SECONDS)
                         self._end(AGAIN_CODE, self._words("interrupted again: the job ends at once"))
+
+
+def _say_on_the_terminal(text: str) -> None:
+    """Of rank 0's host, where the job was started there: Open MPI's mpirun that gets a Ctrl-C ends its ranks with
+    SIGTERM, passes nothing on that they say from then on, and kills them a quarter of a second later."""
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGTTOU}
+    )  # of this thread: a rank runs in the background
+    with suppress(OSError), open("/dev/tty", "w", encoding="utf-8") as terminal:
+        print(f"\nqafel-mpi: {text}", file=terminal, flush=True)
 
 
 def _say(text: str) -> None:

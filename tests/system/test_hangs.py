@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -120,6 +124,26 @@ def test_a_second_ctrl_c_ends_the_job_though_a_client_is_stuck(tmp_path):
     assert said.count("interrupted again: the job ends at once; `qafel-mpi merge ") == 1
     done = qafel("merge", "a.shards", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(launcher() != "prrte", reason="needs Open MPI 5, which is known to pass nothing on")
+def test_ctrl_c_at_mpirun_in_a_terminal_is_answered_there_by_how_to_find_what_is_recorded(tmp_path):
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [mpirun(), "-n", "3", COMMAND, "run", "digits", *ENDLESS, "--out", "a.h5"],
+        cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env=os.environ | {"MPIEXEC_TIMEOUT": "110"},
+    )  # fmt: skip
+    os.close(terminal)
+    said = b""
+    with suppress(OSError):  # of the last process that had the terminal
+        while chunk := os.read(ours, 10_000):
+            if b"uploads" in chunk and b"uploads" not in said:
+                os.write(ours, b"\x03")
+            said += chunk
+    process.wait(60)
+    os.close(ours)
+    assert b"qafel-mpi: SIGTERM: the run ends; if no summary follows: `qafel-mpi merge " in said
 
 
 def test_rank_0_that_can_not_plan_ends_the_job_on_all_ranks(tmp_path):

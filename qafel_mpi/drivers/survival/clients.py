@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from qafel_mpi.drivers.session import Session
-from qafel_mpi.drivers.survival.watchdog import Silence
+from qafel_mpi.drivers.survival.watchdog import LONGEST_LOOK_SECONDS, LOOKS, Silence
 from qafel_mpi.drivers.wall.senders import Senders
 from qafel_mpi.transport.backoff import WaitedTooLongError, some_ranks
 from qafel_mpi.transport.broadcast import Root
@@ -24,11 +24,15 @@ class ClientsWatch:
         self._sends, self._takes = Silence(ranks, limit_s, now_s), Silence(ranks, limit_s, now_s)
         self._ended: Silence | None = None
         # When rank 0 last heard anything, or could pass a broadcast on; and when it last said that it does not.
-        self.heard_s = self._said_s = now_s
+        self.heard_s = self._said_s = self._due_s = now_s
 
     def look(self) -> None:
         """From every loop of rank 0's. Never waits."""
         now_s = self.session.now_s()
+        if now_s < self._due_s:
+            return
+        shortest_s = min(self.session.patience_s, self.session.watchdog_s)
+        self._due_s = now_s + min(shortest_s / LOOKS, LONGEST_LOOK_SECONDS)
         if self._ended is not None:
             if late := self._ended.look(now_s, self._ends):
                 raise self._gave_up(late, "has not said goodbye", "rank 0 waits for that")

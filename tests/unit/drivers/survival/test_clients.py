@@ -75,7 +75,7 @@ def test_where_nobody_sends_though_all_answer_the_one_that_has_sent_the_fewest_i
     ):
         run.goes_on(answers=[1, 2])
     assert capsys.readouterr().err == (
-        "qafel-mpi: rank 0 has waited 6 s for any upload; rank 1 has sent the fewest, 0\n"
+        "qafel-mpi: rank 0 has waited 7 s for any upload; rank 1 has sent the fewest, 0\n"
     )
 
 
