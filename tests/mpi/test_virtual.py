@@ -85,7 +85,9 @@ def test_evaluations_by_workers_use_the_same_frames_again(comm, folder, digits, 
 
     monkeypatch.setattr(remote.RemoteWorkers, "evaluate", counted)
     # As where there are GPUs: then all evaluation is the workers'.
-    monkeypatch.setattr(virtual, "RemoteWorkers", lambda *a, gpus: remote.RemoteWorkers(*a, gpus=True))
+    monkeypatch.setattr(
+        virtual, "RemoteWorkers", lambda *a, gpus, **k: remote.RemoteWorkers(*a, gpus=True, **k)
+    )
     settings = (
         "clock.kind=virtual",
         "evaluation.every_steps=1",
