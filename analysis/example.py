@@ -138,6 +138,8 @@ def _updates(example: Example, generator: np.random.Generator) -> np.ndarray:
     rows["loss"] = 2.3 * np.exp(-3.0 * np.arange(len(rows)) / len(rows))
     rows["examples"] = 32
     rows["payload_bytes"] = example.payload_bytes
+    rows["order"], rows["rank"] = np.arange(len(rows)) % k, rows["client"] + 1
+    rows["digest"] = np.arange(1, len(rows) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return rows
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from qafel_analysis.read.rows import Target, plain
 
 from qafel_mpi.trace.reader import Trace, TraceError, follow, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES, taken
 
 WINDOW_S = 30.0  # rates are those of so long
 _EVALUATIONS = 1000  # that are kept
@@ -139,7 +139,7 @@ class Follower:
             ]
             updates = updates[(updates["src"] > 0) & (updates["src"] < int(trace.attributes.get("ranks", 0)))]
             self._heard(updates["src"].astype(np.int64), updates["t_complete"])
-        for block in self._new(trace, "updates"):
+        for block in map(taken, self._new(trace, "updates")):
             self.uploads += len(block)
             self.staleness += int(block["staleness"].sum())
         wall = trace.attributes.get("driver") != "virtual"

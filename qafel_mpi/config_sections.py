@@ -104,3 +104,9 @@ class TraceConfig(Settings):
         description="Record the quantization error of each update, which costs one more decoding each.",
         json_schema_extra=BOTH,
     )
+    digests: bool = Field(
+        True,
+        description="Record a 64-bit digest of each update's payload, with which `qafel-mpi replay` finds the first "
+        "update that a replay computes otherwise.",
+        json_schema_extra=BOTH,
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: /updates has use, order, rank and digest; attributes digest, arithmetic, fingerprints
 
 NO_RANK = -1
 NOT_ENDED = -1
@@ -59,6 +59,11 @@ CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: 
 # A message that failed the header's check has no known kind; some kinds carry no payload.
 _KINDS = {0: "unknown"} | KIND_NAMES
 _CODECS = {0: "none"} | CODEC_NAMES
+
+
+# What became of an update.
+USED, LATE, ENDED, DROPPED, REFUSED = range(5)
+USE_NAMES = {USED: "used", LATE: "late", ENDED: "ended", DROPPED: "dropped", REFUSED: "refused"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ SCHEMA: dict[str, Table] = {
         ),
     ),
     "updates": Table(
-        "One row for each client update that the server used or discarded, in the order of use.",
+        "One row for each client update that reached the server, in the order of use.",
         (
             _C("client", "<i8", "", "client that trained"),
             _C("participation", "<i8", "", "which of this client's trainings, from 0"),
@@ -147,6 +152,23 @@ SCHEMA: dict[str, Table] = {
             _C("train_seconds", "<f8", "s", "duration of the training (virtual clock: the drawn one)"),
             _C("start_s", "<f8", "s", "the training began"),
             _C("finish_s", "<f8", "s", "the training ended"),
+            _C(
+                "use",
+                "u1",
+                "",
+                "what became of it: used; late for a round that was over; ended: it came after the last step; "
+                "dropped: it failed the check, and only rank, payload_bytes, finish_s and digest are known; refused "
+                "for its values",
+                USE_NAMES,
+            ),
+            _C("order", "<i4", "", "place within its server step, from 0; −1 where it was not used"),
+            _C(
+                "rank",
+                "<i4",
+                "",
+                "rank that sent it; −1 on the virtual clock, where any worker may train it (/messages has which)",
+            ),
+            _C("digest", "<u8", "", "digest of the payload as it arrived; 0 with trace.digests = false"),
         ),
     ),
     "steps": Table(
@@ -264,6 +286,12 @@ MESSAGES, UPDATES, STEPS = TABLES["messages"], TABLES["updates"], TABLES["steps"
 RANKS, CLOCK, ENCODINGS, MEMORY = (TABLES[name] for name in ("ranks", "clock", "encodings", "memory"))
 FAULTS = TABLES["faults"]
 
+
+def taken(updates: np.ndarray) -> np.ndarray:
+    """Rows of /updates without those of messages that were dropped: what counts as an upload."""
+    return updates[updates["use"] != DROPPED]
+
+
 # The columns that are times on a rank's own clock, and so corrected at the merge.
 MESSAGE_TIMES = tuple(name for name in MESSAGES.names or () if name.startswith("t_"))
 OWN_TIMES = {"messages": MESSAGE_TIMES, "faults": ("time_s",)}
@@ -295,6 +323,15 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "container": ("", "container that the run took place in"),
     "scheduler": ("JSON", "variables of the batch system"),
     "origin_s": ("s", "rank 0's raw clock when the run began"),
+    "arithmetic": (
+        "JSON",
+        "what decides the last bits of results, by ranks that have the same: cpu, device, isa (torch's), threads, "
+        "versions, environment",
+    ),
+    "fingerprints": (
+        "JSON",
+        "what a replay must have too: package, data, layout, uplink, downlink, the first model, its constant parts",
+    ),
     "hosts": ("JSON", "of each host: its ranks, cpu, memory_bytes, network, container and gpu_aware"),
     "ranks": ("", "ranks that took part"),
     "clients": ("", "clients of the population"),
@@ -305,6 +342,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "downlink_bits": ("bits", "width of a quantized element of a broadcast"),
     "buffer_size": ("", "uploads for a server step (K)"),
     "checksum": ("", "what the messages' checksums cover: full or header"),
+    "digest": ("", "what the digests in /updates are: crc64-xz; off with trace.digests = false"),
     "payload_bytes_per_upload": ("bytes", "payload of one upload; the most of one where sizes vary"),
     "payload_bytes_per_broadcast": ("bytes", "payload of one broadcast; the most of one where sizes vary"),
     "paper_bytes_per_upload": ("bytes", "size of one upload by the paper's formula"),

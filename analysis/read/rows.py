@@ -12,7 +12,7 @@ from qafel_analysis.read.settings import settings
 from qafel_analysis.read.unicast import Unicast
 
 from qafel_mpi.trace.reader import Trace, TraceError, open_trace
-from qafel_mpi.trace_schema import FAULT_NAMES, HEADER_BYTES
+from qafel_mpi.trace_schema import FAULT_NAMES, HEADER_BYTES, taken
 
 # The contract of `table --json`; an object has at least these keys, in this order.
 KEYS = (
@@ -197,7 +197,7 @@ def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
     total = count = largest = 0
     boundary = received or 0
     found: dict[str, Any] = {}
-    for block in trace.blocks("updates"):
+    for block in map(taken, trace.blocks("updates")):
         total += int(block["staleness"].sum())
         largest = max(largest, int(block["staleness"].max(initial=0)))
         crossed = count < boundary <= count + len(block)

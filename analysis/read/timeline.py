@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qafel_mpi.trace.reader import Trace
-from qafel_mpi.trace_schema import KIND_NAMES, MESSAGE_TIMES
+from qafel_mpi.trace_schema import KIND_NAMES, MESSAGE_TIMES, taken
 
 ACTIVITIES = ("train", "encode", "decode", "send", "wait")
 EXCLUSIVE = (
@@ -119,7 +119,7 @@ class Trainings:
         names = ["client", "participation", "train_seconds"]
         self._seconds = pd.DataFrame(columns=names)
         if not self._virtual:
-            rows = trace.table("updates", names)
+            rows = taken(trace.table("updates"))
             self._seconds = pd.DataFrame({name: rows[name] for name in names})
 
     def about(self, rows: np.ndarray, window: Window) -> np.ndarray:

@@ -20,7 +20,7 @@ from qafel_analysis.theory.scaling import interval
 from qafel_analysis.theory.scaling_paper import of_rank_0
 
 from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS, taken
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Pace:
 def pace(path: Path) -> Pace:
     """Raises TraceError where the run has no server step or is no wall run."""
     with open_trace(path, salvage=True) as trace:
-        a, steps, updates = trace.attributes, trace.table("steps"), trace.table("updates")
+        a, steps, updates = trace.attributes, trace.table("steps"), taken(trace.table("updates"))
         if a.get("driver") != "wall" or len(steps) < 2:
             raise TraceError(f"{path}: no server steps in real time")
         uploads = trace.table("messages")

@@ -23,7 +23,7 @@ from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.loggp import LogGP, broadcast_s
 
 from qafel_mpi.trace.reader import Trace, TraceError, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS, taken
 
 PAPER_RANKS = (32, 100, 320, 1000, 3200, 10000)
 SAME_POLL_S = 100e-6  # messages seen to be complete within so long came out of one poll
@@ -84,7 +84,7 @@ class Load:
 def costs(path: Path, *, buffer_grows: bool) -> Costs:
     """Raises TraceError where the run says nothing of rank 0's messages."""
     with open_trace(path, salvage=True) as trace:
-        updates, messages = trace.table("updates"), of_rank_0(trace)
+        updates, messages = taken(trace.table("updates")), of_rank_0(trace)
         received = messages[(messages["end"] == 1) & (messages["kind"] == KIND_NUMBERS["update"])]
         sent = messages[(messages["end"] == 0) & (messages["kind"] == KIND_NUMBERS["broadcast"])]
         if not len(received) or not len(sent):

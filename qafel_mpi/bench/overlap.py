@@ -29,6 +29,7 @@ from qafel_mpi.bench.measuring.ranks import shared_folder
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.config import ConfigError, Experiment, load
 from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace_schema import taken
 from qafel_mpi.wire import Kind
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class WallRun(NamedTuple):
 
 
 def _read(trace: Trace) -> WallRun:
-    messages, updates, ranks = trace.table("messages"), trace.table("updates"), trace.table("ranks")
+    messages, updates, ranks = trace.table("messages"), taken(trace.table("updates")), trace.table("ranks")
     return WallRun(
         {
             rank: (spans, communication_spans(messages, rank))

@@ -16,6 +16,7 @@ from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Samples
 from qafel_mpi.bench.overlap import Drive, run
 from qafel_mpi.config import Experiment, load
+from qafel_mpi.trace_schema import taken
 from qafel_mpi.wire import Kind
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def rows(
 
 def read(trace: Trace) -> Size:
     """The costs that a finished run's trace has."""
-    ranks, messages, updates = trace.table("ranks"), trace.table("messages"), trace.table("updates")
+    ranks, messages, updates = trace.table("ranks"), trace.table("messages"), taken(trace.table("updates"))
     up, down = messages["kind"] == Kind.UPDATE, messages["kind"] == Kind.BROADCAST
     sent, received = messages["end"] == SENDER, messages["end"] == RECEIVER
     peaks = ranks["peak_memory_bytes"]

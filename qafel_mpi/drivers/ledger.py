@@ -13,6 +13,7 @@ from qafel_mpi.drivers.build import Progress, Report, Setup
 from qafel_mpi.drivers.failures import EvaluationError, evaluating
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.trace_schema import DROPPED
 from qafel_mpi.wire import HEADER_BYTES
 
 NAN = float("nan")
@@ -66,6 +67,10 @@ class Ledger:
         train_seconds: float,
         start_s: float,
         finish_s: float,
+        use: int,
+        order: int,
+        rank: int,
+        digest: int,
     ) -> None:
         """An update that the server has taken; times in seconds on the run's clock."""
         version = self.server.version
@@ -82,8 +87,18 @@ class Ledger:
             train_seconds,
             start_s,
             finish_s,
+            use,
+            order,
+            rank,
+            digest,
         )
         self.received_all([row], payload_bytes)
+
+    def dropped(self, rank: int, payload_bytes: int, finish_s: float, digest: int) -> None:
+        """A message that failed the check, in its place among the updates. It is no upload."""
+        unknown, version = -1, self.server.version
+        values = (unknown, unknown, unknown, version, unknown, 0.0, NAN, 0, payload_bytes, NAN, NAN, finish_s)
+        self.recorder.updates.append((*values, DROPPED, unknown, rank, digest))
 
     def received_all(self, rows: Sequence[tuple[Any, ...]], payload_bytes: int) -> None:
         """Updates that the server has taken, as rows of /updates. payload_bytes: of all of them."""

@@ -1,7 +1,8 @@
-"""Rows of /messages from what the transport reports."""
+"""Rows of /messages from what the transport reports; the places of updates in /updates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qafel_mpi.transport.frames import Received, Sent
@@ -42,3 +43,19 @@ def dropped_row(received: Received, sequence: int, dst: int) -> tuple[Any, ...]:
         max(0, received.wire_bytes - HEADER_BYTES), received.wire_bytes, NAN, NAN,
         received.t_post, received.t_complete, NAN, NAN, NAN,
     )  # fmt: skip
+
+
+def places(weights: Sequence[float], filled: int) -> list[int]:
+    """/updates' order of updates that the server has just received; −1 where one was not used.
+
+    filled: uploads in the server's buffer, these included.
+
+    >>> places([1.0, 0.0, 0.5], filled=4)
+    [2, -1, 3]
+    """
+    place = filled - sum(1 for weight in weights if weight)
+    found = []
+    for weight in weights:
+        found.append(place if weight else -1)
+        place += 1 if weight else 0
+    return found

@@ -19,6 +19,8 @@ from torch import Tensor
 import qafel_mpi
 from qafel_mpi import wire
 from qafel_mpi.config import Experiment, to_toml
+from qafel_mpi.drivers import digests
+from qafel_mpi.drivers.arithmetic import arithmetics
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.ledger import Ledger
@@ -137,7 +139,7 @@ class Session:
         )
         self._record(self.clocks.synchronise(self._wait_with_all))
         self.origin_s = perf_counter()
-        machines = self._machines()
+        machines, sums = self._machines(), arithmetics(self.comm, self.placement.gpu)
         if self.comm.rank == 0:
             up, down = setup.paper_bytes()
             self.attributes |= {
@@ -147,6 +149,8 @@ class Session:
                 "driver": self.experiment.clock.kind,
                 "origin_s": self.origin_s,
                 "hosts": machines,
+                "arithmetic": sums,
+                "fingerprints": {"package": package(), **answers},
                 "ranks": self.comm.size,
                 "clients": setup.clients,
                 "parameters": setup.task.layout.elements,
@@ -156,6 +160,7 @@ class Session:
                 "downlink_bits": setup.downlink.bits,
                 "buffer_size": self.experiment.server.buffer_size,
                 "checksum": setup.checksum,
+                "digest": digests.NAME if self.experiment.trace.digests else digests.OFF,
                 "payload_bytes_per_upload": setup.uplink.payload_bytes(),
                 "payload_bytes_per_broadcast": setup.downlink.payload_bytes(),
                 "paper_bytes_per_upload": up,
@@ -332,6 +337,11 @@ class Session:
                 )
 
 
+def package() -> str:
+    """Version and digest of the source that runs."""
+    return f"{versions()['qafel-mpi'] or qafel_mpi.__doc__ or ''} {source_digest()}"
+
+
 def name_refused(out: Path) -> str:
     """Take the trace's name; why this can't be done, or an empty string."""
     try:
@@ -380,7 +390,7 @@ def begin(
     answers = {
         "mpi": placement.mpi_library(),
         "protocol": wire.MAGIC.decode(),
-        "package": f"{versions()['qafel-mpi'] or qafel_mpi.__doc__ or ''} {source_digest()}",
+        "package": package(),
         "experiment": short_digest(to_toml(experiment).encode()),
     }
     session._agree(answers)

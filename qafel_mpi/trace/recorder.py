@@ -13,7 +13,7 @@ import numpy as np
 from qafel_mpi.trace.shards import ShardWriter, shard_path
 from qafel_mpi.trace_schema import FAULT_NUMBERS, TABLES
 
-_FORMATS = {"u1": "B", "i4": "i", "i8": "q", "f8": "d"}
+_FORMATS = {"u1": "B", "u8": "Q", "i4": "i", "i8": "q", "f8": "d"}
 
 
 def row_format(dtype: np.dtype) -> struct.Struct:

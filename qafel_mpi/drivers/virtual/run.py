@@ -30,13 +30,16 @@ from qafel_mpi.drivers.build import (
     compute_device,
     visible_gpus,
 )
+from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.rows import places
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
+from qafel_mpi.trace_schema import LATE, NO_RANK, USED
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
 from qafel_mpi.transport.window import HostArrays
@@ -137,6 +140,7 @@ class Simulation:
         self.session, self.setup, self.schedule, self.workers = session, setup, plan, workers
         self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
         self.unicast, self.examples = setup.unicast, setup.task.examples
+        self.digest = digester(session.experiment.trace.digests)
         self.together = 1 if setup.unicast else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self.start_version: dict[Job, int] = {}  # of all that train
@@ -268,6 +272,7 @@ class Simulation:
         ]
         # 5. Decode the uploads into the buffer: buffer += s(τ) · u.
         weights = self.server.receive_all(updates)
+        orders, digest = places(weights, self.server.filled), self.digest
         # 6. Write down the updates, and see whether that was the run's last upload.
         rows = [
             (
@@ -283,8 +288,14 @@ class Simulation:
                 event.t_s - event.start_s,
                 event.start_s,
                 event.t_s,
+                USED if weight else LATE,
+                order,
+                NO_RANK,
+                digest(result.payload),
             )
-            for (event, start_version, result), update, weight in zip(arrived, updates, weights, strict=True)
+            for (event, start_version, result), update, weight, order in zip(
+                arrived, updates, weights, orders, strict=True
+            )
         ]
         self.ledger.received_all(rows, sum(update.payload.size for update in updates))
 

@@ -10,14 +10,16 @@ from mpi4py import MPI
 from qafel_mpi.algorithms.server import Update
 from qafel_mpi.codecs import NonFiniteError, PayloadError
 from qafel_mpi.drivers.build import ERROR_BYTES, Interrupted, Report, RunSummary, Setup
+from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.ledger import Ledger
-from qafel_mpi.drivers.rows import dropped_row, received_row, sent_row
+from qafel_mpi.drivers.rows import dropped_row, places, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
+from qafel_mpi.trace_schema import ENDED, LATE, USED
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
@@ -47,6 +49,7 @@ class WallServer:
         self.comm = session.comm
         self.server = setup.server()
         self.ledger = Ledger(setup, self.server, session.recorder, report)
+        self.digest = digester(session.experiment.trace.digests)
         self.described = setup.expected()
         self.expected = {
             kind: self.described[kind] for kind in (Kind.UPDATE, Kind.DIVERGED, Kind.DIGEST, Kind.BYE)
@@ -166,6 +169,7 @@ class WallServer:
             self._receive_each(uploads, error)
             return
         each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
+        digests = [self.digest(received.payload) for received, _ in uploads]
         for received, _ in uploads:
             self.inbox.release(received.slot)
         self.inbox.nudge()  # the next uploads travel while rank 0 writes down these
@@ -174,8 +178,10 @@ class WallServer:
             since_s = begin_s + i * each_s
             row = received_row(received, message, 0, since_s, since_s + each_s)
             self.session.recorder.messages.append(row)
-        for (received, message), weight in zip(uploads, weights, strict=True):
-            self._count(received, message, weight)
+        orders = places(weights, self.server.filled)
+        for (received, message), weight, order, digest in zip(uploads, weights, orders, digests, strict=True):
+            use = ENDED if ended else USED if weight else LATE
+            self._count(received, message, weight, use=use, order=order, digest=digest)
         # Also where the run's last upload fills the buffer; not where the run has ended without a step.
         if self.server.full and not ended:
             self._step()
@@ -205,7 +211,7 @@ class WallServer:
             ]
         )
 
-    def _count(self, received: Received, message: Message, weight: float) -> None:
+    def _count(self, received: Received, message: Message, weight: float, **place: int) -> None:
         self.senders.took(received.source)
         if weight:  # a round has no use for an update of an earlier one
             self.round.report(received.source)
@@ -221,6 +227,8 @@ class WallServer:
             train_seconds=message.train_seconds,
             start_s=finish_s - message.train_seconds,
             finish_s=finish_s,
+            rank=received.source,
+            **place,
         )
 
     def _close_round(self) -> None:
@@ -325,6 +333,8 @@ class WallServer:
         self.session.dropped += 1
         self.session.fault("message dropped", received.source, detail=str(error))
         self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
+        arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
+        self.ledger.dropped(received.source, payload.size, arrived_s, self.digest(payload))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
         size = received.wire_bytes - HEADER_BYTES
         if size == 0 and self.stopping:
