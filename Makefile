@@ -7,6 +7,7 @@
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures everything that docs/results.md publishes: 50 minutes on two cores, with nothing else running
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
+# make replays  20 wall runs of different timing and their 20 replays, which must end with the same digests
 # make clean  removes .venv and what the tools left behind
 #
 # OFFLINE=1           the demo downloads nothing
@@ -22,7 +23,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test unit lint docs figures results simulate clean
+.PHONY: help env demo test unit lint docs figures results simulate replays clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -62,6 +63,9 @@ results: env
 	sh docs/results/measure.sh
 	sh docs/results/record.sh
 	$(MAKE) figures docs
+
+replays: env
+	set -a; . jobs/local.env; set +a; .venv/bin/mpirun -n 8 .venv/bin/python -m tests.replays
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -347,6 +347,10 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "payload_bytes_per_broadcast": ("bytes", "payload of one broadcast; the most of one where sizes vary"),
     "paper_bytes_per_upload": ("bytes", "size of one upload by the paper's formula"),
     "paper_bytes_per_broadcast": ("bytes", "size of one broadcast by the paper's formula"),
+    "replay_of": (
+        "JSON",
+        "only of a replay, whose times are the run's: the trace that it is of, and whether x and x̂ were the same",
+    ),
     "outcome": ("", "how the run ended: target reached, finished, interrupted or failed, with the reason"),
     "seconds": ("s", "real duration of the run"),
     "virtual_seconds": ("s", "virtual duration of the run; 0 on the wall clock"),

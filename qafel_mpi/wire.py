@@ -15,7 +15,8 @@
 |        |               |      | DOWNLOAD: which of its client's trainings it is about, from 0          |
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
 | 40     | elements      | u8   | length d of the vector that the payload encodes                        |
-| 48     | seed          | u8   | the derived key of the payload's random numbers; of a DIGEST: CRC-64   |
+| 48     | seed          | u8   | the derived key of the payload's random numbers; of a TRAIN: threads   |
+|        |               |      | to train with, 0: as many as the worker has; of a DIGEST: CRC-64       |
 |        |               |      | (ECMA-182) of the hidden state's bytes                                 |
 | 56     | loss          | f4   | UPDATE: mean training loss of the local steps; zero elsewhere          |
 | 60     | train_seconds | f4   | UPDATE: seconds the local training took; zero elsewhere                |

@@ -16,6 +16,7 @@ import typer
 from qafel_analysis.commands.files import export, figures
 from qafel_analysis.commands.numbers import bench, curves, timeline
 from qafel_analysis.commands.options import Accuracy, App, Loss, Runs, examples, expanded, say
+from qafel_analysis.commands.parting import parting
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
@@ -219,6 +220,12 @@ app.command(
         "qafel-analysis timeline runs/a.h5 --window 1.5:1.6 --record timeline.json",
     )
 )(timeline)
+app.command(
+    epilog=examples(
+        "qafel-analysis parting runs/a.h5 runs/again.h5",
+        "qafel-analysis parting runs/a.h5 runs/b.h5 --out apart",
+    )
+)(parting)
 app.command(
     epilog=examples(
         "qafel-analysis bench p2p.json",

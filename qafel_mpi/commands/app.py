@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from qafel_mpi.commands import info, list, merge, run, schema, seal, settings, suite
+from qafel_mpi.commands import info, list, merge, replay, run, schema, seal, settings, suite
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
@@ -35,6 +35,7 @@ app = App(
     pretty_exceptions_enable=False,
 )
 app.command(epilog=run.EXAMPLES)(run.run)
+app.command(epilog=replay.EXAMPLES)(replay.replay)
 app.command(epilog=suite.EXAMPLES)(suite.suite)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
 app.command(epilog=settings.EXAMPLES)(settings.settings)

@@ -272,6 +272,7 @@ _SAYS_IT_ALL = {
     "qafel_mpi.config_text.ConfigError": ExitCode.USAGE,
     "qafel_mpi.commands.launcher.LauncherError": ExitCode.USAGE,
     "qafel_mpi.parsing.DataError": ExitCode.USAGE,
+    "qafel_mpi.drivers.replay.recorded.ReplayError": ExitCode.USAGE,
     "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,

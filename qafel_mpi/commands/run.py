@@ -12,6 +12,7 @@ import typer
 
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands import show
+from qafel_mpi.commands.instructions import HoldDown, hold_down, require
 from qafel_mpi.commands.interrupt import Interrupt
 from qafel_mpi.commands.names import given_up, make_room, take_free_name
 from qafel_mpi.commands.options import DataDir, Overrides
@@ -64,6 +65,7 @@ def run(
         bool, typer.Option("--require-target", help="Exit with 4 if the target is not reached.")
     ] = False,
     data_dir: DataDir = None,
+    hold: HoldDown = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trace.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -78,10 +80,14 @@ def run(
     # From here on: torch and MPI take seconds to load.
     with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
         comm = job.world()
+        hold_down(hold)
+
+        def prepared() -> dict[str, Any]:
+            require(hold)
+            return plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
+
         with given_up():
-            planned = job.from_rank_0(
-                comm, lambda: plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
-            )
+            planned = job.from_rank_0(comm, prepared)
             here = data_dir or own_data_dir() or Path(planned["data_dir"])
             if comm is None or comm.rank == 0:
                 print(where_it_goes(Path(planned["out"])), file=sys.stderr, flush=True)

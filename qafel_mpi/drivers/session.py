@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +16,22 @@ from typing import Any
 from mpi4py import MPI
 from torch import Tensor
 
-import qafel_mpi
 from qafel_mpi import wire
 from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers import digests
 from qafel_mpi.drivers.arithmetic import arithmetics
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
+from qafel_mpi.drivers.fingerprints import fingerprints, package
 from qafel_mpi.drivers.ledger import Ledger
-from qafel_mpi.drivers.provenance import provenance, source_digest, versions
+from qafel_mpi.drivers.provenance import provenance
 from qafel_mpi.drivers.survival.watchdog import EXIT_CODE, LOOKS, Watchdog
 from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
 from qafel_mpi.trace.claim import release, take
 from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError
+from qafel_mpi.trace_schema import TABLES
 from qafel_mpi.transport import placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
@@ -41,6 +42,7 @@ from qafel_mpi.transport.placement import some_hosts
 
 TAG_DOWN, TAG_UP = 11, 12
 STARTING_SECONDS = 600.0  # that ranks may wait before the run, at least
+NOWHERE = Path()  # in a trace's place: nothing is recorded
 LONGEST_SILENCE_S = 60.0  # of rank 0, however seldom it is to ask for the time
 
 
@@ -109,15 +111,7 @@ class Session:
 
     def open(self, setup: Setup) -> None:
         """Collective: handshake, clocks, the run's attributes. Raises HandshakeError on every rank alike."""
-        uplink, downlink = setup.uplink, setup.downlink
-        answers = {
-            "data": setup.task.data_digest,
-            "layout": f"{setup.task.layout.elements} {short_digest(repr(setup.task.layout).encode())}",
-            "uplink": uplink.fingerprint(),
-            "downlink": downlink.fingerprint(),
-            "model": short_digest(setup.x0.numpy().tobytes()),
-            "frozen and constant parts of the model": setup.task.state_digest,
-        }
+        answers = fingerprints(setup)
         self._agree(answers)
         copied = self._why_data_are_copied(setup)
         if self.comm.rank == 0:
@@ -166,7 +160,8 @@ class Session:
                 "paper_bytes_per_upload": up,
                 "paper_bytes_per_broadcast": down,
             }
-            write_run(self.recorder.directory, self.attributes)
+            if self.out != NOWHERE:
+                write_run(self.recorder.directory, self.attributes)
         self.recorder.ranks.replace(rank_row(self.placement))
         self.is_open = True
         if self.comm.size > 1:
@@ -337,11 +332,6 @@ class Session:
                 )
 
 
-def package() -> str:
-    """Version and digest of the source that runs."""
-    return f"{versions()['qafel-mpi'] or qafel_mpi.__doc__ or ''} {source_digest()}"
-
-
 def name_refused(out: Path) -> str:
     """Take the trace's name; why this can't be done, or an empty string."""
     try:
@@ -367,16 +357,21 @@ def begin(
     place: placement.Placement,
     out: Path,
     command_line: list[str],
+    *,
+    tables: Collection[str] = tuple(TABLES),
 ) -> Session:
     """Collective: the session of one rank, when all ranks run the same program with one folder.
 
-    out: the trace file, RUN.h5. Rank 0 takes the name, and removes shards that an earlier run left under it, before
-    the other ranks go on and write. (The command refuses an existing name unless told to overwrite.)
+    out: the trace file, RUN.h5, or NOWHERE; tables: of it. Rank 0 takes the name, and removes shards that an earlier run
+    left there, before others write. (The command refuses an existing name unless told to overwrite.)
     Raises HandshakeError, or TraceError where another process has the name or the folder can't be written, on every
     rank alike: before data are loaded, which takes long.
     """
-    refused = name_refused(out) if comm.rank == 0 else ""
-    recorder = Recorder(shards_of(out), comm.rank, flush_seconds=experiment.trace.flush_seconds)
+    recorded = out != NOWHERE
+    refused = name_refused(out) if comm.rank == 0 and recorded else ""
+    where = shards_of(out) if recorded else NOWHERE
+    recorder = Recorder(where, comm.rank, flush_seconds=experiment.trace.flush_seconds)
+    recorder.keep_only(tables if recorded else ())
     session = Session(
         experiment=experiment,
         comm=comm,
@@ -396,5 +391,6 @@ def begin(
     session._agree(answers)
     if refused := broadcast_text(comm, refused):
         raise TraceError(refused)
-    same_folder(comm, out, place)
+    if recorded:
+        same_folder(comm, out, place)
     return session

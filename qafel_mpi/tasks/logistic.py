@@ -32,6 +32,8 @@ class LogisticTask(Task):
     Every client is computed as if alone: `together` changes no bit.
     """
 
+    same_bits_together = True
+
     def __init__(self, arrays: Arrays, client: ClientConfig, *, dtype: torch.dtype, l2: float | str):
         """arrays: what `pack` has made of the data; they are only read."""
         self.dtype, self.device, self.client = dtype, torch.device("cpu"), client

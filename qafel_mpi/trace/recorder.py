@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,6 +32,7 @@ class Table:
         self.total = 0  # rows that are on disk
         self.flush_seconds = flush_seconds
         self._due_s = perf_counter() + flush_seconds
+        self.name, self.kept = name, True
         self._writer = ShardWriter(shard_path(directory, name, rank))
         self._pack = row_format(dtype).pack_into
         self._bytes = self.rows.view(np.uint8).data
@@ -61,7 +62,8 @@ class Table:
         """Make this the table's only row, on disk at once. Raises TraceError."""
         self._at = self.total = 0
         self.append(row)
-        self._writer.replace(self.rows[:1])
+        if self.kept:
+            self._writer.replace(self.rows[:1])
         self._at, self.total = 0, 1
 
     def flush_if_due(self, now_s: float) -> None:
@@ -71,7 +73,8 @@ class Table:
     def flush(self) -> None:
         """Append what is in memory to the shard. Raises TraceError."""
         if filled := self.filled:
-            self._writer.append(self.rows[:filled])
+            if self.kept:
+                self._writer.append(self.rows[:filled])
             self.total += filled
             self._at = 0
         self._due_s = perf_counter() + self.flush_seconds
@@ -135,7 +138,14 @@ class Recorder:
     @property
     def rows(self) -> int:
         """Rows recorded so far, on disk or in memory, in all tables but /ranks."""
-        return sum(table.total + table.filled for table in self._tables if table is not self.ranks)
+        return sum(
+            table.total + table.filled for table in self._tables if table.kept and table is not self.ranks
+        )
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Let the rows of all other tables fall: of a replay, whose messages are not the run's."""
+        for table in self._tables:
+            table.kept = table.name in names
 
     def flush_if_due(self) -> None:
         now_s = perf_counter()

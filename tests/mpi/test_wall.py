@@ -88,7 +88,13 @@ def test_the_rows_of_one_end_add_up_to_the_totals_in_plain_h5py(comm, folder, di
         assert up["wire_bytes"].sum() == about["wire_bytes_up"]
         assert down["payload_bytes"].sum() == about["down_links"]
     assert about.keys() <= ATTRIBUTES.keys()
-    assert ATTRIBUTES.keys() - about.keys() == {"lost_bytes", "missing_ranks", "damaged", "missing_rows"}
+    assert ATTRIBUTES.keys() - about.keys() == {
+        "lost_bytes",
+        "missing_ranks",
+        "damaged",
+        "missing_rows",
+        "replay_of",
+    }
 
 
 @pytest.mark.mpi(min_size=2)

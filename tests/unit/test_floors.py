@@ -22,6 +22,7 @@ PACKAGE = "qafel_mpi"
 FLOORS: dict[str, int] = {
     "testing": 6,
     "commands": 5,
+    "replay": 5,
     "drivers": 4,
     "bench": 4,
     "config": 3,

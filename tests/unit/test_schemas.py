@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from qafel_mpi import schemas
 from qafel_mpi.bench.measuring import result as bench
 from qafel_mpi.bench.measuring.timing import Samples
-from qafel_mpi.commands import app, show
+from qafel_mpi.commands import app, replay, show
 from qafel_mpi.drivers.build import RunSummary
+from qafel_mpi.drivers.replay.verdict import Verdict
 from tests.support import check_against_schema
 
 runner = CliRunner()
@@ -77,6 +78,15 @@ def test_run_has_the_keys_of_its_schema_whether_it_succeeds_or_diverges() -> Non
         check_against_schema("run", json.loads(show.summary_json(summary), parse_constant=pytest.fail))
 
 
+def test_replay_has_the_keys_of_its_schema() -> None:
+    properties = schemas.schema("replay")["properties"]
+    assert list(properties) == ["schema_version", *(field.name for field in dataclasses.fields(Verdict))]
+    found = Verdict(
+        "differs", "a.h5", 3, 1, 3, False, "0", "1", None, None, 0.5, {"upload": 3}, "upload 3", 1, {"2": 1}
+    )
+    check_against_schema("replay", json.loads(replay.verdict_json(found)))
+
+
 def test_table_has_the_keys_of_its_schema(trace: Path) -> None:
     assert list(schemas.schema("table")["items"]["properties"]) == ["schema_version", *rows.KEYS]
     found = table(trace)
@@ -127,7 +137,11 @@ def test_an_output_without_a_key_or_of_another_version_is_refused(
 
 def test_the_command_prints_a_schema_and_lists_them() -> None:
     listed = runner.invoke(app.app, ["schema"]).stdout.splitlines()
-    assert [line.split()[0] for line in listed] == schemas.names() == ["bench", "messages", "run", "table"]
+    assert (
+        [line.split()[0] for line in listed]
+        == schemas.names()
+        == ["bench", "messages", "replay", "run", "table"]
+    )
     assert json.loads(runner.invoke(app.app, ["schema", "run"]).stdout) == schemas.schema("run")
     mistaken = runner.invoke(app.app, ["schema", "tabel"])
     assert mistaken.exit_code == 2

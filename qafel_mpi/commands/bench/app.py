@@ -266,6 +266,7 @@ class VirtualPart(StrEnum):
     MEMORY = "memory"
     OVERHEAD = "overhead"
     SPEED_UP = "speed-up"
+    REPLAY = "replay"
 
 
 @bench.command(
@@ -292,7 +293,10 @@ def virtual(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Measure the virtual clock: updates per second against bare training, speed-up by workers, memory per client."""
+    """Measure the virtual clock: updates per second against bare training, speed-up by workers, memory per client.
+
+    And replays of its traces against it.
+    """
     counts = sorted(clients or [100, 10_000, 1_000_000])
     measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
     run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)

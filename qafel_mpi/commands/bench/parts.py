@@ -129,20 +129,23 @@ def _sizes(text: str) -> list[int]:
 
 
 def virtual(only: Sequence[str], uploads: int, steps: int, clients: Sequence[int]) -> Measure:
-    """only: of memory, overhead, speed-up. clients: ascending."""
+    """only: of memory, overhead, speed-up, replay. clients: ascending."""
 
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
         from qafel_mpi.bench import virtual as ours
         from qafel_mpi.bench.measuring.ranks import first
+        from qafel_mpi.bench.replay import rows as replays
+        from qafel_mpi.drivers.replay.run import run as again
         from qafel_mpi.drivers.virtual.run import run as drive
 
+        sizes = {"cnn_uploads": uploads, "logistic_steps": steps}
         if "memory" in only:  # first: a peak never falls
             yield from ours.memory(drive, comm, clients)
         if "overhead" in only:
-            yield from first(
-                comm, 1, lambda _: ours.overhead(drive, limits, cnn_uploads=uploads, logistic_steps=steps)
-            )
+            yield from first(comm, 1, lambda _: ours.overhead(drive, limits, **sizes))
         if "speed-up" in only:
             yield from ours.speedup(drive, comm, limits, cnn_uploads=uploads)
+        if "replay" in only:
+            yield from first(comm, 1, lambda _: replays(drive, again, limits, **sizes))
 
     return measure

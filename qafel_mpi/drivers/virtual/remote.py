@@ -19,7 +19,7 @@ from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, describe
-from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer
+from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer, use_threads
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.transport.backoff import some_ranks
@@ -71,14 +71,14 @@ class RemoteWorkers:
     def received(self) -> int:
         return self.inbox.total
 
-    def train(self, jobs: Collection[Job], version: int) -> None:
+    def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
         """To the worker with the least to do; which one has no effect on the result."""
         rank = min(self.ranks, key=self.outstanding.__getitem__)
         if self._download is not None:
             self._post(self._download, rank)
             self._download = None
         pairs = np.array(list(jobs), dtype=PAIRS).reshape(-1).view(np.uint8)
-        self._post(self._frame(self.orders, Kind.TRAIN, pairs, version), rank)
+        self._post(self._frame(self.orders, Kind.TRAIN, pairs, version, threads), rank)
         self.outstanding[rank] += len(jobs)
         self.poll()
 
@@ -311,6 +311,7 @@ class Worker:
             case Kind.STOP:
                 self.stopped = True
             case Kind.TRAIN if not self.halted:
+                use_threads(message.seed)  # a TRAIN draws no random numbers
                 self._train([(c, n) for c, n in payload.view(PAIRS).reshape(-1, 2).tolist()], message.version)
             case Kind.EVALUATE:
                 self._evaluate(payload)
@@ -319,8 +320,7 @@ class Worker:
         if version != self.replica.version:
             raise RuntimeError(f"told to train from version {version}, holds version {self.replica.version}")
         frames = [self._free_frame() for _ in jobs]
-        begun_s = perf_counter()
-        outs = [frame.payload for frame in frames]
+        begun_s, outs = perf_counter(), [frame.payload for frame in frames]
         try:
             results = self.trainer.train(jobs, self.replica.x_hat, outs, self._between_steps)
         except Stopped:

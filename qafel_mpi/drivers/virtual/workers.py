@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.client import Client
@@ -21,7 +22,7 @@ from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.failures import evaluating, reason
 from qafel_mpi.drivers.survival.stopping import Guarded
 from qafel_mpi.kernels.keys import Stream
-from qafel_mpi.kernels.memory import vector, vector_like
+from qafel_mpi.kernels.memory import copy_of, vector
 from qafel_mpi.kernels.numba.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
@@ -51,8 +52,11 @@ class Workers(Protocol):
     def received(self) -> int:
         """Messages so far."""
 
-    def train(self, jobs: Collection[Job], version: int) -> None:
-        """Train these clients as one batch, from version t = `version`: the last published, or downloaded."""
+    def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
+        """Train these clients as one batch, from version t = `version`: the last published, or downloaded.
+
+        threads: of torch; 0: as many as it has.
+        """
 
     def publish(self, payload: np.ndarray, version: int, key: int) -> None:
         """q^t, for every worker's replica; its bytes are the caller's again when this returns."""
@@ -115,6 +119,12 @@ class Trainer:
         return results
 
 
+def use_threads(threads: int) -> None:
+    """Let torch compute with so many; 0 leaves it as it is."""
+    if threads and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+
+
 class LocalWorkers:
     """No workers: rank 0 trains itself, on its own hidden state."""
 
@@ -125,11 +135,12 @@ class LocalWorkers:
         self.setup, self.poll = setup, poll
         self.trainer = Trainer(setup, client, recorder)
         x_hat = client.replica.x_hat
-        self.start = vector_like(x_hat) if setup.unicast else x_hat
+        self.start = copy_of(x_hat) if setup.unicast else x_hat
         self._payload_bytes = setup.uplink.payload_bytes()
         self._results: dict[Job, Result] = {}
 
-    def train(self, jobs: Collection[Job], version: int) -> None:
+    def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
+        use_threads(threads)
         outs = np.empty((len(jobs), self._payload_bytes), dtype=np.uint8)
         self._results.update(zip(jobs, self.trainer.train(jobs, self.start, outs, self.poll), strict=True))
 

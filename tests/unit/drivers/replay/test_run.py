@@ -1,0 +1,136 @@
+"""Runs on the virtual clock, done again in one process."""
+
+import json
+
+import h5py
+import pytest
+
+from qafel_mpi.config import load
+from qafel_mpi.drivers.replay.recorded import ReplayError
+from qafel_mpi.drivers.replay.run import opened, run
+from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.trace.seal import write_seal
+
+SMALL = ("stop.uploads=60", "server.buffer_size=4", "task.clients=20", "evaluation.every_steps=1000")
+LOGISTIC = ("task.dataset=synthetic", "task.shape=[12]", "task.classes=2", "task.examples=400")
+RUNS = {
+    "batches": ["client.together=8", "clock.concurrency=16", "clock.start=always"],
+    "dropouts, flushes": ["clock.dropout=0.2", "clock.flush_epoch=true", "clock.concurrency=12"],
+    "unicast": ["algorithm=naive", "downlink.delivery=unicast"],
+    "rounds": ["algorithm=fedavg", "server.buffer_size=5"],
+    "fedasync": ["algorithm=fedasync", "stop.uploads=20"],
+}
+
+
+def virtual_run(folder, name, *overrides):
+    overrides = (*SMALL, "clock.kind=virtual", *overrides)
+    return virtual.run(load(name, overrides), None, folder / "a.h5")
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    virtual_run(folder, "mushrooms-qsgd", *LOGISTIC)
+    return folder / "a.h5"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_virtual_run_is_done_again_with_its_own_batches(tmp_path, name):
+    summary = virtual_run(tmp_path, "digits", *RUNS[name])
+    found = run(tmp_path / "a.h5")
+    assert (found.outcome, found.first_text) == ("the same", "")
+    assert found.x_digest == summary.x_digest
+    assert (found.uploads, found.server_steps) == (summary.uploads, summary.server_steps)
+
+
+def test_it_can_be_gone_through_upload_by_upload(trace):
+    with opened(trace, bind=False) as here:
+        replay = here.replay
+        assert replay.run(upload=7)
+        assert (replay.at, replay.version, replay.server.filled) == (7, 1, 3)
+        upload = replay.next
+        assert upload.number == 7
+        assert upload.same
+        before = replay.buffer.clone()
+        assert replay.step().number == 7  # the fourth of the buffer: the server steps
+        assert (replay.version, replay.server.filled) == (2, 0)
+        assert before.abs().sum() > 0
+        assert replay.buffer.abs().sum() == 0
+        assert replay.decoded(upload).shape == replay.x.shape
+        while replay.step() is not None:
+            pass
+        assert replay.next is None
+        assert replay.x.numpy().tobytes() == replay.recorded.x.tobytes()
+
+
+def edit(trace, folder, change):
+    """A copy of the trace, with a change."""
+    copy = folder / "edited.h5"
+    copy.write_bytes(trace.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        change(file)
+    write_seal(copy)
+    return copy
+
+
+def another_digest(file):
+    row = file["updates"][13]
+    row["digest"] += 1
+    file["updates"][13] = row
+
+
+def test_an_upload_that_differs_stops_it_and_those_beside_it_are_looked_at(trace, tmp_path):
+    found = run(edit(trace, tmp_path, another_digest))
+    assert (found.outcome, found.first["upload"], found.uploads) == ("differs", 13, 13)
+    assert "upload 13 differs: rank 0" in found.first_text
+    assert "more than one byte differs; its training loss is the same" in found.first_text
+    assert sum(found.others_same.values()) > 0
+    assert sum(found.others_differ.values()) == 1
+    went_on = run(tmp_path / "edited.h5", anyway=True)
+    assert (went_on.outcome, went_on.differing, went_on.x_same) == ("differs", 1, True)
+
+
+def attribute(name, change):
+    def edited(file):
+        value = json.loads(file.attrs[name])
+        change(value)
+        file.attrs[name] = json.dumps(value)
+
+    return edited
+
+
+OTHERS = {
+    "package: .* in the run, .* here; install": attribute(
+        "fingerprints", lambda v: v.update(package="0.1 a")
+    ),
+    "data: .* --data-dir": attribute("fingerprints", lambda v: v.update(data="0")),
+    "cpu: another in the run": attribute("arithmetic", lambda v: v[0].update(cpu="another")),
+    "ONEDNN_MAX_CPU_ISA: AVX2 in the run, not set here; set it": attribute(
+        "arithmetic", lambda v: v[0]["environment"].update(ONEDNN_MAX_CPU_ISA="AVX2")
+    ),
+    "torch: 1.0 in the run": attribute("arithmetic", lambda v: v[0]["versions"].update(torch="1.0")),
+    "schema version 1, which has no digests": lambda file: (
+        file.attrs.__setitem__("schema_version", 1),
+        file.attrs.__delitem__("digest"),
+    ),
+    "its versions go back": lambda file: file["updates"].__setitem__(
+        slice(None), file["updates"][:][::-1].copy()
+    ),
+}
+
+
+@pytest.mark.parametrize("says", OTHERS)
+def test_what_differs_is_said_before_anything_is_trained(trace, tmp_path, says, monkeypatch):
+    monkeypatch.setattr("qafel_mpi.drivers.virtual.workers.Trainer.train", None)
+    with pytest.raises(ReplayError, match=says):
+        run(edit(trace, tmp_path, OTHERS[says]))
+
+
+def test_a_changed_order_of_a_virtual_run_is_not_taken_for_the_schedules(trace, tmp_path):
+    def swapped(file):
+        rows = file["updates"][:]
+        rows[[4, 5]] = rows[[5, 4]]
+        file["updates"][:] = rows
+
+    with pytest.raises(ReplayError, match=r"upload 4 is of client .* this program's schedule has client"):
+        run(edit(trace, tmp_path, swapped))
