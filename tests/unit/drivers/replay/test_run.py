@@ -12,7 +12,13 @@ from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.trace.seal import write_seal
 
 SMALL = ("stop.uploads=60", "server.buffer_size=4", "task.clients=20", "evaluation.every_steps=1000")
-LOGISTIC = ("task.dataset=synthetic", "task.shape=[12]", "task.classes=2", "task.examples=400")
+LOGISTIC = (
+    "task.dataset=synthetic",
+    "task.shape=[12]",
+    "task.classes=2",
+    "task.examples=400",
+    "clock.concurrency=10",
+)
 RUNS = {
     "batches": ["client.together=8", "clock.concurrency=16", "clock.start=always"],
     "dropouts, flushes": ["clock.dropout=0.2", "clock.flush_epoch=true", "clock.concurrency=12"],
