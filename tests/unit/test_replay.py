@@ -9,7 +9,13 @@ from qafel_mpi.replay import ReplayError, open_replay
 
 def test_a_program_goes_through_a_run_and_looks_at_it(tmp_path):
     small = ("task.dataset=synthetic", "task.shape=[4]", "task.classes=2", "task.examples=200")
-    chosen = ("clock.kind=virtual", "clock.concurrency=5", "task.clients=10", "stop.steps=3", "server.buffer_size=2")
+    chosen = (
+        "clock.kind=virtual",
+        "clock.concurrency=5",
+        "task.clients=10",
+        "stop.steps=3",
+        "server.buffer_size=2",
+    )
     virtual.run(load("mushrooms-qsgd", [*small, *chosen]), None, tmp_path / "a.h5")
     seen = []
     with open_replay(tmp_path / "a.h5") as replay:
