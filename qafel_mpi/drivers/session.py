@@ -362,8 +362,8 @@ def begin(
 ) -> Session:
     """Collective: the session of one rank, when all ranks run the same program with one folder.
 
-    out: the trace file, RUN.h5, or NOWHERE; tables: of it. Rank 0 takes the name, and removes shards that an earlier run
-    left there, before others write. (The command refuses an existing name unless told to overwrite.)
+    out: the trace file, RUN.h5, or NOWHERE; tables: of it. Rank 0 takes the name, and removes shards that an earlier
+    run left there, before others write. (The command refuses an existing name unless told to overwrite.)
     Raises HandshakeError, or TraceError where another process has the name or the folder can't be written, on every
     rank alike: before data are loaded, which takes long.
     """
