@@ -275,7 +275,8 @@ def check(run: Run) -> None:
     ends = {session.end for session in sessions}
     assert len(ends) == 1, "the ranks end with different hidden states"
     use = (UPDATES.names or ()).index("use")
-    rows: Any = [row for row in sessions[0].recorder.updates if row[use] != DROPPED]
+    recorded: Any = sessions[0].recorder.updates
+    rows = [row for row in recorded if row[use] != DROPPED]
     ledger = run.server.ledger
     assert len(rows) == ledger.uploads
     refused = sum(what != "repeated" for what, kind, _ in run.faults if kind == Kind.UPDATE)
