@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qafel_mpi.hdf5 import CutFile
 from qafel_mpi.trace.clock import Clocks
-from qafel_mpi.trace.salvage import CutFile, readable_rows
+from qafel_mpi.trace.salvage import readable_rows
 from qafel_mpi.trace.seal import Seal
 from qafel_mpi.trace.shards import TraceError, trace_error
 from qafel_mpi.trace_schema import TABLES

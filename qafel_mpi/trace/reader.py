@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 import h5py
 
+from qafel_mpi.hdf5 import crash
 from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.file import BLOCK_ROWS, DAMAGE, CutTrace, Trace
 from qafel_mpi.trace.live import ShardTrace
-from qafel_mpi.trace.salvage import CutFile
+from qafel_mpi.trace.salvage import cut_file
 from qafel_mpi.trace.seal import NAME, Seal
 from qafel_mpi.trace.shards import TraceError, UnavailableError, trace_error
 from qafel_mpi.trace_schema import SCHEMA_VERSION
@@ -77,6 +78,8 @@ def follow(directory: Path) -> ShardTrace:
 
 def _open(path: Path, salvage: bool) -> Trace:
     seal = _compared_seal(path)  # before libhdf5 sees the file
+    if seal is None and (why := crash(path)):
+        raise TraceError(f"{path}: damaged: {why}; take another copy")
     try:
         file = _h5py_file(path)
         if seal is None and NAME in file:
@@ -86,8 +89,10 @@ def _open(path: Path, salvage: bool) -> Trace:
     except DAMAGE as error:
         reason = (str(error).splitlines() or ["damaged"])[0]
         found = _not_opened(path, reason, error)
-        if isinstance(found, UnavailableError) or not salvage or not (cut := CutFile.of(path)):
+        if isinstance(found, UnavailableError) or not salvage or not (cut := cut_file(path)):
             raise found from error
+    if why := crash(path, cut.whole_bytes):
+        raise TraceError(f"{path}: cut short, and nothing of it can be read: {why}") from None
     try:
         return CutTrace(path, cut, h5py.File(cut, "r"))
     except DAMAGE as hopeless:
@@ -105,6 +110,8 @@ def _compared_seal(path: Path) -> Seal | None:
                 seal = Seal.of(path)
                 if seal is not None:
                     seal.check_rest(path)
+                elif (held := _held(file)) is not None:
+                    raise held
             except TraceError:
                 if (held := _held(file)) is not None:
                     raise held from None

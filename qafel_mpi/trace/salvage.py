@@ -7,62 +7,26 @@ that lie before the cut are whole.
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
 
 import h5py
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+from qafel_mpi.hdf5 import SIGNATURE, CutFile
+
+_LONGEST = 1 << 62
 _END_OF_FILE_AT = 40  # in a superblock of version 0 with addresses of 8 bytes: the end of file address
 
 
-class CutFile(io.RawIOBase):
-    """A file read as if it had its whole length: zeros where it was cut off."""
-
-    def __init__(self, path: Path, whole_bytes: int):
-        super().__init__()
-        self.whole_bytes = whole_bytes
-        self.present_bytes = path.stat().st_size
-        self._file = open(path, "rb")  # noqa: SIM115 - closed with this object
-        self._at = 0
-
-    @classmethod
-    def of(cls, path: Path) -> CutFile | None:
-        """None where this is no HDF5 file, or one that is not shorter than it should be."""
-        with open(path, "rb") as file:
-            head = file.read(_END_OF_FILE_AT + 8)
-        if len(head) < _END_OF_FILE_AT + 8 or not head.startswith(_SIGNATURE) or head[8] != 0:
-            return None
-        (whole_bytes,) = struct.unpack_from("<Q", head, _END_OF_FILE_AT)
-        return cls(path, whole_bytes) if whole_bytes > path.stat().st_size else None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.whole_bytes}[whence]
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(view), self.whole_bytes - self._at))
-        self._file.seek(self._at)
-        found = self._file.readinto(view[:wanted]) if self._at < self.present_bytes else 0
-        view[found:wanted] = bytes(wanted - found)
-        self._at += wanted
-        return wanted
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def cut_file(path: Path) -> CutFile | None:
+    """The file with zeros for what it lacks; None where this is no HDF5 file, or not shorter than it should be."""
+    with open(path, "rb") as file:
+        head = file.read(_END_OF_FILE_AT + 8)
+    if len(head) < _END_OF_FILE_AT + 8 or not head.startswith(SIGNATURE) or head[8] != 0:
+        return None
+    (whole_bytes,) = struct.unpack_from("<Q", head, _END_OF_FILE_AT)
+    size = path.stat().st_size
+    return CutFile(path, whole_bytes) if size < whole_bytes < _LONGEST else None
 
 
 def readable_rows(data: h5py.Dataset, present_bytes: int) -> int:

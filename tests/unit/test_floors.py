@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "codecs": 1,
     "schedule": 1,
     "kernels": 0,
+    "hdf5": 0,
     "parsing": 0,
     "stdio": 0,
     "schemas": 0,

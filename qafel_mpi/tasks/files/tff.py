@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qafel_mpi.hdf5 import crash
 from qafel_mpi.parsing import Place, visible
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
@@ -46,6 +47,8 @@ def _one(folder: Path, name: str) -> Path:
 
 
 def _opened(path: Path, read: Callable[[Any, Place], tuple[bool, Part]]) -> tuple[bool, Part]:
+    if why := crash(path):
+        raise DataError(f"{path}: damaged: {why}; get another copy")
     try:
         with h5py.File(path, "r") as file:
             group = file.get("examples")
