@@ -94,6 +94,12 @@ class TraceConfig(Settings):
         description="Longest time in seconds before a rank's new rows are written to disk.",
         json_schema_extra=BOTH,
     )
+    on_error: Literal["stop", "go on"] = Field(
+        "stop",
+        description="What a run does where the disk refuses a part of its trace: stop ends the run with exit code 3, "
+        "go on trains to the end without what could not be written, which stderr and the trace name.",
+        json_schema_extra=BOTH,
+    )
     gradient_norm: bool = Field(
         False,
         description="Record the gradient norm of the full training objective at each evaluation.",

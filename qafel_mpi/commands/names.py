@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from qafel_mpi.trace.claim import Owner
 
 
-def take_free_name(folder: Path, stem: str) -> Path:
+def take_free_name(folder: Path, stem: str, *, go_on: bool = False) -> Path:
     """A name in the folder that no trace has and no other process takes: STEM.h5, else STEM-2.h5 and so on.
 
-    Raises ConfigError where the folder can't be written, and where another process runs the very same command:
-    several ranks of a launcher that neither we nor MPI know would each run the whole experiment.
+    go_on: also where nothing can be written there. Raises ConfigError where the folder can't be written, and where
+    another process runs the very same command: several ranks of a launcher that neither we nor MPI know would each
+    run the whole experiment.
     """
     from qafel_mpi.trace.claim import LeftoverError, NameTakenError, Owner
 
     for number in itertools.count(1):
         out = folder / (f"{stem}.h5" if number == 1 else f"{stem}-{number}.h5")
         try:
-            _take(out, overwrite=False)
+            _take(out, overwrite=False, go_on=go_on)
         except NameTakenError as error:
             if error.by.command == Owner().command:
                 raise ConfigError([_the_same(out, error.by)]) from None
@@ -43,31 +44,35 @@ def _the_same(out: Path, other: Owner) -> str:
     )
 
 
-def make_room(out: Path, overwrite: bool) -> None:
-    """Take the trace's name, and see that it can be written, before any time is spent. Raises ConfigError."""
+def make_room(out: Path, overwrite: bool, *, go_on: bool = False) -> None:
+    """Take the trace's name, and see that it can be written, before any time is spent. Raises ConfigError.
+
+    go_on: the run begins also where nothing can be written.
+    """
     from qafel_mpi.trace.claim import LeftoverError, NameTakenError
 
     if out.suffix != ".h5":
         raise ConfigError([f"--out {out}: a trace is an HDF5 file; call it {out.stem or 'a'}.h5"])
     try:
-        _take(out, overwrite)
+        _take(out, overwrite, go_on=go_on)
     except NameTakenError as error:
         raise ConfigError([f"--out {out}: {error}; take another name, or wait for it"]) from None
     except (LeftoverError, FileExistsError):
         raise ConfigError([f"--out {out}: {_in_the_way(out, out.with_suffix('.shards'))}"]) from None
 
 
-def _take(out: Path, overwrite: bool) -> None:
+def _take(out: Path, overwrite: bool, *, go_on: bool) -> None:
     """Raises NameTakenError, LeftoverError, FileExistsError, and ConfigError where nothing can be written there."""
     try:
-        _claim(out, overwrite)
+        _claim(out, overwrite, go_on=go_on)
     except FileExistsError:
         raise
     except OSError as error:  # a folder that may not be entered shows itself wherever it is looked into first
-        raise ConfigError([f"--out {out}: {error.filename or out.parent}: {error.strerror}"]) from None
+        if not go_on:
+            raise ConfigError([f"--out {out}: {error.filename or out.parent}: {error.strerror}"]) from None
 
 
-def _claim(out: Path, overwrite: bool) -> None:
+def _claim(out: Path, overwrite: bool, *, go_on: bool) -> None:
     from qafel_mpi.trace.claim import LeftoverError, NameTakenError, release, take
     from qafel_mpi.trace.merge import shards_of
     from qafel_mpi.trace.shards import TraceError
@@ -77,7 +82,8 @@ def _claim(out: Path, overwrite: bool) -> None:
     except (NameTakenError, LeftoverError):
         raise
     except TraceError as error:
-        raise ConfigError([f"--out {out}: {error}"]) from None
+        if not go_on:
+            raise ConfigError([f"--out {out}: {error}"]) from None
     if out.exists() and not overwrite:  # looked at now that nobody else can make it
         release(shards_of(out))
         raise FileExistsError(out)

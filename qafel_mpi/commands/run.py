@@ -136,10 +136,11 @@ def plan(
             file=sys.stderr,
         )
     parts = (Path(name).stem, variant or experiment.algorithm, f"seed{experiment.seed}")
+    go_on = experiment.trace.on_error == "go on"
     if out is None:
-        out = take_free_name(Path("runs"), "-".join(parts))
+        out = take_free_name(Path("runs"), "-".join(parts), go_on=go_on)
     else:
-        make_room(out, overwrite)
+        make_room(out, overwrite, go_on=go_on)
     return {
         "name": Path(name).stem,
         "experiment": to_toml(experiment),

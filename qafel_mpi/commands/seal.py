@@ -22,10 +22,10 @@ def seal(
     Every trace ends with checksums, which all commands compare. Only use this on a file whose changes are your own:
     it makes damage look right.
     """
-    from qafel_mpi.trace.seal import write_seal
+    from qafel_mpi.trace.seal import seal_anew
 
     try:
-        write_seal(file)
+        seal_anew(file)
     except OSError as error:
-        raise ConfigError([f"{file}: {error}"]) from None
+        raise ConfigError([f"{file}: {error.strerror or error}; it is as it was"]) from None
     print(f"{file}: sealed")

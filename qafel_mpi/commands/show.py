@@ -67,7 +67,7 @@ def summary(result: RunSummary) -> str:
         ("bytes up", _bytes(result.payload_bytes_up, result.wire_bytes_up, result.paper_bytes_up)),
         ("bytes down", _bytes(result.payload_bytes_down, result.wire_bytes_down, result.paper_bytes_down)),
         ("seconds", f"{result.seconds:.2f}"),
-        ("trace", result.trace),
+        ("trace", result.trace or "none could be written"),
         ("x digest", result.x_digest),
     ]
     if not math.isnan(result.bits_per_byte):

@@ -25,10 +25,11 @@ from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.fingerprints import fingerprints, package
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance
+from qafel_mpi.drivers.survival.disk import DiskFaults, tell
 from qafel_mpi.drivers.survival.watchdog import EXIT_CODE, LOOKS, Watchdog
 from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
-from qafel_mpi.trace.claim import release, take
-from qafel_mpi.trace.merge import digest, merge, shards_of, write_final, write_run
+from qafel_mpi.trace.claim import release
+from qafel_mpi.trace.merge import digest, shards_of
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import TABLES
@@ -62,6 +63,7 @@ class Session:
     backoff: Backoff
     attributes: dict[str, Any]
     origin_s: float = 0.0
+    disk: DiskFaults = field(default_factory=lambda: DiskFaults(go_on=False))
     syncs: dict[int, int] = field(default_factory=dict)  # the last of each rank
     clocks: Asking | Answering = field(init=False)
     dropped: int = 0
@@ -161,7 +163,7 @@ class Session:
                 "paper_bytes_per_broadcast": down,
             }
             if self.out != NOWHERE:
-                write_run(self.recorder.directory, self.attributes)
+                self.disk.begin(self.recorder.directory, self.attributes)
         self.recorder.ranks.replace(rank_row(self.placement))
         self.is_open = True
         if self.comm.size > 1:
@@ -261,25 +263,19 @@ class Session:
         outcome = ledger.reason or "finished"
         x_hat = ledger.server.x_hat.numpy()
         self.attributes |= counts | totals | {"outcome": outcome, "dropped_messages": self.dropped}
-        write_run(self.recorder.directory, self.attributes)
-        write_final(self.recorder.directory, x=x.numpy(), x_hat=x_hat)
-        merged = merge(self.recorder.directory, self.out, remove=True)
-        if merged.not_removed:
-            print(f"qafel-mpi: {merged.path} is complete; {merged.not_removed}", file=sys.stderr, flush=True)
-        if merged.missing_ranks:
-            some = ", ".join(f"{r} on {self.placement.hosts[r]}" for r in merged.missing_ranks[:8])
-            kept = f"{self.recorder.directory} is kept, so that `qafel-mpi merge` can look again"
-            print(f"qafel-mpi: {merged.path} has no rows of rank {some}; {kept}", file=sys.stderr, flush=True)
-        for line in merged.warnings():
-            print(f"qafel-mpi: {merged.path}: {line}", file=sys.stderr, flush=True)
-        if merged.missing_rows:
-            outcome = f"failed: {sum(merged.missing_rows.values()):,} recorded rows are not in the trace"
+        vectors = {"x": x.numpy(), "x_hat": x_hat}
+        merged = self.disk.complete(self.recorder.directory, self.out, self.attributes, **vectors)
+        if merged is not None:
+            tell(merged, self.recorder.directory, self.placement.hosts)
+            if merged.missing_rows and not self.disk.go_on:
+                lost = sum(merged.missing_rows.values())
+                outcome = f"failed: {lost:,} recorded rows are not in the trace"
         totals |= counts | {
             "uploads_to_target": ledger.uploads_to_target,
             "outcome": outcome,
             "target_reached": ledger.target_reached(),
             "interrupted": outcome.startswith("interrupted"),
-            "trace": str(merged.path),
+            "trace": "" if merged is None else str(merged.path),
             "algorithm": self.experiment.algorithm_label,
             "seed": self.experiment.seed,
             "dropped_messages": self.dropped,
@@ -332,15 +328,6 @@ class Session:
                 )
 
 
-def name_refused(out: Path) -> str:
-    """Take the trace's name; why this can't be done, or an empty string."""
-    try:
-        take(shards_of(out), replace=True)
-    except TraceError as error:
-        return str(error)
-    return ""
-
-
 @contextmanager
 def giving_the_name_up(out: Path) -> Iterator[None]:
     """What is raised here, before anything is recorded, leaves nothing behind under the trace's name."""
@@ -364,13 +351,14 @@ def begin(
 
     out: the trace file, RUN.h5, or NOWHERE; tables: of it. Rank 0 takes the name, and removes shards that an earlier
     run left there, before others write. (The command refuses an existing name unless told to overwrite.)
-    Raises HandshakeError, or TraceError where another process has the name or the folder can't be written, on every
-    rank alike: before data are loaded, which takes long.
+    Raises HandshakeError, or TraceError where another process has the name or the folder can't be written (unless the
+    run is to go on without a trace), on every rank alike: before data are loaded, which takes long.
     """
     recorded = out != NOWHERE
-    refused = name_refused(out) if comm.rank == 0 and recorded else ""
+    disk = DiskFaults(experiment.trace.on_error == "go on", speaks=place.local_rank == 0)
+    refused = disk.take_name(out) if comm.rank == 0 and recorded else ""
     where = shards_of(out) if recorded else NOWHERE
-    recorder = Recorder(where, comm.rank, flush_seconds=experiment.trace.flush_seconds)
+    recorder = Recorder(where, comm.rank, flush_seconds=experiment.trace.flush_seconds, on_error=disk)
     recorder.keep_only(tables if recorded else ())
     session = Session(
         experiment=experiment,
@@ -378,10 +366,12 @@ def begin(
         placement=place,
         out=out,
         recorder=recorder,
+        disk=disk,
         backoff=Backoff(crowded=place.crowded),
         attributes=provenance(command_line) if comm.rank == 0 else {},
         origin_s=perf_counter(),
     )
+    disk.noticed = lambda detail: session.fault("disk", comm.rank, detail=detail)
     answers = {
         "mpi": placement.mpi_library(),
         "protocol": wire.MAGIC.decode(),
@@ -389,8 +379,11 @@ def begin(
         "experiment": short_digest(to_toml(experiment).encode()),
     }
     session._agree(answers)
-    if refused := broadcast_text(comm, refused):
+    refused, disk.untaken = json.loads(broadcast_text(comm, json.dumps([refused, disk.untaken])))
+    if refused:
         raise TraceError(refused)
-    if recorded:
+    if disk.untaken:
+        recorder.keep_only(())  # another run's rows may lie there
+    elif recorded:
         same_folder(comm, out, place)
     return session

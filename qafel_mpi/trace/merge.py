@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from qafel_mpi.stdio import printable
 from qafel_mpi.trace.claim import discard
 from qafel_mpi.trace.clock import Clocks, correct, with_drift
+from qafel_mpi.trace.disk import hdf5
 from qafel_mpi.trace.seal import write_seal
 from qafel_mpi.trace.shards import (
     Scan,
@@ -31,6 +33,7 @@ from qafel_mpi.trace.shards import (
 from qafel_mpi.trace_schema import CLOCK, MESSAGE_TIMES, OWN_TIMES, SCHEMA, SCHEMA_VERSION, TABLES
 
 RUN_FILE = "run.json"
+MOST_RANKS = 10_000_000
 FINAL = ("x", "x_hat")  # vectors beside the rows, each in a file of one block
 MERGED_FILE = "merged.txt"  # names the trace that was made from the shards beside it
 SUFFIX = ".shards"
@@ -73,12 +76,17 @@ def shards_of(out: Path) -> Path:
 
 
 def write_run(directory: Path, attributes: dict[str, Any]) -> None:
-    """Write or replace the run's attributes, atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write or replace the run's attributes, atomically. Raises TraceError."""
     temporary = directory / (RUN_FILE + ".part")
     document = {"sha256": _fingerprint(attributes), "run": attributes}
-    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.replace(temporary, directory / RUN_FILE)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        os.replace(temporary, directory / RUN_FILE)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise TraceError(f"{directory / RUN_FILE}: {error.strerror}") from error
 
 
 def _fingerprint(attributes: dict[str, Any]) -> str:
@@ -109,68 +117,64 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         if directory.suffix != SUFFIX:
             raise TraceError(f"{directory}: not a folder of shards (NAME{SUFFIX})")
         out = directory.with_suffix(".h5")
+    temporary = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.part")  # of no other merge
+    try:
+        merged = _write(directory, temporary)
+        os.replace(temporary, out)
+    except OSError as error:
+        shard = Path(error.filename or "").is_relative_to(directory)
+        what = f"{error.filename}: can't be read" if shard else f"{out}: can't be written"
+        raise TraceError(f"{what}: {error.strerror}; the shards in {directory} are kept") from error
+    finally:
+        with suppress(OSError):  # a folder that can't be written to may not even be asked
+            temporary.unlink(missing_ok=True)
+    left = ""
+    if remove and not (merged.missing_ranks or merged.damaged or merged.missing_rows):
+        left = _removed(directory)
+    else:
+        with suppress(OSError):  # the trace is what counts; the folder may be read only
+            (directory / MERGED_FILE).write_bytes(os.fsencode(out.absolute()))
+    return replace(merged, path=out, not_removed=left)
+
+
+def _write(directory: Path, path: Path) -> Merged:
+    """The trace file of these shards, at `path`, on the disk. Raises OSError and TraceError."""
     attributes = read_run(directory)
     attributes.setdefault("outcome", UNFINISHED)
-    missing = _missing_ranks(directory, int(attributes.get("ranks", 0)))
+    missing = _missing_ranks(directory, attributes.get("ranks", 0))
     scans = _scan_all(directory)
     lost = {path.name: found.torn_bytes for path, found in scans.items() if found.torn_bytes}
     damaged = [f"{path.name}: {piece}" for path, found in scans.items() for piece in found.bad]
     gone = _missing_rows(directory, scans)
     rows: dict[str, int] = {}
-    temporary = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.part")  # of no other merge
-    try:
-        with h5py.File(
-            temporary, "w", locking=False
-        ) as file:  # nobody else has it, and not every disk can lock
-            for name, value in attributes.items():
-                file.attrs[name] = _attribute(value)
-            file.attrs["schema_version"] = SCHEMA_VERSION
-            clock = read_clock(directory)
-            clocks = Clocks(clock, float(attributes.get("origin_s", 0.0)))
-            file.create_dataset("clock", data=clock)
-            rows["clock"] = int(clock.size)
-            _final(file, directory, damaged)
-            for table in _ORDER:  # all that is no row first: a file that is cut short still has it
-                rows[table] = _make_table(file, directory, table, scans)
-            file.attrs["rows"] = json.dumps(rows)
-            if lost:
-                file.attrs["lost_bytes"] = json.dumps(lost)
-            if missing:
-                file.attrs["missing_ranks"] = json.dumps(missing)
-            if damaged:
-                file.attrs["damaged"] = json.dumps(damaged)
-            if gone:
-                file.attrs["missing_rows"] = json.dumps(gone)
-            for table in _ORDER:
-                _fill_table(file, directory, table, clocks)
-        write_seal(temporary)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise TraceError(f"{out}: {error}; the shards in {directory} are kept") from error
-    finally:
-        with suppress(OSError):  # a folder that can't be written to may not even be asked
-            temporary.unlink(missing_ok=True)
-    left = ""
-    if remove and not (missing or damaged or gone):
-        left = _removed(directory)
-    else:
-        with suppress(OSError):  # the trace is what counts; the folder may be read only
-            (directory / MERGED_FILE).write_bytes(os.fsencode(out.absolute()))
-    return Merged(
-        out,
-        {t: rows[t] for t in TABLES},
-        str(attributes["outcome"]),
-        lost,
-        tuple(damaged),
-        gone,
-        tuple(missing),
-        left,
-    )
+    with hdf5(path, new=True) as file:
+        for name, value in attributes.items():
+            file.attrs[name] = _attribute(value)
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        clock = read_clock(directory)
+        clocks = Clocks(clock, float(attributes.get("origin_s", 0.0)))
+        file.create_dataset("clock", data=clock)
+        rows["clock"] = int(clock.size)
+        _final(file, directory, damaged)
+        for table in _ORDER:  # all that is no row first: a file that is cut short still has it
+            rows[table] = _make_table(file, directory, table, scans)
+        file.attrs["rows"] = json.dumps(rows)
+        for name, found in (("lost_bytes", lost), ("missing_ranks", missing), ("damaged", damaged)):
+            if found:
+                file.attrs[name] = json.dumps(found)
+        if gone:
+            file.attrs["missing_rows"] = json.dumps(gone)
+        for table in _ORDER:
+            _fill_table(file, directory, table, clocks)
+    write_seal(path)
+    counts, outcome = {t: rows[t] for t in TABLES}, str(attributes["outcome"])
+    return Merged(path, counts, outcome, lost, tuple(damaged), gone, tuple(missing))
 
 
 def _attribute(value: Any) -> Any:
-    """As HDF5 takes it: a list or dictionary as JSON, text without bytes that are no UTF-8."""
-    text = json.dumps(value) if isinstance(value, dict | list) else value
+    """As HDF5 takes it: what is no number or text as JSON, text without bytes that are no UTF-8."""
+    plain = isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < 2**63)
+    text = value if plain else json.dumps(value)
     return printable(text) if isinstance(text, str) else text
 
 
@@ -205,6 +209,8 @@ def read_run(directory: Path) -> dict[str, Any]:
         attributes: dict[str, Any] = document["run"]
         if document["sha256"] != _fingerprint(attributes):
             raise ValueError("its checksum is wrong")
+        if not isinstance(attributes, dict) or not 0 <= int(attributes.get("ranks", 0)) <= MOST_RANKS:
+            raise ValueError("it describes no run")
     except FileNotFoundError:
         if not any(directory.glob("*.npys")):
             raise TraceError(f"{directory}: neither {RUN_FILE} nor shards: not a run's folder") from None
@@ -215,6 +221,7 @@ def read_run(directory: Path) -> dict[str, Any]:
         ValueError,
         KeyError,
         TypeError,
+        RecursionError,
     ) as error:  # a damaged disk: the rows are worth more than their description
         return {"outcome": f"failed: {RUN_FILE} could not be read ({error}); merged from the shards"}
     return attributes
@@ -222,9 +229,17 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 def read_clock(directory: Path) -> np.ndarray:
     """All rows of /clock, with drift."""
-    ranks = shard_ranks(directory, "clock")
-    rows = [block for rank in ranks for block in read_blocks(shard_path(directory, "clock", rank))]
+    rows = [block for rank in shard_ranks(directory, "clock") for block in _blocks(directory, "clock", rank)]
     return with_drift(np.concatenate(rows) if rows else np.zeros(0, dtype=CLOCK))
+
+
+def _blocks(directory: Path, table: str, rank: int) -> Iterator[np.ndarray]:
+    """The good blocks of a shard. Raises TraceError where their rows have other columns than ours."""
+    path = shard_path(directory, table, rank)
+    for block in read_blocks(path):
+        if block.dtype != TABLES[table] or block.ndim != 1:
+            raise TraceError(f"{path}: rows of another version of the program; merge them with that version")
+        yield block
 
 
 def _missing_ranks(directory: Path, ranks: int) -> list[int]:
@@ -242,13 +257,11 @@ def _missing_rows(directory: Path, scans: dict[Path, Scan]) -> dict[int, int]:
     """By rank: the rows that it says it recorded, less those that its shards hold. Only where some are missing."""
     gone: dict[int, int] = {}
     for rank in shard_ranks(directory, "ranks"):
-        said = max(
-            (b["rows_written"].max() for b in read_blocks(shard_path(directory, "ranks", rank))), default=-1
-        )
+        said = max((int(b["rows_written"].max()) for b in _blocks(directory, "ranks", rank)), default=-1)
         paths = [shard_path(directory, table, rank) for table in TABLES if table != "ranks"]
         held = sum(scans[path].rows for path in paths if path in scans)
         if said > held:
-            gone[rank] = int(said) - held
+            gone[rank] = said - held
     return gone
 
 
@@ -267,12 +280,7 @@ def _fill_table(file: h5py.File, directory: Path, table: str, clocks: Clocks) ->
     raw = file["raw/messages"] if table == "messages" else None
     begin = 0
     for rank in shard_ranks(directory, table):
-        path = shard_path(directory, table, rank)
-        for block in read_blocks(path):
-            if block.dtype != TABLES[table]:
-                raise TraceError(
-                    f"{path}: rows of another version of the program; merge them with that version"
-                )
+        for block in _blocks(directory, table, rank):
             end = begin + block.size
             if raw is not None:
                 own_times = block[list(MESSAGE_TIMES)].astype(_RAW_TIMES)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from qafel_mpi.trace.shards import ShardWriter, shard_path
+from qafel_mpi.trace.shards import ShardWriter, TraceError, shard_path
 from qafel_mpi.trace_schema import FAULT_NUMBERS, TABLES
 
+OnError = Callable[[TraceError, int], None]  # with how many rows are lost; it raises the error, or returns
 _FORMATS = {"u1": "B", "u8": "Q", "i4": "i", "i8": "q", "f8": "d"}
 
 
@@ -23,13 +24,21 @@ def row_format(dtype: np.dtype) -> struct.Struct:
     return struct.Struct("<" + "".join(codes))
 
 
+def stop(error: TraceError, rows: int) -> None:
+    """The OnError of a recorder whose rows must all be written."""
+    raise error
+
+
 class Table:
     """Rows of one table, in memory until they are full or due."""
 
-    def __init__(self, name: str, directory: Path, rank: int, capacity: int, flush_seconds: float):
+    def __init__(
+        self, name: str, directory: Path, rank: int, capacity: int, flush_seconds: float, on_error: OnError
+    ):
         dtype = TABLES[name]
         self.rows = np.zeros(capacity, dtype=dtype)
-        self.total = 0  # rows that are on disk
+        self.total = 0  # rows that are on disk, or that the disk refused
+        self.on_error = on_error
         self.flush_seconds = flush_seconds
         self._due_s = perf_counter() + flush_seconds
         self.name, self.kept = name, True
@@ -47,7 +56,7 @@ class Table:
 
     def append(self, row: tuple[Any, ...]) -> None:
         """Record one row: its values in the order of the schema's columns. Raises TraceError where a full table
-        can't be written; then its rows stay in memory, and this one is not taken."""
+        can't be written and on_error raises it; then its rows stay in memory, and this one is not taken."""
         if self._at == self._end:
             self.flush()
         self._pack(self._bytes, self._at, *row)
@@ -62,8 +71,7 @@ class Table:
         """Make this the table's only row, on disk at once. Raises TraceError."""
         self._at = self.total = 0
         self.append(row)
-        if self.kept:
-            self._writer.replace(self.rows[:1])
+        self._write(self._writer.replace, 1)
         self._at, self.total = 0, 1
 
     def flush_if_due(self, now_s: float) -> None:
@@ -73,8 +81,7 @@ class Table:
     def flush(self) -> None:
         """Append what is in memory to the shard. Raises TraceError."""
         if filled := self.filled:
-            if self.kept:
-                self._writer.append(self.rows[:filled])
+            self._write(self._writer.append, filled)
             self.total += filled
             self._at = 0
         self._due_s = perf_counter() + self.flush_seconds
@@ -83,24 +90,44 @@ class Table:
         self.flush()
         self._writer.close()
 
+    def _write(self, write: Callable[[np.ndarray], None], rows: int) -> None:
+        if not self.kept:
+            return
+        try:
+            write(self.rows[:rows])
+        except TraceError as error:
+            self.on_error(error, rows)
+
 
 class Recorder:
     """All tables of one rank. What was flushed survives a kill -9; call `flush_if_due` from the rank's loop.
 
     directory: the run's folder of shards, made with the first rows that are written. capacity: rows in
-    memory per table.
+    memory per table. on_error: called with what the disk refused.
     """
 
-    def __init__(self, directory: Path, rank: int, *, capacity: int = 4096, flush_seconds: float = 1.0):
+    def __init__(
+        self,
+        directory: Path,
+        rank: int,
+        *,
+        capacity: int = 4096,
+        flush_seconds: float = 1.0,
+        on_error: OnError = stop,
+    ):
         self.directory, self.rank = directory, rank
-        self.messages = Table("messages", directory, rank, capacity, flush_seconds)
-        self.updates = Table("updates", directory, rank, capacity, flush_seconds)
-        self.steps = Table("steps", directory, rank, capacity, flush_seconds)
-        self.ranks = Table("ranks", directory, rank, 64, flush_seconds)
-        self.clock = Table("clock", directory, rank, 64, flush_seconds)
-        self.encodings = Table("encodings", directory, rank, capacity, flush_seconds)
-        self.memory = Table("memory", directory, rank, 64, flush_seconds)
-        self.faults = Table("faults", directory, rank, 64, flush_seconds)
+
+        def table(name: str, rows: int = capacity) -> Table:
+            return Table(name, directory, rank, rows, flush_seconds, on_error)
+
+        self.messages = table("messages")
+        self.updates = table("updates")
+        self.steps = table("steps")
+        self.ranks = table("ranks", 64)
+        self.clock = table("clock", 64)
+        self.encodings = table("encodings")
+        self.memory = table("memory", 64)
+        self.faults = table("faults", 64)
         self._tables = (
             self.messages,
             self.updates,
@@ -137,7 +164,7 @@ class Recorder:
 
     @property
     def rows(self) -> int:
-        """Rows recorded so far, on disk or in memory, in all tables but /ranks."""
+        """Rows recorded so far, on disk, in memory or refused by the disk, in all tables but /ranks."""
         return sum(
             table.total + table.filled for table in self._tables if table.kept and table is not self.ranks
         )

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from fastcrc import crc32
 
+from qafel_mpi.trace.disk import hdf5
 from qafel_mpi.trace.shards import TraceError
 
 PIECE_BYTES = 8 << 20
@@ -64,18 +68,26 @@ class Seal:
             if at < 0 or at + _TAIL.size > len(data):
                 return None
             _, length, check = _TAIL.unpack_from(data, at)
-            file.seek(max(0, size - len(data) + at - length))
-            text = file.read(length)
+            begin = size - len(data) + at - length
+            file.seek(max(0, begin))
+            text = file.read(length) if begin >= 0 else b""
         try:
             if crc32.iscsi(text) != check:
                 raise ValueError("its own checksum is wrong")
-            found = json.loads(text)
-            regions = [Region(n, b, s, tuple(c)) for n, b, s, c in found["regions"]]
-        except (ValueError, KeyError, TypeError) as error:
+            return cls._of(json.loads(text), size)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise TraceError(
                 f"{path}: damaged: its seal can't be read ({error}); take another copy"
             ) from error
-        return cls(found["end"], found["rest"], {region.name: region for region in regions})
+
+    @classmethod
+    def _of(cls, found: dict[str, Any], size: int) -> Seal:
+        """From its JSON. Raises ValueError, KeyError, TypeError where that describes no file of this size."""
+        regions = [Region(str(n), b, s, tuple(c)) for n, b, s, c in found["regions"]]
+        for r in regions:
+            if not (0 <= r.begin <= r.begin + r.size <= size) or len(r.checks) not in (0, len([*_spans(r)])):
+                raise ValueError(f"/{r.name} does not lie in the file")
+        return cls(int(found["end"]), int(found["rest"]), {region.name: region for region in regions})
 
     def check_rest(self, path: Path) -> None:
         """Compare what is no dataset's. Raises TraceError."""
@@ -113,8 +125,11 @@ class Seal:
 
 
 def write_seal(path: Path) -> None:
-    """Seal a trace file that is complete and closed; an older seal is replaced. Raises OSError."""
-    with h5py.File(path, "r+", locking=False) as file:
+    """Seal a trace file that is complete and closed; an older seal is replaced. It is on the disk then.
+
+    Raises OSError.
+    """
+    with hdf5(path, new=False) as file:
         if NAME in file:
             del file[NAME]
         longest = _text(path.stat().st_size * 2, 2**32 - 1, [*_regions(file, checks=2**32 - 1)])
@@ -132,6 +147,21 @@ def write_seal(path: Path) -> None:
         text = _text(end, rest, [*sealed, own]).ljust(own.size - _TAIL.size)
         raw.seek(own.begin)
         raw.write(text + _TAIL.pack(_MAGIC, len(text), crc32.iscsi(text)))
+        raw.flush()
+        os.fsync(raw.fileno())
+
+
+def seal_anew(path: Path) -> None:
+    """`write_seal` on a copy, which takes the file's place when it is complete. Raises OSError."""
+    path = path.resolve()
+    copy = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    try:
+        shutil.copy(path, copy)
+        write_seal(copy)
+        os.replace(copy, path)
+    finally:
+        with suppress(OSError):
+            copy.unlink(missing_ok=True)
 
 
 def _text(end: int, rest: int, regions: list[Region]) -> bytes:

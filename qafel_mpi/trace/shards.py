@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +35,7 @@ class UnavailableError(TraceError):
     """
 
 
+_RANK = re.compile("[0-9]{6,9}")
 # The operating system reports these when a damaged file leads the reader to a place that is none.
 _OF_DAMAGE = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)
 _REMEDIES = {
@@ -58,8 +61,9 @@ def shard_path(directory: Path, table: str, rank: int) -> Path:
 
 
 def shard_ranks(directory: Path, table: str) -> list[int]:
-    """The ranks that have a shard of this table."""
-    return sorted(int(p.name.split(".")[1]) for p in directory.glob(f"{table}.*.npys"))
+    """The ranks that have a shard of this table. Files of other names are not ours."""
+    numbers = (path.name.split(".")[1] for path in directory.glob(f"{table}.*.npys"))
+    return sorted({int(n) for n in numbers if _RANK.fullmatch(n)})
 
 
 class ShardWriter:
@@ -72,8 +76,9 @@ class ShardWriter:
     def append(self, rows: np.ndarray) -> None:
         """Write the rows as one block, in one system call where the file system allows.
 
-        Raises TraceError naming the file where the disk is full or the folder not writable. What was written of
-        this block is cut off again, so that a later block, when there is room, is not hidden behind a torn one.
+        Raises TraceError naming the file where the disk is full, the folder not writable, or the file no longer
+        there. What was written of this block is cut off again, so that a later block, when there is room, is not
+        hidden behind a torn one.
         """
         data = _block(rows)
         written = 0
@@ -81,13 +86,17 @@ class ShardWriter:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            elif not os.fstat(self._file).st_nlink:
+                self.close()  # the next block begins a new file
+                raise OSError(errno.ENOENT, "it was removed while the run was writing to it")
             while written < len(data):
                 written += os.write(self._file, data[written:])
         except OSError as error:
             with suppress(OSError):
                 if self._file is not None and written:
                     os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise TraceError(f"{self.path}: {error.strerror}; rows flushed before are kept") from error
+            kept = "" if error.errno == errno.ENOENT else "; rows flushed before are kept"
+            raise TraceError(f"{self.path}: {error.strerror}{kept}") from error
 
     def replace(self, rows: np.ndarray, *, sync: bool = False) -> None:
         """Make these rows all that the file holds; a kill leaves the old ones or these.
@@ -105,6 +114,8 @@ class ShardWriter:
                     os.fsync(file.fileno())
             os.replace(new, self.path)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             raise TraceError(f"{self.path}: {error.strerror}") from error
 
     def close(self) -> None:
@@ -250,7 +261,10 @@ def _next_head(file: BinaryIO, at: int, size: int) -> int:
 
 
 def _body(path: Path, file: BinaryIO, piece: Piece) -> np.ndarray | None:
-    """A block's rows; None where their checksum is wrong. Raises UnavailableError where the disk does not answer."""
+    """A block's rows; None where their checksum is wrong, or they are no rows at all.
+
+    Raises UnavailableError where the disk does not answer.
+    """
     try:
         file.seek(piece.begin)
         data = file.read(piece.end - piece.begin)
@@ -259,4 +273,22 @@ def _body(path: Path, file: BinaryIO, piece: Piece) -> np.ndarray | None:
     body = memoryview(data)[_HEAD_BYTES:]
     if crc32.iscsi(body) != _HEAD.unpack_from(data)[3]:
         return None
-    return np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
+    return _array(body, piece.rows or 0)
+
+
+def _array(body: memoryview, rows: int) -> np.ndarray | None:
+    """What a block holds; None where its checksum is right and it is still none of ours. Never unpickles.
+
+    numpy would make room for whatever the description says: it is compared with what is there first.
+    """
+    file = io.BytesIO(body)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or shape[:1] != (rows,) or prod(shape) * dtype.itemsize != len(body) - file.tell():
+            return None
+        flat = np.frombuffer(body[file.tell() :], dtype, count=prod(shape))
+        return flat.reshape(shape, order="F" if fortran else "C").copy()
+    except Exception:  # numpy's reader of descriptions may fail in any way
+        return None

@@ -1,1 +1,1 @@
-"""What a run does when something fails: ranks that end or hang, messages that lie, interrupts."""
+"""What a run does when something fails: ranks that end or hang, messages that lie, interrupts, disks."""
