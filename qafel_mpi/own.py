@@ -42,7 +42,7 @@ def load(setting: str, name: str) -> Callable[..., Any]:
         sys.path.append(here)
     try:
         found = getattr(_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, OSError) as error:
         raise DataError(
             f"{setting} = {name!r}: {error}; write 'module:name', and have the module in the working folder "
             "or on PYTHONPATH"

@@ -20,6 +20,7 @@ BOTH: dict[str, Any] = {"clock": "both"}
 WALL: dict[str, Any] = {"clock": "wall"}
 VIRTUAL: dict[str, Any] = {"clock": "virtual"}
 
+LARGEST = 1e30  # of a factor: its products stay far from float32's end
 OWN = "module:name"  # in only_with: code of the user's own, which sees all settings
 _OURS = "vectors:"  # looks like code of the user's own, and is not
 

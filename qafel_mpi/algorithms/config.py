@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from qafel_mpi.codecs.config import CodecConfig
-from qafel_mpi.setting import BOTH, Settings, only_with
+from qafel_mpi.setting import BOTH, LARGEST, Settings, only_with
 
 
 class ServerConfig(Settings):
@@ -31,7 +31,11 @@ class ServerConfig(Settings):
         json_schema_extra=BOTH,
     )
     learning_rate: float = Field(
-        1.0, gt=0, description="Learning rate of the server's optimizer (η_g).", json_schema_extra=BOTH
+        1.0,
+        gt=0,
+        le=LARGEST,
+        description="Learning rate of the server's optimizer (η_g).",
+        json_schema_extra=BOTH,
     )
     momentum: float = Field(
         0.0,
@@ -57,6 +61,7 @@ class ServerConfig(Settings):
     epsilon: float = Field(
         1e-3,
         gt=0,
+        le=LARGEST,
         description="Number that adam adds to the root of its second moment.",
         json_schema_extra=BOTH | only_with(optimizer="adam"),
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -156,6 +158,41 @@ def _describe(codec: Codec) -> Expected:
     return Expected(codec.id, codec.bits, codec.flags, codec.layout.elements, codec.payload_bytes(), variable)
 
 
+# What torch and numpy say where an array is larger than memory, or than their numbers hold.
+_TOO_LARGE = re.compile(
+    "allocate|out of memory|(?<!without )overflow|negative dimension|too big|dimension exceeded|too large",
+    re.IGNORECASE,
+)
+_NO_SIZES = ("seed", "stop", "client.pause_seconds")
+
+
+@contextmanager
+def affordable(experiment: Experiment) -> Iterator[None]:
+    """What is larger than memory in this block becomes a DataError that names the experiment's largest numbers."""
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError, ValueError, TypeError) as error:
+        if not isinstance(error, MemoryError | OverflowError) and not _TOO_LARGE.search(str(error)):
+            raise
+        sizes = sorted(_numbers(experiment.model_dump()), reverse=True)[:2]
+        largest = ", ".join(f"{key} = {value}" for value, key in sizes)
+        why = (str(error).splitlines() or ["out of memory"])[0]
+        raise DataError(
+            f"this run needs more memory than there is ({why}); the largest numbers of the experiment are {largest}"
+        ) from error
+
+
+def _numbers(tables: Mapping[str, Any], section: str = "") -> Iterator[tuple[int, str]]:
+    """The whole numbers among the settings that may be sizes, with their keys."""
+    for name, value in tables.items():
+        key = f"{section}{name}"
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{key}.")
+        elif not key.startswith(_NO_SIZES):
+            items = value if isinstance(value, list | tuple) else [value]
+            yield from ((item, key) for item in items if isinstance(item, int) and not isinstance(item, bool))
+
+
 def build(
     experiment: Experiment,
     *,
@@ -170,6 +207,19 @@ def build(
 
     Raises DataError or ConfigError where the settings don't fit the data.
     """
+    with affordable(experiment):
+        return _build(experiment, clients, device, threads, data_dir, checksum, memory)
+
+
+def _build(
+    experiment: Experiment,
+    clients: int,
+    device: torch.device,
+    threads: int,
+    data_dir: Path | None,
+    checksum: Coverage,
+    memory: HostArrays,
+) -> Setup:
     torch.set_num_threads(threads)
     use(device)
     task = tasks.build(
@@ -179,7 +229,7 @@ def build(
         clients=clients,
         device=device,
         data_dir=data_dir,
-        once=partial(_once, memory),
+        once=partial(_once, experiment, memory),
     )
     uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
     downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
@@ -198,10 +248,15 @@ def _accuracy(task: Task, x: Tensor) -> float:
         raise DataError(f"the model can't be evaluated: {said(error)}") from error
 
 
-def _once(memory: HostArrays, make: Callable[[], Arrays]) -> Arrays:
+def _once(experiment: Experiment, memory: HostArrays, make: Callable[[], Arrays]) -> Arrays:
     """Raises DataError on all ranks of the host where its first rank did."""
+
+    def made() -> Arrays:
+        with affordable(experiment):
+            return make()
+
     try:
-        return memory.once(make)
+        return memory.once(made)
     except MadeElsewhereError as error:
         raise (DataError if error.kind == DataError.__name__ else RuntimeError)(str(error)) from None
 

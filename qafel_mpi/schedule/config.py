@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from qafel_mpi.setting import BOTH, VIRTUAL, Settings, only_with, takes
 
+LONGEST_MEAN_S = 1e100  # of a training: beyond, sums of a run's times lose their meaning
+
 
 class DurationConfig(Settings):
     """How long a client's training takes, in virtual seconds: `scale` times a draw from the distribution.
@@ -50,6 +52,7 @@ class DurationConfig(Settings):
     speed_sigma: float = Field(
         0.0,
         ge=0,
+        le=10,
         description="Spread of the clients' own speeds: standard deviation of the logarithm of a client's factor.",
         json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
@@ -60,12 +63,28 @@ class DurationConfig(Settings):
             raise ValueError("path and kind = 'file' go together")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_mean(self) -> DurationConfig:
+        """Rates follow from it, and times are sums of durations."""
+        mean_s = self.mean()
+        if mean_s is not None and not 1 / LONGEST_MEAN_S < mean_s < LONGEST_MEAN_S:
+            given = f"scale = {self.scale}" + (f" and sigma = {self.sigma}" * (self.kind == "log-normal"))
+            raise ValueError(
+                f"{given} make a mean duration of {mean_s:g} s; it must be between {1 / LONGEST_MEAN_S:g} and "
+                f"{LONGEST_MEAN_S:g} s"
+            )
+        return self
+
     def mean(self) -> float | None:
-        """E[duration] without the clients' own speeds; None for a file."""
+        """E[duration] without the clients' own speeds, inf where a float can't hold it; None for a file."""
+        try:
+            log_normal = math.exp(self.sigma**2 / 2) if self.kind == "log-normal" else 1.0
+        except OverflowError:
+            log_normal = math.inf
         means = {
             "half-normal": math.sqrt(2 / math.pi),
             "exponential": 1.0,
-            "log-normal": math.exp(self.sigma**2 / 2),
+            "log-normal": log_normal,
             "constant": 1.0,
         }
         mean = means.get(self.kind)
@@ -86,7 +105,7 @@ class StalenessControl(Settings):
         json_schema_extra=VIRTUAL,
     )
     max: int = Field(
-        ge=0, description="Largest staleness, in server steps (τ_max).", json_schema_extra=VIRTUAL
+        ge=0, le=100_000, description="Largest staleness, in server steps (τ_max).", json_schema_extra=VIRTUAL
     )
 
 

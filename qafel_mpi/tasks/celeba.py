@@ -80,7 +80,7 @@ def _leaf_users(files: list[Path]) -> list[User]:
                 x, y = content["user_data"][name]["x"], content["user_data"][name]["y"]
                 labels = [whole(label, place, f"label {i}", least=0, most=1) for i, label in enumerate(y)]
                 users[name] = list(zip(map(_file_name, x), labels, strict=True))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise DataError(f"{path}: not LEAF's JSON for CelebA: {error!r}") from error
     return list(users.values())
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qafel_mpi.own import known_or_own
-from qafel_mpi.setting import BOTH, OWN, VIRTUAL, WALL, Settings, only_with, takes
+from qafel_mpi.setting import BOTH, LARGEST, OWN, VIRTUAL, WALL, Settings, only_with, takes
 from qafel_mpi.tasks.partition_config import FieldsConfig, PartitionConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +29,6 @@ class TaskConfig(BaseModel):
     """
 
     model_config = _STRICT
-
     dataset: str = Field(
         "digits",
         description="Data set to learn from: a known one, files in a known format, or a function of your own.",
@@ -144,6 +143,7 @@ class TaskConfig(BaseModel):
     noise: float = Field(
         1.0,
         ge=0,
+        le=LARGEST,
         description="Standard deviation of the synthetic data set's noise around class means of norm 1 per root "
         "of the number of features.",
         json_schema_extra=BOTH | only_with(dataset=("synthetic", OWN)),
@@ -169,11 +169,11 @@ class TaskConfig(BaseModel):
     def _known_model(cls, value: str) -> str:
         return known_or_own(value, MODEL_NAMES, reserved=("vectors",))
 
-    @field_validator("loss")
+    @field_validator("loss", "training")
     @classmethod
-    def _own_loss(cls, value: str | None) -> str | None:
+    def _is_own(cls, value: str | None) -> str | None:
         if value is not None and ":" not in value:
-            raise ValueError(f"{value!r} is not of the form 'module:function'")
+            raise ValueError(f"{value!r} is not of the form 'module:name'")
         return value
 
     @model_validator(mode="after")
@@ -185,8 +185,8 @@ class TaskConfig(BaseModel):
     @field_validator("l2")
     @classmethod
     def _not_negative(cls, value: Any) -> Any:
-        if not isinstance(value, str) and value < 0:
-            raise ValueError(f"{value}: at least 0, or '1/n'")
+        if not isinstance(value, str) and not 0 <= value <= LARGEST:
+            raise ValueError(f"{value}: from 0 to {LARGEST:g}, or '1/n'")
         return value
 
     def population(self, ranks: int = 1) -> int:
@@ -257,7 +257,11 @@ class ClientConfig(Settings):
     """Local training: P optimizer steps, given as epochs over the client's data or as a number of steps."""
 
     learning_rate: float = Field(
-        0.05, gt=0, description="Learning rate of the local optimizer (η_ℓ).", json_schema_extra=BOTH
+        0.05,
+        gt=0,
+        le=LARGEST,
+        description="Learning rate of the local optimizer (η_ℓ).",
+        json_schema_extra=BOTH,
     )
     schedule: RateScheduleConfig = RateScheduleConfig()
     optimizer: Literal["sgd", "adamw"] = Field(
@@ -273,12 +277,14 @@ class ClientConfig(Settings):
     epsilon: float | None = Field(
         None,
         gt=0,
+        le=LARGEST,
         description="Number that AdamW adds to its denominator; 1e-8 where it is left out.",
         json_schema_extra=BOTH | only_with(optimizer="adamw"),
     )
     clip_norm: float | None = Field(
         None,
         gt=0,
+        le=LARGEST,
         description="Largest 2-norm of a step's gradient; a longer one is scaled down to it.",
         json_schema_extra=BOTH | only_with({"task.model": NEURAL}),
     )
@@ -337,6 +343,7 @@ class ClientConfig(Settings):
     weight_decay: float = Field(
         0.0,
         ge=0,
+        le=LARGEST,
         description="Weight decay of the local optimizer: added to the gradient by sgd, decoupled in adamw.",
         json_schema_extra=BOTH | only_with({"task.model": ("logistic", *NEURAL)}),
     )
@@ -353,8 +360,8 @@ class ClientConfig(Settings):
             raise ValueError("give local_epochs or local_steps, not both")
         if isinstance(self.batch_size, int) and self.batch_size < 1:
             raise ValueError(f"batch_size = {self.batch_size}: at least 1, or 'full'")
-        if isinstance(self.together, int) and self.together < 1:
-            raise ValueError(f"together = {self.together}: at least 1, or 'auto'")
+        if isinstance(self.together, int) and not 1 <= self.together <= 1 << 16:
+            raise ValueError(f"together = {self.together}: at least 1, or 'auto'; 65,536 at most")
         return self
 
     @field_validator("betas")

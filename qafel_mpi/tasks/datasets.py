@@ -66,6 +66,9 @@ class Dataset:
                 object.__setattr__(self, name, _KINDS[name](f"data set: {name}", value))
         if not self.classes:
             object.__setattr__(self, "classes", outputs_of(self.targets, self.y))
+        for name in ("classes", "vocabulary"):
+            if (getattr(self, name) or 0) > MOST_CLASSES:
+                raise DataError(f"data set: {name} = {getattr(self, name):,}; at most {MOST_CLASSES:,}")
         self._check("training", self.x, self.y)
         if (self.test_x is None) != (self.test_y is None):
             raise DataError("data set: test_x and test_y go together")
@@ -128,6 +131,7 @@ class Dataset:
         arrays.require_finite(part, y, "target")
 
 
+MOST_CLASSES = 1 << 24  # a model has an output for each: more come from labels that are none
 PIXEL_SCALE, PIXEL_SHIFT = 1 / 127.5, -1.0  # bytes to [−1, 1]
 
 

@@ -9,12 +9,13 @@ import pickle
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from qafel_mpi.parsing import DataError, Place, integer, lines, read_bytes, real
 
+_PIECE_BYTES = 1 << 20
 Images = tuple[np.ndarray, np.ndarray]
 
 
@@ -86,17 +87,32 @@ def _libsvm_field(field: str, place: Place, features: int) -> tuple[int, float]:
 
 def read_idx(path: Path, *, dimensions: int) -> np.ndarray:
     """An IDX file of unsigned bytes, plain or .gz: the MNIST family's format."""
+    begins = 4 + 4 * dimensions
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            head = file.read(begins)
+            if len(head) < begins or head[:3] != b"\0\0\x08" or head[3] != dimensions:
+                raise DataError(f"{path}: not an IDX file of unsigned bytes in {dimensions} dimensions")
+            shape = tuple(np.frombuffer(head, ">u4", dimensions, 4).tolist())
+            data = _at_most(
+                file, math.prod(shape) + 1
+            )  # what it holds beyond its header's word is not made room for
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read, cut short? {error}") from error
-    if len(data) < 4 + 4 * dimensions or data[:3] != b"\0\0\x08" or data[3] != dimensions:
-        raise DataError(f"{path}: not an IDX file of unsigned bytes in {dimensions} dimensions")
-    shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist())
-    expected = 4 + 4 * dimensions + math.prod(shape)
-    if len(data) != expected:
-        raise DataError(f"{path}: {len(data)} bytes, its header {shape} asks for {expected}: cut short?")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    if (size := len(data)) != math.prod(shape):
+        found = f"more than {begins + size - 1}" if size > math.prod(shape) else f"{begins + size}"
+        raise DataError(
+            f"{path}: {found} bytes, its header {shape} asks for {begins + math.prod(shape)}: cut short?"
+        )
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _at_most(file: IO[bytes] | gzip.GzipFile, size: int) -> bytearray:
+    """The file's next bytes, up to so many: memory grows with what is there."""
+    data = bytearray()
+    while len(data) < size and (piece := file.read(min(_PIECE_BYTES, size - len(data)))):
+        data += piece
+    return data
 
 
 def read_cifar10(root: Path) -> tuple[Images, Images]:

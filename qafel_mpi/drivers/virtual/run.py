@@ -26,6 +26,7 @@ from qafel_mpi.drivers.build import (
     Report,
     RunSummary,
     Setup,
+    affordable,
     build,
     compute_device,
     visible_gpus,
@@ -100,15 +101,17 @@ def run(
 def planned(experiment: Experiment) -> Schedule:
     """The experiment's schedule. Raises ConfigError where its file of durations can't be used."""
     try:
-        return schedule(
-            experiment.clock,
-            clients=experiment.task.population(),
-            seed=experiment.seed,
-            buffer_size=experiment.server.buffer_size,
-            synchronous=experiment.server.synchronous,
-        )
+        with affordable(experiment):
+            return schedule(
+                experiment.clock,
+                clients=experiment.task.population(),
+                seed=experiment.seed,
+                buffer_size=experiment.server.buffer_size,
+                synchronous=experiment.server.synchronous,
+            )
     except (DataError, ValueError) as error:
-        raise ConfigError([f"clock.duration.path: {error}"]) from None
+        label = "clock.duration.path: " if experiment.clock.duration.path is not None else ""
+        raise ConfigError([f"{label}{error}"]) from None
 
 
 def work(session: Session, setup: Setup) -> RunSummary:

@@ -20,7 +20,7 @@ import numpy as np
 
 from qafel_mpi.parsing import Place, read_json, visible, whole
 from qafel_mpi.tasks.config import TaskConfig
-from qafel_mpi.tasks.datasets import Dataset
+from qafel_mpi.tasks.datasets import MOST_CLASSES, Dataset
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.files.parts import Part, dataset, hold_out
 from qafel_mpi.tasks.text import VOCABULARY
@@ -63,9 +63,11 @@ def _users(files: Sequence[Path]) -> dict[str, User]:
         if not isinstance(content, dict) or not isinstance(content.get("user_data"), dict):
             raise place.error("not LEAF's JSON: there is no user_data")
         names = content.get("users", list(content["user_data"]))
-        counts = content.get("num_samples", [None] * len(names))
+        counts = content.get("num_samples", [None] * (len(names) if isinstance(names, list) else 0))
         if not isinstance(names, list) or not isinstance(counts, list) or len(names) != len(counts):
             raise place.error("users and num_samples are no two lists of one length")
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise place.error(f"users has {wrong[0]!r}, which is no name")
         for name, count in zip(names, counts, strict=True):
             if name in users:
                 raise place.at("user_data", name).error("the user occurs twice in this part of the split")
@@ -75,9 +77,9 @@ def _users(files: Sequence[Path]) -> dict[str, User]:
     return users
 
 
-def _user(place: Place, data: dict[str, Any], name: Any, count: Any) -> User:
+def _user(place: Place, data: dict[str, Any], name: str, count: Any) -> User:
     place = place.at("user_data", name)
-    entry = data.get(name) if isinstance(name, str) else None
+    entry = data.get(name)
     x, y = (entry.get("x"), entry.get("y")) if isinstance(entry, dict) else (None, None)
     if not isinstance(x, list) or not isinstance(y, list):
         raise place.error("there are no lists x and y")
@@ -131,7 +133,10 @@ def _numbers(place: Place, i: int, example: Any, width: int | None) -> np.ndarra
         raise place.error(f"x {i} is not a list of numbers")
     if width is not None and len(numbers) != width:
         raise place.error(f"x {i} has {len(numbers)} numbers, the examples before it {width}")
-    return np.array(numbers, np.float32)
+    try:
+        return np.array(numbers, np.float32)
+    except OverflowError:
+        raise place.error(f"x {i} has a number that float32 can't hold") from None
 
 
 def _bytes(place: Place, i: int, example: Any, length: int) -> np.ndarray:
@@ -148,4 +153,7 @@ def _label(place: Place, i: int, label: Any) -> int:
         if len(label) != 1:
             raise place.error(f"y {i} is {label!r}, which is not one character")
         return label.encode(errors="replace")[0]
-    return whole(label, place, f"y {i}", least=0)
+    value = whole(label, place, f"y {i}", least=0)
+    if value >= MOST_CLASSES:
+        raise place.error(f"y {i} is {value:.4g}; at most {MOST_CLASSES:,} classes")
+    return value

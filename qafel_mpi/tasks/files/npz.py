@@ -6,6 +6,9 @@ refused: save names as text, `np.array(names, dtype=str)`.
 
 from __future__ import annotations
 
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +19,23 @@ from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.files.parts import Part, dataset, hold_out
+
+# What zipfile and numpy raise on bytes that are not what they should be.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,  # an encrypted member, a compression that this Python lacks
+    MemoryError,  # an array that says it is larger than memory
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def read(path: Path, config: TaskConfig) -> Dataset:
@@ -36,7 +56,7 @@ def read(path: Path, config: TaskConfig) -> Dataset:
                 )
             arrays = {role: _array(path, file, name) for role, name in names.items()}
             test = {name: _array(path, file, name) for name in ("test_x", "test_y") if name in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not an .npz that can be read: {error}") from error
     lengths = {role: len(array) if array.ndim else 0 for role, array in arrays.items()}
     if len(set(lengths.values())) != 1 or not lengths["x"]:

@@ -37,6 +37,7 @@ def stack(where: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def hold_out(path: Path, part: Part) -> tuple[Part, Part]:
     """Training and test part: each client's every fifth example tests, counted in the order of the file."""
+    _require_one_each(path, part)
     order = np.argsort(part.client, kind="stable")
     _, begins, counts = np.unique(part.client[order], return_index=True, return_counts=True)
     place = np.empty(len(order), np.int64)
@@ -49,12 +50,21 @@ def hold_out(path: Path, part: Part) -> tuple[Part, Part]:
     return tuple(Part(part.x[k], part.y[k], part.client[k]) for k in (~test, test))  # type: ignore[return-value]
 
 
+def _require_one_each(path: Path, part: Part) -> None:
+    """Raises DataError where clients are no names or numbers, one an example."""
+    if part.client.shape != (len(part.x),):
+        raise DataError(
+            f"{path}: clients of shape {part.client.shape} for {len(part.x)} examples: one for each"
+        )
+
+
 def dataset(path: Path, config: TaskConfig, train: Part, test: Part, **fields: Any) -> Dataset:
     """The data set of both parts; `fields` of Dataset that the format knows come before what the arrays tell.
 
     Floats in y are values to predict, whole numbers (n,) classes, (n, k) of 0 and 1 labels, or tokens where x is.
     x of whole numbers are tokens, of uint8 pixels. task.shape reshapes an example.
     """
+    _require_one_each(path, train)
     x, test_x = (_shaped(path, config, part.x) for part in (train, test))
     if x.dtype.kind in "iu" and x.dtype != np.uint8 and "vocabulary" not in fields:
         fields["vocabulary"] = 1 + int(max(x.max(), test_x.max()))

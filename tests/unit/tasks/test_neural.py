@@ -370,7 +370,7 @@ def test_a_parameter_vector_pulls_towards_its_mean() -> None:
         (ClientConfig, {"learning_rates": 1}, "Extra inputs"),
         (TaskConfig, {"dataset": "mnist"}, "'mnist' is none of digits, mushrooms"),
         (TaskConfig, {"model": "vgg"}, "'vgg' is none of logistic, mlp"),
-        (TaskConfig, {"l2": -1}, "at least 0, or '1/n'"),
+        (TaskConfig, {"l2": -1}, "from 0 to 1e.30, or '1/n'"),
         (TaskConfig, {"clients": 0}, "greater than or equal to 1"),
     ],
 )
