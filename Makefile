@@ -3,6 +3,7 @@
 # make test   format, lint and types, then all tests: unit, MPI, system
 # make unit   the unit tests without the slowest few, in less than three minutes
 # make lint   format, lint and types
+# make fuzz   changed bytes for every reader, with fresh seeds, for MINUTES=10; what is found is printed
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures everything that docs/results.md publishes: 50 minutes on two cores, with nothing else running
@@ -15,6 +16,7 @@
 # QAFEL_MPI=site      the machine's own MPI, with its mpirun on the PATH, in place of the Open MPI wheel
 
 PYTHON ?= python3
+MINUTES ?= 10
 QAFEL_MPI ?= wheel
 RUN := .venv/bin/python -m
 
@@ -23,7 +25,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test unit lint docs figures results simulate replays clean
+.PHONY: help env demo test unit lint fuzz docs figures results simulate replays clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -38,7 +40,7 @@ demo: env
 	@sh jobs/demo.sh $(if $(OFFLINE),--offline)
 
 test: lint
-	$(RUN) pytest --strict-skips -q tests/unit tests/simulation
+	$(RUN) pytest --strict-skips -q tests/unit tests/simulation tests/fuzz
 	$(RUN) tests.run_mpi
 	$(RUN) pytest --strict-skips -q tests/system
 
@@ -49,6 +51,9 @@ lint: env
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+
+fuzz: env
+	$(RUN) tests.fuzz $(MINUTES)
 
 docs: env
 	$(RUN) docs.render
