@@ -15,7 +15,7 @@ set +a
 raw=runs/results
 
 GROUPS_IN_ORDER="demo timeline logistic clocks codec codec-peers codec-large p2p ingest overlap tracing waiting progress \
-many-ranks scaling broadcast broadcast-hosts virtual sizes shared-data link-cnn-100mbit link-cnn-1gbit \
+many-ranks scaling broadcast broadcast-hosts virtual replay sizes shared-data link-cnn-100mbit link-cnn-1gbit \
 link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
@@ -155,6 +155,11 @@ virtual() {
     repeat 3 virtual_once
     qafel-mpi run mushrooms-qsgd --set stop.steps=100000 --set evaluation.every_steps=1000 \
         --out $raw/virtual/million.h5
+}
+
+replay() {
+    qafel-mpi bench tracing --json $raw/replay/digests.json
+    qafel-mpi bench virtual --only replay --seconds 20 --json $raw/replay/replay.json
 }
 
 virtual_once() {

@@ -105,6 +105,12 @@ virtual() {
     qafel-analysis table $raw/virtual/million.h5 --record $out/virtual-million.json
 }
 
+replay() {
+    for name in digests replay; do
+        qafel-analysis bench $raw/replay/$name.json --record $out/$name.json
+    done
+}
+
 sizes() {
     qafel-analysis bench $raw/sizes/*.json --record $out/sizes.json
 }

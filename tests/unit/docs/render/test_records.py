@@ -14,7 +14,7 @@ from docs.render.blocks import BLOCKS
 from tests.support import ROOT
 
 FILES = sorted(records.RESULTS.glob("*.json"))
-PAGES = ("docs/results.md", "docs/sizes.md", "docs/footguns.md")
+PAGES = ("docs/results.md", "docs/sizes.md", "docs/footguns.md", "docs/replay.md")
 MOST_BYTES = 3_000_000
 
 
