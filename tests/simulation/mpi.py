@@ -122,7 +122,7 @@ class Network:
     """The messages under way among the ranks of a world.
 
     latency_s: seconds that a message takes at the most, drawn for each. slow: how much longer it takes to a rank.
-    fault: given a message (source, destination, its bytes), what happens to it: "", "damaged", "lost" or "repeated".
+    fault: given a message (source, destination, its bytes), what happens to it: "", "damaged" or "lost".
     """
 
     def __init__(
@@ -156,8 +156,6 @@ class Network:
         self.faults += bool(letter.fault)
         self.look(source, to, data)
         letters = self._letters[comm, source, to, tag]
-        if letter.fault == "repeated":
-            letters.append(Letter(source, data, data, letter.arrives_s, self.draw(), None))
         if letter.fault == "lost":
             request.done_s = letter.arrives_s  # its sender sees nothing
         else:

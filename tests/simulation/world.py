@@ -11,6 +11,8 @@ from typing import Any
 
 import greenlet
 
+from qafel_mpi.transport.backoff import Backoff
+
 CALL_SECONDS = 1e-6  # a call of MPI
 
 
@@ -96,14 +98,12 @@ class World:
         return rank in self._greenlets
 
 
-class Pauses:
-    """A Backoff whose pauses let other ranks run."""
+class Pauses(Backoff):
+    """Pauses that let other ranks run. Made while modules read this world's clock."""
 
     def __init__(self, world: World):
+        super().__init__(crowded=False)
         self.world = world
-
-    def reset(self) -> None:
-        """Nothing grows."""
 
     def pause(self) -> None:
         self.world.sleep(self.world.random.random() * self.world.nap_s)

@@ -68,6 +68,7 @@ class ClientsWatch:
     def ending(self) -> None:
         """Every rank has been told to stop: from now on each must come nearer to its goodbye."""
         self._ended = Silence(self.senders.taken, self.session.watchdog_s, self.session.now_s())
+        self._told: dict[int, int] = {}  # by rank that knows it, the updates it had sent when that was seen
 
     def _sent(self, rank: int) -> object:
         return (
@@ -82,7 +83,11 @@ class ClientsWatch:
         # What it still uploads is no sign where it does not read that it is to stop.
         if (unread := self.broadcast.unread(rank)) is not None:
             return unread
-        return self.senders.taken[rank] if self.broadcast.knows_readers else "its goodbye alone is a sign"
+        if not self.broadcast.knows_readers:
+            return "its goodbye alone is a sign"
+        # One that knows sends what it has begun and no more; one that goes on has lost the message.
+        more = self.senders.taken[rank] - self._told.setdefault(rank, self.senders.taken[rank])
+        return min(more, self.session.experiment.transport.upload_frames + 1)
 
     def _gave_up(self, late: dict[int, float], what: str, meanwhile: str) -> WaitedTooLongError:
         hosts, taken = self.session.placement.hosts, self.senders.taken

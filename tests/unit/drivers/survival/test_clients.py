@@ -25,6 +25,7 @@ class Run:
             watchdog_s=LIMIT_S,
             patience_s=5.0,
             syncs={},
+            experiment=SimpleNamespace(transport=SimpleNamespace(upload_frames=2)),
             placement=SimpleNamespace(hosts=["a", "a", "b"]),
             recorder=SimpleNamespace(flush=lambda: None),
             fault=lambda kind, rank, **more: self.faults.append((kind, rank)),
@@ -93,4 +94,15 @@ def test_at_the_end_uploads_are_no_sign_of_a_rank_that_does_not_read_that_it_is_
 def test_at_the_end_a_rank_whose_last_uploads_still_come_is_waited_for():
     run = Run()
     run.watch.ending()
-    run.goes_on(uploads=[1, 2])
+    for _ in range(2):  # that it had begun
+        run.t_s += 0.9 * LIMIT_S
+        run.senders.took(1)
+        run.senders.took(2)
+        run.watch.look()
+
+
+def test_a_rank_that_goes_on_uploading_after_it_was_told_to_stop_is_given_up():
+    run = Run()
+    run.watch.ending()
+    with pytest.raises(WaitedTooLongError, match=r"rank 1 on a has not said goodbye for"):
+        run.goes_on(uploads=[1, 2])
