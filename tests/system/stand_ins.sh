@@ -22,17 +22,17 @@ sbatch() {
         command qafel-mpi jobs render "$(basename "$1" .sbatch)" ${EXPERIMENT:+--experiment "$EXPERIMENT"} \
             ${SUITE:+--suite "$SUITE"} ${OPTIONS:+--options "$OPTIONS"} --out looked-at.sbatch
     else
-        SLURM_JOB_ID=1234 SLURM_JOB_NAME=$(sed -n 's/^#SBATCH --job-name=//p' "$1") SLURM_NTASKS=4 \
+        SLURM_JOB_ID=1234 SLURM_JOB_NAME=$(sed -n 's/^#SBATCH --job-name=//p' "$1") SLURM_NTASKS=2 \
             SLURM_SUBMIT_DIR=$PWD OPTIONS="--set stop.uploads=40" bash "$1"
     fi
     echo "Submitted batch job 1234"
 }
 
-mpirun() { # -n RANKS COMMAND...: at most four ranks, and few uploads of a scaling study
+mpirun() { # -n RANKS COMMAND...: at most two ranks, and few uploads of a scaling study
     ranks=$2
     shift 2
     case "$*" in *-scaling*) set -- "$@" --set stop.uploads=12 --set client.pause_seconds=0 ;; esac
-    command mpirun -n $((ranks > 4 ? 4 : ranks)) "$@"
+    command mpirun -n $((ranks > 2 ? 2 : ranks)) "$@"
 }
 
 srun() { # --mpi=pmix -N HOSTS -n RANKS COMMAND...
