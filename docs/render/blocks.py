@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from docs.render import (
+    analysis,
     clocks,
     codecs,
     learning,
@@ -19,6 +20,7 @@ from docs.render import (
 )
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "analysis": analysis.costs,
     "broadcast": transport.broadcast,
     "broadcast-hosts": transport.broadcast_hosts,
     "broadcast-model": transport.broadcast_model,
