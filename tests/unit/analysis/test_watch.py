@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,6 +146,16 @@ def test_the_run_that_was_written_to_last_is_followed(tmp_path, run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TraceError, match="no run is in progress here"):
         newest(tmp_path / "empty")
+
+
+def test_a_run_that_has_ended_is_found_by_the_name_of_its_shards(run):
+    run.step()
+    run.end("target reached")
+    shutil.rmtree(run.directory)  # as a run does that has merged them
+    assert newest(run.directory) == run.directory
+    assert Follower(run.directory).poll().outcome == "target reached"
+    with pytest.raises(TraceError, match="no such folder"):
+        newest(run.directory.with_name("other.shards"))
 
 
 def watch(*arguments) -> subprocess.CompletedProcess:
