@@ -28,10 +28,10 @@ sbatch() {
     echo "Submitted batch job 1234"
 }
 
-mpirun() { # -n RANKS COMMAND...: at most two ranks, and few uploads of a scaling study
+mpirun() { # -n RANKS COMMAND...: at most two ranks, and few uploads of a scaling study's smallest size
     ranks=$2
     shift 2
-    case "$*" in *-scaling*) set -- "$@" --set stop.uploads=12 --set client.pause_seconds=0 ;; esac
+    case "$*" in *-scaling*) set -- "$@" --variant wall-2 --set stop.uploads=12 --set client.pause_seconds=0 ;; esac
     command mpirun -n $((ranks > 2 ? 2 : ranks)) "$@"
 }
 
@@ -41,9 +41,9 @@ srun() { # --mpi=pmix -N HOSTS -n RANKS COMMAND...
     mpirun -n "$@"
 }
 
-python() { # -m tests.system.namespaces ...: one seed, few uploads, and without root only the command's --help
+python() { # -m tests.system.namespaces ...: one run of few uploads, and without root only the command's --help
     if [ "$(id -u)" = 0 ]; then
-        command python "$@" --seeds 0 --set stop.uploads=20
+        command python "$@" --variant qafel --seeds 0 --set stop.uploads=20
     else
         command python -m tests.system.namespaces --help
     fi
