@@ -65,6 +65,8 @@ def dataset(path: Path, config: TaskConfig, train: Part, test: Part, **fields: A
     x of whole numbers are tokens, of uint8 pixels. task.shape reshapes an example.
     """
     _require_one_each(path, train)
+    if train.y.dtype.kind not in "iufb" or test.y.dtype.kind not in "iufb":
+        raise DataError(f"{path}: y is {train.y.dtype} in training, {test.y.dtype} in test; make it numbers")
     x, test_x = (_shaped(path, config, part.x) for part in (train, test))
     if x.dtype.kind in "iu" and x.dtype != np.uint8 and "vocabulary" not in fields:
         fields["vocabulary"] = 1 + int(max(x.max(), test_x.max()))
