@@ -14,7 +14,20 @@ from qafel_mpi.config_text import Keys
 
 Tables = Mapping[str, Any]
 
-_CODEC_OPTIONS = ("bits", "levels", "scale", "bucket", "fraction", "entropy", "options")
+_CODEC_OPTIONS = (
+    *(
+        "bits",
+        "levels",
+        "scale",
+        "bucket",
+        "fraction",
+        "rotations",
+        "rotation",
+        "transform",
+        "entropy",
+        "options",
+    ),
+)
 
 # A higher layer that changes the setting on the left voids what lower layers said of those on the right:
 # `--set uplink.codec=topk` does not inherit qsgd's bits, `--set client.local_steps=5` replaces local_epochs.

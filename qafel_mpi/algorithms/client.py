@@ -13,6 +13,11 @@ from qafel_mpi.kernels.memory import copy_of
 from qafel_mpi.kernels.numba.rows import derive_rows
 
 
+def shared_key(seed: int) -> int:
+    """The key of every upload, where the uplink's messages share one."""
+    return derive(seed, Stream.ROTATION)
+
+
 class Replica:
     """The shared hidden state x̂^t, as the server and every client hold it: the same bits for the same t.
 
@@ -91,7 +96,11 @@ class Client:
         self, delta: Tensor, out: np.ndarray | Tensor, *, client: int, participation: int
     ) -> tuple[Encoding, int]:
         """Start `encode`: the next training may begin, with another delta. out: see Codec.begin."""
-        key = derive(self.seed, Stream.UPLINK, client, participation)
+        key = (
+            shared_key(self.seed)
+            if self.uplink.shared
+            else derive(self.seed, Stream.UPLINK, client, participation)
+        )
         if self._start is not None:
             delta.add_(self._start)
         return self.uplink.begin(delta, out, key), key
@@ -102,6 +111,8 @@ class Client:
         deltas: (n, d). trainings: (n, 2) int64, client and participation.
         """
         keys = derive_rows(self.seed, Stream.UPLINK, trainings)
+        if self.uplink.shared:
+            keys[:] = shared_key(self.seed)
         if self._start is not None:
             deltas.add_(self._start.to(deltas.device))
         try:

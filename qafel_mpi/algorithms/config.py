@@ -145,6 +145,10 @@ class DownlinkConfig(CodecConfig):
                 f"codec {self.codec!r} has no effect with mode = 'none' (the full model is sent); "
                 "use mode = 'hidden' or 'direct', or codec = 'identity'"
             )
+        if self.rotation == "shared":
+            raise ValueError(
+                "rotation = 'shared' is for uploads, which the server adds up; leave it out of the downlink"
+            )
         if self.mode == "hidden" and self.delivery == "unicast":
             raise ValueError(
                 "delivery = 'unicast' would leave out differences that the hidden state needs; "

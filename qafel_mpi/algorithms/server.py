@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.algorithms.client import Replica
+from qafel_mpi.algorithms.client import Replica, shared_key
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.kernels.memory import copy_of, vector_like
+from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.norms import distance, norm
 
 # Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
@@ -70,7 +70,8 @@ class Server:
         self.seed = seed
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
-        self.buffer = vector_like(self.x).zero_()
+        self.buffer = vector(uplink.sum_elements, self.x.dtype, self.x.device).zero_()
+        self.shared_key = shared_key(seed)
         self.filled = 0
         self.uploads = 0
         self._weights = 0.0  # Σ w_i
@@ -99,7 +100,7 @@ class Server:
         weighed = self._weigh(update)
         if weighed is not None:
             s, n = weighed
-            self.uplink.accumulate(update.payload, self.buffer, s * n, update.key)
+            self._add([update.payload], [s * n], [update.key])
         return self._count(weighed)
 
     def receive_all(self, updates: Sequence[Update]) -> list[float]:
@@ -113,8 +114,14 @@ class Server:
         used = [(u, w[0] * w[1]) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
             payloads, keys = [u.payload for u, _ in used], [u.key for u, _ in used]
-            self.uplink.accumulate_all(payloads, self.buffer, [c for _, c in used], keys)
+            self._add(payloads, [c for _, c in used], keys)
         return [self._count(w) for w in weighed]
+
+    def _add(self, payloads: list[np.ndarray], coefficients: list[float], keys: list[int]) -> None:
+        if len(payloads) == 1 and not self.uplink.shared:
+            self.uplink.accumulate(payloads[0], self.buffer, coefficients[0], keys[0])
+        else:
+            self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
 
     def _weigh(self, update: Update) -> tuple[float, float] | None:
         """s(τ) and w of an update; None where a synchronous server has no use for it. Raises ValueError."""
@@ -124,6 +131,8 @@ class Server:
                 f"update of client {update.client} starts from version {update.start_version}, "
                 f"the server is at {self.version}"
             )
+        if self.uplink.shared and update.key != self.shared_key:
+            raise ValueError(f"update of client {update.client} was not rotated by the run's key")
         if tau and self.config.synchronous:
             return None
         return self.weight(tau), float(update.examples) if self.config.weighting == "examples" else 1.0
@@ -170,13 +179,14 @@ class Server:
         return self.replica.x_hat
 
     def _aggregate(self) -> Tensor:
-        """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself."""
+        """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself or in the uplink's memory."""
+        total = self.uplink.resolve(self.buffer, self.shared_key)
         if self.config.update == "model":
-            self.buffer.add_(self.x, alpha=-self._coefficients)
+            total.add_(self.x, alpha=-self._coefficients)
         if self.config.reduction == "sum":
-            return self.buffer
+            return total
         n = float(self.clients) if self.config.reduction == "clients" else self._weights
-        return self.buffer.mul_(1.0 / n)
+        return total.mul_(1.0 / n)
 
     def _publish(self, out: np.ndarray | None, key: int) -> int:
         codec = self.replica.downlink

@@ -1,7 +1,8 @@
 """One process: what a codec costs, against memory passes with the same reads and writes, in turns.
 
 Operations: encode (a client's upload), decode_accumulate (what the server does for each upload, weight ½),
-hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast). The vector is Gaussian, one tensor.
+hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast), rotated_sum (eden's decode_accumulate with a
+shared rotation; the turning back, once a step, is no part of it). The vector is Gaussian, one tensor.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, timed
 from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
+from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
-from qafel_mpi.kernels.reference import encode_qsgd
+from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
 
 OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
+ROTATED_SUM = "rotated_sum"
 BYTES_PER_ELEMENT = 40  # float32 and float64 vectors, payloads and a peer's temporaries, about
 CHECKED = 64 * 512  # elements whose payload is held against the plain formula
 SEED = 0
@@ -62,6 +65,8 @@ def _configs(name: str, bits: Sequence[int]) -> list[CodecConfig]:
     match name:
         case "qsgd":
             return [CodecConfig(codec="qsgd", bits=b) for b in bits]
+        case "eden":
+            return [CodecConfig.model_validate({"codec": "eden", "bits": b}) for b in bits if b <= 4]
         case "affine":
             return [CodecConfig(codec="affine", bits=b, bucket=peers.GROUP) for b in bits if b <= 8]
         case "topk" | "randk":
@@ -91,9 +96,9 @@ def rows(
 
     for point in points:
         bench = _Bench(point)
-        for operation in OPERATIONS:
+        for operation in (*OPERATIONS, ROTATED_SUM) if point.config.codec == "eden" else OPERATIONS:
             yield from bench.operation(operation, limits, against, tell)
-        if point.config.codec in ("qsgd", "affine", "sign"):
+        if point.config.codec in ("qsgd", "affine", "sign", "eden"):
             yield from bench.entropy(limits)
 
 
@@ -127,7 +132,7 @@ class _Bench:
             "pass": timed(self._pass(operation), loops),
         }
         does: dict[str, str] = {}
-        for name in against if operation != "hidden_step" else ():
+        for name in against if operation in ("encode", "decode_accumulate") else ():
             if (peer := self._peer(name, tell)) is not None:
                 run = getattr(peer, operation)
                 cases[name] = timed(run, calibrate(run))
@@ -157,6 +162,11 @@ class _Bench:
                 return lambda: codec.encode(x, payload, key)
             case "decode_accumulate":
                 return lambda: codec.accumulate(filled, acc, 0.5, key)
+            case "rotated_sum":
+                config = self.point.config.model_copy(update={"rotation": "shared"})
+                shared = build(config, codec.layout, threads=self.point.threads)
+                sums = _zeros(shared.sum_elements)
+                return lambda: shared.sum_all([filled], sums, [0.5], [key])
             case _:
                 stepped = _zeros(payload.size, torch.uint8).numpy()
                 return lambda: codec.encode_difference(next(self._targets), x_hat, stepped, key)
@@ -166,14 +176,14 @@ class _Bench:
         match operation:
             case "encode":
                 return lambda: self.passes.encode(x)
-            case "decode_accumulate":
+            case "decode_accumulate" | "rotated_sum":
                 return lambda: self.passes.decode_accumulate(acc)
             case _:
                 return lambda: self.passes.hidden_step(x, x_hat)
 
     def _traffic(self, operation: str) -> float:
         """Bytes that must be read and written at least."""
-        vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3}[operation]
+        vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3, "rotated_sum": 2}[operation]
         return 4.0 * vectors * self.point.d + self.bytes
 
     def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
@@ -200,14 +210,17 @@ class _Bench:
 
     def _not_by_the_formula(self) -> int:
         """Bytes at the payload's beginning that kernels.reference writes otherwise, for codecs with buckets."""
-        if not isinstance(self.codec, Bucketed):
+        if not isinstance(self.codec, Bucketed | Eden):
             return 0
         x = self.x[:CHECKED].clone()
         short = build(self.point.config, Layout(("weight",), ((1, len(x)),)))
-        assert isinstance(short, Bucketed)
         found = np.zeros(short.payload_bytes(), dtype=np.uint8)
         short.encode(x, found, self.key)
-        wanted = encode_qsgd(x.numpy(), short.plan.starts, short.bits, short.s, short.kind, self.key)
+        if isinstance(short, Eden):
+            wanted = encode_eden(x.numpy(), short.blocks, short.bits, self.key)
+        else:
+            assert isinstance(short, Bucketed)
+            wanted = encode_qsgd(x.numpy(), short.plan.starts, short.bits, short.s, short.kind, self.key)
         return int((found != wanted).sum())
 
     def entropy(self, limits: Limits) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave
 from qafel_mpi.codecs import Layout, build
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.bucketed import Bucketed
+from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.kernels.keys import Stream, derive
 
 SAMPLE_S = 1e-3  # of calls in a row that make a sample
@@ -38,7 +39,7 @@ def rows(
     without: set[str] = set()
     for point in points:
         codec = build(point.config, Layout(("weight",), ((1, point.d),)))
-        if isinstance(codec, Bucketed | Affine):
+        if isinstance(codec, Bucketed | Affine | Eden):
             bench = _Bench(codec, device)
             for operation in OPERATIONS:
                 yield bench.row(operation, limits)
@@ -50,12 +51,14 @@ def rows(
 class _Bench:
     """One codec's vectors on the device."""
 
-    def __init__(self, codec: Bucketed | Affine, device: torch.device):
+    def __init__(self, codec: Bucketed | Affine | Eden, device: torch.device):
         d = codec.layout.elements
         self.codec, self.device = codec, device
         self.kernels = codec._kernels_on(device)
-        self._fused = isinstance(codec, Bucketed) and codec.plan.single  # encode_difference in one kernel
+        # encode_difference in one kernel
+        self._fused = isinstance(codec, Eden) or (isinstance(codec, Bucketed) and codec.plan.single)
         self.key = derive(SEED, Stream.UPLINK, 0, 0)
+        self._decodes_with = {"key": self.key} if isinstance(codec, Eden) else {}
         self.host = torch.randn(d, generator=torch.Generator().manual_seed(SEED))
         self.x = self.host.to(device)
         self.acc, self.x_hat, self._difference = (torch.zeros(d, device=device) for _ in range(3))
@@ -72,7 +75,7 @@ class _Bench:
         self.kernels.encode(x, payload, self.key)
 
     def _decode_accumulate(self) -> None:
-        self.kernels.decode(self.payload, self.acc, WEIGHT, assign=False)
+        self.kernels.decode(self.payload, self.acc, WEIGHT, assign=False, **self._decodes_with)
 
     def _hidden_step(self) -> None:
         self._turn ^= 1

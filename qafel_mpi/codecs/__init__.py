@@ -1,4 +1,4 @@
-"""Codecs: flat vector <-> payload, one file a quantizer."""
+"""Codecs: flat vector <-> payload, one file a quantizer; chain.py joins them with transforms and coders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import torch
 from qafel_mpi import own
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.base import Codec, Layout, NonFiniteError, PayloadError
+from qafel_mpi.codecs.chain import Transform, chain
 from qafel_mpi.codecs.config import CodecConfig
-from qafel_mpi.codecs.entropy import Entropy
+from qafel_mpi.codecs.eden import Eden
+from qafel_mpi.codecs.entropy import Coder, Zstd
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.qsgd import QSGD
+from qafel_mpi.codecs.rotation import Rotation
 from qafel_mpi.codecs.sign import Sign
 from qafel_mpi.codecs.sparse import RandK, TopK
 from qafel_mpi.parsing import DataError
@@ -24,6 +27,7 @@ CODECS: dict[str, type[Codec]] = {
     "topk": TopK,
     "randk": RandK,
     "sign": Sign,
+    "eden": Eden,
 }
 
 OWN_IDS = range(128, 256)  # on the wire; the others are the package's
@@ -36,11 +40,17 @@ def build(
 
     Raises DataError where a codec of the user's own is no codec.
     """
-    codec = _build(config, layout, dtype, threads)
-    return codec if config.entropy == "none" else Entropy(codec)
+    stages: list[Transform | Codec | Coder] = []
+    if config.transform == "rotation":
+        stages.append(rotation := Rotation(layout, dtype))
+        layout = rotation.output
+    stages.append(_quantizer(config, layout, dtype, threads))
+    if config.entropy == "zstd":
+        stages.append(Zstd())
+    return chain(*stages)
 
 
-def _build(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
+def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
     if config.own:
         return _own(config, layout, dtype)
     match config.codec:
@@ -60,6 +70,17 @@ def _build(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int
             return TopK(layout, dtype, fraction=_fraction(config))
         case "randk":
             return RandK(layout, dtype, fraction=_fraction(config))
+        case "eden":
+            return Eden(
+                layout,
+                dtype,
+                bits=config.bits,
+                bucket=int(config.bucket),
+                scale=config.scale,
+                rotations=config.rotations,
+                shared=config.rotation == "shared",
+                threads=threads,
+            )
         case "sign":
             return Sign(layout, dtype, bucket=config.bucket, threads=threads)
         case _:

@@ -133,6 +133,7 @@ class Codec(ABC):
     flags: int = 0  # header flags of its messages
     encodes_on_device: bool = False  # `begin` can also write to a tensor beside x
     threaded: bool = True  # takes less time with more threads
+    shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         if not layout.elements:
@@ -197,6 +198,32 @@ class Codec(ABC):
         valid = [self.validate(payload) for payload in payloads]
         for payload, weight, key in zip(valid, weights, keys, strict=True):
             self._decode(payload, acc, weight, key, assign=False)
+
+    @property
+    def sum_elements(self) -> int:
+        """Elements of what `sum_all` adds up to: d, or more in a basis of the codec's own."""
+        return self.layout.elements
+
+    def sum_all(
+        self, payloads: Sequence[np.ndarray], sums: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        """As accumulate_all, to sums that `resolve` turns into a vector: (sum_elements,), zeros at first. Where it
+        raises PayloadError, sums is as it was."""
+        if not self.shared:
+            self.accumulate_all(payloads, sums, weights, keys)
+            return
+        valid = [self.validate(payload) for payload in payloads]
+        for payload, weight, key in zip(valid, weights, keys, strict=True):
+            self._sum(payload, sums, weight, key)
+
+    def _sum(self, valid: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
+        """sums += weight · Q(x) in the basis of the sums."""
+        self._decode(valid, sums, weight, key, assign=False)
+
+    def resolve(self, sums: Tensor, key: int) -> Tensor:
+        """The vector, (d,), that sums stand for: sums itself, or memory of the codec's own. key: of the messages,
+        where they share one."""
+        return sums
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.

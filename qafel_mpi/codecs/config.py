@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
-CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign")
+CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden")
+
+EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
 
 class CodecConfig(Settings):
@@ -20,6 +22,7 @@ class CodecConfig(Settings):
     - affine: codes of `bits` in the range of a `bucket`
     - topk, randk: a `fraction` of the coordinates
     - sign: one bit, and a scale per `bucket`
+    - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`
     """
@@ -33,9 +36,9 @@ class CodecConfig(Settings):
         4,
         ge=1,
         le=32,
-        description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, and "
-        "1 to 8 with affine.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine"), levels=None),
+        description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, "
+        "1 to 8 with affine, and 1 to 4 with eden.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "eden"), levels=None),
     )
     levels: int | None = Field(
         None,
@@ -44,16 +47,17 @@ class CodecConfig(Settings):
         description="Number of qsgd's quantization levels for each sign (s), in place of bits.",
         json_schema_extra=BOTH | only_with(codec="qsgd"),
     )
-    scale: Literal["linf", "l2"] = Field(
+    scale: Literal["linf", "l2", "unbiased", "least-squares"] = Field(
         "linf",
-        description="Norm by which qsgd scales the elements of a bucket.",
-        json_schema_extra=BOTH | only_with(codec="qsgd"),
+        description="What a bucket's scale is. With qsgd: the norm that it is, linf or l2. With eden: unbiased, or "
+        "least-squares for the least error; the default is unbiased.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "eden")),
     )
     bucket: int | Literal["tensor", "layer"] = Field(
         512,
         description="Number of elements that share a scale: 'tensor' is the whole vector, 'layer' each "
-        "parameter tensor. With affine the default is 'layer'.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign")),
+        "parameter tensor. With affine the default is 'layer'. With eden it is a power of two from 128 to 4096.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign", "eden")),
     )
     fraction: float | None = Field(
         None,
@@ -61,6 +65,22 @@ class CodecConfig(Settings):
         le=1,
         description="Share of the coordinates that topk and randk keep.",
         json_schema_extra=BOTH | only_with(codec=("topk", "randk")),
+    )
+    rotations: Literal[1, 2] = Field(
+        1,
+        description="Number of eden's rotations: 2 lessen the bias that heavy tails leave, and take more time.",
+        json_schema_extra=BOTH | only_with(codec="eden"),
+    )
+    rotation: Literal["message", "shared"] = Field(
+        "message",
+        description="Whether every message is rotated by a key of its own, or all uploads of a run by one, so that "
+        "the server adds them up as they are and turns the sum back once a step.",
+        json_schema_extra=BOTH | only_with(codec="eden", rotations=1),
+    )
+    transform: Literal["none", "rotation"] = Field(
+        "none",
+        description="What is done to the vector before the quantizer: rotation is a random one of 512 elements each.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "topk", "randk", "sign")),
     )
     entropy: Literal["none", "zstd"] = Field(
         "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
@@ -83,9 +103,11 @@ class CodecConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _authors_range(cls, given: Any) -> Any:
+    def _defaults_of_the_codec(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("codec") == "affine":
             return {"bucket": "layer", **given}
+        if isinstance(given, dict) and given.get("codec") == "eden":
+            return {"scale": "unbiased", **given}
         return given
 
     @model_validator(mode="after")
@@ -94,6 +116,10 @@ class CodecConfig(Settings):
             raise ValueError(f"bits = {self.bits}: qsgd takes 1 to 16, or 32 for the identity")
         if self.codec == "affine" and self.bits > 8:
             raise ValueError(f"bits = {self.bits}: affine takes 1 to 8")
+        if self.codec == "eden":
+            self._fits_eden()
+        elif self.codec == "qsgd" and self.scale not in ("linf", "l2"):
+            raise ValueError(f"scale = {self.scale!r}: qsgd takes linf or l2")
         if self.codec == "affine" and self.bucket == "tensor":
             raise ValueError(
                 "bucket = 'tensor': affine sends 1-D tensors as float32 and takes a range for each other tensor "
@@ -106,3 +132,11 @@ class CodecConfig(Settings):
                 f"codec {self.codec!r} needs fraction, the share of coordinates to keep, in (0, 1]"
             )
         return self
+
+    def _fits_eden(self) -> None:
+        if self.bits > 4:
+            raise ValueError(f"bits = {self.bits}: eden takes 1 to 4")
+        if self.scale not in ("unbiased", "least-squares"):
+            raise ValueError(f"scale = {self.scale!r}: eden takes unbiased or least-squares")
+        if self.bucket not in EDEN_BUCKETS:
+            raise ValueError(f"bucket = {self.bucket!r}: eden takes {', '.join(map(str, EDEN_BUCKETS))}")

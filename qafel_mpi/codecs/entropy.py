@@ -1,4 +1,4 @@
-"""entropy = "zstd": another codec's payload through Zstandard at level 1 (RFC 8878).
+"""Coders, bytes -> bytes. entropy = "zstd": another codec's payload through Zstandard at level 1 (RFC 8878).
 
 Quantized codes are far from uniform (3.2 of 4 bits on Gaussian data with linf buckets, less on heavy tails);
 coding them pays on slow links only. The payload's size varies; the header's FLAG_ENTROPY says so.
@@ -6,6 +6,7 @@ coding them pays on slow links only. The payload's size varies; the header's FLA
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,27 +18,71 @@ from qafel_mpi.codecs.base import Codec, Encoding, PayloadError
 from qafel_mpi.wire import FLAG_ENTROPY
 
 
-class Entropy(Codec):
-    """Payload: one zstd frame, with its content size, that holds the inner codec's payload."""
+class Coder(ABC):
+    """bytes -> bytes, without loss."""
 
-    flags = FLAG_ENTROPY
+    name: str
+    flags: int  # header flags of messages that it has coded
 
-    def __init__(self, inner: Codec):
-        super().__init__(inner.layout, inner.dtype)
-        self.inner = inner
-        self.name, self.id, self.bits, self.unbiased = inner.name, inner.id, inner.bits, inner.unbiased
-        self._raw = np.empty(inner.payload_bytes(), dtype=np.uint8)
-        self._several: list[np.ndarray] = []  # for accumulate_all: all are checked before any is added
+    @abstractmethod
+    def bound(self, size: int) -> int:
+        """The most bytes that `size` bytes can become."""
+
+    @abstractmethod
+    def compress(self, raw: np.ndarray, out: np.ndarray) -> int:
+        """raw, uint8, to out. Returns the bytes written."""
+
+    @abstractmethod
+    def decompress(self, payload: np.ndarray, out: np.ndarray) -> None:
+        """What was coded to out, all of it. Raises PayloadError where that is not what the payload holds."""
+
+
+class Zstd(Coder):
+    """One zstd frame, with its content size."""
+
+    name, flags = "zstd", FLAG_ENTROPY
+
+    def __init__(self) -> None:
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
 
+    def bound(self, size: int) -> int:
+        """ZSTD_COMPRESSBOUND."""
+        return size + (size >> 8) + ((128 * 1024 - size) >> 11 if size < 128 * 1024 else 0)
+
+    def compress(self, raw: np.ndarray, out: np.ndarray) -> int:
+        coded = self._compressor.compress(raw.data)
+        out[: len(coded)] = np.frombuffer(coded, dtype=np.uint8)
+        return len(coded)
+
+    def decompress(self, payload: np.ndarray, out: np.ndarray) -> None:
+        """A frame of another size is refused before it is decoded."""
+        try:
+            declared = zstandard.frame_content_size(payload[:32].tobytes())
+            if declared != out.size:
+                raise PayloadError(f"zstd frame of {declared} bytes, {out.size} expected")
+            raw = self._decompressor.decompress(payload.data, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise PayloadError(f"not a zstd frame: {error}") from error
+        out[:] = np.frombuffer(raw, dtype=np.uint8)
+
+
+class Coded(Codec):
+    """Payload: what a coder makes of the inner codec's payload."""
+
+    def __init__(self, inner: Codec, coder: Coder):
+        super().__init__(inner.layout, inner.dtype)
+        self.inner, self.coder = inner, coder
+        self.name, self.id, self.bits, self.unbiased = inner.name, inner.id, inner.bits, inner.unbiased
+        self.flags = inner.flags | coder.flags
+        self._raw = np.empty(inner.payload_bytes(), dtype=np.uint8)
+        self._several: list[np.ndarray] = []  # for accumulate_all: all are checked before any is added
+
     def payload_bytes(self) -> int:
-        """The most a frame can have: ZSTD_COMPRESSBOUND of the inner payload."""
-        n = self.inner.payload_bytes()
-        return n + (n >> 8) + ((128 * 1024 - n) >> 11 if n < 128 * 1024 else 0)
+        return self.coder.bound(self.inner.payload_bytes())
 
     def fingerprint(self) -> str:
-        return f"zstd of {self.inner.fingerprint()}"
+        return f"{self.coder.name} of {self.inner.fingerprint()}"
 
     def delta(self) -> float | None:
         return self.inner.delta()
@@ -57,10 +102,29 @@ class Entropy(Codec):
     def accumulate_all(
         self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
     ) -> None:
+        self.inner.accumulate_all(self._all(payloads), acc, weights, keys)
+
+    @property
+    def shared(self) -> bool:  # type: ignore[override]
+        return self.inner.shared
+
+    @property
+    def sum_elements(self) -> int:
+        return self.inner.sum_elements
+
+    def sum_all(
+        self, payloads: Sequence[np.ndarray], sums: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        self.inner.sum_all(self._all(payloads), sums, weights, keys)
+
+    def resolve(self, sums: Tensor, key: int) -> Tensor:
+        return self.inner.resolve(sums, key)
+
+    def _all(self, payloads: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The inner payload of each."""
         while len(self._several) < len(payloads):
             self._several.append(np.empty_like(self._raw))
-        raw = [self._decompress(payload, own) for payload, own in zip(payloads, self._several, strict=False)]
-        self.inner.accumulate_all(raw, acc, weights, keys)
+        return [self._decompress(payload, own) for payload, own in zip(payloads, self._several, strict=False)]
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         return self.inner.validate(self._decompress(payload, self._raw))
@@ -70,23 +134,16 @@ class Entropy(Codec):
 
     def compress(self, raw_bytes: int, out: np.ndarray) -> int:
         """What the inner codec has written to this codec's own buffer, to out. Returns the bytes written."""
-        coded = self._compressor.compress(self._raw[:raw_bytes].data)
-        out[: len(coded)] = np.frombuffer(coded, dtype=np.uint8)
-        return len(coded)
+        return self.coder.compress(self._raw[:raw_bytes], out)
 
     def _decompress(self, payload: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """The inner payload, in out, of its size. A frame of another size is refused before it is decoded."""
-        expected = out.size
+        """The inner payload, in out, of its size."""
         if payload.size > self.payload_bytes():
             raise PayloadError(f"{self.name}: {payload.size} bytes, at most {self.payload_bytes()} expected")
         try:
-            declared = zstandard.frame_content_size(payload[:32].tobytes())
-            if declared != expected:
-                raise PayloadError(f"{self.name}: zstd frame of {declared} bytes, {expected} expected")
-            raw = self._decompressor.decompress(payload.data, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise PayloadError(f"{self.name}: not a zstd frame: {error}") from error
-        out[:] = np.frombuffer(raw, dtype=np.uint8)
+            self.coder.decompress(payload, out)
+        except PayloadError as error:
+            raise PayloadError(f"{self.name}: {error}") from error
         return out
 
 
@@ -94,7 +151,7 @@ class Entropy(Codec):
 class _Compressing:
     """The inner codec's encoding under way; its payload is compressed when that is done."""
 
-    codec: Entropy
+    codec: Coded
     inner: Encoding
     out: np.ndarray
 

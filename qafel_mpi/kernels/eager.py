@@ -89,13 +89,17 @@ def scales(v: Tensor, kind: int) -> Tensor:
     return (total.sqrt() if kind == L2 else total / m).clamp(max=_HUGE).float()
 
 
-def draws(key: int, slot: int, count: int, device: torch.device) -> Tensor:
-    """reference.uniform16 of `count` slots from `slot`, both even. int64 arithmetic, cut to 32 bits."""
-    h = torch.arange(slot // 2, (slot + count) // 2, device=device)
-    h = ((h * WEYL + (key & _WORD)) & _WORD) ^ (key >> 32)
+def hashes(key: int, counters: Tensor) -> Tensor:
+    """reference.hash32, int64: arithmetic cut to 32 bits. counters: int64."""
+    h = ((counters * WEYL + (key & _WORD)) & _WORD) ^ (key >> 32)
     h = ((h ^ (h >> 16)) * MIX1) & _WORD
     h = ((h ^ (h >> 15)) * MIX2) & _WORD
-    h ^= h >> 16
+    return h ^ (h >> 16)
+
+
+def draws(key: int, slot: int, count: int, device: torch.device) -> Tensor:
+    """reference.uniform16 of `count` slots from `slot`, both even."""
+    h = hashes(key, torch.arange(slot // 2, (slot + count) // 2, device=device))
     return torch.stack((h & 0xFFFF, h >> 16), dim=1).view(-1).int()
 
 

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.blocks import Blocks
 from qafel_mpi.kernels.eager import EagerAffine, EagerKernels
+from qafel_mpi.kernels.eager_eden import EagerEden
 from qafel_mpi.kernels.plan import Plan
 
 FUSED_BITS = 8  # widest code that the Triton kernels write
@@ -156,8 +158,12 @@ class DeviceKernels:
         self._outgoing.release()
         return self._outgoing.finish()
 
-    def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool) -> None:
-        self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign))
+    def decode(self, payload: np.ndarray, acc: Tensor, weight: float, *, assign: bool, **key: int) -> None:
+        """key: of codecs that need one to decode."""
+        self._incoming.hand_in(payload, lambda p: self._kernels.decode(p, acc, weight, assign=assign, **key))
+
+    def sum(self, payload: np.ndarray, sums: Tensor, weight: float) -> None:
+        self._incoming.hand_in(payload, lambda p: self._kernels.sum(p, sums, weight))
 
 
 def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.device) -> Any:
@@ -167,6 +173,15 @@ def bucket_kernels(plan: Plan, bits: int, s: int, kind: int, device: torch.devic
 
         return FusedKernels(plan, bits=bits, s=s, kind=kind, device=device)
     return EagerKernels(plan, bits=bits, s=s, kind=kind)
+
+
+def eden_kernels(blocks: Blocks, bits: int, rotations: int, least_squares: bool, device: torch.device) -> Any:
+    """As bucket_kernels."""
+    if _has_triton():
+        from qafel_mpi.kernels.triton.eden import FusedEden
+
+        return FusedEden(blocks, bits=bits, rotations=rotations, least_squares=least_squares, device=device)
+    return EagerEden(blocks, bits=bits, rotations=rotations, least_squares=least_squares)
 
 
 def affine_kernels(wide: np.ndarray, plain: np.ndarray, bits: int, device: torch.device) -> Any:

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     SELECTION = 9  # which client starts
     DURATION = 10
     DATA = 11  # made data, splits
+    ROTATION = 12  # eden's one rotation of all uploads
 
 
 def splitmix64(z: int) -> int:

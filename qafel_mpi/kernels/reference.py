@@ -12,7 +12,11 @@ else is said; rint rounds to nearest, ties to even.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from qafel_mpi.kernels.blocks import Block, Blocks
 
 WEYL = 0x9E3779B9
 MIX1, MIX2 = 0x7FEB352D, 0x846CA68B
@@ -23,6 +27,20 @@ SHRINK = np.float32(1 - 2.0**-24)  # times a positive float: the next smaller fl
 FLOAT_MAX = np.finfo(np.float32).max
 SEGMENT = 4096  # elements that a kernel takes at a time
 LINF, L2, MEAN = 0, 1, 2  # what a bucket's scale is: ‖v‖_∞, ‖v‖₂, ‖v‖₁/m
+
+# eden: by the bits, the positive levels of Lloyd and Max for a standard Gaussian as whole numbers (of 1, 6.6242, 53.0
+# and 46.1 to the standard deviation), and the cuts between them, of EDEN_UNIT to the standard deviation.
+EDEN_UNIT = 500  # the largest value of a rotated bucket, sqrt(4096) standard deviations, stays below 2^15
+EDEN_LEVELS = {1: (1,), 2: (3, 10), 3: (13, 40, 71, 114), 4: (6, 18, 30, 43, 58, 74, 95, 126)}
+EDEN_CUTS: dict[int, tuple[int, ...]] = {
+    1: (),
+    2: (491,),
+    3: (250, 525, 874),
+    4: (129, 261, 400, 550, 719, 922, 1200),
+}
+EDEN_BITS = 17  # a block's values are whole numbers below 2^18, and its largest one is 2^17 or more
+EDEN_LEAST = np.float32(2.0**-100)  # a block with nothing larger is sent as zeros
+SECOND = 1 << 31  # where the counters of the second rotation's signs begin
 
 
 def hash32(key: int, counters: np.ndarray) -> np.ndarray:
@@ -166,4 +184,135 @@ def decode_qsgd(
         code = codes[slots[k] : slots[k] + starts[k + 1] - starts[k]]
         levels = 1 - 2 * code if bits == 1 else np.where(code >> (bits - 1), code - (1 << bits), code)
         out[starts[k] : starts[k + 1]] = contribution(levels, *unit_of(scales[k], s), weight, dtype)
+    return out
+
+
+def hadamard(values: np.ndarray) -> np.ndarray:
+    """H · values, H the Hadamard matrix of ±1 of Sylvester's order. values: (m, lanes), m a power of two.
+
+    Sums and differences of rows m/2 apart, then m/4, and so on: the order in which floats are rounded.
+    """
+    m, lanes = values.shape
+    half = m // 2
+    while half:
+        pairs = values.reshape(-1, 2, half, lanes)
+        upper, lower = pairs[:, 0], pairs[:, 1]
+        values = np.stack([upper + lower, upper - lower], axis=1).reshape(m, lanes)
+        half //= 2
+    return values
+
+
+def signs_of_rotation(key: int, block: Block, rotation: int = 0) -> np.ndarray:
+    """±1, (positions, lanes): lane l at position p has the bit 16·(p mod 2) + l of hash ⌊p/2⌋, 1 for minus."""
+    position = np.arange(block.first_position, block.first_position + block.bucket)
+    words = hash32(key, (position >> 1) + SECOND * rotation)
+    bit = (16 * (position & 1))[:, None] + np.arange(block.lanes)
+    return 1 - 2 * ((words[:, None] >> bit.astype(np.uint32)) & np.uint32(1)).astype(np.int64)
+
+
+def as_rows(x: np.ndarray, block: Block) -> np.ndarray:
+    """A block's elements, (positions, lanes), with zeros behind them."""
+    rows = np.zeros(block.padded, dtype=x.dtype)
+    rows[: block.elements] = x[block.begin : block.begin + block.elements]
+    return rows.reshape(block.bucket, block.lanes)
+
+
+def encode_eden(
+    x: np.ndarray, blocks: Blocks, bits: int, key: int, *, rotations: int = 1, least_squares: bool = False
+) -> np.ndarray:
+    """eden's payload of a vector: scales, then codes. x: (d,) float32, finite. All sums are exact, of integers."""
+    scales, codes = [], []
+    levels = np.array(EDEN_LEVELS[bits])
+    for block in blocks:
+        v, m = as_rows(x, block), block.bucket
+        top = np.abs(v).max()
+        if top < EDEN_LEAST:
+            scales.append(np.zeros(block.lanes, dtype="<f4"))
+            codes.append(np.zeros(block.padded * bits // 8, dtype=np.uint8))
+            continue
+        exponent = math.frexp(top)[1] - 1  # 2^exponent <= top < 2^(exponent + 1)
+        z = np.rint(v * np.float32(2.0 ** (EDEN_BITS - exponent))).astype(np.int64)
+        z *= signs_of_rotation(key, block)
+        if rotations == 2:
+            shift = m.bit_length() - 1
+            z = (hadamard(z) + (1 << (shift - 1))) >> shift
+            z *= signs_of_rotation(key, block, 1)
+        norms = np.sqrt((z * z).sum(axis=0).astype(np.float64))  # of each bucket; the sum is exact
+        inverse = (EDEN_UNIT / np.maximum(norms, 1)).astype(np.float32)
+        z = np.rint(hadamard(z).astype(np.float32) * inverse).astype(
+            np.int64
+        )  # EDEN_UNIT: one standard deviation
+        size = (np.abs(z)[None] > np.array(EDEN_CUTS[bits])[:, None, None]).sum(axis=0)
+        sums, squares = (np.abs(z) * levels[size]).sum(axis=0), (levels[size] ** 2).sum(axis=0)
+        unit = 2.0 ** (exponent - EDEN_BITS)
+        if least_squares:
+            scale = sums * norms / (EDEN_UNIT * m * squares) * unit
+        else:
+            scale = EDEN_UNIT * norms / np.maximum(sums, 1) * unit
+        scales.append(np.minimum(scale, eden_largest_scale(bits, m, rotations)).astype("<f4"))
+        code = size | ((z < 0).astype(np.int64) << (bits - 1))
+        streams = [pack(code[:, lane], bits) for lane in range(block.lanes)]
+        codes.append(np.stack(streams, axis=1).ravel())  # their bytes in turns
+    return np.concatenate([np.concatenate(scales).view(np.uint8), *codes])
+
+
+def eden_largest_scale(bits: int, m: int, rotations: int) -> float:
+    """A bucket's largest scale, a float32: no sum of its levels decodes to an infinity."""
+    return float(np.float32(FLOAT_MAX / (2.0 * EDEN_LEVELS[bits][-1] * float(m) ** rotations)))
+
+
+def decode_eden(
+    payload: np.ndarray,
+    blocks: Blocks,
+    bits: int,
+    key: int,
+    *,
+    rotations: int = 1,
+    weight: float = 1.0,
+    dtype: type = np.float32,
+) -> np.ndarray:
+    """weight · Q(x), (d,) of dtype: out for decoding, and what accumulate adds."""
+    out = np.empty(blocks.elements, dtype=dtype)
+    for block, factors, levels in _eden_levels(payload, blocks, bits, weight, dtype):
+        z = hadamard(levels)
+        if rotations == 2:
+            z = hadamard(z * signs_of_rotation(key, block, 1))
+        values = (z * signs_of_rotation(key, block)).astype(dtype) * factors
+        out[block.begin : block.begin + block.elements] = values.ravel()[: block.elements]
+    return out
+
+
+def decode_eden_rotated(
+    payload: np.ndarray, blocks: Blocks, bits: int, *, weight: float = 1.0, dtype: type = np.float32
+) -> np.ndarray:
+    """weight · scale · level, (padded d,): what is added up in the rotated basis."""
+    found = _eden_levels(payload, blocks, bits, weight, dtype)
+    return np.concatenate([(levels.astype(dtype) * factors).ravel() for _, factors, levels in found])
+
+
+def _eden_levels(payload, blocks, bits, weight, dtype):  # type: ignore[no-untyped-def]
+    """(block, factor of each bucket, signed levels (positions, lanes)) of each block."""
+    scales = np.frombuffer(payload[: 4 * blocks.buckets].tobytes(), dtype="<f4")
+    at = 4 * blocks.buckets
+    for block in blocks:
+        size = block.padded * bits // 8
+        streams = payload[at : at + size].reshape(-1, block.lanes)
+        at += size
+        code = np.stack(
+            [unpack(streams[:, lane].copy(), block.bucket, bits) for lane in range(block.lanes)], axis=1
+        ).astype(np.int64)
+        half = 1 << (bits - 1)
+        levels = np.array(EDEN_LEVELS[bits])[code & (half - 1)] * np.where(code >= half, -1, 1)
+        factors = dtype(weight) * scales[block.first_bucket : block.first_bucket + block.lanes].astype(dtype)
+        yield block, factors, levels
+
+
+def rotate_back(sums: np.ndarray, blocks: Blocks, key: int) -> np.ndarray:
+    """D·H of each bucket of a vector in the rotated basis: (padded d,) -> (d,), in the type of the sums."""
+    out, at = np.empty(blocks.elements, dtype=sums.dtype), 0
+    for block in blocks:
+        rows = sums[at : at + block.padded].reshape(block.bucket, block.lanes)
+        at += block.padded
+        values = hadamard(rows) * signs_of_rotation(key, block).astype(sums.dtype)
+        out[block.begin : block.begin + block.elements] = values.ravel()[: block.elements]
     return out

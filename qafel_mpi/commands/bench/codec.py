@@ -33,9 +33,12 @@ EXAMPLES = (
 
 def codec(
     codecs: Annotated[
-        str, typer.Option("--codec", metavar="LIST", help="Any of identity, qsgd, affine, topk, randk, sign.")
-    ] = "qsgd,affine,sign,topk,randk",
-    bits: Annotated[str, typer.Option(metavar="LIST", help="Widths of qsgd and affine.")] = "2,3,4,8",
+        str,
+        typer.Option(
+            "--codec", metavar="LIST", help="Any of identity, qsgd, affine, topk, randk, sign, eden."
+        ),
+    ] = "qsgd,affine,sign,topk,randk,eden",
+    bits: Annotated[str, typer.Option(metavar="LIST", help="Widths of qsgd, affine and eden.")] = "2,3,4,8",
     d: Annotated[
         str,
         typer.Option(

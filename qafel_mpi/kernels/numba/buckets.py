@@ -32,7 +32,7 @@ TOGETHER = 4  # payloads that one call adds up
 
 
 @helper
-def _top(x):
+def top_of(x):
     """The largest magnitude's bit pattern, of x rounded to float32; >= _INF_BITS: not finite."""
     top = np.int32(0)
     for i in range(x.size):
@@ -41,7 +41,7 @@ def _top(x):
 
 
 @helper
-def _take(x, out):
+def take(x, out):
     """out = x rounded to float32. Returns its _top."""
     top = np.int32(0)
     for i in range(out.size):
@@ -52,7 +52,7 @@ def _take(x, out):
 
 
 @helper
-def _take_difference(x, x_hat, out):
+def take_difference(x, x_hat, out):
     """out = x − x̂ rounded to float32. Returns its _top."""
     top = np.int32(0)
     for i in range(out.size):
@@ -123,7 +123,7 @@ def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     sums = scratch[_SUMS_AT:].view(np.float64)
     for g in range(first, last):
         v = part(values, 0, table[g + 1, START] - table[g, START])
-        tops[g] = _take(part(x, table[g, START], table[g + 1, START]), v)
+        tops[g] = take(part(x, table[g, START], table[g + 1, START]), v)
         if tops[g] >= _INF_BITS:
             return g
         if kind != LINF:
@@ -167,11 +167,11 @@ def encode_range(
             4 * table[g, BUCKET],
         )
         if fast:
-            top = _top(here)
+            top = top_of(here)
         elif step:
-            top = _take_difference(here, part(x_hat, begin, end), v)
+            top = take_difference(here, part(x_hat, begin, end), v)
         else:
-            top = _take(here, v)
+            top = take(here, v)
         if top >= _INF_BITS:
             return g
         prefetch(x, x.itemsize * end)
@@ -189,7 +189,7 @@ def encode_range(
             )
             continue
         if fast:
-            _take(here, v)
+            take(here, v)
         if kind == MEAN:
             sign_levels(v, levels)
         else:

@@ -52,7 +52,7 @@ def _part(v, KIND: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _mix(j, k0, k1):
+def mix(j, k0, k1):
     """reference.hash32 of counters j, uint32."""
     h = (k0.to(tl.uint32) + j * _WEYL) ^ k1.to(tl.uint32)
     h = (h ^ (h >> 16)) * _MIX1
@@ -172,7 +172,7 @@ def encode_kernel(
         zero, 0.0, tl.div_rn(tl.full((), limit, tl.float32), tl.where(zero, 1.0, scale * lift))
     )
     half = tl.arange(0, BLOCK // 2)
-    h = _mix((slot >> 1).to(tl.uint32) + half.to(tl.uint32), k0, k1)
+    h = mix((slot >> 1).to(tl.uint32) + half.to(tl.uint32), k0, k1)
     low, high = (h & 0xFFFF).to(tl.int32), (h >> 16).to(tl.int32)
     first, second = tl.split(tl.reshape(v, (BLOCK // 2, 2)))
     count = tl.where(zero, 0, n).to(tl.int32)  # a bucket of zeros has codes 0, one bit's too

@@ -8,7 +8,7 @@ from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.config import StalenessConfig
 from qafel_mpi.algorithms.server import Update
 from qafel_mpi.codecs import PayloadError, build
-from qafel_mpi.codecs.entropy import Entropy
+from qafel_mpi.codecs.entropy import Coded
 from tests.unit.algorithms.made import CODECS, LAYOUT, POLYNOMIAL, D, damaged, make, start, step, upload
 
 
@@ -148,13 +148,13 @@ def test_a_compressed_payload_is_decompressed_once_on_every_path(monkeypatch):
     server, up, down = make(CODECS["zstd"], CODECS["zstd"], buffer_size=4)
     replica = Replica(start(), down, assigns=False)
     counts = {up: 0, down: 0}
-    decompress = Entropy._decompress
+    decompress = Coded._decompress
 
     def counted(codec, *arguments):
         counts[codec] += 1
         return decompress(codec, *arguments)
 
-    monkeypatch.setattr(Entropy, "_decompress", counted)
+    monkeypatch.setattr(Coded, "_decompress", counted)
     payloads = [np.zeros(up.payload_bytes(), np.uint8) for _ in range(4)]
     updates = [Update(i, 0, p[: up.encode(start(i), p, i)], i) for i, p in enumerate(payloads)]
     server.receive(updates[0])

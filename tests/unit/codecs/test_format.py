@@ -117,6 +117,107 @@ def decode_sparse(data: bytes, settings: dict, key: int, float_: type) -> list:
     return values
 
 
+LEVELS = {1: (1,), 2: (3, 10), 3: (13, 40, 71, 114), 4: (6, 18, 30, 43, 58, 74, 95, 126)}
+CUTS = {1: (), 2: (491,), 3: (250, 525, 874), 4: (129, 261, 400, 550, 719, 922, 1200)}
+
+
+def blocks_of(d: int, m: int) -> list[tuple[int, int, int, int]]:
+    """(first element, buckets, elements of each, positions before) of every block."""
+    whole = d // (16 * m)
+    found = [(16 * m * k, 16, m, m * k) for k in range(whole)]
+    if left := d - 16 * m * whole:
+        sizes = [m >> k for k in range(13) if m >> k >= 8 and math.ceil(left / (m >> k)) <= 16]
+        size = min(sizes, key=lambda size: math.ceil(left / size) * (size + 16))
+        found.append((16 * m * whole, math.ceil(left / size), size, m * whole))
+    return found
+
+
+def minus(key: int, before: int, lane: int, m: int, rotation: int = 0) -> list[int]:
+    """−1 or 1 for each position of a bucket."""
+    signs = []
+    for p in range(before, before + m):
+        bit = hash_of(key, 2**31 * rotation + p // 2) >> (16 * (p % 2) + lane) & 1
+        signs.append(-1 if bit else 1)
+    return signs
+
+
+def hadamard(values: list) -> list:
+    half, values = len(values) // 2, list(values)
+    while half:
+        for i in range(len(values)):
+            if not i & half:
+                values[i], values[i + half] = values[i] + values[i + half], values[i] - values[i + half]
+        half //= 2
+    return values
+
+
+def times(a: list, b: list) -> list:
+    return [x * y for x, y in zip(a, b, strict=True)]
+
+
+def decode_eden(data: bytes, settings: dict, key: int, d: int, float_: type) -> list:
+    bits, cut = settings["bits"], blocks_of(d, settings["bucket"])
+    buckets = sum(w for _, w, _, _ in cut)
+    scales = [np.float32(c) for (c,) in struct.iter_unpack("<f", data[: 4 * buckets])]
+    at, values = 4 * buckets, [float_(0)] * d
+    for begin, w, m, before in cut:
+        size = w * m * bits // 8
+        block, at = data[at : at + size], at + size
+        for lane in range(w):
+            c = float_(scales.pop(0))
+            codes = codes_of(block[lane::w], bits)
+            half = 2 ** (bits - 1)
+            z = hadamard([LEVELS[bits][k % half] * (-1 if k >= half else 1) for k in codes])
+            if settings.get("rotations") == 2:
+                z = hadamard(times(z, minus(key, before, lane, m, 1)))
+            for p, number in enumerate(times(z, minus(key, before, lane, m))):
+                if (i := begin + p * w + lane) < min(d, begin + w * m):
+                    values[i] = float_(number) * c
+    return values
+
+
+def encode_eden(x: np.ndarray, settings: dict, key: int) -> bytes:
+    bits, cut = settings["bits"], blocks_of(len(x), settings["bucket"])
+    scales, out = b"", b""
+    for begin, w, m, before in cut:
+        block = np.zeros(w * m, np.float32)
+        block[: len(x) - begin] = x[begin : begin + w * m]
+        top = float(np.abs(block).max())
+        if top < 2.0**-100:
+            scales, out = scales + bytes(4 * w), out + bytes(w * m * bits // 8)
+            continue
+        e = math.frexp(top)[1] - 1
+        streams = []
+        for lane in range(w):
+            y = [int(np.rint(v * np.float32(2.0 ** (17 - e)))) for v in block[lane::w]]
+            z = times(y, minus(key, before, lane, m))
+            if settings.get("rotations") == 2:
+                z = times([(v + m // 2) // m for v in hadamard(z)], minus(key, before, lane, m, 1))
+            norm = math.sqrt(sum(v * v for v in z))
+            inverse = np.float32(500 / max(norm, 1.0))
+            r = [int(np.rint(np.float32(v) * inverse)) for v in hadamard(z)]
+            sizes = [sum(abs(v) > cut_ for cut_ in CUTS[bits]) for v in r]
+            levels = [LEVELS[bits][size] for size in sizes]
+            a, b = (
+                sum(abs(v) * level for v, level in zip(r, levels, strict=True)),
+                sum(one * one for one in levels),
+            )
+            if settings.get("scale") == "least-squares":
+                scale = a * norm / (500 * m * b) * 2.0 ** (e - 17)
+            else:
+                scale = 500 * norm / max(a, 1) * 2.0 ** (e - 17)
+            most = np.float32(
+                float(np.finfo(np.float32).max) / (2 * LEVELS[bits][-1] * m ** settings.get("rotations", 1))
+            )
+            scales += struct.pack("<f", min(scale, float(most)))
+            stream = 0
+            for p, (size, v) in enumerate(zip(sizes, r, strict=True)):
+                stream |= (size | (v < 0) << (bits - 1)) << (bits * p)
+            streams.append(stream.to_bytes(m * bits // 8, "little"))
+        out += bytes(byte for row in zip(*streams, strict=True) for byte in row)
+    return scales + out
+
+
 def open_frame(data: bytes) -> bytes:
     """The content of a Zstandard frame (RFC 8878) of one segment below 256 bytes, of raw and RLE blocks."""
     assert data[:5] == bytes.fromhex("28b52ffd20"), (
@@ -139,6 +240,8 @@ def decode_plainly(case: dict, float_: type) -> np.ndarray:
         case "identity":
             kind = "<f" if case["dtype"] == "float32" else "<d"
             values = [float_(v) for (v,) in struct.iter_unpack(kind, data)]
+        case "eden":
+            values = decode_eden(data, settings, case["key"], D, float_)
         case "affine":
             values = decode_affine(data, settings["bits"], settings.get("bucket", "layer"), float_)
         case "topk" | "randk":
@@ -248,6 +351,9 @@ def test_golden_payloads_are_near_their_vectors(case):
             assert np.allclose(q[kept], scaled, rtol=1e-6, atol=2.0**-149)
         case "sign":
             assert ((q < 0) == (x < 0)).all()
+        case "eden":
+            error = {1: 0.9, 2: 0.4, 3: 0.12, 4: 0.03}[settings["bits"]]
+            assert ((q - x) ** 2).sum() <= (error if np.abs(x).max() > 2.0**-100 else 1) * (x**2).sum()
         case "affine":
             assert np.abs(q - x).max() <= 2.02 * np.abs(x).max() / (2 ** settings["bits"] - 1) + 2.0**-149
         case _:
@@ -270,6 +376,23 @@ def test_a_frame_written_by_hand_is_read_as_its_content(float_):
     decoded = torch.full((D,), float("nan"), dtype=torch.float32 if float_ is np.float32 else torch.float64)
     codec.decode(np.frombuffer(frame, dtype=np.uint8).copy(), decoded, 0)
     assert (decoded.numpy() == plainly).all()
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 3e-31, 1e37])
+@pytest.mark.parametrize(("d", "bucket"), [(2500, 128), (600, 512), (5, 128)])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_the_plain_encoder_and_decoder_of_eden_do_what_the_codec_does(d, bucket, bits, magnitude):
+    """A whole block and a short one, a short one alone, and one of 8 elements."""
+    settings = {"codec": "eden", "bits": bits, "bucket": bucket, "rotations": 1 + (bits + d) % 2}
+    settings["scale"] = ("unbiased", "least-squares")[(bits // 2 + d) % 2]
+    x = (np.random.Generator(np.random.Philox(d)).standard_normal(d) * magnitude).astype(np.float32)
+    codec = build(CodecConfig.model_validate(settings), Layout(("v",), ((d,),)))
+    out = np.full(codec.payload_bytes(), 255, dtype=np.uint8)
+    codec.encode(torch.from_numpy(x), out, 0x0123456789ABCDEF)
+    assert out.tobytes() == encode_eden(x, settings, 0x0123456789ABCDEF)
+    decoded = torch.zeros(d, dtype=torch.float64)
+    codec.decode(out, decoded, 0x0123456789ABCDEF)
+    assert decoded.tolist() == decode_eden(out.tobytes(), settings, 0x0123456789ABCDEF, d, np.float64)
 
 
 def settings_of(kind: str, bits: int, bucket: int) -> CodecConfig:

@@ -9,10 +9,13 @@ import torch
 
 from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.kernels import gpu, plan
+from qafel_mpi.kernels.blocks import Blocks
 from qafel_mpi.kernels.numba import buckets as cpu
+from qafel_mpi.kernels.numba.eden import EdenKernels
 from qafel_mpi.kernels.reference import L2, LINF, MEAN
 from qafel_mpi.kernels.triton.affine import FusedAffine
 from qafel_mpi.kernels.triton.buckets import FusedKernels
+from qafel_mpi.kernels.triton.eden import FusedEden
 from tests import pretended_gpu
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_kernels_gpu.py"
@@ -148,3 +151,37 @@ def test_what_is_not_finite_in_float32_is_reported_by_affine_s_too(where, bad, b
     assert int(theirs.encode(x, payload)) == 1
     x[where] = bad
     assert int(theirs.encode(x, payload)) == 0
+
+
+# A whole block and a short one; a short one alone; two rotations in each; buckets of 4,096 in a block of two.
+@pytest.mark.parametrize(
+    ("d", "bucket", "rotations"), [(2500, 128, 1), (113, 512, 2), (2048, 128, 2), (8000, 4096, 1)]
+)
+@pytest.mark.parametrize("bits", range(1, 5))
+def test_triton_gives_the_bytes_of_eden(d, bucket, rotations, bits):
+    blocks, exponent = Blocks(d, bucket), (0, -31, -44, 37)[(bits + d) % 4]
+    options = {"bits": bits, "rotations": rotations, "least_squares": bits % 2 == 0}
+    ours, theirs = EdenKernels(blocks, **options), FusedEden(blocks, **options, device=CPU)
+    dtype = (np.float32, np.float64)[bits % 2]
+    x, state = (vector(d, exponent).astype(dtype) for _ in range(2))
+    out = np.zeros(4 * blocks.buckets + blocks.padded * bits // 8, dtype=np.uint8)
+    ours.encode(x, out, KEY)
+    payload = torch.full((out.size,), 0xA5, dtype=torch.uint8)
+    assert int(theirs.encode(torch.from_numpy(x), payload, KEY)) == 1
+    assert payload.numpy().tobytes() == out.tobytes()
+    state, moved = state[::-1].copy(), torch.from_numpy(state[::-1].copy())
+    for weight, assign in ((0.3, False), (1.0, True)):
+        ours.decode(out, state, weight, KEY, assign=assign)
+        theirs.decode(payload, moved, weight, assign=assign, key=KEY)
+        assert moved.numpy().tobytes() == state.tobytes()
+    ours.step(x, state, out, KEY)
+    theirs.step(torch.from_numpy(x), moved, payload, KEY)
+    assert payload.numpy().tobytes() == out.tobytes()
+    assert moved.numpy().tobytes() == state.tobytes()
+    sums, theirs_sums = np.ones(blocks.padded, dtype), torch.ones(blocks.padded, dtype=moved.dtype)
+    ours.sum(out, sums, 0.3)
+    theirs.sum(payload, theirs_sums, 0.3)
+    assert theirs_sums.numpy().tobytes() == sums.tobytes()
+    bad = torch.from_numpy(x.copy())
+    bad[d - 1] = float("inf")
+    assert int(theirs.encode(bad, payload, KEY)) == 0

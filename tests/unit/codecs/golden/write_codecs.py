@@ -29,6 +29,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"codec": "sign", "bucket": 24},
     *({"codec": "affine", "bits": bits, "bucket": 12} for bits in (3, 4, 8)),
 ]
+# Behind all others, so that a new codec adds lines and moves none.
+LATER: list[dict[str, Any]] = [
+    *({"codec": "eden", "bits": bits, "bucket": 128} for bits in (1, 2, 3, 4)),
+    {"codec": "eden", "bits": 2, "bucket": 512, "rotations": 2, "scale": "least-squares"},
+]
 
 
 def vector(kind: str) -> np.ndarray:
@@ -59,6 +64,8 @@ def case(settings: dict[str, object], kind: str, dtype: torch.dtype) -> dict[str
 def main() -> None:
     cases = [case(s, kind, torch.float32) for s in SETTINGS for kind in ("normal", "tiny", "huge")]
     cases += [case(s, "normal", torch.float64) for s in SETTINGS]
+    cases += [case(s, kind, torch.float32) for s in LATER for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in LATER]
     lines = ",\n".join(json.dumps(c) for c in cases)
     text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
     Path(__file__).with_name("codecs.json").write_text(text)

@@ -1,0 +1,172 @@
+"""eden's decoder for the CPU: levels, their transform and the sums of one block after the other, in the cache.
+
+The levels are small, so that the passes work on 16-bit numbers where the bucket allows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qafel_mpi.kernels.blocks import LANES
+from qafel_mpi.kernels.numba import lanes as simd
+from qafel_mpi.kernels.numba.hadamard import AGAIN, VALUES, passes
+from qafel_mpi.kernels.numba.jit import float_of, helper, jit, load32, part, prefetch
+from qafel_mpi.kernels.numba.rounding import draw
+
+_GROUP = simd.GROUP
+
+
+@helper
+def _levels(codes, at, m, bits, z):
+    step = LANES * bits
+    if bits == 1:
+        for g in range(m >> 3):
+            simd.levels_of1(codes, at + g * step, z, LANES * _GROUP * g)
+    elif bits == 2:
+        for g in range(m >> 3):
+            simd.levels_of2(codes, at + g * step, z, LANES * _GROUP * g)
+    elif bits == 3:
+        for g in range(m >> 3):
+            simd.levels_of3(codes, at + g * step, z, LANES * _GROUP * g)
+    else:
+        for g in range(m >> 3):
+            simd.levels_of4(codes, at + g * step, z, LANES * _GROUP * g)
+
+
+@helper
+def _transformed(codes, at, m, bits, z):
+    _levels(codes, at, m, bits, z)
+    passes(z, m)
+
+
+@helper
+def _add(z, m, factors, signs, acc, acc_at, assign):
+    if assign:
+        for g in range(m >> 3):
+            simd.assign(z, LANES * _GROUP * g, factors, signs, 4 * g, acc, acc_at + LANES * _GROUP * g)
+    else:
+        for g in range(m >> 3):
+            simd.add(z, LANES * _GROUP * g, factors, signs, 4 * g, acc, acc_at + LANES * _GROUP * g)
+
+
+@helper
+def _back(z, m, wide, signs):
+    for g in range(m >> 3):
+        simd.back(z, wide, LANES * _GROUP * g, signs, 4 * g)
+
+
+@helper
+def _decode_block(
+    codes, at, m, bits, rotations, narrow, position, k0, k1, scratch, factors, acc, acc_at, assign
+):
+    """acc[acc_at:] += factor · what the codes stand for, for LANES buckets of m elements."""
+    rows = VALUES + 64 * m
+    wide = part(scratch, VALUES, VALUES + 64 * m).view(np.int32)
+    short = part(scratch, rows, rows + 32 * m).view(np.int16)
+    signs = part(scratch, rows + 72 * m, rows + 74 * m).view(np.uint32)
+    if narrow:
+        _transformed(codes, at, m, bits, short)
+    else:
+        _transformed(codes, at, m, bits, wide)
+    if rotations == 2:
+        draw(k0, k1, position + AGAIN, m, signs)
+        if narrow:
+            _back(short, m, wide, signs)
+        else:
+            _back(wide, m, wide, signs)
+        passes(wide, m)
+    draw(k0, k1, position, m, signs)
+    if narrow and rotations == 1:
+        _add(short, m, factors, signs, acc, acc_at, assign)
+    else:
+        _add(wide, m, factors, signs, acc, acc_at, assign)
+
+
+@jit
+def decode_range(
+    payload, m, whole, last_m, lanes, first, last, bits, rotations, narrow, weight, assign, k0, k1, scratch,
+    factors, values, codes_at, acc,
+):  # fmt: skip
+    """acc += weight · Q(x), or acc = Q(x), for blocks first..last-1. factors, values: of acc's type."""
+    kind = acc.dtype.type
+    for k in range(first, last):
+        begin, at = LANES * m * k, codes_at + 2 * m * bits * k
+        full = k < whole
+        width = LANES if full else lanes
+        for lane in range(width):
+            factors[lane] = kind(weight) * kind(float_of(load32(payload, 4 * (LANES * k + lane))))
+        if full:
+            prefetch(acc, acc.itemsize * (begin + LANES * m))
+            _decode_block(
+                payload, at, m, bits, rotations, narrow, m * k, k0, k1, scratch, factors, acc, begin, assign
+            )
+            continue
+        codes_begin = VALUES + 128 * last_m
+        codes = part(scratch, codes_begin, codes_begin + 8 * last_m)
+        for row in range(last_m * bits // 8):
+            for lane in range(lanes):
+                codes[LANES * row + lane] = payload[at + row * lanes + lane]
+        _decode_block(
+            codes, 0, last_m, bits, rotations, narrow, m * k, k0, k1, scratch, factors, values, 0, True
+        )
+        left = acc.size - begin
+        for p in range((left + lanes - 1) // lanes):
+            for lane in range(min(lanes, left - p * lanes)):
+                value = values[LANES * p + lane]
+                i = begin + p * lanes + lane
+                acc[i] = value if assign else acc[i] + value
+    return -1
+
+
+@helper
+def _sum(codes, at, m, bits, factors, acc, acc_at):
+    step = LANES * bits
+    if bits == 1:
+        for g in range(m >> 3):
+            simd.sum_levels1(codes, at + g * step, factors, acc, acc_at + LANES * _GROUP * g)
+    elif bits == 2:
+        for g in range(m >> 3):
+            simd.sum_levels2(codes, at + g * step, factors, acc, acc_at + LANES * _GROUP * g)
+    elif bits == 3:
+        for g in range(m >> 3):
+            simd.sum_levels3(codes, at + g * step, factors, acc, acc_at + LANES * _GROUP * g)
+    else:
+        for g in range(m >> 3):
+            simd.sum_levels4(codes, at + g * step, factors, acc, acc_at + LANES * _GROUP * g)
+
+
+@jit
+def sum_range(
+    payload, m, whole, last_m, lanes, first, last, bits, weight, scratch, factors, values, codes_at, sums
+):
+    """sums += weight · scale · level for blocks first..last-1: in the rotated basis, with nothing to transform."""
+    kind = sums.dtype.type
+    for k in range(first, last):
+        begin, at = LANES * m * k, codes_at + 2 * m * bits * k
+        full = k < whole
+        for lane in range(LANES if full else lanes):
+            factors[lane] = kind(weight) * kind(float_of(load32(payload, 4 * (LANES * k + lane))))
+        if full:
+            _sum(payload, at, m, bits, factors, sums, begin)
+            continue
+        codes_begin = VALUES + 128 * last_m
+        codes = part(scratch, codes_begin, codes_begin + 8 * last_m)
+        for row in range(last_m * bits // 8):
+            for lane in range(lanes):
+                codes[LANES * row + lane] = payload[at + row * lanes + lane]
+        values[:] = 0
+        _sum(codes, 0, last_m, bits, factors, values, 0)
+        for p in range(last_m):
+            for lane in range(lanes):
+                sums[begin + p * lanes + lane] += values[LANES * p + lane]
+    return -1
+
+
+@jit
+def scales_valid(payload, buckets, full_buckets, most, last_most):
+    """Whether the leading float32 scales are between 0 and the largest that an encoder writes."""
+    ok = True
+    for k in range(buckets):
+        pattern = load32(payload, 4 * k)
+        ok &= (pattern >= 0) & (pattern <= (most if k < full_buckets else last_most))
+    return ok

@@ -1,0 +1,137 @@
+"""eden's encoder for the CPU: integers, their transform and the codes of one block after the other, in the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qafel_mpi.kernels import reference
+from qafel_mpi.kernels.blocks import LANES
+from qafel_mpi.kernels.numba import lanes as simd
+from qafel_mpi.kernels.numba.buckets import take, take_difference, top_of
+from qafel_mpi.kernels.numba.hadamard import AGAIN, INVERSES, NORMS, SQUARES, SUMS, VALUES, passes, spread_out
+from qafel_mpi.kernels.numba.jit import float_of, helper, jit, part, prefetch, store
+from qafel_mpi.kernels.numba.rounding import draw
+from qafel_mpi.kernels.reference import EDEN_BITS, EDEN_UNIT
+
+_GROUP = simd.GROUP
+_INF_BITS = np.int32(0x7F800000)
+_LEAST_BITS = np.int32(reference.EDEN_LEAST.view(np.int32))
+_UNIT = np.int64(EDEN_UNIT)
+
+
+@helper
+def _quantize(z, m, bits, inverses, sums, squares, codes, at):
+    step = LANES * bits
+    if bits == 1:
+        for g in range(m >> 3):
+            simd.quantize1(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    elif bits == 2:
+        for g in range(m >> 3):
+            simd.quantize2(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    elif bits == 3:
+        for g in range(m >> 3):
+            simd.quantize3(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    else:
+        for g in range(m >> 3):
+            simd.quantize4(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+
+
+@helper
+def _encode_block(
+    v, v_at, top, m, bits, rotations, least, most, position, k0, k1, scratch, codes, at, scales
+):  # fmt: skip
+    """Codes of LANES buckets in v[v_at:] to codes[at:], and their scales. top: the largest value's bit pattern."""
+    norms = part(scratch, NORMS, SUMS).view(np.int64)
+    sums = part(scratch, SUMS, SQUARES).view(np.int32)
+    squares = part(scratch, SQUARES, INVERSES).view(np.int32)
+    inverses = part(scratch, INVERSES, VALUES).view(np.float32)
+    rows = VALUES + 64 * m
+    z = part(scratch, rows, rows + 64 * m).view(np.int32)
+    signs = part(scratch, rows + 72 * m, rows + 74 * m).view(np.uint32)
+    norms[:] = 0
+    sums[:] = 0
+    squares[:] = 0
+    exponent = (top >> 23) - 127
+    draw(k0, k1, position, m, signs)
+    factor = float_of(np.int32((127 + EDEN_BITS - exponent) << 23))
+    for g in range(m >> 3):
+        here = LANES * _GROUP * g
+        simd.to_integers(v, v_at + here, z, here, factor, signs, 4 * g, norms)
+    passes(z, m)
+    if rotations == 2:
+        norms[:] = 0
+        draw(k0, k1, position + AGAIN, m, signs)
+        shift = 0
+        while 1 << shift < m:
+            shift += 1
+        for g in range(m >> 3):
+            simd.again(z, LANES * _GROUP * g, shift, signs, 4 * g, norms)
+        passes(z, m)
+    for lane in range(LANES):
+        root = np.sqrt(np.float64(norms[lane]))
+        inverses[lane] = np.float32(_UNIT / max(root, 1.0))
+    _quantize(z, m, bits, inverses, sums, squares, codes, at)
+    unit = np.float64(float_of(np.int32((127 + exponent - EDEN_BITS) << 23)))
+    for lane in range(LANES):
+        root = np.sqrt(np.float64(norms[lane]))
+        if least:
+            scale = np.float64(sums[lane]) * root / np.float64(_UNIT * m * np.int64(squares[lane])) * unit
+        else:
+            scale = _UNIT * root / np.float64(max(sums[lane], 1)) * unit
+        scales[lane] = np.float32(min(scale, most))
+
+
+@jit
+def encode_range(
+    x, x_hat, step, m, whole, last_m, lanes, first, last, bits, rotations, least, most, last_most,
+    k0, k1, scratch, payload, codes_at,
+):  # fmt: skip
+    """Scales and codes of blocks first..last-1. A block that is not finite, or -1. step: of x − x̂."""
+    scales = np.empty(LANES, np.float32)
+    for k in range(first, last):
+        begin, at = LANES * m * k, codes_at + 2 * m * bits * k
+        full = k < whole
+        size, width = (m, LANES) if full else (last_m, lanes)
+        end = begin + LANES * m if full else x.size
+        here = part(x, begin, end)
+        v = part(scratch, VALUES, VALUES + 64 * size).view(np.float32)
+        # The last block is taken to where its integers will be, and spread from there.
+        behind = VALUES + 64 * size
+        flat = v if full else part(scratch, behind, behind + 4 * here.size).view(np.float32)
+        if step:
+            top = take_difference(here, part(x_hat, begin, end), flat)
+        elif full:
+            top = top_of(here)
+        else:
+            top = take(here, flat)
+        if top >= _INF_BITS:
+            return k
+        if full:
+            prefetch(x, x.itemsize * end)
+        else:
+            spread_out(flat, here.size, lanes, v)
+        if top < _LEAST_BITS:
+            for lane in range(width):
+                store(payload, 4 * (LANES * k + lane), np.float32(0))
+            part(payload, at, at + width * size * bits // 8)[:] = 0
+            continue
+        if full and not step:
+            _encode_block(
+                x, begin, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at, scales
+            )
+        elif full:
+            _encode_block(
+                v, 0, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at, scales
+            )
+        else:
+            codes = part(scratch, behind + 64 * size, behind + 72 * size)
+            _encode_block(
+                v, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0, scales
+            )
+        for lane in range(width):
+            store(payload, 4 * (LANES * k + lane), scales[lane])
+        if not full:
+            for row in range(size * bits // 8):
+                for lane in range(lanes):
+                    payload[at + row * lanes + lane] = scratch[behind + 64 * size + LANES * row + lane]
+    return -1
