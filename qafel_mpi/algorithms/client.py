@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Buffers, Codec, Encoding, NonFiniteError
+from qafel_mpi.algorithms.feedback import ErrorFeedback
+from qafel_mpi.codecs.base import Buffers, Codec, Done, Encoding, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of
 from qafel_mpi.kernels.numba.rows import derive_rows
@@ -70,10 +71,19 @@ class Client:
     A client id is not a rank: in the virtual driver one worker plays many clients.
     """
 
-    def __init__(self, replica: Replica, uplink: Codec, *, seed: int, sends_model: bool = False):
+    def __init__(
+        self,
+        replica: Replica,
+        uplink: Codec,
+        *,
+        seed: int,
+        sends_model: bool = False,
+        feedback: ErrorFeedback | None = None,
+    ):
         self.replica = replica
         self.uplink = uplink
         self.seed = seed
+        self.feedback = feedback
         # FedAsync uploads y_P = y_0 + (y_P - y_0): y_0 must be kept, for x̂ moves on while the client trains.
         self._start = copy_of(replica.x_hat) if sends_model else None
 
@@ -86,8 +96,8 @@ class Client:
     def encode(self, delta: Tensor, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
         """Write Q_c(y_P − y_0) (FedAsync: Q_c(y_P)) to out. Returns (payload bytes, key of its draws).
 
-        delta: (d,), y_P − y_0; FedAsync overwrites it. out: uint8. participation: which of the client's
-        trainings this is. Raises NonFiniteError where the training diverged.
+        delta: (d,), y_P − y_0; FedAsync and error feedback overwrite it. out: uint8. participation: which of the
+        client's trainings this is. Raises NonFiniteError where the training diverged.
         """
         encoding, key = self.begin_encoding(delta, out, client=client, participation=participation)
         return encoding.finish(), key
@@ -103,7 +113,22 @@ class Client:
         )
         if self._start is not None:
             delta.add_(self._start)
+        if self.feedback is not None:
+            return Done(self._encode_and_keep(delta, out, key, client, participation)), key
         return self.uplink.begin(delta, out, key), key
+
+    def _encode_and_keep(
+        self, delta: Tensor, out: np.ndarray | Tensor, key: int, client: int, participation: int
+    ) -> int:
+        """Error feedback: u = Q_c(v), v = β e + (y_P − y_0), and e = v − u for the client's next upload."""
+        assert self.feedback is not None
+        self.feedback.add_to(delta, client)
+        size = self.uplink.begin(delta, out, key).finish()
+        payload = out[:size]
+        decoded = self.uplink.scratch(delta)
+        self.uplink.decode(payload.cpu().numpy() if isinstance(payload, Tensor) else payload, decoded, key)
+        self.feedback.keep(delta, decoded, client, participation)
+        return size
 
     def encode_all(self, deltas: Tensor, outs: Buffers, trainings: np.ndarray) -> Encoded:
         """encode of several trainings from one version, with the same bytes.
@@ -115,17 +140,23 @@ class Client:
             keys[:] = shared_key(self.seed)
         if self._start is not None:
             deltas.add_(self._start.to(deltas.device))
+        if self.feedback is not None:
+            return self._encode_each(deltas, outs, keys.tolist(), trainings)
         try:
             return Encoded(self.uplink.encode_all(deltas, outs, keys), keys.tolist(), {})
         except NonFiniteError:
-            return self._encode_each(deltas, outs, keys.tolist())
+            return self._encode_each(deltas, outs, keys.tolist(), trainings)
 
-    def _encode_each(self, vectors: Tensor, outs: Buffers, keys: list[int]) -> Encoded:
+    def _encode_each(self, vectors: Tensor, outs: Buffers, keys: list[int], trainings: np.ndarray) -> Encoded:
         """Where a training diverged, the others are as good as ever."""
         encoded = Encoded([], keys, {})
         for i, (vector, out, key) in enumerate(zip(vectors, outs, keys, strict=True)):
             try:
-                encoded.sizes.append(self.uplink.encode(vector, out, key))
+                if self.feedback is None:
+                    encoded.sizes.append(self.uplink.encode(vector, out, key))
+                else:
+                    size = self._encode_and_keep(vector, out, key, *trainings[i].tolist())
+                    encoded.sizes.append(size)
             except NonFiniteError as error:
                 encoded.sizes.append(0)
                 encoded.errors[i] = error

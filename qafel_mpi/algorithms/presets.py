@@ -15,6 +15,14 @@ _IDENTITY = {"codec": "identity"}
 PRESETS: dict[str, dict[str, Any]] = {
     # Ortega and Jafarkhani, arXiv 2308.00263, Algorithms 1-3.
     "qafel": {"uplink": _QSGD4, "downlink": {"mode": "hidden", **_QSGD4}},
+    # QAFeL with error feedback upward, as AsynFLC-EF (arXiv 2504.19903) has it. The hidden state is EF21-P's downlink
+    # (Gruntkowska, Tyurin and Richtárik, arXiv 2209.15218), w ← w + C(x − w), brought to buffered asynchrony; MCM
+    # (Philippenko and Dieuleveut, arXiv 2102.12528) has the same with a memory rate.
+    "qafel-ef": {
+        "uplink": _QSGD4,
+        "downlink": {"mode": "hidden", **_QSGD4},
+        "client": {"error_feedback": True},
+    },
     # Nguyen et al., AISTATS 2022 (arXiv 2106.06639).
     "fedbuff": {"uplink": _IDENTITY, "downlink": {"mode": "none"}},
     # What QAFeL is compared with: the model itself is quantized, and the error propagates.
@@ -47,6 +55,7 @@ _EXACT = {"uplink.codec": "identity", "downlink.codec": "identity"}
 # What an algorithm is by definition. A run that has something else is no longer this algorithm, and its name says so.
 DEFINING: dict[str, dict[str, Any]] = {
     "qafel": {"downlink.mode": "hidden", **_ASYNCHRONOUS},
+    "qafel-ef": {"downlink.mode": "hidden", "client.error_feedback": True, **_ASYNCHRONOUS},
     "fedbuff": {**_EXACT, **_ASYNCHRONOUS},
     "naive": {"downlink.mode": "direct", **_ASYNCHRONOUS},
     "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qafel_mpi import tasks
 from qafel_mpi.algorithms.client import Client, Replica
+from qafel_mpi.algorithms.feedback import ErrorFeedback
 from qafel_mpi.algorithms.server import Server
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs import build as build_codec
@@ -124,9 +125,18 @@ class Setup:
         )
 
     def client(self) -> Client:
-        sends_model = self.experiment.server.update == "model"
         replica = Replica(self.where_trained(self.x0), self.downlink, assigns=self.assigns)
-        return Client(replica, self.uplink, seed=self.experiment.seed, sends_model=sends_model)
+        return self.client_of(replica)
+
+    def client_of(self, replica: Replica) -> Client:
+        """The client's side around a hidden state that is there already."""
+        e = self.experiment
+        feedback = None
+        if e.client.error_feedback:
+            decay, bits = e.client.error_decay, e.client.error_bits
+            feedback = ErrorFeedback(self.task.layout, self.task.dtype, seed=e.seed, decay=decay, bits=bits)
+        sends_model = e.server.update == "model"
+        return Client(replica, self.uplink, seed=e.seed, sends_model=sends_model, feedback=feedback)
 
     def expected(self, more: Mapping[Kind, Expected] | None = None) -> dict[Kind, Expected]:
         """What the header of each kind of message must say in this run. more: kinds that a driver adds."""

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     DURATION = 10
     DATA = 11  # made data, splits
     ROTATION = 12  # eden's one rotation of all uploads
+    RESIDUAL = 13  # rounding of what error feedback keeps; owner: client, counter: participation
 
 
 def splitmix64(z: int) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, LARGEST, OWN, VIRTUAL, WALL, Settings, only_with, takes
+from qafel_mpi.tasks.feedback_config import FeedbackSettings
 from qafel_mpi.tasks.partition_config import FieldsConfig, PartitionConfig
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -253,7 +254,7 @@ class RateScheduleConfig(Settings):
         return final + (1.0 - final) * left
 
 
-class ClientConfig(Settings):
+class ClientConfig(FeedbackSettings):
     """Local training: P optimizer steps, given as epochs over the client's data or as a number of steps."""
 
     learning_rate: float = Field(

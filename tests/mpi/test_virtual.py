@@ -22,6 +22,11 @@ SETTINGS = {
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],
     "always": ["clock.start=always"],
     "checksum of payloads": ["transport.checksum=full"],
+    "eden, shared rotation": [
+        *("uplink.codec=eden", "uplink.bits=2", "uplink.rotation=shared"),
+        *("downlink.codec=eden", "downlink.bits=1", "downlink.scale=least-squares"),
+    ],
+    "qafel-ef": ["algorithm=qafel-ef", "client.error_decay=0.9", "client.error_bits=8", "clock.start=always"],
     "zstd": ["uplink.entropy=zstd", "downlink.entropy=zstd"],
 }
 

@@ -41,6 +41,10 @@ DOWNLINKS = {
     "hidden 2 bits": ["algorithm=qafel", "downlink.bits=2"],
     "hidden topk": ["algorithm=qafel", "downlink.codec=topk", "downlink.fraction=0.1"],
     "hidden zstd": ["algorithm=qafel", "downlink.entropy=zstd", "uplink.entropy=zstd"],
+    "hidden eden": [
+        *("uplink.codec=eden", "uplink.rotation=shared", "downlink.codec=eden", "downlink.bits=2"),
+    ],
+    "error feedback": ["algorithm=qafel-ef"],
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
     "checksum of headers": ["transport.checksum=header", "uplink.entropy=zstd"],

@@ -72,8 +72,14 @@ class RemoteWorkers:
         return self.inbox.total
 
     def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
-        """To the worker with the least to do; which one has no effect on the result."""
+        """To the worker with the least to do; which one has no effect on the result.
+
+        With error feedback to the client's own worker, which keeps its residual.
+        """
         rank = min(self.ranks, key=self.outstanding.__getitem__)
+        if self.session.experiment.client.error_feedback:
+            ((client, _),) = jobs
+            rank = self.ranks[client % len(self.ranks)]
         if self._download is not None:
             self._post(self._download, rank)
             self._download = None

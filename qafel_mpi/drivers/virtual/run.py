@@ -17,7 +17,6 @@ from time import perf_counter
 import numpy as np
 from mpi4py import MPI
 
-from qafel_mpi.algorithms.client import Client
 from qafel_mpi.algorithms.server import Update
 from qafel_mpi.codecs import NonFiniteError
 from qafel_mpi.config import ConfigError, Experiment
@@ -89,8 +88,7 @@ def run(
         server = setup.server()
         workers: Workers
         if comm.size == 1:
-            sends_model = experiment.server.update == "model"
-            client = Client(server.replica, setup.uplink, seed=experiment.seed, sends_model=sends_model)
+            client = setup.client_of(server.replica)
             workers = LocalWorkers(setup, client, session.recorder, StopsWhen(interrupted))
         else:
             workers = RemoteWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
@@ -144,7 +142,9 @@ class Simulation:
         self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
         self.unicast, self.examples = setup.unicast, setup.task.examples
         self.digest = digester(session.experiment.trace.digests)
-        self.together = 1 if setup.unicast else setup.task.together
+        # What a client keeps lives on one worker, and a batch goes to one worker.
+        alone = setup.unicast or session.experiment.client.error_feedback
+        self.together = 1 if alone else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self.start_version: dict[Job, int] = {}  # of all that train
         # In order: those that start from the newest version, not handed out yet.
