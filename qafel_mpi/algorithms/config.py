@@ -25,9 +25,10 @@ class ServerConfig(Settings):
         description="Number of uploads that the server collects before it takes a step (K).",
         json_schema_extra=BOTH,
     )
-    optimizer: Literal["sgd", "adam"] = Field(
+    optimizer: Literal["sgd", "adam", "amsgrad"] = Field(
         "sgd",
-        description="Optimizer that applies the aggregated update to the model.",
+        description="Optimizer that applies the aggregated update to the model; amsgrad is adam with the largest "
+        "second moment so far.",
         json_schema_extra=BOTH,
     )
     learning_rate: float = Field(
@@ -49,21 +50,33 @@ class ServerConfig(Settings):
         ge=0,
         lt=1,
         description="Decay of adam's first moment.",
-        json_schema_extra=BOTH | only_with(optimizer="adam"),
+        json_schema_extra=BOTH | only_with(optimizer=("adam", "amsgrad")),
     )
     beta2: float = Field(
         0.99,
         ge=0,
         lt=1,
         description="Decay of adam's second moment.",
-        json_schema_extra=BOTH | only_with(optimizer="adam"),
+        json_schema_extra=BOTH | only_with(optimizer=("adam", "amsgrad")),
     )
     epsilon: float = Field(
         1e-3,
         gt=0,
         le=LARGEST,
         description="Number that adam adds to the root of its second moment.",
-        json_schema_extra=BOTH | only_with(optimizer="adam"),
+        json_schema_extra=BOTH | only_with(optimizer=("adam", "amsgrad")),
+    )
+    delay_rate: Literal["constant", "divided", "capped"] = Field(
+        "constant",
+        description="Learning rate of a step whose stalest update is τ > delay_threshold steps old: divided is η_g/τ, "
+        "capped is min(η_g, 1/τ).",
+        json_schema_extra=BOTH,
+    )
+    delay_threshold: int = Field(
+        1,
+        ge=1,
+        description="Largest staleness (τ_c) at which a step has the whole learning rate.",
+        json_schema_extra=BOTH | only_with(delay_rate=("divided", "capped")),
     )
     reduction: Literal["mean", "sum", "clients"] = Field(
         "mean",
@@ -97,16 +110,26 @@ class StalenessConfig(Settings):
     - polynomial: (1 + τ)^(−a), which is FedBuff's with a = 1/2
     - flsim: ((1 + τ)/2)^(−a), so that s(0) = 2^a, as in FLSim and the paper authors' runs
     - nvflare: 1/(1 + √(τ + 1)), as NVFlare 2.9.0 runs: its counter has moved on before it takes the weight
+    - cutoff: 1 for τ < R, else 0, as in Ringmaster (arXiv 2501.16168), R the cutoff
+    - cosine-exp: ½(1 + cos(πτ/R)) · e^(−aτ) for τ < R, else 0: a cosine gate, as in CGAD (arXiv 2605.09126)
+
+    An update of weight 0 is dropped: it takes no place in the buffer.
     """
 
-    weight: Literal["constant", "polynomial", "flsim", "nvflare"] = Field(
+    weight: Literal["constant", "polynomial", "flsim", "nvflare", "cutoff", "cosine-exp"] = Field(
         "polynomial", description="Formula of the weight s(τ).", json_schema_extra=BOTH
     )
     exponent: float = Field(
         0.5,
         ge=0,
-        description="Exponent a of the polynomial and flsim weights.",
-        json_schema_extra=BOTH | only_with(weight=("polynomial", "flsim")),
+        description="Exponent a of the polynomial, flsim and cosine-exp weights.",
+        json_schema_extra=BOTH | only_with(weight=("polynomial", "flsim", "cosine-exp")),
+    )
+    cutoff: int = Field(
+        10,
+        ge=1,
+        description="Staleness R from which on an update is dropped.",
+        json_schema_extra=BOTH | only_with(weight=("cutoff", "cosine-exp")),
     )
 
 

@@ -1,4 +1,7 @@
-"""Server optimizers: they move x along the aggregated update, which plays the role of minus a gradient."""
+"""Server optimizers: they move x along the aggregated update, which plays the role of minus a gradient.
+
+step(x, direction, rate): x and direction are (d,), rate is this step's η_g.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ class SGD:
     """x += η_g · m, m = β m + g: heavy ball without dampening, as torch.optim.SGD (β = 0: x += η_g g)."""
 
     def __init__(self, config: ServerConfig, x: Tensor):
-        self.learning_rate, self.beta = config.learning_rate, config.momentum
+        self.beta = config.momentum
         self.m = vector_like(x).zero_() if self.beta else None
 
-    def step(self, x: Tensor, direction: Tensor) -> None:
+    def step(self, x: Tensor, direction: Tensor, rate: float) -> None:
         if self.m is not None:
             direction = self.m.mul_(self.beta).add_(direction)
-        x.add_(direction, alpha=self.learning_rate)
+        x.add_(direction, alpha=rate)
 
 
 class Adam:
@@ -29,15 +32,44 @@ class Adam:
     """
 
     def __init__(self, config: ServerConfig, x: Tensor):
-        self.learning_rate, self.epsilon = config.learning_rate, config.epsilon
+        self.epsilon = config.epsilon
         self.beta1, self.beta2 = config.beta1, config.beta2
         self.m, self.v, self.scale = vector_like(x).zero_(), vector_like(x).zero_(), vector_like(x)
 
-    def step(self, x: Tensor, direction: Tensor) -> None:
+    def step(self, x: Tensor, direction: Tensor, rate: float) -> None:
         self.m.mul_(self.beta1).add_(direction, alpha=1 - self.beta1)
         self.v.mul_(self.beta2).addcmul_(direction, direction, value=1 - self.beta2)
-        torch.sqrt(self.v, out=self.scale).add_(self.epsilon)
-        x.addcdiv_(self.m, self.scale, value=self.learning_rate)
+        torch.sqrt(self._denominator(), out=self.scale).add_(self.epsilon)
+        x.addcdiv_(self.m, self.scale, value=rate)
+
+    def _denominator(self) -> Tensor:
+        return self.v
 
 
-OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+class AMSGrad(Adam):
+    """Adam with the largest v so far: x += η_g · m / (√v̂ + ε), v̂ = max(v̂, v).
+
+    Wang et al., FADAS (ICML 2024, arXiv 2407.18365), Algorithm 1.
+    """
+
+    def __init__(self, config: ServerConfig, x: Tensor):
+        super().__init__(config, x)
+        self.largest = vector_like(x).zero_()
+
+    def _denominator(self) -> Tensor:
+        return torch.maximum(self.largest, self.v, out=self.largest)
+
+
+OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "amsgrad": AMSGrad}
+
+
+def delayed_rate(config: ServerConfig, stalest: int) -> float:
+    """η_g of a step whose buffer's stalest update is `stalest` server steps old.
+
+    FADAS's delay-adaptive rates: η up to the threshold τ_c; beyond it η/τ, as in its authors' code ("divided"), or
+    min(η, 1/τ) ("capped").
+    """
+    rate = config.learning_rate
+    if config.delay_rate == "constant" or stalest <= config.delay_threshold:
+        return rate
+    return rate / stalest if config.delay_rate == "divided" else min(rate, 1.0 / stalest)

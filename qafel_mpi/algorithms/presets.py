@@ -33,6 +33,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "downlink": {"mode": "none"},
         "server": {"buffer_size": 1, "update": "model", "learning_rate": 0.6, "momentum": 0.0},
     },
+    # Wang et al., FADAS, ICML 2024 (arXiv 2407.18365), with the delay-adaptive rate of its authors' code.
+    "fadas": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "server": {"optimizer": "amsgrad", "delay_rate": "divided"},
+        "staleness": {"weight": "constant"},
+    },
     # McMahan et al., AISTATS 2017 (arXiv 1602.05629): synchronous rounds, weighted by examples.
     "fedavg": {
         "uplink": _IDENTITY,
@@ -59,6 +66,7 @@ DEFINING: dict[str, dict[str, Any]] = {
     "fedbuff": {**_EXACT, **_ASYNCHRONOUS},
     "naive": {"downlink.mode": "direct", **_ASYNCHRONOUS},
     "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},
+    "fadas": {**_EXACT, **_ASYNCHRONOUS, "server.optimizer": "amsgrad"},
     "fedavg": {**_EXACT, "server.synchronous": True, "server.weighting": "examples"},
     "fedpaq": {"downlink.codec": "identity", "server.synchronous": True, "server.weighting": "uniform"},
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qafel_mpi.algorithms.client import Replica, shared_key
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
-from qafel_mpi.algorithms.optimizers import OPTIMIZERS
+from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.kernels.keys import Stream, derive
@@ -30,6 +30,14 @@ class Update(NamedTuple):
     payload: np.ndarray
     key: int
     examples: int = 1
+
+
+class Weighed(NamedTuple):
+    """What an update counts: s(τ), w, and its τ."""
+
+    s: float
+    n: float
+    tau: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,7 @@ class Server:
         self.uploads = 0
         self._weights = 0.0  # Σ w_i
         self._coefficients = 0.0  # Σ w_i s(τ_i), for update = "model"
+        self._stalest = 0  # largest τ in the buffer
         self._scratch: Tensor | None = None
 
     @property
@@ -94,13 +103,13 @@ class Server:
     def receive(self, update: Update) -> float:
         """Algorithm 1: buffer += s(τ) · u. Returns the weight s(τ); 0 where the update was not used.
 
-        A synchronous server uses nothing of earlier rounds. Raises ValueError where an update claims to start
+        A synchronous server uses nothing of earlier rounds, and an update with s(τ) = 0 takes no place in the buffer.
+        Raises ValueError where an update claims to start
         from a version that does not exist yet, or its payload can't be decoded.
         """
         weighed = self._weigh(update)
         if weighed is not None:
-            s, n = weighed
-            self._add([update.payload], [s * n], [update.key])
+            self._add([update.payload], [weighed.s * weighed.n], [update.key])
         return self._count(weighed)
 
     def receive_all(self, updates: Sequence[Update]) -> list[float]:
@@ -111,7 +120,7 @@ class Server:
         if len(updates) == 1:  # without the lists, in half the time beside the decoding
             return [self.receive(updates[0])]
         weighed = [self._weigh(update) for update in updates]
-        used = [(u, w[0] * w[1]) for u, w in zip(updates, weighed, strict=True) if w is not None]
+        used = [(u, w.s * w.n) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
             payloads, keys = [u.payload for u, _ in used], [u.key for u, _ in used]
             self._add(payloads, [c for _, c in used], keys)
@@ -123,8 +132,11 @@ class Server:
         else:
             self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
 
-    def _weigh(self, update: Update) -> tuple[float, float] | None:
-        """s(τ) and w of an update; None where a synchronous server has no use for it. Raises ValueError."""
+    def _weigh(self, update: Update) -> Weighed | None:
+        """An update's s(τ), w and τ; None where it is not used: of an earlier round, or with s(τ) = 0.
+
+        Raises ValueError.
+        """
         tau = self.version - update.start_version
         if tau < 0:
             raise ValueError(
@@ -135,15 +147,18 @@ class Server:
             raise ValueError(f"update of client {update.client} was not rotated by the run's key")
         if tau and self.config.synchronous:
             return None
-        return self.weight(tau), float(update.examples) if self.config.weighting == "examples" else 1.0
+        if (s := self.weight(tau)) == 0:
+            return None
+        return Weighed(s, float(update.examples) if self.config.weighting == "examples" else 1.0, tau)
 
-    def _count(self, weighed: tuple[float, float] | None) -> float:
+    def _count(self, weighed: Weighed | None) -> float:
         """One upload more. Returns its s(τ); 0 where it was not used."""
         self.uploads += 1
         if weighed is None:
             return 0.0
-        s, n = weighed
+        s, n, tau = weighed
         self.filled += 1
+        self._stalest = max(self._stalest, tau)
         self._weights += n
         self._coefficients += s * n
         return s
@@ -156,7 +171,7 @@ class Server:
         A partly filled buffer is allowed: that is the flush at the end of an epoch.
         """
         previous = self._keep_x() if measure else None
-        self.optimizer.step(self.x, self._aggregate())
+        self.optimizer.step(self.x, self._aggregate(), delayed_rate(self.config, self._stalest))
         self._clear()
         nan = float("nan")
         step_norm = distance(self.x, previous) if previous is not None else nan
@@ -206,6 +221,7 @@ class Server:
         self.buffer.zero_()
         self.filled = 0
         self._weights = self._coefficients = 0.0
+        self._stalest = 0
 
     def _keep_x(self) -> Tensor:
         if self._scratch is None:

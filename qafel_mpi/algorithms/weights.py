@@ -15,11 +15,15 @@ def staleness_weight(config: StalenessConfig) -> Callable[[int], float]:
     >>> s(0), s(3)
     (1.0, 0.5)
     """
-    a = config.exponent
+    a, r = config.exponent, config.cutoff
     weights: dict[str, Callable[[int], float]] = {
         "constant": lambda tau: 1.0,
         "polynomial": lambda tau: (1.0 + tau) ** -a,
         "flsim": lambda tau: ((1.0 + tau) / 2.0) ** -a,
         "nvflare": lambda tau: 1.0 / (1.0 + math.sqrt(tau + 1.0)),
+        "cutoff": lambda tau: float(tau < r),
+        "cosine-exp": lambda tau: (
+            (1.0 + math.cos(math.pi * tau / r)) / 2.0 * math.exp(-a * tau) if tau < r else 0.0
+        ),
     }
     return weights[config.weight]

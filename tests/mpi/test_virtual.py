@@ -17,6 +17,7 @@ SETTINGS = {
     "fedbuff unicast": ["algorithm=fedbuff", "downlink.delivery=unicast"],
     "naive unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
+    "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
     "fedpaq": ["algorithm=fedpaq"],
     "dropout, poisson": ["clock.dropout=0.2", "clock.start=poisson"],
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],

@@ -45,6 +45,7 @@ DOWNLINKS = {
         *("uplink.codec=eden", "uplink.rotation=shared", "downlink.codec=eden", "downlink.bits=2"),
     ],
     "error feedback": ["algorithm=qafel-ef"],
+    "fadas": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cosine-exp"],
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
     "checksum of headers": ["transport.checksum=header", "uplink.entropy=zstd"],

@@ -93,6 +93,18 @@ def test_fedasync_mixes_the_clients_model_into_the_current_one():
         assert torch.allclose(server.x, x, atol=1e-5)
 
 
+def test_an_update_of_weight_0_takes_no_place_in_the_buffer():
+    """Ringmaster, R = 2: updates 1, 1, 5 (τ = 2: dropped), 1 with K = 1 make x + 3, in three steps."""
+    server, up, down = make(staleness=StalenessConfig(weight="cutoff", cutoff=2))
+    for version, value, weight in ((0, 1.0, 1.0), (0, 1.0, 1.0), (0, 5.0, 0.0), (2, 1.0, 1.0)):
+        assert upload(server, up, torch.full((D,), value), version=version) == weight
+        assert server.full == (weight == 1)
+        if server.full:
+            step(server, down)
+    assert (server.version, server.uploads) == (3, 4)
+    assert torch.allclose(server.x, start() + 3, atol=1e-6)
+
+
 def test_synchronous_rounds_average_by_examples_and_use_nothing_of_earlier_rounds():
     server, up, down = make(buffer_size=2, synchronous=True, weighting="examples")
     upload(server, up, torch.ones(D), examples=1)
