@@ -68,8 +68,8 @@ class ServerConfig(Settings):
     )
     delay_rate: Literal["constant", "divided", "capped"] = Field(
         "constant",
-        description="Learning rate of a step whose stalest update is τ > delay_threshold steps old: divided is η_g/τ, "
-        "capped is min(η_g, 1/τ).",
+        description="Learning rate of a step whose stalest update is τ > delay_threshold steps old: divided is "
+        "η_g/τ, capped is min(η_g, 1/τ).",
         json_schema_extra=BOTH,
     )
     delay_threshold: int = Field(

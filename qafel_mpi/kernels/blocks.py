@@ -6,6 +6,7 @@ elements, but for the last one: what is left goes into fewer or shorter buckets,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,7 +59,7 @@ class Blocks:
         lanes, bucket = _fewest(left, self.bucket)
         return Block(begin, left, lanes, bucket, self.whole * LANES, self.whole * self.bucket)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Block]:
         m = self.bucket
         for k in range(self.whole):
             yield Block(k * LANES * m, LANES * m, LANES, m, k * LANES, k * m)

@@ -13,6 +13,7 @@ else is said; rint rounds to nearest, ties to even.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -290,7 +291,9 @@ def decode_eden_rotated(
     return np.concatenate([(levels.astype(dtype) * factors).ravel() for _, factors, levels in found])
 
 
-def _eden_levels(payload, blocks, bits, weight, dtype):  # type: ignore[no-untyped-def]
+def _eden_levels(
+    payload: np.ndarray, blocks: Blocks, bits: int, weight: float, dtype: type
+) -> Iterator[tuple[Block, np.ndarray, np.ndarray]]:
     """(block, factor of each bucket, signed levels (positions, lanes)) of each block."""
     scales = np.frombuffer(payload[: 4 * blocks.buckets].tobytes(), dtype="<f4")
     at = 4 * blocks.buckets
@@ -309,7 +312,8 @@ def _eden_levels(payload, blocks, bits, weight, dtype):  # type: ignore[no-untyp
 
 def rotate_back(sums: np.ndarray, blocks: Blocks, key: int) -> np.ndarray:
     """D·H of each bucket of a vector in the rotated basis: (padded d,) -> (d,), in the type of the sums."""
-    out, at = np.empty(blocks.elements, dtype=sums.dtype), 0
+    out: np.ndarray = np.empty(blocks.elements, dtype=sums.dtype)
+    at = 0
     for block in blocks:
         rows = sums[at : at + block.padded].reshape(block.bucket, block.lanes)
         at += block.padded
