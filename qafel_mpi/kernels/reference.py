@@ -273,7 +273,7 @@ def decode_eden(
     dtype: type = np.float32,
 ) -> np.ndarray:
     """weight · Q(x), (d,) of dtype: out for decoding, and what accumulate adds."""
-    out = np.empty(blocks.elements, dtype=dtype)
+    out: np.ndarray = np.empty(blocks.elements, dtype=dtype)
     for block, factors, levels in _eden_levels(payload, blocks, bits, weight, dtype):
         z = hadamard(levels)
         if rotations == 2:
