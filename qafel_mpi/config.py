@@ -45,12 +45,12 @@ class Experiment(Settings):
     description: str = Field(
         "", description="One line about the experiment for `qafel-mpi list`.", json_schema_extra=BOTH
     )
-    algorithm: Literal["qafel", "qafel-ef", "fedbuff", "naive", "fedasync", "fadas", "fedavg", "fedpaq"] = (
-        Field(
-            "qafel",
-            description="Algorithm whose preset fills in the settings that the experiment leaves out.",
-            json_schema_extra=BOTH,
-        )
+    algorithm: Literal[
+        "qafel", "qafel-ef", "fedbuff", "naive", "fedasync", "fadas", "ca2fl", "fedavg", "fedpaq"
+    ] = Field(
+        "qafel",
+        description="Algorithm whose preset fills in the settings that the experiment leaves out.",
+        json_schema_extra=BOTH,
     )
     seed: int = Field(
         0,

@@ -95,6 +95,13 @@ class ServerConfig(Settings):
         "its own x^t.",
         json_schema_extra=BOTH,
     )
+    calibration: Literal["none", "clients"] = Field(
+        "none",
+        description="Whether the server remembers each client's last upload, as the payload that came, and steps "
+        "along h + (1/n) Σ (u_i − h_i), h the mean over all clients of what it remembers.",
+        json_schema_extra=BOTH
+        | only_with({"staleness.weight": "constant"}, weighting="uniform", update="delta", synchronous=False),
+    )
     synchronous: bool = Field(
         False,
         description="Train in rounds: all clients of a cohort start from the same version, and the server uses no "

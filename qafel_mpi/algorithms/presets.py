@@ -40,6 +40,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "server": {"optimizer": "amsgrad", "delay_rate": "divided"},
         "staleness": {"weight": "constant"},
     },
+    # Wang et al., CA²FL, ICLR 2024, Algorithm 2. With K = 1 and server.reduction = "clients" a step goes along the mean
+    # of all clients' last updates, as in ACE (arXiv 2511.19066).
+    "ca2fl": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "server": {"calibration": "clients"},
+        "staleness": {"weight": "constant"},
+    },
     # McMahan et al., AISTATS 2017 (arXiv 1602.05629): synchronous rounds, weighted by examples.
     "fedavg": {
         "uplink": _IDENTITY,
@@ -67,6 +75,7 @@ DEFINING: dict[str, dict[str, Any]] = {
     "naive": {"downlink.mode": "direct", **_ASYNCHRONOUS},
     "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},
     "fadas": {**_EXACT, **_ASYNCHRONOUS, "server.optimizer": "amsgrad"},
+    "ca2fl": {**_EXACT, **_ASYNCHRONOUS, "server.calibration": "clients"},
     "fedavg": {**_EXACT, "server.synchronous": True, "server.weighting": "examples"},
     "fedpaq": {"downlink.codec": "identity", "server.synchronous": True, "server.weighting": "uniform"},
 }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from qafel_mpi.algorithms.calibration import Calibration
 from qafel_mpi.algorithms.client import Replica, shared_key
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
@@ -80,6 +81,7 @@ class Server:
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
         self.buffer = vector(uplink.sum_elements, self.x.dtype, self.x.device).zero_()
         self.shared_key = shared_key(seed)
+        self.calibration = Calibration(self.x, clients) if server.calibration == "clients" else None
         self.filled = 0
         self.uploads = 0
         self._weights = 0.0  # Σ w_i
@@ -109,7 +111,7 @@ class Server:
         """
         weighed = self._weigh(update)
         if weighed is not None:
-            self._add([update.payload], [weighed.s * weighed.n], [update.key])
+            self._add([update], [weighed.s * weighed.n])
         return self._count(weighed)
 
     def receive_all(self, updates: Sequence[Update]) -> list[float]:
@@ -122,15 +124,29 @@ class Server:
         weighed = [self._weigh(update) for update in updates]
         used = [(u, w.s * w.n) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
-            payloads, keys = [u.payload for u, _ in used], [u.key for u, _ in used]
-            self._add(payloads, [c for _, c in used], keys)
+            self._add([u for u, _ in used], [c for _, c in used])
         return [self._count(w) for w in weighed]
 
-    def _add(self, payloads: list[np.ndarray], coefficients: list[float], keys: list[int]) -> None:
-        if len(payloads) == 1 and not self.uplink.shared:
-            self.uplink.accumulate(payloads[0], self.buffer, coefficients[0], keys[0])
+    def _add(self, updates: list[Update], coefficients: list[float]) -> None:
+        """buffer += Σ coefficient · u, or u − h with calibration."""
+        if self.calibration is not None:
+            self._add_differences(updates, self.calibration)
+        elif len(updates) == 1 and not self.uplink.shared:
+            (u,) = updates
+            self.uplink.accumulate(u.payload, self.buffer, coefficients[0], u.key)
         else:
+            payloads, keys = [u.payload for u in updates], [u.key for u in updates]
             self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
+
+    def _add_differences(self, updates: list[Update], calibration: Calibration) -> None:
+        """buffer += u_i − h_i, h_i ← u_i, one after the other: a client may be among them twice."""
+        for u in updates:
+            self.uplink.validate(u.payload)  # where one is refused, none is remembered
+        for u in updates:
+            before = calibration.swap(u.client, u.payload, u.key)
+            terms = [(u.payload, 1.0, u.key)] + ([] if before is None else [(before[0], -1.0, before[1])])
+            payloads, signs, keys = zip(*terms, strict=True)
+            self.uplink.sum_all(payloads, self.buffer, signs, keys)
 
     def _weigh(self, update: Update) -> Weighed | None:
         """An update's s(τ), w and τ; None where it is not used: of an earlier round, or with s(τ) = 0.
@@ -196,12 +212,22 @@ class Server:
     def _aggregate(self) -> Tensor:
         """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself or in the uplink's memory."""
         total = self.uplink.resolve(self.buffer, self.shared_key)
+        if self.calibration is not None:
+            return self._calibrated(total, self.calibration)
         if self.config.update == "model":
             total.add_(self.x, alpha=-self._coefficients)
+        return total.mul_(1.0 / self._divisor())
+
+    def _divisor(self) -> float:
         if self.config.reduction == "sum":
-            return total
-        n = float(self.clients) if self.config.reduction == "clients" else self._weights
-        return total.mul_(1.0 / n)
+            return 1.0
+        return float(self.clients) if self.config.reduction == "clients" else self._weights
+
+    def _calibrated(self, total: Tensor, calibration: Calibration) -> Tensor:
+        """v = h + (1/n) Σ (u_i − h_i), h from before the buffer's updates."""
+        direction = calibration.mean.add(total, alpha=1.0 / self._divisor())
+        calibration.moved(total)
+        return direction
 
     def _publish(self, out: np.ndarray | None, key: int) -> int:
         codec = self.replica.downlink

@@ -18,6 +18,7 @@ SETTINGS = {
     "naive unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
     "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
+    "ca2fl": ["algorithm=ca2fl", "uplink.codec=qsgd"],
     "fedpaq": ["algorithm=fedpaq"],
     "dropout, poisson": ["clock.dropout=0.2", "clock.start=poisson"],
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],

@@ -46,6 +46,7 @@ DOWNLINKS = {
     ],
     "error feedback": ["algorithm=qafel-ef"],
     "fadas": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cosine-exp"],
+    "ca2fl": ["algorithm=ca2fl"],
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],
     "checksum of headers": ["transport.checksum=header", "uplink.entropy=zstd"],
