@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "staleness": {"weight": "constant"},
     },
     # Wang et al., CA²FL, ICLR 2024, Algorithm 2. With K = 1 and server.reduction = "clients" a step goes along the mean
-    # of all clients' last updates, as in ACE (arXiv 2511.19066).
+    # of all clients' last updates, as ACE does (arXiv 2511.19066).
     "ca2fl": {
         "uplink": _IDENTITY,
         "downlink": {"mode": "none"},
