@@ -40,8 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "server": {"optimizer": "amsgrad", "delay_rate": "divided"},
         "staleness": {"weight": "constant"},
     },
-    # Wang et al., CA²FL, ICLR 2024, Algorithm 2. With K = 1 and server.reduction = "clients" a step goes along the mean
-    # of all clients' last updates, as ACE does (arXiv 2511.19066).
+    # Wang et al., CA²FL, ICLR 2024, Algorithm 2. With K = 1 and server.reduction = "clients" a step goes along the
+    # mean of all clients' last updates, as ACE does (arXiv 2511.19066).
     "ca2fl": {
         "uplink": _IDENTITY,
         "downlink": {"mode": "none"},
