@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 
 from qafel_mpi.drivers.build import Setup
@@ -22,3 +24,16 @@ def describe(setup: Setup) -> dict[Kind, Expected]:
         }
     )
     return kinds | {Kind.EVALUATE: kinds[Kind.MODEL]}
+
+
+def addressee(jobs: Collection[tuple[int, int]], outstanding: Mapping[int, int], *, kept: bool) -> int:
+    """The worker that trains a batch: the one with the least to do.
+
+    jobs: clients and participations. outstanding: trainings that each rank has to report. kept: workers keep something
+    of their clients (a residual): then it is the client's own worker, and a batch has one client.
+    """
+    if not kept:
+        return min(outstanding, key=outstanding.__getitem__)
+    ((client, _),) = jobs
+    ranks = sorted(outstanding)
+    return ranks[client % len(ranks)]

@@ -18,7 +18,7 @@ from qafel_mpi.drivers.failures import EvaluationError, evaluating, frame_of
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.stopping import Stopped
-from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, describe
+from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, addressee, describe
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer, use_threads
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
@@ -72,14 +72,8 @@ class RemoteWorkers:
         return self.inbox.total
 
     def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
-        """To the worker with the least to do; which one has no effect on the result.
-
-        With error feedback to the client's own worker, which keeps its residual.
-        """
-        rank = min(self.ranks, key=self.outstanding.__getitem__)
-        if self.session.experiment.client.error_feedback:
-            ((client, _),) = jobs
-            rank = self.ranks[client % len(self.ranks)]
+        """As one batch, to one worker; which one has no effect on the result."""
+        rank = addressee(jobs, self.outstanding, kept=self.session.experiment.client.error_feedback)
         if self._download is not None:
             self._post(self._download, rank)
             self._download = None
