@@ -29,8 +29,8 @@ def describe(setup: Setup) -> dict[Kind, Expected]:
 def addressee(jobs: Collection[tuple[int, int]], outstanding: Mapping[int, int], *, kept: bool) -> int:
     """The worker that trains a batch: the one with the least to do.
 
-    jobs: clients and participations. outstanding: trainings that each rank has to report. kept: workers keep something
-    of their clients (a residual): then it is the client's own worker, and a batch has one client.
+    jobs: clients and participations. outstanding: trainings that each rank has to report. kept: workers keep a part
+    of their clients' state (a residual): then it is the client's own worker, and a batch has one client.
     """
     if not kept:
         return min(outstanding, key=outstanding.__getitem__)
