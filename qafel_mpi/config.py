@@ -46,7 +46,17 @@ class Experiment(Settings):
         "", description="One line about the experiment for `qafel-mpi list`.", json_schema_extra=BOTH
     )
     algorithm: Literal[
-        "qafel", "qafel-ef", "fedbuff", "naive", "fedasync", "fadas", "ca2fl", "fedavg", "fedpaq"
+        "qafel",
+        "qafel-ef",
+        "fedbuff",
+        "fedbuff-nvflare",
+        "fedbuff-appfl",
+        "naive",
+        "fedasync",
+        "fadas",
+        "ca2fl",
+        "fedavg",
+        "fedpaq",
     ] = Field(
         "qafel",
         description="Algorithm whose preset fills in the settings that the experiment leaves out.",

@@ -25,6 +25,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Nguyen et al., AISTATS 2022 (arXiv 2106.06639).
     "fedbuff": {"uplink": _IDENTITY, "downlink": {"mode": "none"}},
+    # FedBuff as NVFlare 2.9.0 runs it: its counter has moved on before it takes the weight, and a fresh update weighs 1/2.
+    "fedbuff-nvflare": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "staleness": {"weight": "nvflare"},
+    },
+    # FedBuff as APPFL 1.12.0 runs it: x += α Σ s(τ) (y − x)/n, x the model on arrival, n the number of clients.
+    "fedbuff-appfl": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "server": {"update": "model", "reduction": "clients"},
+    },
     # What QAFeL is compared with: the model itself is quantized, and the error propagates.
     "naive": {"uplink": _QSGD4, "downlink": {"mode": "direct", **_QSGD4}},
     # Xie et al. 2019 (arXiv 1903.03934): x ← (1 − α_τ) x + α_τ y_P, with α_τ = learning_rate · s(τ).
@@ -72,6 +84,13 @@ DEFINING: dict[str, dict[str, Any]] = {
     "qafel": {"downlink.mode": "hidden", **_ASYNCHRONOUS},
     "qafel-ef": {"downlink.mode": "hidden", "client.error_feedback": True, **_ASYNCHRONOUS},
     "fedbuff": {**_EXACT, **_ASYNCHRONOUS},
+    "fedbuff-nvflare": {**_EXACT, **_ASYNCHRONOUS, "staleness.weight": "nvflare"},
+    "fedbuff-appfl": {
+        **_EXACT,
+        "server.synchronous": False,
+        "server.update": "model",
+        "server.reduction": "clients",
+    },
     "naive": {"downlink.mode": "direct", **_ASYNCHRONOUS},
     "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},
     "fadas": {**_EXACT, **_ASYNCHRONOUS, "server.optimizer": "amsgrad"},
