@@ -8,9 +8,14 @@ from qafel_analysis.tables.compare import BASELINE, Group, baseline_of, saving
 
 _NAMES = {
     "qafel": "QAFeL",
+    "qafel-ef": "QAFeL with error feedback",
     "fedbuff": "FedBuff",
+    "fedbuff-nvflare": "FedBuff as NVFlare runs it",
+    "fedbuff-appfl": "FedBuff as APPFL runs it",
     "naive": "naive quantization",
     "fedasync": "FedAsync",
+    "fadas": "FADAS",
+    "ca2fl": "CA²FL",
     "fedavg": "FedAvg",
     "fedpaq": "FedPAQ",
 }

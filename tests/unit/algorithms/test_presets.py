@@ -34,8 +34,8 @@ def test_every_preset_says_what_defines_it():
 
 
 def test_fedbuff_as_nvflare_runs_it():
-    """K = 1, η_g = 1. τ = 0: s = 1/2, x = ½·(2, 4) = (1, 2). τ = 1: s = 1/(1 + √2) = 0.414214, x = (1, 2) + s·(2, 2) =
-    (1.82843, 2.82843). τ = 2: s = 1/(1 + √3) = 0.366025, x + s·(3, 3) = (2.92650, 3.92650)."""
+    """K = 1, η_g = 1. τ = 0: s = 1/2, x = ½·(2, 4) = (1, 2). τ = 1: s = 1/(1 + √2) = 0.414214,
+    x = (1, 2) + s·(2, 2) = (1.82843, 2.82843). τ = 2: s = 1/(1 + √3) = 0.366025, x + s·(3, 3) = (2.92650, 3.92650)."""
     server = server_of("fedbuff-nvflare", clients=1, buffer_size=1)
     assert take(server, (0, (2, 4))) == [1, 2]
     assert take(server, (0, (2, 2))) == pytest.approx([1.8284271, 2.8284271])
