@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Nguyen et al., AISTATS 2022 (arXiv 2106.06639).
     "fedbuff": {"uplink": _IDENTITY, "downlink": {"mode": "none"}},
-    # FedBuff as NVFlare 2.9.0 runs it: its counter has moved on before the weight is taken, so a fresh update weighs ½.
+    # FedBuff as NVFlare 2.9.0 runs it: its counter has moved on before the weight is taken, so fresh updates weigh ½.
     "fedbuff-nvflare": {
         "uplink": _IDENTITY,
         "downlink": {"mode": "none"},
