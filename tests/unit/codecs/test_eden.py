@@ -64,20 +64,21 @@ def bias(codec, x: torch.Tensor, messages: int = 40) -> float:
     return float((total / messages - x).norm()) ** 2 / (error / messages**2)
 
 
-@pytest.mark.parametrize("bits", [1, 2])
-def test_one_rotation_leaves_a_bias_on_heavy_tails_and_two_or_a_long_bucket_mend_it(bits):
+@pytest.mark.parametrize(("bits", "least"), [(1, 3.0), (2, 1.3)])
+def test_one_rotation_leaves_a_bias_on_heavy_tails_and_two_or_a_long_bucket_mend_it(bits, least):
+    """Measured, seeds 0, 10, 20: 4.5 to 6.8 and 1.49 to 1.58; twice 0.975 to 1.01; long 1.06 to 1.34."""
     x = heavy()
     once, twice, long = (
         bias(eden(bits=bits), x),
         bias(eden(bits=bits, rotations=2), x),
         bias(eden(bits=bits, bucket=4096), x),
     )
-    assert once > 2
-    assert twice < 1.3
-    assert long < once
+    assert once > least
+    assert twice < 1.15
+    assert long < 0.9 * once
     rotated = build(CodecConfig.model_validate({"bits": bits, "transform": "rotation"}), LAYOUT)
     assert rotated.unbiased
-    assert bias(rotated, x) < 1.3
+    assert bias(rotated, x) < 1.15
 
 
 def test_sums_in_the_rotated_basis_turn_back_to_the_sum_of_the_messages():
