@@ -111,6 +111,11 @@ class Setup:
     def unicast(self) -> bool:
         return self.experiment.downlink.delivery == "unicast"
 
+    @property
+    def alone(self) -> bool:
+        """Clients are trained one by one: each has a download, or keeps a residual on the one worker that trains it."""
+        return self.unicast or self.experiment.client.error_feedback
+
     def replica(self) -> Replica:
         return Replica(self.x0, self.downlink, assigns=self.assigns)
 

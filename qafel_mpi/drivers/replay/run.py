@@ -14,7 +14,6 @@ from typing import Any
 from mpi4py import MPI
 from torch import Tensor
 
-from qafel_mpi.algorithms.client import Client
 from qafel_mpi.algorithms.server import Server
 from qafel_mpi.config import ConfigError, Experiment, from_toml, to_toml
 from qafel_mpi.drivers.arithmetic import arithmetics
@@ -262,9 +261,9 @@ def _compared(
 def _plan(recorded: Recorded, setup: Setup) -> Plan:
     task = setup.task
     if recorded.wall:
-        most = 1 if setup.unicast or not task.same_bits_together else task.together
+        most = 1 if setup.alone or not task.same_bits_together else task.together
         return OfTheTrace(recorded, most)
-    together = 1 if setup.unicast else task.together
+    together = 1 if setup.alone else task.together
     return OfTheSchedule(recorded, planned(recorded.experiment), together=together)
 
 
@@ -291,9 +290,7 @@ def _furnish(found: Opened, recorded: Recorded, plan: Plan, poll: Poll, *, anywa
 def _workers(session: Session, setup: Setup, server: Server, poll: Poll, *, gpus: bool) -> Workers:
     if session.comm.size > 1:
         return RemoteWorkers(session, setup, gpus=gpus, poll=poll)
-    sends_model = session.experiment.server.update == "model"
-    client = Client(server.replica, setup.uplink, seed=session.experiment.seed, sends_model=sends_model)
-    return LocalWorkers(setup, client, session.recorder, poll)
+    return LocalWorkers(setup, setup.client_of(server.replica), session.recorder, poll)
 
 
 def _close(here: Opened, version: int, x_hat: Tensor, sent: int, received: int) -> None:

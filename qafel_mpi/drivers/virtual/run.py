@@ -142,9 +142,7 @@ class Simulation:
         self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
         self.unicast, self.examples = setup.unicast, setup.task.examples
         self.digest = digester(session.experiment.trace.digests)
-        # What a client keeps lives on one worker, and a batch goes to one worker.
-        alone = setup.unicast or session.experiment.client.error_feedback
-        self.together = 1 if alone else setup.task.together
+        self.together = 1 if setup.alone else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self.start_version: dict[Job, int] = {}  # of all that train
         # In order: those that start from the newest version, not handed out yet.
