@@ -113,7 +113,7 @@ class Setup:
 
     @property
     def alone(self) -> bool:
-        """Clients are trained one by one: each has a download, or keeps a residual on the one worker that trains it."""
+        """Clients are trained one by one: each has a download, or a residual on the one worker that trains it."""
         return self.unicast or self.experiment.client.error_feedback
 
     def replica(self) -> Replica:
