@@ -24,10 +24,7 @@ MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAME
 
 
 class TaskConfig(BaseModel):
-    """The data set and the model.
-
-    shape, classes, examples and noise describe the synthetic data set.
-    """
+    """The data set and the model. shape, classes, examples and noise describe the synthetic data set."""
 
     model_config = _STRICT
     dataset: str = Field(
