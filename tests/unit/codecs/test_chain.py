@@ -53,14 +53,17 @@ def test_what_is_no_stage_is_refused():
         chain(QUANTIZER, "zstd")  # type: ignore[arg-type]
 
 
-def test_a_rotation_spreads_an_outlier_so_that_little_is_lost_to_it():
-    x = gaussian(1000)
-    x[7] = 1000
+def test_a_rotation_lessens_what_heavy_tails_cost():
+    """The relative error of 4 bits on Gaussian numbers cubed: 0.17, and 0.035 rotated, as on Gaussian ones."""
+    layout = Layout(("v",), ((16_384,),))
+    x = gaussian(16_384) ** 3
     plain, rotated = (
-        decoded(build(CodecConfig.model_validate({"bits": 4, "transform": t}), LAYOUT), x)
+        float((decoded(build(CodecConfig.model_validate({"bits": 4, "transform": t}), layout), x) - x).norm())
+        ** 2
         for t in ("none", "rotation")
     )
-    assert float((rotated - x).norm()) < 0.5 * float((plain - x).norm())
+    assert rotated < plain / 3
+    assert rotated < 0.04 * float(x.norm()) ** 2
 
 
 def test_a_rotated_payload_is_the_quantizer_s_of_the_rotated_vector():
