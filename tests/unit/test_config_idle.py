@@ -41,7 +41,8 @@ def problems(path: str, *overrides: str, variant: str | None = None) -> list[str
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_bits_of_an_identity_codec_are_refused_also_where_they_are_the_default(write: Write, bits: int):
-    reason = "it has no effect with uplink.codec = 'identity', only with uplink.codec = 'qsgd' or 'affine'"
+    only = "only with uplink.codec = 'qsgd' or 'affine' or 'eden'"
+    reason = f"it has no effect with uplink.codec = 'identity', {only}"
     fedbuff = write('algorithm = "fedbuff"')
     assert problems(fedbuff, f"uplink.bits={bits}") == [f"--set uplink.bits: {reason}"]
     assert problems(write("[uplink]\ncodec = 'identity'"), f"uplink.bits={bits}") == [
@@ -101,7 +102,7 @@ def test_every_condition_names_a_setting_and_values_that_it_takes(key: str):
     _, own, _ = follow(tuple(setting.split(".")), Experiment)
     assert own is not None
     for value in conditions_of(own.json_schema_extra)[name]:
-        word = str(value).lower() if isinstance(value, bool) else value
+        word = str(value).lower() if isinstance(value, bool) else str(value)
         assert value in ("module:name", None) or word in re.findall(r"[\w-]+", allowed(field))
 
 
