@@ -286,6 +286,8 @@ def _attributes(example: Example, updates: np.ndarray, steps: np.ndarray) -> dic
         "paper_bytes_down": paper * broadcasts,
         "down_links": size * broadcasts * (example.ranks - 1),
         "dropped_messages": 0,
+        "rejected_updates": 0,
+        "clipped_updates": 0,
         "seconds": float(updates["finish_s"][-1]),
         "virtual_seconds": 0.0,
     }

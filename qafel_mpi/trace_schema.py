@@ -355,6 +355,11 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "seconds": ("s", "real duration of the run"),
     "virtual_seconds": ("s", "virtual duration of the run; 0 on the wall clock"),
     "uploads": ("", "updates received"),
+    "rejected_updates": (
+        "",
+        "of these, updates that were not used: not finite, or beyond server.reject_norm",
+    ),
+    "clipped_updates": ("", "of these, updates that were scaled down to server.clip_norm"),
     "server_steps": ("", "server steps"),
     "uploads_to_target": ("", "updates until the target was reached; −1 where it was not"),
     "accuracy": ("", "last test accuracy, as a share of 1"),

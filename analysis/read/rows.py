@@ -62,6 +62,8 @@ KEYS = (
     "mean_staleness",
     "max_staleness",
     "dropped_messages",
+    "rejected_updates",
+    "clipped_updates",
     "rank_0_memory_bytes",
     "rank_0_memory_growth_bytes",
     "seconds",
@@ -128,7 +130,8 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     """The attributes that the run wrote at its end; what it did not live to write comes from the tables.
 
     Beside KEYS it has "settings", what the run is a function of (settings.py), "fault_counts", the rows of /faults by
-    kind, and "notes", what is wrong with the file: none of them is part of what `--json` prints.
+    kind, "fault_clients", of each kind those by client, most first, and "notes", what is wrong with the file: none of
+    them is part of what `--json` prints.
     """
     aim = target or Target.of(trace)
     steps = trace.table("steps")
@@ -154,6 +157,7 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     values["faults"] = None if counts is None else sum(counts.values())
     found = {key: plain(values.get(key)) for key in KEYS}
     beside = {"settings": settings(trace.experiment, found), "fault_counts": counts or {}}
+    beside["fault_clients"] = _fault_clients(trace) if counts else {}
     return found | beside | {"notes": trace.notes}
 
 
@@ -241,6 +245,19 @@ def _fault_counts(trace: Trace) -> dict[str, int] | None:
     numbers, counts = np.unique(kinds, return_counts=True)
     names = (FAULT_NAMES.get(number, f"kind {number}") for number in numbers.tolist())
     return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _fault_clients(trace: Trace) -> dict[str, dict[int, int]]:
+    """Rows of /faults that name a client, by kind and client."""
+    faults = trace.table("faults")
+    found = {}
+    for number in np.unique(faults["kind"]).tolist():
+        clients = faults["client"][(faults["kind"] == number) & (faults["client"] >= 0)]
+        names, counts = np.unique(clients, return_counts=True)
+        most = np.argsort(-counts, kind="stable")
+        by_client = dict(zip(names[most].tolist(), counts[most].tolist(), strict=True))
+        found[FAULT_NAMES.get(number, f"kind {number}")] = by_client
+    return found
 
 
 def _totals(values: dict[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,8 @@ def runs(found: Sequence[Run]) -> str:
         Column("seconds", views.seconds, lambda r: r["virtual_seconds"] or r["seconds"]),
         plain("ranks"),
         plain("dropped_messages"),
+        plain("rejected_updates"),
+        plain("clipped_updates"),
         sized("rank_0_memory_bytes", "rank 0's memory"),
     ]
     return html("runs-table", "Runs: totals at their end", columns, found)
@@ -149,6 +151,7 @@ def faults(found: Sequence[Run]) -> str:
         Column("run", lambda r: Path(r[0]["run"]).name),
         Column("kind", lambda r: r[1]),
         Column("count", lambda r: number(r[2]), lambda r: r[2]),
+        Column("of clients", lambda r: views.fault_clients(r[0], r[1])),
     ]
     return html("faults-table", "Faults: what went wrong, and how often", columns, rows) if rows else ""
 

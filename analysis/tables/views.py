@@ -9,6 +9,7 @@ from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, ba
 from qafel_analysis.tables.grid import NOTHING, Grid, number, size, spread, times
 
 NEVER = "never"
+SOME_CLIENTS = 8  # in a cell
 _WAY = {"up": "up", "down": "down, broadcast", "unicast": "down, unicast"}
 _COUNT = {"payload": "payload", "wire": "wire", "paper": "paper's formula"}
 
@@ -61,15 +62,29 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
 def faults_grid(runs: Sequence[Run]) -> Grid | None:
     """One row a kind of fault and run, of the runs that noticed any; None where none did."""
     rows = tuple(
-        (Path(run["run"]).name, kind, number(count))
+        (Path(run["run"]).name, kind, number(count), fault_clients(run, kind))
         for run in runs
         for kind, count in run["fault_counts"].items()
     )
     return (
-        Grid("Faults: what went wrong, and how often", ("run", "kind", "count"), rows, texts=2)
+        Grid("Faults: what went wrong, and how often", ("run", "kind", "count", "of clients"), rows, texts=2)
         if rows
         else None
     )
+
+
+def fault_clients(run: Run, kind: str) -> str:
+    """The clients that a kind of fault concerned, those with the most first, each with its number.
+
+    >>> fault_clients({"fault_clients": {"update rejected": {7: 3, 2: 1}}}, "update rejected")
+    '7 (3), 2 (1)'
+    """
+    by_client = run.get("fault_clients", {}).get(kind, {})
+    some = ", ".join(
+        f"{client} ({number(count)})" for client, count in list(by_client.items())[:SOME_CLIENTS]
+    )
+    more = len(by_client) - SOME_CLIENTS
+    return f"{some}, and {number(more)} more" if more > 0 else some
 
 
 def uploads_to_target(run: Run) -> str:

@@ -14,6 +14,7 @@ class Ternary(Codec):
     """Payload: the largest magnitude as float32, then two bits an element, four elements a byte."""
 
     name, id, unbiased, bits = "ternary", 200, True, 2
+    decodes_finite = True  # validate refuses scales that are not finite
 
     def payload_bytes(self):
         return 4 + -(-self.layout.elements // 4)

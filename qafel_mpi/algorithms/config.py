@@ -102,12 +102,38 @@ class ServerConfig(Settings):
         json_schema_extra=BOTH
         | only_with({"staleness.weight": "constant"}, weighting="uniform", update="delta", synchronous=False),
     )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST,
+        description="Largest 2-norm of a decoded update u_i that is used as it is; a longer one is scaled down to it "
+        "and counted with its client, in /faults.",
+        json_schema_extra=BOTH | only_with(calibration="none"),
+    )
+    reject_norm: float | None = Field(
+        None,
+        gt=0,
+        le=LARGEST,
+        description="2-norm of a decoded update u_i above which it is not used, and counted with its client, in "
+        "/faults. An update that is not finite is never used.",
+        json_schema_extra=BOTH,
+    )
     synchronous: bool = Field(
         False,
         description="Train in rounds: all clients of a cohort start from the same version, and the server uses no "
         "update of an earlier round.",
         json_schema_extra=BOTH,
     )
+
+    @model_validator(mode="after")
+    def _clips_before_it_rejects(self) -> ServerConfig:
+        clip, reject = self.clip_norm, self.reject_norm
+        if clip is not None and reject is not None and clip >= reject:
+            raise ValueError(
+                f"clip_norm = {clip:g} has no effect with reject_norm = {reject:g}: what it would scale down is "
+                "rejected; set clip_norm below reject_norm"
+            )
+        return self
 
 
 class StalenessConfig(Settings):

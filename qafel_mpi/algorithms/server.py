@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding, Rejected, factor
 from qafel_mpi.algorithms.calibration import Calibration
 from qafel_mpi.algorithms.client import Replica, shared_key
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
-from qafel_mpi.codecs.base import Codec
+from qafel_mpi.codecs.base import Codec, PayloadError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.norms import distance, norm
@@ -85,8 +86,12 @@ class Server:
         self.filled = 0
         self.uploads = 0
         self._weights = 0.0  # Σ w_i
-        self._coefficients = 0.0  # Σ w_i s(τ_i), for update = "model"
+        self._coefficients = (
+            0.0  # Σ w_i s(τ_i) c_i, for update = "model"; c_i < 1 where an update was clipped
+        )
         self._stalest = 0  # largest τ in the buffer
+        self.findings: list[Finding] = []  # of the updates received last
+        self._bounded = server.clip_norm is not None or server.reject_norm is not None
         self._scratch: Tensor | None = None
 
     @property
@@ -106,13 +111,13 @@ class Server:
         """Algorithm 1: buffer += s(τ) · u. Returns the weight s(τ); 0 where the update was not used.
 
         A synchronous server uses nothing of earlier rounds, and an update with s(τ) = 0 takes no place in the buffer.
-        Raises ValueError where an update claims to start
-        from a version that does not exist yet, or its payload can't be decoded.
+        Nothing of an update reaches the buffer that can't be decoded to finite numbers, or has too large a norm:
+        `findings` has it then, and one that was clipped. Raises ValueError where an update claims to start from a
+        version that does not exist yet.
         """
-        weighed = self._weigh(update)
-        if weighed is not None:
-            self._add([update], [weighed.s * weighed.n])
-        return self._count(weighed)
+        if self.findings:
+            self.findings = []
+        return self._receive(0, update)
 
     def receive_all(self, updates: Sequence[Update]) -> list[float]:
         """`receive` of each, in this order, with the same bits; the buffer may be full after the last, not before.
@@ -121,11 +126,40 @@ class Server:
         """
         if len(updates) == 1:  # without the lists, in half the time beside the decoding
             return [self.receive(updates[0])]
+        if self.findings:
+            self.findings = []
         weighed = [self._weigh(update) for update in updates]
+        if self._bounded:
+            return [self._receive(i, update) for i, update in enumerate(updates)]
         used = [(u, w.s * w.n) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
-            self._add([u for u, _ in used], [c for _, c in used])
+            try:
+                self._add([u for u, _ in used], [c for _, c in used])
+            except PayloadError:  # of one of them at least; the others are as good as ever
+                return [self._receive(i, update) for i, update in enumerate(updates)]
         return [self._count(w) for w in weighed]
+
+    def _receive(self, index: int, update: Update) -> float:
+        weighed, clip = self._weigh(update), 1.0
+        if weighed is not None:
+            try:
+                if self._bounded:
+                    clip = self._clip(index, update)
+                self._add([update], [weighed.s * weighed.n * clip])
+            except (PayloadError, Rejected) as error:
+                self.findings.append(Finding(index, REJECTED, str(error)))
+                weighed = None
+        return self._count(weighed, clip)
+
+    def _clip(self, index: int, update: Update) -> float:
+        """c of an update whose norm is looked at. Raises PayloadError and Rejected."""
+        u = self._aside()
+        self.uplink.decode(update.payload, u, update.key)
+        size = distance(u, self.x) if self.config.update == "model" else norm(u)
+        clip, why = factor(self.config, size)
+        if why:
+            self.findings.append(Finding(index, CLIPPED, why))
+        return clip
 
     def _add(self, updates: list[Update], coefficients: list[float]) -> None:
         """buffer += Σ coefficient · u, or u − h with calibration."""
@@ -141,7 +175,7 @@ class Server:
     def _add_differences(self, updates: list[Update], calibration: Calibration) -> None:
         """buffer += u_i − h_i, h_i ← u_i, one after the other: a client may be among them twice."""
         for u in updates:
-            self.uplink.validate(u.payload)  # where one is refused, none is remembered
+            self.uplink.checked(u.payload, self.x, u.key)  # where one is refused, none is remembered
         for u in updates:
             before = calibration.swap(u.client, u.payload, u.key)
             terms = [(u.payload, 1.0, u.key)] + ([] if before is None else [(before[0], -1.0, before[1])])
@@ -167,7 +201,7 @@ class Server:
             return None
         return Weighed(s, float(update.examples) if self.config.weighting == "examples" else 1.0, tau)
 
-    def _count(self, weighed: Weighed | None) -> float:
+    def _count(self, weighed: Weighed | None, clip: float = 1.0) -> float:
         """One upload more. Returns its s(τ); 0 where it was not used."""
         self.uploads += 1
         if weighed is None:
@@ -176,7 +210,7 @@ class Server:
         self.filled += 1
         self._stalest = max(self._stalest, tau)
         self._weights += n
-        self._coefficients += s * n
+        self._coefficients += s * n * clip
         return s
 
     def step(self, out: np.ndarray | None, *, measure: bool = True) -> Step:
@@ -184,10 +218,13 @@ class Server:
 
         out: uint8, at least the downlink's payload_bytes(); None with unicast delivery, where nothing is
         published and x̂ stands for x itself. measure: also take the norms.
-        A partly filled buffer is allowed: that is the flush at the end of an epoch.
+        A partly filled buffer is allowed: that is the flush at the end of an epoch. Raises NonFiniteError where the
+        updates' sum is not finite, and then x is as it was, or where what is to be quantized is not.
         """
-        previous = self._keep_x() if measure else None
-        self.optimizer.step(self.x, self._aggregate(), delayed_rate(self.config, self._stalest))
+        previous = self._aside().copy_(self.x) if measure else None
+        aggregate = self._aggregate()
+        self.uplink.require_finite(aggregate)  # each update is finite, their sum may be too large for a float
+        self.optimizer.step(self.x, aggregate, delayed_rate(self.config, self._stalest))
         self._clear()
         nan = float("nan")
         step_norm = distance(self.x, previous) if previous is not None else nan
@@ -249,7 +286,8 @@ class Server:
         self._weights = self._coefficients = 0.0
         self._stalest = 0
 
-    def _keep_x(self) -> Tensor:
+    def _aside(self) -> Tensor:
+        """A vector like x, for whoever needs one for a moment."""
         if self._scratch is None:
             self._scratch = vector_like(self.x)
-        return self._scratch.copy_(self.x)
+        return self._scratch

@@ -27,6 +27,7 @@ class Affine(DeviceCodec):
     """
 
     name, id, unbiased = "affine", 3, False
+    decodes_finite = True
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -134,6 +134,14 @@ class Codec(ABC):
     encodes_on_device: bool = False  # `begin` can also write to a tensor beside x
     threaded: bool = True  # takes less time with more threads
     shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
+    # What `validate` lets pass decodes to finite numbers. Where it may not, payloads are decoded aside first.
+    decodes_finite: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Who decodes in another way than its parent has to say for itself what comes out."""
+        super().__init_subclass__(**kwargs)
+        if {"_decode", "validate"} & vars(cls).keys() and "decodes_finite" not in vars(cls):
+            cls.decodes_finite = False
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         if not layout.elements:
@@ -163,7 +171,8 @@ class Codec(ABC):
     def validate(self, payload: np.ndarray) -> np.ndarray:
         """What `_decode` takes: the payload, or with entropy coding what it holds, in this codec's own buffer.
 
-        Raises PayloadError where it can't be decoded safely. Here: its length.
+        Raises PayloadError where it can't be decoded safely. Here: its length. A codec with decodes_finite refuses
+        what does not decode to finite numbers, too.
         """
         if payload.size != self.payload_bytes():
             raise PayloadError(
@@ -176,13 +185,27 @@ class Codec(ABC):
         """acc += weight · Q(x), or acc = Q(x) (weight 1), of what `validate` returned: nothing is checked here."""
 
     def decode(self, payload: np.ndarray, out: Tensor, key: int) -> None:
-        """out[:] = Q(x). Raises PayloadError, and then out is as it was."""
-        self._decode(self.validate(payload), out, 1.0, key, assign=True)
+        """out[:] = Q(x), finite. Raises PayloadError, and then out is as it was."""
+        self._decode(self.checked(payload, out, key), out, 1.0, key, assign=True)
 
     def accumulate(self, payload: np.ndarray, acc: Tensor, weight: float, key: int) -> None:
         """acc += weight · Q(x), in place; with weight 1 the same bits as decode and add. Raises PayloadError, and
         then acc is as it was."""
-        self._decode(self.validate(payload), acc, weight, key, assign=False)
+        self._decode(self.checked(payload, acc, key), acc, weight, key, assign=False)
+
+    def checked(self, payload: np.ndarray, like: Tensor, key: int) -> np.ndarray:
+        """What `validate` returns, of a payload that decodes to finite numbers. Raises PayloadError."""
+        valid = self.validate(payload)
+        if not self.decodes_finite:
+            self.require_finite_decoding(valid, like, key)
+        return valid
+
+    def require_finite_decoding(self, valid: np.ndarray, like: Tensor, key: int) -> None:
+        """Decode what `validate` returned to a vector like this one. Raises PayloadError where that isn't finite."""
+        q = self.scratch(like)
+        self._decode(valid, q, 1.0, key, assign=True)
+        if not _is_finite(q):
+            raise PayloadError(f"{self.name}: it decodes to a number that is not finite")
 
     def encode_all(self, xs: Tensor, outs: Buffers, keys: np.ndarray) -> list[int]:
         """encode of each row of xs, with the same bytes. xs: (n, d). keys: (n,) uint64. Returns the bytes written to
@@ -195,7 +218,7 @@ class Codec(ABC):
     ) -> None:
         """accumulate each in this order: the same bits. All are checked first: where it raises PayloadError, acc is
         as it was."""
-        valid = [self.validate(payload) for payload in payloads]
+        valid = [self.checked(payload, acc, key) for payload, key in zip(payloads, keys, strict=True)]
         for payload, weight, key in zip(valid, weights, keys, strict=True):
             self._decode(payload, acc, weight, key, assign=False)
 
@@ -212,7 +235,8 @@ class Codec(ABC):
         if not self.shared:
             self.accumulate_all(payloads, sums, weights, keys)
             return
-        valid = [self.validate(payload) for payload in payloads]
+        like = sums[: self.layout.elements]
+        valid = [self.checked(payload, like, key) for payload, key in zip(payloads, keys, strict=True)]
         for payload, weight, key in zip(valid, weights, keys, strict=True):
             self._sum(payload, sums, weight, key)
 
@@ -229,10 +253,12 @@ class Codec(ABC):
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.
 
         Algorithm 1 of arXiv 2308.00263, the hidden-state step. Where it raises NonFiniteError x̂ may have moved in
-        part: the run has ended.
+        part: the run has ended. Raises PayloadError where what it wrote does not decode to finite numbers.
         """
         difference = torch.sub(x, x_hat, out=self.scratch(x))
         written = self.encode(difference, out, key)
+        if not self.decodes_finite:
+            self.require_finite_decoding(out[:written], x_hat, key)
         self._decode(out[:written], x_hat, 1.0, key, assign=False)
         return written
 
@@ -253,13 +279,17 @@ class Codec(ABC):
 
     def require_finite(self, x: Tensor) -> None:
         """Raise NonFiniteError where an element of x is not finite."""
-        if not (torch.isfinite(x).all() if x.is_cuda else all_finite(x.numpy())):
+        if not _is_finite(x):
             self.refuse(x)
 
     def refuse(self, x: Tensor) -> NoReturn:
         """Raise NonFiniteError naming the first element of x that is no finite float32."""
         index = int(torch.isfinite(x.float()).logical_not_().int().argmax())
         raise NonFiniteError(self.layout, index, float(x[index]))
+
+
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all()) if x.is_cuda else all_finite(x.numpy())
 
 
 def floats(data: np.ndarray, dtype: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Buffers, Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
+from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.numba import buckets as cpu
 from qafel_mpi.kernels.numba.rows import RowKernels
 from qafel_mpi.kernels.plan import plan
@@ -25,6 +26,8 @@ class Bucketed(DeviceCodec):
     bucket: elements, "layer" (each tensor) or "tensor" (the whole vector). kind: what a scale is
     (kernels.reference). s: levels a sign. threads: used where the vector is long enough.
     """
+
+    decodes_finite = True
 
     def __init__(
         self,
@@ -77,8 +80,9 @@ class Bucketed(DeviceCodec):
             self._cpu.accumulate(payloads, acc.numpy(), weights)
             return
         rows = np.concatenate(payloads).reshape(-1, self._bytes)
-        if (bad := self._rows.invalid(rows)) >= 0:
-            self.validate(payloads[bad])
+        if self._rows.invalid(rows) >= 0:
+            for payload in payloads:
+                self.validate(payload)
         self._rows.accumulate(rows, acc.numpy(), np.array(weights))
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
@@ -97,8 +101,11 @@ class Bucketed(DeviceCodec):
     def validate(self, payload: np.ndarray) -> np.ndarray:
         if payload.size != self._bytes:
             super().validate(payload)
-        if not cpu.scales_valid(payload, self.plan.buckets):
-            raise PayloadError(f"{self.name}: a scale is negative or not finite")
+        if not cpu.scales_valid(payload, self.plan.buckets, self._cpu.most):
+            if not cpu.scales_valid(payload, self.plan.buckets, cpu.FINITE):
+                raise PayloadError(f"{self.name}: a scale is negative or not finite")
+            # Near the largest float, a code that no encoder writes may be an infinity.
+            self.require_finite_decoding(payload, vector(self.layout.elements, torch.float32), 0)
         return payload
 
     def _kernels_on(self, device: torch.device) -> Any:

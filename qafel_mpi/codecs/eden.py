@@ -31,6 +31,7 @@ class Eden(DeviceCodec):
     """
 
     name, id, unbiased = "eden", 7, False
+    decodes_finite = True
 
     def __init__(
         self,

@@ -75,6 +75,7 @@ class Coded(Codec):
         self.inner, self.coder = inner, coder
         self.name, self.id, self.bits, self.unbiased = inner.name, inner.id, inner.bits, inner.unbiased
         self.flags = inner.flags | coder.flags
+        self.decodes_finite = inner.decodes_finite
         self._raw = np.empty(inner.payload_bytes(), dtype=np.uint8)
         self._several: list[np.ndarray] = []  # for accumulate_all: all are checked before any is added
 

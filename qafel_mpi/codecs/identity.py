@@ -16,6 +16,7 @@ class Identity(DeviceCodec):
     """Payload: d floats of the codec's type."""
 
     name, id, unbiased = "identity", 1, True
+    decodes_finite = True
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         super().__init__(layout, dtype)

@@ -23,6 +23,7 @@ _HUGE = float(np.finfo(np.float32).max)
 
 class _Sparse(Codec):
     bits = 32
+    decodes_finite = True
     threaded = False  # torch and numpy look for the k with one
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, fraction: float):
@@ -58,6 +59,7 @@ class TopK(_Sparse, DeviceCodec):
     """Payload: k float32 values, then their k uint32 coordinates, ascending."""
 
     name, id, unbiased = "topk", 4, False
+    decodes_finite = True
 
     def payload_bytes(self) -> int:
         return 8 * self.k

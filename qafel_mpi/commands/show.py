@@ -75,8 +75,9 @@ def summary(result: RunSummary) -> str:
         lines.insert(6, ("bits per byte", text))
     if result.virtual_seconds:
         lines.insert(-2, ("virtual seconds", f"{result.virtual_seconds:.2f}"))
-    if result.dropped_messages:
-        lines.insert(-2, ("dropped messages", f"{result.dropped_messages:,}"))
+    for name in ("dropped_messages", "rejected_updates", "clipped_updates"):
+        if count := getattr(result, name):
+            lines.insert(-2, (name.replace("_", " "), f"{count:,}"))
     return "\n".join(f"{name:<17}{text}" for name, text in lines)
 
 

@@ -32,7 +32,14 @@ from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.transport.window import Arrays, HostArrays, MadeElsewhereError
-from qafel_mpi.wire import DIGEST_BYTES, FLAG_ENTROPY, Expected, Kind, without_payload_checksum
+from qafel_mpi.wire import (
+    DIGEST_BYTES,
+    FLAG_ENTROPY,
+    HEADER_BYTES,
+    Expected,
+    Kind,
+    without_payload_checksum,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Progress:
     bits_per_byte: float = float("nan")  # of text
 
 
+MOST_BYTES = 2**31 - 1  # of a message: Open MPI's calls count them in 32 bits
 ERROR_BYTES = 1024  # of a DIVERGED: why a training failed
 Report = Callable[[Progress], None]
 Interrupted = Callable[[], bool]
@@ -79,6 +87,8 @@ class RunSummary:
     paper_bytes_up: float = 0.0
     paper_bytes_down: float = 0.0
     dropped_messages: int = 0
+    rejected_updates: int = 0
+    clipped_updates: int = 0
     seconds: float = 0.0
     virtual_seconds: float = 0.0
     x_digest: str = ""
@@ -253,6 +263,25 @@ def _build(
         raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
     full = Identity(task.layout, task.dtype)
     return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
+
+
+def refuse_what_no_message_holds(setup: Setup) -> None:
+    """Raise ConfigError where a message of the run is larger than one MPI call sends: they are not split yet."""
+    what = {Kind.UPDATE: "an upload", Kind.BROADCAST: "a broadcast", Kind.MODEL: "the unquantized model"}
+    fix = {
+        Kind.UPDATE: "set fewer uplink.bits, or a sparse uplink.codec",
+        Kind.BROADCAST: "set fewer downlink.bits, or a sparse downlink.codec",
+        Kind.MODEL: f"take a model of at most {(MOST_BYTES - HEADER_BYTES) // setup.x0.element_size():,} parameters",
+    }
+    sizes = {kind: HEADER_BYTES + expected.payload_bytes for kind, expected in setup.expected().items()}
+    problems = [
+        f"{what[kind]} of {setup.task.layout.elements:,} parameters takes {sizes[kind]:,} bytes, and an MPI message "
+        f"holds {MOST_BYTES:,}: {fix[kind]}; client.trainable sends the parameters of a part of the model alone"
+        for kind in what
+        if sizes[kind] > MOST_BYTES
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _accuracy(task: Task, x: Tensor) -> float:

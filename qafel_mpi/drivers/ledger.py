@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding
 from qafel_mpi.algorithms.server import Server, Step
 from qafel_mpi.drivers.build import Progress, Report, Setup
 from qafel_mpi.drivers.failures import EvaluationError, evaluating
+from qafel_mpi.drivers.survival.rejections import Origin, Rejections
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import DROPPED
@@ -40,6 +42,7 @@ class Ledger:
         self.stop = setup.experiment.stop
         self.evaluation = setup.experiment.evaluation
         self.uploads = 0
+        self.rejections = Rejections(self._record_finding, server.config.buffer_size)
         self.payload_bytes_up = 0
         self.payload_bytes_down = 0
         self.messages_down = 0
@@ -108,6 +111,21 @@ class Ledger:
         if self.stop.uploads is not None and self.uploads >= self.stop.uploads:
             self.reason = self.reason or "finished"
 
+    def found(self, findings: Sequence[Finding], origin: Callable[[int], Origin], received: int) -> set[int]:
+        """What the server rejected or clipped among the updates that it took last; origin: of each, by index.
+
+        Returns which of them were rejected.
+        """
+        if not findings:
+            return set()
+        self.rejections.note(findings, origin, received=received, uploads=self.server.uploads)
+        self.reason = self.reason or self.rejections.reason
+        return {finding.at for finding in findings if finding.kind == REJECTED}
+
+    def _record_finding(self, kind: str, origin: Origin, why: str) -> None:
+        client, rank, host, version = origin
+        self.recorder.fault(kind, rank=rank, host=host, client=client, version=version, detail=why)
+
     def room(self) -> int:
         """Uploads until the server's buffer is full or the last one that the run may have has come."""
         room = self.server.room
@@ -152,6 +170,8 @@ class Ledger:
         up, down = self.setup.paper_bytes()
         return {
             "uploads": self.uploads,
+            "rejected_updates": self.rejections.total(REJECTED),
+            "clipped_updates": self.rejections.total(CLIPPED),
             "server_steps": self.server.version,
             "uploads_to_target": -1 if self.uploads_to_target is None else self.uploads_to_target,
             "accuracy": self.accuracy,

@@ -141,7 +141,8 @@ class Rounds(_Timed):
 class ControlledStaleness:
     """The n-th upload is used at step t = n // K and starts from version max(0, t − τ_n), τ_n by decree.
 
-    Virtual time counts server steps. Nothing waits and nothing drops out.
+    Virtual time counts server steps. Nothing waits and nothing drops out; where the server rejects updates, others
+    that are not stale take their places.
     """
 
     def __init__(self, control: StalenessControl, clients: int, seed: int, buffer_size: int):
@@ -151,13 +152,27 @@ class ControlledStaleness:
         self._starts: list[Event] = []
         self._finishes: list[Event] = []
         self._planned = 0  # steps whose uploads have their τ
+        self._replaced = 0  # uploads that had none
+        self._now_s = 0.0
         self._beginning: dict[int, list[int]] = {}  # version -> numbers n of the uploads that start from it
 
     def next(self, version: int) -> Event:
         if version != self._opened:
             self._opened = version
             self._open(version)
-        return self._starts.pop() if self._starts else heappop(self._finishes)
+        if not (self._starts or self._finishes):
+            self._replace()
+        event = self._starts.pop() if self._starts else heappop(self._finishes)
+        self._now_s = max(self._now_s, event.t_s)
+        return event
+
+    def _replace(self) -> None:
+        """One more client, that starts and finishes now: all uploads of this step have come, and it lacks some."""
+        self._replaced += 1
+        client, participation, _ = self.people.begin()
+        now_s, n = self._now_s, -self._replaced
+        self._starts.append(Event(now_s, START, n, client, participation, now_s, True))
+        heappush(self._finishes, Event(now_s, FINISH, n, client, participation, now_s, True))
 
     def _open(self, version: int) -> None:
         """All uploads that start from this version, whichever later step uses them."""
@@ -168,7 +183,10 @@ class ControlledStaleness:
         for n in self._beginning.pop(version, ()):
             step, k = divmod(n, self.buffer_size)
             client, participation, _ = self.people.begin()
-            t_s, start_s = step + (k + 1) / (self.buffer_size + 1), float(version)
+            start_s = max(
+                self._now_s, float(version)
+            )  # a step that was late, for want of uploads, delays those behind
+            t_s = max(start_s, step + (k + 1) / (self.buffer_size + 1))
             heappush(self._finishes, Event(t_s, FINISH, n, client, participation, start_s, True))
             starts.append(Event(start_s, START, n, client, participation, start_s, True))
         self._starts = starts[::-1]

@@ -16,7 +16,6 @@ from mpi4py import MPI
 
 from qafel_mpi import tasks
 from qafel_mpi.algorithms.client import Replica
-from qafel_mpi.codecs import PayloadError
 from qafel_mpi.config import ConfigError, load
 from qafel_mpi.drivers import session, warmup
 from qafel_mpi.drivers.session import TAG_UP
@@ -285,9 +284,10 @@ def test_a_large_synchronous_round_goes_without_the_updates_that_were_refused(
         updates = file["updates"][:]
     used = Counter(updates["version"][updates["weight"] > 0].tolist())
     assert summary.server_steps == 8
-    assert summary.dropped_messages > 0
+    assert summary.dropped_messages + summary.rejected_updates > 0
     # After the last step some more may be refused.
-    assert 8 * cohort - summary.dropped_messages <= sum(used[version] for version in range(8)) < 8 * cohort
+    lost = summary.dropped_messages + summary.rejected_updates
+    assert 8 * cohort - lost <= sum(used[version] for version in range(8)) < 8 * cohort
 
 
 @pytest.mark.mpi(min_size=2)
@@ -540,7 +540,7 @@ class EndedError(Exception):
 
 
 def refuse(monkeypatch, which, *, payload=False):
-    """Rank 0 finds damage in the updates that `which` holds of (client, participation): in header or payload."""
+    """Damage in the updates that `which` holds of (client, participation): rank 0 finds it in header or payload."""
     check, weigh = wall_server.check, wall_server.WallServer._weigh
 
     def checked(data, expected, *, rank):
@@ -550,8 +550,9 @@ def refuse(monkeypatch, which, *, payload=False):
         return message
 
     def weighed(server, uploads):
-        if payload and any(which(message.client, message.sequence) for _, message in uploads):
-            raise PayloadError("damaged")
+        for received, message in uploads:
+            if payload and which(message.client, message.sequence):
+                received.payload[:4] = 0xFF  # a scale
         return weigh(server, uploads)
 
     monkeypatch.setattr(wall_server, "check", checked)
@@ -575,7 +576,7 @@ def test_a_unicast_client_whose_update_was_refused_gets_its_download_all_the_sam
     summary = run(comm, folder, digits(*unicast, f"stop.uploads={uploads}", "stop.seconds=20"))
     with h5py.File(folder / "a.h5") as file:
         updates, messages = file["updates"][:], file["messages"][:]
-    assert summary.dropped_messages == 3
+    assert (summary.dropped_messages, summary.rejected_updates) == ((0, 3) if payload else (3, 0))
     assert updates["participation"][updates["client"] == 0].max() > 3
     down = messages[(messages["end"] == 1) & (messages["kind"] == Kind.DOWNLOAD) & (messages["dst"] == 1)]
     assert down["sequence"].tolist() == list(range(1, len(down) + 1))
@@ -593,7 +594,7 @@ def test_a_synchronous_round_goes_without_the_updates_that_were_refused(
     with h5py.File(folder / "a.h5") as file:
         updates = file["updates"][:]
     assert summary.server_steps == clients + 4
-    assert summary.dropped_messages == clients
+    assert (summary.dropped_messages, summary.rejected_updates) == ((0, clients) if payload else (clients, 0))
     used = Counter(updates["version"][updates["weight"] > 0].tolist())
     whole = dict.fromkeys(range(clients + 4), clients)
     assert used == whole | dict.fromkeys(range(2, clients + 2), clients - 1)  # one client short, in turn

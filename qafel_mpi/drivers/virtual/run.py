@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.codecs import NonFiniteError
+from qafel_mpi.codecs import NonFiniteError, PayloadError
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.drivers.build import (
     Interrupted,
@@ -28,18 +28,20 @@ from qafel_mpi.drivers.build import (
     affordable,
     build,
     compute_device,
+    refuse_what_no_message_holds,
     visible_gpus,
 )
 from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import places
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
+from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
-from qafel_mpi.trace_schema import LATE, NO_RANK, USED
+from qafel_mpi.trace_schema import LATE, NO_RANK, REFUSED, USED
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
 from qafel_mpi.transport.window import HostArrays
@@ -82,6 +84,8 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
+            if comm.size > 1:
+                refuse_what_no_message_holds(setup)
         session.open(setup)
         if plan is None:
             return work(session, setup)
@@ -166,7 +170,7 @@ class Simulation:
             self._simulate()
         except Stopped:
             self.ledger.reason = "interrupted"
-        except NonFiniteError as error:  # of the server's step
+        except (NonFiniteError, PayloadError) as error:  # of the server's step
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
         self._receive()
         return self._close()
@@ -273,6 +277,7 @@ class Simulation:
         ]
         # 5. Decode the uploads into the buffer: buffer += s(τ) · u.
         weights = self.server.receive_all(updates)
+        refused = self.ledger.found(self.server.findings, lambda i: self._origin(*arrived[i]), len(arrived))
         orders, digest = places(weights, self.server.filled), self.digest
         # 6. Write down the updates, and see whether that was the run's last upload.
         rows = [
@@ -289,16 +294,19 @@ class Simulation:
                 event.t_s - event.start_s,
                 event.start_s,
                 event.t_s,
-                USED if weight else LATE,
+                USED if weight else REFUSED if i in refused else LATE,
                 order,
                 NO_RANK,
                 digest(result.payload),
             )
-            for (event, start_version, result), update, weight, order in zip(
-                arrived, updates, weights, orders, strict=True
+            for i, ((event, start_version, result), update, weight, order) in enumerate(
+                zip(arrived, updates, weights, orders, strict=True)
             )
         ]
         self.ledger.received_all(rows, sum(update.payload.size for update in updates))
+
+    def _origin(self, event: Event, start_version: int, result: Result) -> Origin:
+        return Origin(event.client, result.rank, self.session.placement.hosts[result.rank], start_version)
 
     def _step(self) -> None:
         self.step_due = False

@@ -19,6 +19,7 @@ from qafel_mpi.drivers.build import (
     RunSummary,
     build,
     compute_device,
+    refuse_what_no_message_holds,
     visible_gpus,
 )
 from qafel_mpi.drivers.session import begin, giving_the_name_up
@@ -59,6 +60,7 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
+            refuse_what_no_message_holds(setup)
         session.open(setup)
         hosting = hosting_of(setup, comm.size - 1)
         if comm.rank == 0:

@@ -16,10 +16,11 @@ from qafel_mpi.drivers.rows import dropped_row, places, received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
+from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
-from qafel_mpi.trace_schema import ENDED, LATE, USED
+from qafel_mpi.trace_schema import ENDED, LATE, REFUSED, USED
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.fanout import FanOut
 from qafel_mpi.transport.frames import Frame, Inbox, Received
@@ -163,11 +164,7 @@ class WallServer:
         """Uploads that the buffer has room for, checked since begin_s; and the step where they fill it."""
         ended = bool(self.ledger.reason)
         # 8. Decode the uploads into the buffer: buffer += s(τ) · u.
-        try:
-            weights = self._weigh(uploads)
-        except PayloadError as error:
-            self._receive_each(uploads, error)
-            return
+        weights = self._weigh(uploads)
         each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
         digests = [self.digest(received.payload) for received, _ in uploads]
         for received, _ in uploads:
@@ -178,9 +175,11 @@ class WallServer:
             since_s = begin_s + i * each_s
             row = received_row(received, message, 0, since_s, since_s + each_s)
             self.session.recorder.messages.append(row)
+        refused = self.ledger.found(self.server.findings, lambda i: self._origin(*uploads[i]), len(uploads))
         orders = places(weights, self.server.filled)
-        for (received, message), weight, order, digest in zip(uploads, weights, orders, digests, strict=True):
-            use = ENDED if ended else USED if weight else LATE
+        each = enumerate(zip(uploads, weights, orders, digests, strict=True))
+        for i, ((received, message), weight, order, digest) in each:
+            use = ENDED if ended else USED if weight else REFUSED if i in refused else LATE
             self._count(received, message, weight, use=use, order=order, digest=digest)
         # Also where the run's last upload fills the buffer; not where the run has ended without a step.
         if self.server.full and not ended:
@@ -189,17 +188,10 @@ class WallServer:
             for received, _ in uploads:
                 self._download(received.source)
 
-    def _receive_each(self, uploads: list[Upload], error: PayloadError) -> None:
-        """One of them can't be decoded, and none was received: the others are as good as ever."""
-        if len(uploads) == 1:
-            self._drop(uploads[0][0], error)
-        else:
-            for upload in uploads:
-                self._receive([upload], perf_counter())
-
     def _weigh(self, uploads: list[Upload]) -> list[float]:
-        """Decode the uploads into the server's buffer. Returns their weights. Raises PayloadError."""
+        """Decode the uploads into the server's buffer. Returns their weights; 0 for those that were not used."""
         if self.ledger.reason:
+            self.server.findings = []
             return [0.0] * len(uploads)
         examples = self.setup.task.examples
         return self.server.receive_all(
@@ -211,10 +203,16 @@ class WallServer:
             ]
         )
 
-    def _count(self, received: Received, message: Message, weight: float, **place: int) -> None:
+    def _origin(self, received: Received, message: Message) -> Origin:
+        host = self.session.placement.hosts[received.source]
+        return Origin(message.client, received.source, host, message.version)
+
+    def _count(
+        self, received: Received, message: Message, weight: float, *, use: int, order: int, digest: int
+    ) -> None:
         self.senders.took(received.source)
-        if weight:  # a round has no use for an update of an earlier one
-            self.round.report(received.source)
+        if weight or use == REFUSED:  # a round has no use for an update of an earlier one
+            self.round.report(received.source, refused=use == REFUSED)
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
             client=message.client,
@@ -228,7 +226,9 @@ class WallServer:
             start_s=finish_s - message.train_seconds,
             finish_s=finish_s,
             rank=received.source,
-            **place,
+            use=use,
+            order=order,
+            digest=digest,
         )
 
     def _close_round(self) -> None:
@@ -244,11 +244,11 @@ class WallServer:
             return
         try:
             self._make_step()
-        except NonFiniteError as error:
+        except (NonFiniteError, PayloadError) as error:
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
 
     def _make_step(self) -> None:
-        """Raises NonFiniteError."""
+        """Raises NonFiniteError, and PayloadError of a codec of the user's own."""
         if self.setup.unicast:
             self.ledger.stepped(self.server.step(None), self.session.now_s())
             return
@@ -324,7 +324,7 @@ class WallServer:
             sequence=self.server.version,
         )
 
-    def _drop(self, received: Received, error: Exception) -> None:
+    def _drop(self, received: Received, error: WireError) -> None:
         """Nothing of a bad message reaches the model; it is counted, and said once a message.
 
         It was an update, as far as one can know: its client waits for what would have followed that. But of a rank
@@ -332,7 +332,7 @@ class WallServer:
         """
         self.session.dropped += 1
         self.session.fault("message dropped", received.source, detail=str(error))
-        self.session.recorder.messages.append(dropped_row(received, getattr(error, "sequence", 0), 0))
+        self.session.recorder.messages.append(dropped_row(received, error.sequence, 0))
         arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
         self.ledger.dropped(received.source, payload.size, arrived_s, self.digest(payload))
         print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, S
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INF_BITS = np.int32(0x7F800000)
+FINITE = np.int32(_INF_BITS - 1)  # the largest scale's bit pattern
 _ONE = np.float32(1)
 _ZERO = np.int32(0)
 # Scratch of one thread, in bytes: a segment's hashes, its float32 values, half as many float64 sums.
@@ -230,13 +231,21 @@ def accumulate_range(payloads, weights, count, table, first, last, s, bits, leve
 
 
 @jit
-def scales_valid(payload, buckets):
-    """Whether the payload's leading float32 scales are all finite and not negative."""
+def scales_valid(payload, buckets, most):
+    """Whether the payload's leading float32 scales are not negative, and not above that with the bit pattern most."""
     ok = True
     for k in range(buckets):
         pattern = load32(payload, 4 * k)
-        ok &= (pattern >= 0) & (pattern < _INF_BITS)
+        ok &= (pattern >= 0) & (pattern <= most)
     return ok
+
+
+def _most(bits: int, s: int) -> np.int32:
+    """Bit pattern of the largest scale with which every code of so many bits, also above s, is a finite float32."""
+    level = max(1, 1 << (bits - 1))
+    if level <= s:
+        return FINITE
+    return np.float32(float(FLOAT_MAX) * s / level * (1 - 2.0**-20)).view(np.int32)
 
 
 @jit
@@ -256,6 +265,7 @@ class BucketKernels:
     def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, threads: int = 1):
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
         self.codes_at = 4 * plan.buckets
+        self.most = _most(bits, s)
         self._shares = shares(plan.table[1:, START], threads)
         self.scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self._shares]
         level = np.int8 if bits <= 8 else np.int16

@@ -54,9 +54,9 @@ def _encode(xs, keys, table, kind, s, bits, scratch, levels, payloads, codes_at)
 
 
 @jit
-def _valid(payloads, buckets):
+def _valid(payloads, buckets, most):
     for i in range(len(payloads)):
-        if not scales_valid(payloads[i], buckets):
+        if not scales_valid(payloads[i], buckets, most):
             return i
     return -1
 
@@ -81,8 +81,8 @@ class RowKernels:
         )
 
     def invalid(self, payloads: np.ndarray) -> int:
-        """The first row with a scale that is negative or not finite, or -1."""
-        return _valid(payloads, self.one.plan.buckets)
+        """The first row with a scale that is negative, or so large that a code may be no finite number, or -1."""
+        return _valid(payloads, self.one.plan.buckets, self.one.most)
 
     def accumulate(self, payloads: np.ndarray, acc: np.ndarray, weights: np.ndarray) -> None:
         """acc += Σ weights_i · Q(x_i), in this order. weights: (n,) float64."""

@@ -8,7 +8,7 @@ from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.algorithms.server import Server, Update
-from qafel_mpi.codecs import CodecConfig, Layout, PayloadError, build
+from qafel_mpi.codecs import CodecConfig, Layout, build
 from tests.unit.algorithms.made import CODECS, D, make, start, step, upload
 
 TWO = Layout(("w",), ((2,),))
@@ -79,16 +79,18 @@ def test_what_is_remembered_is_the_payload_that_came(name):
     assert torch.allclose(server.calibration.mean, sum(last.values(), torch.zeros(D)) / 8, atol=1e-5)
 
 
-def test_where_a_payload_is_refused_nothing_is_remembered():
-    server, up, _ = make(CODECS["qsgd"], buffer_size=3, calibration="clients")
-    payload = np.zeros(up.payload_bytes(), np.uint8)
+@pytest.mark.parametrize("bounds", [{}, {"reject_norm": 1e6}], ids=["unbounded", "bounded"])
+def test_where_a_payload_is_refused_nothing_is_remembered(bounds):
+    server, fresh = (
+        make(CODECS["qsgd"], buffer_size=4, calibration="clients", **bounds)[0] for _ in range(2)
+    )
+    up, payload = server.uplink, np.zeros(server.uplink.payload_bytes(), np.uint8)
     up.encode(start(), payload, 1)
-    with pytest.raises(PayloadError):
-        server.receive_all([Update(0, 0, payload, 1), Update(1, 0, payload[:-1], 1)])
-    assert not server.buffer.any()
-    assert server.filled == 0
-    upload(server, up, start(), client=0)
-    again = server.buffer.clone()
-    fresh, _, _ = make(CODECS["qsgd"], buffer_size=3, calibration="clients")
-    upload(fresh, up, start(), client=0)
-    assert torch.equal(again, fresh.buffer)
+    good, bad = Update(0, 0, payload, 1), Update(1, 0, payload[:-1], 1)
+    assert server.receive_all([good, bad]) == [1.0, 0.0]
+    assert fresh.receive(good) == 1.0
+    for client in (0, 1):
+        for one in (server, fresh):
+            upload(one, up, start(client), client=client)
+        assert torch.equal(server.buffer, fresh.buffer)
+    assert server.filled == fresh.filled == 3

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qafel_mpi.codecs import CODECS, CodecConfig, Layout, PayloadError, build
-from qafel_mpi.codecs.bucketed import Bucketed
-from qafel_mpi.codecs.chain import Transformed
-from qafel_mpi.codecs.entropy import Coded
+from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, PayloadError, build
+from qafel_mpi.codecs.entropy import Coded, Zstd
+from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.testing import CodecContract
 from qafel_mpi.testing.codecs import LAYOUT, encoded
 from qafel_mpi.testing.strategies import gaussian, overwritten
@@ -59,16 +58,6 @@ class TestContract(CodecContract):
             return payload
         codec._raw[:], out = payload, np.zeros(codec.payload_bytes(), np.uint8)
         return out[: codec.compress(payload.size, out)]
-
-    def may_overflow(self, codec, payload):
-        """FORMAT.md's exception: a code that no encoder writes can stand for an infinity beside a huge scale."""
-        bucketed, raw = getattr(codec, "inner", codec), codec.validate(payload)
-        if isinstance(codec, Transformed):  # which holds what it decodes to finite numbers
-            return False
-        if not isinstance(bucketed, Bucketed) or bucketed.bits == 1:
-            return False
-        largest = raw[: 4 * bucketed.plan.buckets].view("<f4").max()
-        return largest > float(np.finfo(np.float32).max) * bucketed.s / 2.0 ** (bucketed.bits - 1)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -170,3 +159,68 @@ def test_of_several_messages_none_is_added_where_one_can_not_be_decoded(name):
         with pytest.raises(PayloadError):
             c.accumulate_all([payloads[0], bad, payloads[2]], acc, [1.0] * 3, [7] * 3)
         assert torch.equal(acc, gaussian(LAYOUT.elements, 9))
+
+
+class Careless(Codec):
+    """One of the user's own, which takes whatever floats there are."""
+
+    name, unbiased, bits = "careless", True, 32
+
+    def payload_bytes(self):
+        return 4 * self.layout.elements
+
+    def encode(self, x, out, key):
+        out[: self.payload_bytes()] = x.numpy().view(np.uint8)
+        return self.payload_bytes()
+
+    def _decode(self, valid, acc, weight, key, *, assign):
+        values = torch.from_numpy(valid.view("<f4").copy())
+        acc.copy_(values) if assign else acc.add_(values, alpha=weight)
+
+
+class Loud(QSGD):
+    """Another one, which makes something else of a payload that its parent has found good."""
+
+    def _decode(self, valid, acc, weight, key, *, assign):
+        super()._decode(valid, acc, weight, key, assign=assign)
+        acc[3] = float("inf")
+
+
+def careless(key: int):
+    c = Careless(LAYOUT)
+    payload = encoded(c, gaussian(LAYOUT.elements))
+    payload.view("<f4")[key % LAYOUT.elements] = float("nan")
+    return c, payload
+
+
+def loud(key: int):
+    c = Loud(LAYOUT)
+    return c, encoded(QSGD(LAYOUT), gaussian(LAYOUT.elements))
+
+
+@pytest.mark.parametrize("make", [careless, loud])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_a_codec_of_ones_own_decodes_is_looked_at_before_it_is_used(make, compressed):
+    c, payload = make(7)
+    assert not c.decodes_finite
+    if compressed:
+        c, frame = Coded(c, Zstd()), np.zeros(2 * payload.size, np.uint8)
+        c._raw[:] = payload
+        payload = frame[: c.compress(payload.size, frame)].copy()
+    acc = gaussian(LAYOUT.elements, 3)
+    for decode in (
+        lambda: c.decode(payload, acc, 7),
+        lambda: c.accumulate(payload, acc, 1.0, 7),
+        lambda: c.accumulate_all([payload, payload], acc, [1.0, 1.0], [7, 7]),
+    ):
+        with pytest.raises(PayloadError, match="decodes to a number that is not finite"):
+            decode()
+    assert torch.equal(acc, gaussian(LAYOUT.elements, 3))
+
+
+def test_a_difference_that_decodes_to_no_numbers_moves_no_hidden_state():
+    x_hat = torch.zeros(LAYOUT.elements)
+    x, out = torch.full((LAYOUT.elements,), float("inf")), np.zeros(4 * LAYOUT.elements, np.uint8)
+    with pytest.raises(PayloadError, match="not finite"):
+        Careless(LAYOUT).encode_difference(x, x_hat, out, 7)
+    assert not x_hat.any()

@@ -60,10 +60,34 @@ def test_long_messages_in_one_call_are_those_of_one_at_a_time_to_the_bit(message
 
 
 def test_a_code_that_no_encoder_writes_decodes_as_the_number_it_is():
-    """FORMAT.md: −2^(bits−1), and with `levels` others too; an infinity only next to the largest float."""
+    """FORMAT.md: −2^(bits−1), and with `levels` others too."""
     c = build(CodecConfig(bits=2), Layout(("v",), ((4,),)))
-    for scale, value in ((1.0, -2.0), (1.7e38, -3.4e38), (1.8e38, float("-inf"))):
+    for scale, value in ((1.0, -2.0), (1.7e38, -3.4e38)):
         payload = np.append(np.array([scale], "<f4").view(np.uint8), np.uint8(0b10))
         out = torch.zeros(4)
         c.decode(payload, out, 7)
         assert out.tolist() == [pytest.approx(value), 0, 0, 0]
+
+
+@pytest.mark.parametrize("config", [{"bits": 4}, {"levels": 5}, {"bits": 3, "bucket": "layer"}], ids=str)
+def test_a_code_that_stands_for_an_infinity_is_refused_and_the_largest_float_is_not(config):
+    """Level −8 of 4 bits beside a scale of 3.3e38 and s = 7 would be −3.8e38, above the largest float32."""
+    c = build(CodecConfig(**config), LAYOUT)
+    x = gaussian(LAYOUT.elements).clamp(-3, 3)
+    x *= 3.3e38 / x.abs().max()
+    payloads = [encoded(c, x) for _ in range(2)]
+    assert torch.isfinite(decoded(c, x)).all()
+    acc = torch.zeros(LAYOUT.elements, dtype=torch.float64)
+    c.accumulate_all(payloads, acc, [0.25, 0.25], [7, 7])
+    assert torch.isfinite(acc).all()
+    least = 1 << (c.bits - 1)  # the code of the level that no encoder writes, in the first of the bytes
+    payloads[1][4 * c.plan.buckets] = least
+    before = acc.clone()
+    for decode in (
+        lambda: c.decode(payloads[1], acc, 7),
+        lambda: c.accumulate(payloads[1], acc, 1.0, 7),
+        lambda: c.accumulate_all(payloads, acc, [0.25, 0.25], [7, 7]),
+    ):
+        with pytest.raises(PayloadError, match="decodes to a number that is not finite"):
+            decode()
+    assert torch.equal(acc, before)

@@ -173,6 +173,25 @@ def test_staleness_by_decree(kind):
         assert all(abs(n / total - 0.2) < 0.04 for n in seen.values())  # 5 standard deviations
 
 
+@pytest.mark.parametrize("kind", ["constant", "uniform"])
+def test_with_staleness_by_decree_others_take_the_places_of_rejected_updates(kind):
+    """A server that rejects every third update: each step has its ten all the same, and time does not go back."""
+    clock = ClockConfig(kind="virtual", staleness=StalenessControl(kind=kind, max=4))
+    plan = schedule(clock, clients=50, seed=0, buffer_size=10, synchronous=False)
+    training, finishes, used, now_s = set(), 0, 0, 0.0
+    while used < 1000:
+        event = plan.next(used // 10)
+        assert event.t_s >= now_s
+        now_s, job = event.t_s, (event.client, event.participation)
+        if event.kind == START:
+            assert job not in training
+            training.add(job)
+        else:
+            training.remove(job)
+            finishes += 1
+            used += finishes % 3 > 0
+
+
 def test_rounds_start_a_cohort_of_different_clients_from_each_version():
     clock = ClockConfig(kind="virtual", concurrency=15)
     by_version: dict[int, list[int]] = {}

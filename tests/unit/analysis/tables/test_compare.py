@@ -145,6 +145,7 @@ def test_faults_are_counted_by_kind_and_shown_only_where_there_are_any(tmp_path)
         del file["faults"]
         rows = np.zeros(3, dtype=FAULTS)
         rows["kind"] = [FAULT_NUMBERS[name] for name in ("rank died", "message dropped", "rank died")]
+        rows["client"] = -1
         file["faults"] = rows
     with edited(other) as file:
         del file["faults"]  # a trace of before there was such a table
@@ -154,6 +155,22 @@ def test_faults_are_counted_by_kind_and_shown_only_where_there_are_any(tmp_path)
     shown = analysis("table", path, other).stdout
     assert "rank died" in shown
     assert "Faults" not in analysis("table", other).stdout
+
+
+def test_rejected_updates_are_counted_by_client_with_the_most_first(tmp_path):
+    path = make(tmp_path, "a")
+    with edited(path) as file:
+        del file["faults"]
+        rows = np.zeros(14, dtype=FAULTS)
+        rows["kind"] = FAULT_NUMBERS["update rejected"]
+        rows["client"] = [5, 7, 5, 7, 7, *range(10, 19)]
+        file["faults"] = rows
+    clients = table.row(path)["fault_clients"]["update rejected"]
+    assert list(clients.items())[:3] == [(7, 3), (5, 2), (10, 1)]
+    shown = analysis("table", path).stdout
+    assert "7 (3), 5 (2), 10 (1), 11 (1), 12 (1), 13 (1), 14 (1), 15 (1), and 3 more" in " ".join(
+        shown.split()
+    )
 
 
 def test_csv_has_a_row_a_run(tmp_path):

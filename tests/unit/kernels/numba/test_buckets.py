@@ -157,10 +157,10 @@ def test_a_call_allocates_nothing():
 
 def test_scales_that_no_encoder_writes_are_found():
     scales = np.array([0, 1, 3e38, 1e-45], dtype=np.float32)
-    assert cpu.scales_valid(scales.view(np.uint8), 4)
+    assert cpu.scales_valid(scales.view(np.uint8), 4, cpu.FINITE)
     for bad in (math.nan, math.inf, -1.0, -0.0):
         scales[2] = bad
-        assert not cpu.scales_valid(scales.view(np.uint8), 4)
+        assert not cpu.scales_valid(scales.view(np.uint8), 4, cpu.FINITE)
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+"""Updates that the server did not use as they came: counted with their clients, and said."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from qafel_mpi.algorithms.bounds import REJECTED, Finding
+
+SAID = 10  # lines on stderr; the trace has all
+# A run in which the server uses nothing any more is over: so many rejected updates in a row, or so many a step's.
+IN_A_ROW, STEPS_IN_A_ROW = 100, 10
+
+
+class Origin(NamedTuple):
+    """Where an update came from. rank, host: of who sent it. version: that its client started from."""
+
+    client: int
+    rank: int
+    host: str
+    version: int
+
+
+class Rejections:
+    """By kind and client, how many there were. reason: why the run has to end; empty while it may go on."""
+
+    def __init__(self, record: Callable[[str, Origin, str], None], buffer_size: int):
+        """record: kind, origin and why into the trace."""
+        self.counts: Counter[tuple[str, int]] = Counter()
+        self.reason = ""
+        self._record = record
+        self._in_a_row = self._until = 0  # the last of them was so-many-eth of all updates
+        self._most = max(IN_A_ROW, STEPS_IN_A_ROW * buffer_size)
+
+    def total(self, kind: str) -> int:
+        return sum(count for (of, _), count in self.counts.items() if of == kind)
+
+    def note(
+        self, findings: Sequence[Finding], origins: Callable[[int], Origin], *, received: int, uploads: int
+    ) -> None:
+        """What the server found among `received` updates that it took together, the last of `uploads` so far.
+
+        origins: of the one with this index.
+        """
+        for finding in findings:
+            origin = origins(finding.at)
+            self.counts[finding.kind, origin.client] += 1
+            self._record(finding.kind, origin, finding.why)
+            self._say(finding, origin)
+        rejected = sum(finding.kind == REJECTED for finding in findings)
+        if rejected < received or uploads - received > self._until:
+            self._in_a_row = 0
+        self._in_a_row, self._until = self._in_a_row + rejected, uploads
+        if rejected == received and self._in_a_row >= self._most:
+            last = f"the last one, of client {origin.client}, for {finding.why}"
+            self.reason = f"failed: the last {self._in_a_row} updates were all rejected, {last}"
+
+    def _say(self, finding: Finding, origin: Origin) -> None:
+        said = sum(self.counts.values())
+        if said <= SAID:
+            more = "; from now on only the trace says so" if said == SAID else ""
+            print(
+                f"qafel-mpi: {finding.kind}: client {origin.client} (rank {origin.rank} on {origin.host}): "
+                f"{finding.why}{more}",
+                file=sys.stderr,
+                flush=True,
+            )
