@@ -2,13 +2,14 @@
 
     mpirun -n 8 python -m tests.replays [FILE.json]
 
-Digits, mushrooms and the paper's CNN, 4 and 8 ranks, four algorithms, fan-out and tree. Each trace is replayed by one
-process, or by all 8 ranks. Prints a line each, and fails where any replay differs.
+Digits, mushrooms (`qafel-mpi data fetch mushrooms`) and the paper's CNN, 4 and 8 ranks, four algorithms, fan-out and
+tree. Each trace is replayed by one process, or by all 8 ranks. Prints a line each; fails where any replay differs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from functools import partial
@@ -25,6 +26,7 @@ from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport.exchange import broadcast_text
 
+DATA = Path(os.environ.get("QAFEL_DATA_DIR") or "~/.cache/qafel_mpi").expanduser()
 ALGORITHMS = ("qafel", "fedbuff", "naive", "fedasync")
 BROADCASTS = ("fanout", "tree")
 EVERY = (
@@ -72,7 +74,7 @@ def experiment(task: str, algorithm: str, broadcast: str, seed: int) -> Experime
 
 
 def _wall(chosen: Experiment, trace: Path, some: MPI.Intracomm) -> RunSummary:
-    return wall.run(chosen, some, trace)
+    return wall.run(chosen, some, trace, data_dir=DATA)
 
 
 def line(number: int, row: dict[str, Any], outcome: str) -> str:
@@ -92,7 +94,7 @@ def main(out: Path | None) -> int:
             summary = run_on_first(comm, ranks, partial(_wall, chosen, trace))
             everyone = number % 3 == 0
             here = comm if everyone else MPI.COMM_SELF
-            found = replay.run(trace, here) if everyone or comm.rank == 0 else None
+            found = replay.run(trace, here, data_dir=DATA) if everyone or comm.rank == 0 else None
             if comm.rank == 0 and found is not None:
                 same = found.outcome == "the same" and found.x_digest == summary.x_digest
                 rows.append(
