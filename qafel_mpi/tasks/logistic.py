@@ -73,9 +73,9 @@ class LogisticTask(Task):
     ) -> TrainResult:
         rate = self.client.rate_at(version)
         if self._in_span[client]:
-            if poll is not None:
-                poll()
             loss = self._train_in_span(np.array([client]), start, delta[None], rate)[0]
+            if poll is not None:
+                poll()  # not before: start may move on in it
             return TrainResult(float(loss), self.examples(client), self.client.steps(1))
         return self._train_steps(client, start, delta, seed, rate, poll)
 

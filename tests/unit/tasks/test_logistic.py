@@ -115,6 +115,22 @@ def test_a_batch_of_clients_changes_no_bit() -> None:
         assert torch.equal(alone, deltas[k])
 
 
+@pytest.mark.parametrize("batch_size", ["full", 5])
+def test_a_start_that_moves_on_while_a_client_trains_changes_nothing(batch_size: Any) -> None:
+    """On the wall clock broadcasts are applied in poll: to the very vector that the training starts from."""
+    task = make(batch_size=batch_size)
+    start, still, moving = start_of(task), *torch.empty(2, task.layout.elements, dtype=task.dtype)
+    moved = start.clone()
+    task.train(1, start, still, seed=3)
+
+    def poll() -> None:
+        moved.add_(1.0)
+
+    task.train(1, moved, moving, seed=3, poll=poll)
+    assert torch.equal(still, moving)
+    assert not torch.equal(start, moved)
+
+
 def test_a_batch_with_a_large_client_is_trained_too() -> None:
     made = make(task={"clients": 3, "partition": {"kind": "dirichlet", "alpha": 0.05}})
     assert set(made._in_span.tolist()) == {True, False}
