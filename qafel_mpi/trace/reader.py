@@ -18,9 +18,11 @@ from typing import BinaryIO
 import h5py
 
 from qafel_mpi.hdf5 import crash
+from qafel_mpi.trace.claim import holds_a_run
 from qafel_mpi.trace.clock import Clocks
 from qafel_mpi.trace.file import BLOCK_ROWS, DAMAGE, CutTrace, Trace
 from qafel_mpi.trace.live import ShardTrace
+from qafel_mpi.trace.merge import SUFFIX
 from qafel_mpi.trace.salvage import cut_file
 from qafel_mpi.trace.seal import NAME, Seal
 from qafel_mpi.trace.shards import TraceError, UnavailableError, trace_error
@@ -42,7 +44,7 @@ def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise TraceError(f"{path}: no such file") from None
+        raise TraceError(f"{path}: no such file{_unmerged(path)}") from None
     except OSError as error:
         raise trace_error(path, f"{path}: {error.strerror}", error) from error
     if path.is_dir():
@@ -69,6 +71,14 @@ def open_trace(path: str | Path, *, salvage: bool = False) -> Trace:
             raise TraceError(newer)
         trace.notes += (f"{newer}; read as far as it is known",)
     return trace
+
+
+def _unmerged(path: Path) -> str:
+    """Where a run that has not been merged may be, as the end of a sentence; empty where there is none."""
+    shards = path.with_suffix(SUFFIX)
+    if not holds_a_run(shards):
+        return ""
+    return f"; {shards} holds a run that goes on or was cut short: `qafel-mpi merge {shards}` makes a trace of it"
 
 
 def follow(directory: Path) -> ShardTrace:

@@ -192,6 +192,13 @@ def test_files_that_are_no_traces_are_refused_by_name(tmp_path, content, says):
         open_trace(path)
 
 
+def test_a_trace_that_a_killed_run_never_made_is_told_from_a_wrong_name(run):
+    with pytest.raises(
+        TraceError, match=r"a\.h5: no such file; .*`qafel-mpi merge \S+a\.shards` makes a trace of it"
+    ):
+        open_trace(run)
+
+
 def test_foreign_newer_and_truncated_files_are_told_apart(run):
     merge(shards_of(run))
     with edited(run) as file:
