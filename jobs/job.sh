@@ -16,8 +16,10 @@ words mpirun_options "$MPIRUN_OPTIONS"
 
 [ ! -e "$VENV/bin/activate" ] || . "$VENV/bin/activate"
 mkdir -p "$RUNS"
-# A single run's name. A job that SLURM has requeued (a node failed) begins anew, beside what its first start left.
-run=$RUNS/$SLURM_JOB_NAME-$SLURM_JOB_ID${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
+# A single run's name. A job that SLURM has requeued (a node failed) goes on from the run's checkpoint (single_run); where
+# there is none it begins anew, beside what its first start left.
+first=$RUNS/$SLURM_JOB_NAME-$SLURM_JOB_ID
+run=$first${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
 suite_runs=$RUNS/$(basename "${SUITE:-}" .toml) # of a suite's
 # What srun, also mpirun's own, does not take over by itself: SLURM 22.05 and later, and sbatch --export=NONE.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
@@ -37,6 +39,25 @@ launch() { # RANKS COMMAND...: the ranks of one MPI job; returns its exit code
         mpirun) warned mpirun "${mpirun_options[@]}" -n "$ranks" "${checked[@]}" "$@" ;;
         *) echo "LAUNCHER is mpirun or srun, not '$LAUNCHER'" >&2 && return 2 ;;
     esac
+}
+
+single_run() { # RANKS OPTIONS...: $EXPERIMENT; in a job that was requeued, from the last checkpoint on
+    local ranks=$1 shards found="" data=() i
+    shift
+    for shards in "$first".shards "$first"-restart*.shards; do
+        ! compgen -G "$shards/checkpoint.*.qck" >/dev/null || found=${shards%.shards}
+    done
+    if [ -z "$found" ]; then
+        launch "$ranks" qafel-mpi run "$EXPERIMENT" "$@" --out "$run.h5"
+        return
+    fi
+    for ((i = 1; i <= $#; i++)); do # of the options, what is in no checkpoint
+        case ${!i} in
+            --data-dir | --checkpoint-every) data+=("${!i}" "${@:i+1:1}") ;;
+            --data-dir=* | --checkpoint-every=* | --require-target | --json) data+=("${!i}") ;;
+        esac
+    done
+    launch "$ranks" qafel-mpi run --resume "$found.h5" "${data[@]}"
 }
 
 # Slurm's warning before the time limit (--signal) comes to this shell, and is passed on: the ranks end their run,

@@ -382,6 +382,15 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
         "wall clock: broadcasts that a client never got because a later one or a model took their place, summed over "
         "clients",
     ),
+    "checkpoints": (
+        "JSON",
+        "checkpoints: how many were written and how many the disk refused, bytes of the last, seconds that the run "
+        "stood still for them, and that writing took beside it; only where there were some",
+    ),
+    "resumed": (
+        "JSON",
+        "of each time that the run went on from a checkpoint: when, and with how many ranks; only where it did",
+    ),
     "rows": ("JSON", "rows of each table"),
     "lost_bytes": (
         "JSON",

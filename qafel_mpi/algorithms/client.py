@@ -12,6 +12,7 @@ from qafel_mpi.codecs.base import Buffers, Codec, Done, Encoding, NonFiniteError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of
 from qafel_mpi.kernels.numba.rows import derive_rows
+from qafel_mpi.kernels.state import State, restore_array
 
 
 def shared_key(seed: int) -> int:
@@ -55,6 +56,14 @@ class Replica:
         """Take over x̂^version as another rank holds it. full: the identity codec. Raises PayloadError."""
         full.decode(payload, self.x_hat, 0)
         self.version = version
+
+    def state(self) -> State:
+        """x̂ and its version; x̂ on the CPU."""
+        return {"x_hat": self.x_hat.numpy(), "version": self.version}
+
+    def restore(self, state: State) -> None:
+        restore_array(self.x_hat.numpy(), state["x_hat"])
+        self.version = int(state["version"])
 
 
 class Encoded(NamedTuple):

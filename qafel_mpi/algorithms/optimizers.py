@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qafel_mpi.algorithms.config import ServerConfig
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.state import State, restore_array
 
 
 class SGD:
@@ -23,6 +24,13 @@ class SGD:
         if self.m is not None:
             direction = self.m.mul_(self.beta).add_(direction)
         x.add_(direction, alpha=rate)
+
+    def state(self) -> State:
+        return {} if self.m is None else {"m": self.m.numpy()}
+
+    def restore(self, state: State) -> None:
+        if self.m is not None:
+            restore_array(self.m.numpy(), state["m"])
 
 
 class Adam:
@@ -45,6 +53,13 @@ class Adam:
     def _denominator(self) -> Tensor:
         return self.v
 
+    def state(self) -> State:
+        return {"m": self.m.numpy(), "v": self.v.numpy()}
+
+    def restore(self, state: State) -> None:
+        restore_array(self.m.numpy(), state["m"])
+        restore_array(self.v.numpy(), state["v"])
+
 
 class AMSGrad(Adam):
     """Adam with the largest v so far: x += η_g · m / (√v̂ + ε), v̂ = max(v̂, v).
@@ -55,6 +70,13 @@ class AMSGrad(Adam):
     def __init__(self, config: ServerConfig, x: Tensor):
         super().__init__(config, x)
         self.largest = vector_like(x).zero_()
+
+    def state(self) -> State:
+        return super().state() | {"largest": self.largest.numpy()}
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        restore_array(self.largest.numpy(), state["largest"])
 
     def _denominator(self) -> Tensor:
         return torch.maximum(self.largest, self.v, out=self.largest)

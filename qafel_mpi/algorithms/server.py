@@ -19,6 +19,7 @@ from qafel_mpi.codecs.base import Codec, PayloadError
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.norms import distance, norm
+from qafel_mpi.kernels.state import State, restore_array
 
 # Unicast downloads draw from the downlink's stream too; a broadcast's owner is the server itself.
 SERVER = 2**32 - 1
@@ -245,6 +246,30 @@ class Server:
     @property
     def x_hat(self) -> Tensor:
         return self.replica.x_hat
+
+    def state(self) -> State:
+        """x, x̂, what the buffer holds and the optimizer's vectors: all that Algorithm 1 has become, as views."""
+        return {
+            "x": self.x.numpy(),
+            "replica": self.replica.state(),
+            "optimizer": self.optimizer.state(),
+            "buffer": self.buffer.numpy(),
+            "filled": self.filled,
+            "uploads": self.uploads,
+            "weights": self._weights,
+            "coefficients": self._coefficients,
+            "stalest": self._stalest,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from the state of a server of the same settings. Raises ValueError where it does not fit."""
+        restore_array(self.x.numpy(), state["x"])
+        self.replica.restore(state["replica"])
+        self.optimizer.restore(state["optimizer"])
+        restore_array(self.buffer.numpy(), state["buffer"])
+        self.filled, self.uploads = int(state["filled"]), int(state["uploads"])
+        self._weights, self._coefficients = float(state["weights"]), float(state["coefficients"])
+        self._stalest = int(state["stalest"])
 
     def _aggregate(self) -> Tensor:
         """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself or in the uplink's memory."""

@@ -105,6 +105,9 @@ def _in_the_way(out: Path, shards: Path) -> str:
     from qafel_mpi.trace.claim import holds_a_run
     from qafel_mpi.trace.merge import merged_into
 
+    if next(shards.glob("checkpoint.*.qck"), None) is not None:
+        go_on = f"`qafel-mpi run --resume {out}` goes on from its checkpoint"
+        return f"{shards} holds a run that was cut short; {go_on}, --overwrite deletes it"
     if holds_a_run(shards):
         merged = merged_into(shards)
         if merged is None:

@@ -15,6 +15,15 @@ Overrides = Annotated[
         help="Override a setting. Can be repeated. `qafel-mpi settings` lists them.",
     ),
 ]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="N",
+        help="Write a checkpoint every N server steps, or seconds (30s); never for none. Default: once a minute, "
+        "or less often where that would take more than 1% of the time. A signal writes one too, and ends the run.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(

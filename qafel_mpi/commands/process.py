@@ -275,6 +275,7 @@ _SAYS_IT_ALL = {
     "qafel_mpi.drivers.replay.recorded.ReplayError": ExitCode.USAGE,
     "qafel_mpi.transport.placement.PlacementError": ExitCode.USAGE,
     "qafel_mpi.transport.handshake.HandshakeError": ExitCode.USAGE,
+    "qafel_mpi.drivers.survival.container.CheckpointError": ExitCode.USAGE,
     "qafel_mpi.trace.shards.TraceError": ExitCode.FAILED,
     "qafel_mpi.commands.bench.measure.BenchInterruptedError": ExitCode.FAILED,
     "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +16,10 @@ from qafel_mpi.commands import show
 from qafel_mpi.commands.instructions import HoldDown, hold_down, require
 from qafel_mpi.commands.interrupt import Interrupt
 from qafel_mpi.commands.names import given_up, make_room, take_free_name
-from qafel_mpi.commands.options import DataDir, Overrides
+from qafel_mpi.commands.options import CheckpointEvery, DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.drivers.survival.every import DEFAULT, Every
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -32,15 +34,17 @@ EXAMPLES = (
     "  mpirun -n 4 qafel-mpi run digits --set server.buffer_size=20 --out runs/a.h5\n\n"
     "  mpirun -n 4 qafel-mpi run digits --set algorithm=fedbuff --seed 1 --target-accuracy 0.9\n\n"
     "  qafel-mpi run my.toml --set task.partition.alpha=0.1 --set uplink.codec=affine\n\n"
+    "  mpirun -n 4 qafel-mpi run --resume runs/a.h5     [dim]go on from its last checkpoint[/dim]\n\n"
     "Exit codes: 0 done, 2 bad usage or data, 3 failed, 4 target not reached (--require-target), "
-    "75 interrupted."
+    "75 interrupted: `--resume` goes on."
 )
 
 
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list` or a TOML file.")
-    ],
+        str | None,
+        typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list` or a TOML file."),
+    ] = None,
     overrides: Overrides = None,
     seed: Annotated[
         int | None,
@@ -64,6 +68,14 @@ def run(
     require_target: Annotated[
         bool, typer.Option("--require-target", help="Exit with 4 if the target is not reached.")
     ] = False,
+    every: CheckpointEvery = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Go on with the run of this trace, from its last checkpoint, in place of EXPERIMENT.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     hold: HoldDown = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing trace.")] = False,
@@ -74,6 +86,8 @@ def run(
     Under mpirun, rank 0 is the server and the other ranks are its clients. Without it one process runs the
     experiment on the virtual clock.
     """
+    refuse_contradictions(name, resume, [overrides, seed, variant, out, target_accuracy, overwrite or None])
+    often = Every.parsed(every)
     settings = list(overrides or [])
     settings += [f"seed={seed}"] if seed is not None else []
     settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
@@ -84,7 +98,9 @@ def run(
 
         def prepared() -> dict[str, Any]:
             require(hold)
-            return plan(name, settings, variant, out, data_dir, overwrite, alone=comm is None)
+            if resume is not None:
+                return plan_again(resume, data_dir, alone=comm is None)
+            return plan(str(name), settings, variant, out, data_dir, overwrite, alone=comm is None)
 
         with given_up():
             planned = job.from_rank_0(comm, prepared)
@@ -92,7 +108,7 @@ def run(
             if comm is None or comm.rank == 0:
                 print(where_it_goes(Path(planned["out"])), file=sys.stderr, flush=True)
             interrupted.recorded = to_merge(Path(planned["out"]))
-            result = drive(planned, comm, here, interrupted)
+            result = drive(planned, comm, here, interrupted, often)
             if comm is None or comm.rank == 0:
                 print(show.summary_json(result) if as_json else show.summary(result))
     job.leave(exit_code(result, require_target))
@@ -149,6 +165,51 @@ def plan(
     }
 
 
+def refuse_contradictions(name: str | None, resume: Path | None, with_name: Sequence[object]) -> None:
+    """Raise ConfigError: a run has an experiment, or goes on; with_name: options that go with the former alone."""
+    if resume is None and name is None:
+        raise ConfigError(
+            ["EXPERIMENT is missing: a name from `qafel-mpi list`, a TOML file, or --resume FILE"]
+        )
+    if resume is not None and name is not None:
+        raise ConfigError([f"--resume {resume}: the experiment is in its checkpoint; leave {name} out"])
+    if resume is not None and any(option is not None for option in with_name):
+        raise ConfigError(
+            [
+                f"--resume {resume}: the settings are those of its checkpoint; leave --set, --seed, --variant, "
+                "--out, --target-accuracy and --overwrite out"
+            ]
+        )
+
+
+def plan_again(out: Path, data_dir: Path | None, alone: bool) -> dict[str, Any]:
+    """`plan` of a run that goes on from its last checkpoint. Raises ConfigError."""
+    from qafel_mpi.drivers.survival.container import CheckpointError
+    from qafel_mpi.drivers.survival.resume import look
+
+    if out.suffix != ".h5":
+        raise ConfigError([f"--resume {out}: give the run's trace, RUN.h5, whether it is there yet or not"])
+    try:
+        path, state = look(out)
+    except CheckpointError as error:
+        raise ConfigError([f"--resume {error}"]) from None
+    about = state["about"]
+    if alone and about["clock"] == "wall":
+        raise ConfigError(
+            [
+                f"--resume {out}: a run on the wall clock, of {about['ranks']} ranks: "
+                f"`mpirun -n {about['ranks']} qafel-mpi run --resume {out}`"
+            ]
+        )
+    return {
+        "name": out.stem,
+        "experiment": about["experiment"],
+        "out": str(out.absolute()),
+        "data_dir": data_folder(data_dir),
+        "resume": str(path.absolute()),
+    }
+
+
 def resolve(name: str, settings: list[str], variant: str | None, alone: bool) -> Experiment:
     """The experiment; in a process on its own the wall clock gives way to the virtual one.
 
@@ -186,7 +247,11 @@ def cache() -> Path:
 
 
 def drive(
-    plan: dict[str, Any], comm: MPI.Intracomm | None, data_dir: Path, interrupted: Interrupt
+    plan: dict[str, Any],
+    comm: MPI.Intracomm | None,
+    data_dir: Path,
+    interrupted: Interrupt,
+    every: Every = DEFAULT,
 ) -> RunSummary:
     """Collective: run what rank 0 has planned."""
     from mpi4py import MPI
@@ -209,6 +274,8 @@ def drive(
                 command_line=sys.argv,
                 interrupted=interrupted,
                 report=report,
+                every=every,
+                resume=Path(plan["resume"]) if "resume" in plan else None,
             )
             return summary
 

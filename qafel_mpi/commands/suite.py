@@ -13,9 +13,10 @@ from qafel_mpi.commands import process as job
 from qafel_mpi.commands import run as launch
 from qafel_mpi.commands import show
 from qafel_mpi.commands.interrupt import Interrupt
-from qafel_mpi.commands.options import DataDir, Overrides
+from qafel_mpi.commands.options import CheckpointEvery, DataDir, Overrides
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import parse_seeds
+from qafel_mpi.drivers.survival.every import DEFAULT, Every
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -59,14 +60,17 @@ def suite(
     require_target: Annotated[
         bool, typer.Option("--require-target", help="Exit with 4 if a run does not reach its target.")
     ] = False,
+    every: CheckpointEvery = None,
     show_only: Annotated[
         bool, typer.Option("--show", help="Show what is done and what is left, and run nothing.")
     ] = False,
 ) -> None:
     """Run an experiment with all its variants and seeds. Continue where an earlier call stopped.
 
-    A run is done when its trace exists, is complete and has the same settings.
+    A run is done when its trace exists, is complete and has the same settings. One that was cut short goes on from
+    its last checkpoint.
     """
+    often = Every.parsed(every)
     with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
         comm = job.world(ask_mpi=not show_only)
         chosen, settings = list(only or []), list(overrides or [])
@@ -78,7 +82,9 @@ def suite(
         plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
         interrupted.recorded = "the same command continues from here"
-        code = carry_out(name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick)
+        code = carry_out(
+            name, seeds, chosen, settings, out, comm, here, interrupted, require_target, pick, often
+        )
     job.leave(code)
 
 
@@ -103,6 +109,7 @@ def carry_out(
     interrupted: Interrupt,
     require_target: bool = False,
     pick: int | None = None,
+    every: Every = DEFAULT,
 ) -> ExitCode:
     """Collective: what is left of the suite; the overview on stdout. Raises ConfigError on every rank alike."""
     from qafel_mpi.drivers.suite import run_suite
@@ -110,7 +117,8 @@ def carry_out(
 
     def drive(one: SuiteRun, own: MPI.Intracomm | None) -> RunSummary:
         plan = {"name": one.name, "experiment": one.experiment, "out": one.out}
-        return launch.drive(plan, own, data_dir, interrupted)
+        plan |= {"resume": one.checkpoint} if one.checkpoint else {}
+        return launch.drive(plan, own, data_dir, interrupted, every)
 
     result = run_suite(
         name,

@@ -13,12 +13,24 @@ from qafel_mpi.algorithms.server import Server, Step
 from qafel_mpi.drivers.build import Progress, Report, Setup
 from qafel_mpi.drivers.failures import EvaluationError, evaluating
 from qafel_mpi.drivers.survival.rejections import Origin, Rejections
+from qafel_mpi.kernels.state import State
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import DROPPED
 from qafel_mpi.wire import HEADER_BYTES
 
 NAN = float("nan")
+COUNTS = (  # what a checkpoint keeps of it
+    "uploads",
+    "payload_bytes_up",
+    "payload_bytes_down",
+    "messages_down",
+    "accuracy",
+    "loss",
+    "evaluated_version",
+    "uploads_to_target",
+    "seconds",
+)
 
 
 class Ledger:
@@ -161,6 +173,15 @@ class Ledger:
             self._evaluate()
         except EvaluationError as error:
             self._fail(error)
+
+    def state(self) -> State:
+        """The counts so far, and the last evaluation."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def restore(self, state: State) -> None:
+        """Go on from there. Raises KeyError or TypeError where the state is no ledger's."""
+        for name in COUNTS:
+            setattr(self, name, state[name])
 
     def target_reached(self) -> bool:
         return self.uploads_to_target is not None

@@ -25,7 +25,10 @@ from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.fingerprints import fingerprints, package
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance
+from qafel_mpi.drivers.survival import resume as resuming
+from qafel_mpi.drivers.survival.checkpoints import Checkpoints, Recovery
 from qafel_mpi.drivers.survival.disk import DiskFaults, tell
+from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.survival.watchdog import EXIT_CODE, LOOKS, Watchdog
 from qafel_mpi.drivers.warmup import say_once, say_what_to_know, warm_up
 from qafel_mpi.trace.claim import release
@@ -70,9 +73,8 @@ class Session:
     memory_due_s: float = 0.0  # the next row of /memory
     heard_s: float = field(default_factory=perf_counter)  # when rank 0 asked last what time it is here
     is_open: bool = False  # the run goes on, or is over
-    alive_s: float = field(
-        default_factory=perf_counter
-    )  # when this rank last came by a place where it waits or polls
+    alive_s: float = field(default_factory=perf_counter)  # when this rank was last where it waits or polls
+    recovery: Recovery = field(default_factory=Recovery)  # from checkpoints
 
     def __post_init__(self) -> None:
         limit_s = self.experiment.transport.watchdog_s
@@ -115,6 +117,7 @@ class Session:
         """Collective: handshake, clocks, the run's attributes. Raises HandshakeError on every rank alike."""
         answers = fingerprints(setup)
         self._agree(answers)
+        resuming.prepare(self, answers)
         copied = self._why_data_are_copied(setup)
         if self.comm.rank == 0:
             say_what_to_know(setup)
@@ -123,18 +126,16 @@ class Session:
             if self.placement.shared:
                 print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
             if self.placement.blind:
-                print(
-                    f"qafel-mpi: {some_hosts(self.placement.blind)}; they compute on the CPU",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                text = f"qafel-mpi: {some_hosts(self.placement.blind)}; they compute on the CPU"
+                print(text, file=sys.stderr, flush=True)
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
         self.clocks = clocks(
             self.comm, rounds=transport.clock_rounds, every_s=self.clock_period_s, clock=perf_counter
         )
         self._record(self.clocks.synchronise(self._wait_with_all))
-        self.origin_s = perf_counter()
+        if not self.recovery.goes_on:
+            self.origin_s = self.attributes["origin_s"] = perf_counter()
         machines, sums = self._machines(), arithmetics(self.comm, self.placement.gpu)
         if self.comm.rank == 0:
             up, down = setup.paper_bytes()
@@ -143,7 +144,6 @@ class Session:
                 "algorithm": self.experiment.algorithm_label,
                 "seed": self.experiment.seed,
                 "driver": self.experiment.clock.kind,
-                "origin_s": self.origin_s,
                 "hosts": machines,
                 "arithmetic": sums,
                 "fingerprints": {"package": package(), **answers},
@@ -164,6 +164,9 @@ class Session:
             }
             if self.out != NOWHERE:
                 self.disk.begin(self.recorder.directory, self.attributes)
+                none = self.disk.untaken or not resuming.possible(self.experiment)
+                every = Every(never=True) if none else self.recovery.every
+                self.recovery.checkpoints = Checkpoints(self.recorder.directory, every)
         self.recorder.ranks.replace(rank_row(self.placement))
         self.is_open = True
         if self.comm.size > 1:
@@ -231,7 +234,8 @@ class Session:
         """Rows of /clock."""
         for r in readings:
             sync = self.syncs[r.rank] = self.syncs.get(r.rank, -1) + 1
-            self.recorder.clock.append((r.rank, sync, r.local_s, r.offset_s, float("nan"), r.error_bound_s))
+            local_s, offset_s = self.recovery.on_clock_of_before(r.rank, r.local_s, r.offset_s)
+            self.recorder.clock.append((r.rank, sync, local_s, offset_s, float("nan"), r.error_bound_s))
 
     def close(
         self, version: int, x_hat: Tensor, *, sent: int, received: int, shared_state: bool = True
@@ -261,14 +265,15 @@ class Session:
             return self._shared(RunSummary())
         counts = ledger.totals()
         outcome = ledger.reason or "finished"
+        self.attributes |= self.recovery.end(self.out, outcome)
         x_hat = ledger.server.x_hat.numpy()
         self.attributes |= counts | totals | {"outcome": outcome, "dropped_messages": self.dropped}
-        vectors = {"x": x.numpy(), "x_hat": x_hat}
-        merged = self.disk.complete(self.recorder.directory, self.out, self.attributes, **vectors)
+        vectors, directory = {"x": x.numpy(), "x_hat": x_hat}, self.recorder.directory
+        remove = not self.recovery.needs_shards
+        merged = self.disk.complete(directory, self.out, self.attributes, remove=remove, **vectors)
         if merged is not None:
-            tell(merged, self.recorder.directory, self.placement.hosts)
-            if merged.missing_rows and not self.disk.go_on:
-                lost = sum(merged.missing_rows.values())
+            tell(merged, directory, self.placement.hosts)
+            if (lost := sum(merged.missing_rows.values())) and not self.disk.go_on:
                 outcome = f"failed: {lost:,} recorded rows are not in the trace"
         totals |= counts | {
             "uploads_to_target": ledger.uploads_to_target,
@@ -346,17 +351,20 @@ def begin(
     command_line: list[str],
     *,
     tables: Collection[str] = tuple(TABLES),
+    every: Every = DEFAULT,
+    resume: Path | None = None,
 ) -> Session:
     """Collective: the session of one rank, when all ranks run the same program with one folder.
 
     out: the trace file, RUN.h5, or NOWHERE; tables: of it. Rank 0 takes the name, and removes shards that an earlier
     run left there, before others write. (The command refuses an existing name unless told to overwrite.)
+    every: how often it writes a checkpoint. resume: the one to go on from, which it reads.
     Raises HandshakeError, or TraceError where another process has the name or the folder can't be written (unless the
     run is to go on without a trace), on every rank alike: before data are loaded, which takes long.
     """
     recorded = out != NOWHERE
     disk = DiskFaults(experiment.trace.on_error == "go on", speaks=place.local_rank == 0)
-    refused = disk.take_name(out) if comm.rank == 0 and recorded else ""
+    refused = disk.take_name(out) if comm.rank == 0 and recorded and resume is None else ""
     where = shards_of(out) if recorded else NOWHERE
     recorder = Recorder(where, comm.rank, flush_seconds=experiment.trace.flush_seconds, on_error=disk)
     recorder.keep_only(tables if recorded else ())
@@ -370,8 +378,11 @@ def begin(
         backoff=Backoff(crowded=place.crowded),
         attributes=provenance(command_line) if comm.rank == 0 else {},
         origin_s=perf_counter(),
+        recovery=Recovery(every, goes_on=resume is not None),
     )
     disk.noticed = lambda detail: session.fault("disk", comm.rank, detail=detail)
+    if resume is not None and comm.rank == 0:
+        refused = resuming.take_up(session, resume)
     answers = {
         "mpi": placement.mpi_library(),
         "protocol": wire.MAGIC.decode(),

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 from qafel_mpi.config import ConfigError, from_toml, load
 from qafel_mpi.drivers.build import Interrupted, RunSummary
 from qafel_mpi.drivers.suite_plan import DAMAGED, UNDER_WAY, Resolve, SuiteRun, plan, standing, with_trace
+from qafel_mpi.drivers.survival.checkpoints import newest, numbered
+from qafel_mpi.drivers.survival.container import CheckpointError
+from qafel_mpi.drivers.survival.resume import refuse_other_package
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.trace.claim import NameTakenError, release, take
+from qafel_mpi.trace.claim import NameTakenError, hold, release, take
 from qafel_mpi.trace.merge import shards_of
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.transport.exchange import all_come, broadcast_text
@@ -85,13 +88,14 @@ def run_suite(
         if turn == INTERRUPTED:
             result.interrupted = True
             break
+        checkpoint = turn.pop("checkpoint", "")
         if turn:
             result.runs[index] = passed = replace(run, **turn)
             result.failed += [passed] if passed.failed else []
             say(f"{passed.name}: {passed.outcome}")
             continue
         begun_s = time.monotonic()
-        summary = _attempt(run, drive, comm)
+        summary = _attempt(replace(run, checkpoint=checkpoint), drive, comm)
         release(shards_of(Path(run.out)))
         if summary.interrupted:
             result.interrupted = True
@@ -161,13 +165,19 @@ def _from_rank_0(comm: MPI.Intracomm | None, ask: Callable[[], dict[str, Any]]) 
 def _turn(run: SuiteRun, name: str, interrupted: Interrupted) -> dict[str, Any]:
     """On rank 0, whether the run's turn has come: then its name is taken. Else INTERRUPTED, or how the run stands.
 
+    Where its turn has come, the answer has nothing but the checkpoint that it goes on from, if there is one.
     Another suite in the same folder may have begun or completed it since the plan was made.
     """
     if interrupted():
         return INTERRUPTED
     shards = shards_of(Path(run.out))
+    checkpoint = ""
     try:
-        take(shards, replace=True)
+        if shards.is_dir():
+            hold(shards)
+            checkpoint = _checkpoint(shards, run)
+        if not checkpoint:
+            take(shards, replace=True)
     except NameTakenError as error:
         return {"outcome": f"{UNDER_WAY}: {error.by}"}
     except TraceError as error:
@@ -182,7 +192,23 @@ def _turn(run: SuiteRun, name: str, interrupted: Interrupted) -> dict[str, Any]:
         return {"outcome": now.outcome, "seconds": now.seconds}
     if now.outcome == DAMAGED:
         _put_aside(Path(run.out))
-    return {}
+    return {"checkpoint": checkpoint} if checkpoint else {}
+
+
+def _checkpoint(shards: Path, run: SuiteRun) -> str:
+    """The checkpoint that an attempt before this one left, if this experiment can go on from it."""
+    if next(numbered(shards), None) is None:
+        return ""
+    why = "it is of another experiment"
+    try:
+        path, state = newest(shards)
+        refuse_other_package(path, state)
+        if state["about"]["experiment"] == run.experiment:
+            return str(path)
+    except CheckpointError as error:
+        why = str(error)
+    print(f"qafel-mpi: {run.name} begins anew, not from its checkpoint: {why}", file=sys.stderr, flush=True)
+    return ""
 
 
 def _put_aside(trace: Path) -> None:

@@ -33,6 +33,7 @@ class SuiteRun:
     out: str  # the trace, an absolute path
     outcome: str = ""  # of the trace that is there, or of the attempt; empty: none yet
     seconds: float = math.nan  # wall time of the complete run
+    checkpoint: str = ""  # that the attempt goes on from
 
     @property
     def name(self) -> str:

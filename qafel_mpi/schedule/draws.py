@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator
+from operator import length_hint
 
 import numpy as np
 
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.state import State
 from qafel_mpi.parsing import DataError, lines, real
 from qafel_mpi.schedule.config import DurationConfig
 
@@ -20,13 +22,42 @@ def generator(seed: int, stream: Stream, owner: int = 0, counter: int = 0) -> np
     return np.random.Generator(np.random.Philox(key=derive(seed, stream, owner, counter)))
 
 
-def blocks(draw: Callable[[int], np.ndarray]) -> Iterator[float]:
-    """draw(n) in blocks, one value after the other, as Python numbers."""
-    while True:
-        yield from draw(BLOCK).tolist()
+class Draws:
+    """draw(n) in blocks, one value after the other, as Python numbers.
+
+    generator: the one that `draw` draws from. What is kept of it is where it stood before the block.
+    """
+
+    def __init__(self, generator: np.random.Generator, draw: Callable[[int], np.ndarray]):
+        self._generator, self._draw = generator, draw
+        self._before: State = dict(generator.bit_generator.state)
+        self._block: Iterator[float] = iter(())
+        self._drawn = 0  # values in the block
+
+    def __next__(self) -> float:
+        for value in self._block:
+            return value
+        self._before = dict(self._generator.bit_generator.state)
+        return self._next_block()
+
+    def _next_block(self) -> float:
+        self._block, self._drawn = iter(self._draw(BLOCK).tolist()), BLOCK
+        return next(self._block)
+
+    def state(self) -> State:
+        return {"generator": self._before, "used": self._drawn - length_hint(self._block)}
+
+    def restore(self, state: State) -> None:
+        self._before = state["generator"]
+        self._generator.bit_generator.state = self._before
+        self._block, self._drawn = iter(()), 0
+        if used := int(state["used"]):
+            self._next_block()
+            for _ in range(used - 1):
+                next(self._block)
 
 
-def durations(config: DurationConfig, seed: int) -> Iterator[float]:
+def durations(config: DurationConfig, seed: int) -> Draws:
     """Training times in virtual seconds, before a client's own speed. Raises DataError for a bad file."""
     g = generator(seed, Stream.DURATION)
     draws: dict[str, Callable[[int], np.ndarray]] = {
@@ -38,7 +69,7 @@ def durations(config: DurationConfig, seed: int) -> Iterator[float]:
     if config.kind == "file":
         recorded = _recorded(config)
         draws["file"] = lambda n: g.choice(recorded, n)
-    return blocks(draws[config.kind])
+    return Draws(g, draws[config.kind])
 
 
 def mean_duration(config: DurationConfig) -> float:
@@ -74,11 +105,11 @@ def speeds(config: DurationConfig, clients: int, seed: int) -> array[float] | No
     return array("f", factors.tobytes())
 
 
-def gaps(rate: float, poisson: bool, seed: int) -> Iterator[float]:
+def gaps(rate: float, poisson: bool, seed: int) -> Draws:
     """Times between starts, mean 1/rate. rate: starts per virtual second, positive."""
     if not math.isfinite(rate) or rate <= 0:
         raise ValueError(f"a start rate of {rate}: it must be positive")
     g = generator(seed, Stream.SCHEDULE)
     if poisson:
-        return blocks(lambda n: g.standard_exponential(n) / rate)
-    return blocks(lambda n: np.full(n, 1.0 / rate))
+        return Draws(g, lambda n: g.standard_exponential(n) / rate)
+    return Draws(g, lambda n: np.full(n, 1.0 / rate))

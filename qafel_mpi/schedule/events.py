@@ -6,10 +6,14 @@ before a start. It knows nothing of models: the driver asks `next(version)` and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from qafel_mpi.kernels.keys import Stream
+from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.config import ClockConfig, StalenessControl
 from qafel_mpi.schedule.draws import durations, gaps, generator, mean_duration, speeds
 from qafel_mpi.schedule.population import Population
@@ -29,9 +33,37 @@ class Event(NamedTuple):
     reports: bool  # False: the client drops out, and nobody sees what it computed
 
 
+EVENT = np.dtype(  # an Event as a saved row
+    [
+        ("t_s", "<f8"), ("kind", "<i8"), ("sequence", "<i8"), ("client", "<i8"), ("participation", "<i8"),
+        ("start_s", "<f8"), ("reports", "?"),
+    ]
+)  # fmt: skip
+
+
+def saved(events: Sequence[Event]) -> np.ndarray:
+    """Events as rows, in their order."""
+    return np.array(events, dtype=EVENT)
+
+
+def restored(rows: np.ndarray) -> list[Event]:
+    """The events of `saved`. Raises ValueError where the rows are none."""
+    if not isinstance(rows, np.ndarray) or rows.dtype != EVENT or rows.ndim != 1:
+        raise ValueError("saved events are not rows of events")
+    return [Event(*row) for row in rows.tolist()]
+
+
 class Schedule(Protocol):
     def next(self, version: int) -> Event:
         """The next event, given the server's version."""
+        ...
+
+    def state(self) -> State:
+        """What is planned, and where its random numbers stand."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on from the state of a schedule of the same settings. Raises ValueError where it does not fit."""
         ...
 
 
@@ -62,6 +94,21 @@ class _Timed:
         self.people.finish(event.client)
         return event
 
+    def state(self) -> State:
+        return {
+            "people": self.people.state(),
+            "durations": self._durations.state(),
+            "finishes": saved(self._finishes),
+            "due": saved(self._due),
+            "sequence": self._sequence,
+        }
+
+    def restore(self, state: State) -> None:
+        self.people.restore(state["people"])
+        self._durations.restore(state["durations"])
+        self._finishes, self._due = restored(state["finishes"]), restored(state["due"])
+        self._sequence = int(state["sequence"])
+
 
 class Arrivals(_Timed):
     """Clients start at a rate, whoever trains already; past `limit` in training a start waits for a finish."""
@@ -88,6 +135,18 @@ class Arrivals(_Timed):
             self._waiting -= 1
             self._due.append(self._begin(event.t_s))
         return event
+
+    def state(self) -> State:
+        return super().state() | {
+            "gaps": self._gaps.state(),
+            "waiting": self._waiting,
+            "next_start_s": self._next_start_s,
+        }
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self._gaps.restore(state["gaps"])
+        self._waiting, self._next_start_s = int(state["waiting"]), float(state["next_start_s"])
 
 
 class AlwaysTraining(_Timed):
@@ -129,6 +188,13 @@ class Rounds(_Timed):
         event = self._finish()
         self._now_s = event.t_s
         return event
+
+    def state(self) -> State:
+        return super().state() | {"version": self._version, "now_s": self._now_s}
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self._version, self._now_s = int(state["version"]), float(state["now_s"])
 
     def _open_round(self) -> None:
         """Clients of the last round that are late are given up: they are free for this one."""
@@ -173,6 +239,25 @@ class ControlledStaleness:
         now_s, n = self._now_s, -self._replaced
         self._starts.append(Event(now_s, START, n, client, participation, now_s, True))
         heappush(self._finishes, Event(now_s, FINISH, n, client, participation, now_s, True))
+
+    def state(self) -> State:
+        beginning = [(version, n) for version, numbers in self._beginning.items() for n in numbers]
+        return {
+            "people": self.people.state(),
+            "opened": self._opened,
+            "planned": self._planned,
+            "starts": saved(self._starts),
+            "finishes": saved(self._finishes),
+            "beginning": np.array(beginning, dtype=np.int64).reshape(-1, 2),
+        }
+
+    def restore(self, state: State) -> None:
+        self.people.restore(state["people"])
+        self._opened, self._planned = int(state["opened"]), int(state["planned"])
+        self._starts, self._finishes = restored(state["starts"]), restored(state["finishes"])
+        self._beginning = {}
+        for version, n in state["beginning"].tolist():
+            self._beginning.setdefault(version, []).append(n)
 
     def _open(self, version: int) -> None:
         """All uploads that start from this version, whichever later step uses them."""

@@ -57,6 +57,11 @@ class Hosting:
         """The clients of a host, a view, (n,) uint32."""
         return self._clients[self._offsets[host] : self._offsets[host + 1]]
 
+    def host_of(self, client: int) -> int:
+        """The host that a client lives on."""
+        at = int(np.flatnonzero(self._clients == client)[0])
+        return int(np.searchsorted(self._offsets, at, side="right")) - 1
+
     def quotas(self, cohort: int) -> list[int]:
         """How many different clients each host plays in a synchronous round of `cohort` clients.
 
@@ -109,6 +114,15 @@ class Turns:
         self._participations[at] += 1
         return int(self.clients[at]), participation
 
+    def go_on(self, turn: int, participations: np.ndarray) -> None:
+        """Of a run that is resumed: from this turn on; a permutation begins anew.
+
+        participations: (clients of the run,), of each so far.
+        """
+        clients = len(self.clients)
+        self._participations[:] = participations[self.clients]
+        self.turn = -(-turn // clients) * clients if self.draw == "permutation" else turn
+
     def _drawn(self, avoid: Collection[int]) -> int:
         key = derive(self.seed, Stream.SELECTION, self.rank, self.turn)
         at = self._picked(key)
@@ -154,3 +168,8 @@ class Cohort:
             self.clients.clear()
         self.clients.add(client)
         return len(self.clients) >= self.quota
+
+    def go_on(self, clients: set[int], version: int) -> bool:
+        """Of a run that is resumed: these have played in the round of this version; whether the host is done."""
+        self.clients, self._version = clients, version
+        return len(clients) >= self.quota

@@ -7,7 +7,8 @@ from array import array
 import numpy as np
 
 from qafel_mpi.kernels.keys import Stream
-from qafel_mpi.schedule.draws import blocks, generator
+from qafel_mpi.kernels.state import State, restore_array
+from qafel_mpi.schedule.draws import Draws, generator
 
 
 class Population:
@@ -24,9 +25,9 @@ class Population:
         # The clients that may start are the first `clients - training` of these.
         self._free = None if replacement else array("I", np.arange(clients, dtype=np.uint32).tobytes())
         g = generator(seed, Stream.SELECTION)
-        self._draws = blocks(lambda n: g.integers(0, clients, n) if replacement else g.random(n))
+        self._draws = Draws(g, lambda n: g.integers(0, clients, n) if replacement else g.random(n))
         d = generator(seed, Stream.DROPOUT)
-        self._reports = blocks(lambda n: d.random(n) >= dropout) if dropout else None
+        self._reports = Draws(d, lambda n: d.random(n) >= dropout) if dropout else None
 
     def begin(self) -> tuple[int, int, bool]:
         """Start a client, drawn uniformly: (client, which of its trainings from 0, whether it will report).
@@ -45,6 +46,24 @@ class Population:
         if self._free is not None:
             self._free[self.clients - self.training - 1] = client
 
+    def state(self) -> State:
+        return {
+            "training": self.training,
+            "participations": _numbers(self._participations),
+            "free": None if self._free is None else _numbers(self._free),
+            "draws": self._draws.state(),
+            "reports": None if self._reports is None else self._reports.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        self.training = int(state["training"])
+        restore_array(_numbers(self._participations), state["participations"])
+        if self._free is not None:
+            restore_array(_numbers(self._free), state["free"])
+        self._draws.restore(state["draws"])
+        if self._reports is not None:
+            self._reports.restore(state["reports"])
+
     def _take_free(self, free: array[int]) -> int:
         left = self.clients - self.training
         if not left:
@@ -53,3 +72,8 @@ class Population:
         client = free[at]
         free[at] = free[left - 1]
         return client
+
+
+def _numbers(of: array[int]) -> np.ndarray:
+    """A view of an array of clients."""
+    return np.frombuffer(of, dtype=np.uint32)

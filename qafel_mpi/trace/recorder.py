@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from qafel_mpi.trace.shards import ShardWriter, TraceError, shard_path
-from qafel_mpi.trace_schema import FAULT_NUMBERS, TABLES
+from qafel_mpi.trace.shards import ShardWriter, TraceError, scan, shard_path
+from qafel_mpi.trace_schema import FAULT_NUMBERS, OWN_TIMES, TABLES
 
 OnError = Callable[[TraceError, int], None]  # with how many rows are lost; it raises the error, or returns
 _FORMATS = {"u1": "B", "u8": "Q", "i4": "i", "i8": "q", "f8": "d"}
@@ -48,6 +48,7 @@ class Table:
         self._row_bytes = dtype.itemsize
         self._end = self.rows.nbytes
         self._at = 0  # where the next row goes, in bytes
+        self._shift_s, self._own_times = 0.0, OWN_TIMES.get(name, ())
 
     @property
     def filled(self) -> int:
@@ -86,6 +87,24 @@ class Table:
             self._at = 0
         self._due_s = perf_counter() + self.flush_seconds
 
+    def go_on(self, shift_s: float = 0.0) -> None:
+        """Append to the rows that the shard has already, of the run that is resumed. shift_s: see Recorder.go_on."""
+        path = self._writer.path
+        self.total = scan(path).rows if path.exists() else 0
+        self._shift_s = shift_s
+
+    def _shifted(self, rows: np.ndarray) -> np.ndarray:
+        shifted = rows.copy()  # where they can't be written, they stay as they are
+        for name in self._own_times:
+            shifted[name] += self._shift_s
+        return shifted
+
+    @property
+    def position(self) -> int:
+        """Bytes of the shard: what is in memory lies behind."""
+        path = self._writer.path
+        return path.stat().st_size if path.exists() else 0
+
     def close(self) -> None:
         self.flush()
         self._writer.close()
@@ -94,7 +113,7 @@ class Table:
         if not self.kept:
             return
         try:
-            write(self.rows[:rows])
+            write(self._shifted(self.rows[:rows]) if self._shift_s and self._own_times else self.rows[:rows])
         except TraceError as error:
             self.on_error(error, rows)
 
@@ -182,6 +201,19 @@ class Recorder:
     def flush(self) -> None:
         for table in self._tables:
             table.flush()
+
+    def positions(self) -> np.ndarray:
+        """Flush, and tell the bytes of each shard: (len(TABLES),) int64, in TABLES' order. Raises TraceError."""
+        self.flush()
+        return np.array([getattr(self, name).position for name in TABLES], dtype=np.int64)
+
+    def go_on(self, shift_s: float) -> None:
+        """Of a run that is resumed: append to what the shards hold already.
+
+        shift_s: from this process's clock to the one that the times in the rows there are of.
+        """
+        for table in self._tables:
+            table.go_on(shift_s)
 
     def close(self) -> None:
         for table in self._tables:

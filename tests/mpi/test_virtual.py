@@ -8,6 +8,7 @@ from mpi4py import MPI
 
 from qafel_mpi.drivers.virtual import remote
 from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport.frames import Frame
 from qafel_mpi.wire import Kind
@@ -93,7 +94,7 @@ def test_evaluations_by_workers_use_the_same_frames_again(comm, folder, digits, 
     monkeypatch.setattr(remote.RemoteWorkers, "evaluate", counted)
     # As where there are GPUs: then all evaluation is the workers'.
     monkeypatch.setattr(
-        virtual, "RemoteWorkers", lambda *a, gpus, **k: remote.RemoteWorkers(*a, gpus=True, **k)
+        virtual, "SettlingWorkers", lambda *a, gpus, poll: SettlingWorkers(*a, gpus=True, poll=poll)
     )
     settings = (
         "clock.kind=virtual",

@@ -194,16 +194,18 @@ def goes_on(slurm: Slurm, requeued: Requeued) -> None:
         assert trace.attrs["outcome"] == "finished"
 
 
-def test_a_single_run_whose_job_is_requeued_begins_anew_beside_what_was_there(slurm, site):
-    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=ENDLESS)
-    first, second = (site / f"runs/qafel-single-{number}{end}.shards" for end in ("", "-restart1"))
-    slurm.until([number], lambda: any(first.glob("updates*")))
+def test_a_single_run_whose_job_is_requeued_goes_on_from_its_checkpoint(slurm, site):
+    env = ENDLESS | {"OPTIONS": f"{ENDLESS['OPTIONS']} --checkpoint-every 2"}
+    number = slurm.submit(template("single-node"), "--ntasks-per-node=2", cwd=site, env=env)
+    shards = site / f"runs/qafel-single-{number}.shards"
+    slurm.until([number], lambda: any(shards.glob("checkpoint.*.qck")))
     slurm.command("scontrol", "requeue", number)  # as SLURM does by itself when a node fails
-    slurm.until([number], lambda: any(second.glob("updates*")))
+    slurm.until([number], lambda: "goes on from version" in said(slurm.jobs(number)[0]))
     slurm.command("scancel", number)
     (job,) = slurm.wait([number], 60)
     assert (job.state, job.restarts) == ("CANCELLED", 1)
     assert said(job).count("uploads") > 1, "the log of the first start is kept"
+    assert [path.name for path in shards.parent.glob("*.shards")] == [shards.name]
 
 
 def test_a_rendered_script_runs_on_its_own(slurm, tmp_path):

@@ -28,8 +28,9 @@ from qafel_mpi.drivers.replay.verdict import Verdict, verdict
 from qafel_mpi.drivers.replay.walk import Replay
 from qafel_mpi.drivers.session import NOWHERE, Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
-from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
+from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.run import planned
+from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.virtual.workers import LocalWorkers, Workers
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.trace.shards import TraceError
@@ -289,7 +290,7 @@ def _furnish(found: Opened, recorded: Recorded, plan: Plan, poll: Poll, *, anywa
 
 def _workers(session: Session, setup: Setup, server: Server, poll: Poll, *, gpus: bool) -> Workers:
     if session.comm.size > 1:
-        return RemoteWorkers(session, setup, gpus=gpus, poll=poll)
+        return SettlingWorkers(session, setup, gpus=gpus, poll=poll)
     return LocalWorkers(setup, setup.client_of(server.replica), session.recorder, poll)
 
 

@@ -65,9 +65,17 @@ class DiskFaults:
                 self(error)
 
     def complete(
-        self, directory: Path, out: Path, attributes: dict[str, Any], **vectors: np.ndarray
+        self,
+        directory: Path,
+        out: Path,
+        attributes: dict[str, Any],
+        *,
+        remove: bool = True,
+        **vectors: np.ndarray,
     ) -> Merged | None:
         """The end of a run: its attributes and final vectors beside the shards, and the trace file made of all.
+
+        remove: the shards, when all of them is in it.
 
         None where the disk refused it and the run is not to fail for it.
         """
@@ -77,7 +85,7 @@ class DiskFaults:
         try:
             write_run(directory, attributes)
             write_final(directory, **vectors)
-            return merge(directory, out, remove=True)
+            return merge(directory, out, remove=remove)
         except TraceError as error:
             why = f"{error}; when there is room: `qafel-mpi merge {directory}`"
             if not self.go_on:

@@ -17,6 +17,7 @@ from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.failures import EvaluationError, evaluating, frame_of
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.positions import Answering
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, addressee, describe
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer, use_threads
@@ -108,8 +109,7 @@ class RemoteWorkers:
         Raises EvaluationError where one of them can't, and nothing is to be evaluated after that.
         """
         parts = self.setup.task.parts(self._examples)
-        evaluators = self._evaluators[:parts]
-        if not evaluators:
+        if not (evaluators := self._evaluators[:parts]):
             with evaluating():
                 return self.setup.task.evaluate(x, self._examples)
         frame = self._acquire(self.evaluations)
@@ -167,11 +167,10 @@ class RemoteWorkers:
             self.poll()
             return not (self.to_say_goodbye or len(self.sends) or len(self.halts))
 
-        def waits() -> str:
-            late = self.to_say_goodbye or {*self.sends.late(), *self.halts.late()}
-            return f"the goodbyes of {some_ranks(late)}"
+        def late() -> set[int]:
+            return self.to_say_goodbye or {*self.sends.late(), *self.halts.late()}
 
-        self.session.wait(accounted, waits)
+        self.session.wait(accounted, lambda: f"the goodbyes of {some_ranks(late())}")
         self._results.clear()
         self.inbox.close()
 
@@ -191,9 +190,8 @@ class RemoteWorkers:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
                     error, payload = payload.tobytes().decode(errors="replace"), payload[:0]
-                self._results[job] = Result(
-                    payload.copy(), message.seed, message.loss, error, received.source
-                )
+                copied = payload.copy()
+                self._results[job] = Result(copied, message.seed, message.loss, error, received.source)
                 self.outstanding[received.source] -= 1
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))
@@ -250,6 +248,7 @@ class Worker:
         )
         self.answers = 0
         self.halted = self.stopped = False
+        self.positions = Answering(self.comm)
 
     @property
     def received(self) -> int:
@@ -264,13 +263,14 @@ class Worker:
         self.session.wait(self._idle, lambda: by_one("rank 0 to take its goodbye"))
         self.inbox.close()
         self.halts.close()
+        self.positions.close()
 
     def _turn(self) -> bool:
         """Whether there was an order, or there will be none."""
         arrived = self.inbox.poll()
         for received in arrived:
             self._obey(received)
-        self._idle()
+        self.positions.answer(self.session.recorder, idle=self._idle(), received=self.inbox.total)
         self._look_for_halt()
         self.session.keep_books()
         return bool(arrived) or (self.stopped and self.halted)

@@ -11,6 +11,7 @@ from one version are handed out together: which ones is decided by the schedule 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -35,10 +36,16 @@ from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import places
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
+from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED
+from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.survival.rejections import Origin
+from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, whole_state
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
-from qafel_mpi.drivers.virtual.remote import RemoteWorkers, Worker
+from qafel_mpi.drivers.virtual.remote import Worker
+from qafel_mpi.drivers.virtual.settling import SettlingWorkers
+from qafel_mpi.drivers.virtual.state import restore, state_of
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
+from qafel_mpi.kernels.state import State
 from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.events import START, Event, Schedule, schedule
 from qafel_mpi.trace_schema import LATE, NO_RANK, REFUSED, USED
@@ -61,16 +68,19 @@ def run(
     command_line: list[str] | None = None,
     interrupted: Interrupted = lambda: False,
     report: Report | None = None,
+    every: Every = DEFAULT,
+    resume: Path | None = None,
 ) -> RunSummary:
     """Collective: run the experiment and write the trace file `out`; the same summary on every rank.
 
-    comm: None for one process without a launcher. Raises ConfigError and DataError where it can't run.
+    comm: None for one process without a launcher. every: how often rank 0 writes a checkpoint. resume: the one to go
+    on from. Raises ConfigError and DataError where it can't run.
     """
     comm = comm or MPI.COMM_SELF
     plan = planned(experiment) if comm.rank == 0 else None
     gpus = visible_gpus()
     spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
-    session = begin(experiment, comm, spot, out, command_line or sys.argv)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv, every=every, resume=resume)
     device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
     with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
@@ -95,7 +105,7 @@ def run(
             client = setup.client_of(server.replica)
             workers = LocalWorkers(setup, client, session.recorder, StopsWhen(interrupted))
         else:
-            workers = RemoteWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
+            workers = SettlingWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
         ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
         return Simulation(session, setup, plan, workers, ledger, interrupted).run()
 
@@ -119,6 +129,8 @@ def planned(experiment: Experiment) -> Schedule:
 def work(session: Session, setup: Setup) -> RunSummary:
     """A worker rank's part of the run."""
     worker = Worker(session, setup)
+    if session.recovery.goes_on:
+        share(session, worker.replica)
     worker.run()
     session.close(
         worker.replica.version,
@@ -142,6 +154,8 @@ class Simulation:
         ledger: Ledger,
         interrupted: Interrupted,
     ):
+        assert session.recovery.checkpoints is not None, "rank 0 has them once the session is open"
+        self.checkpoints = session.recovery.checkpoints
         self.session, self.setup, self.schedule, self.workers = session, setup, plan, workers
         self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
         self.unicast, self.examples = setup.unicast, setup.task.examples
@@ -164,23 +178,51 @@ class Simulation:
         self.now_s = 0.0
 
     def run(self) -> RunSummary:
-        self.ledger.open()
+        if self.session.recovery.resumed is not None:
+            self._restore(self.session.recovery.resumed["run"])
+        else:
+            self.ledger.open()
         self._expect()
         try:
             self._simulate()
-        except Stopped:
-            self.ledger.reason = "interrupted"
+        except Stopped:  # in the middle of an event: the last checkpoint holds
+            self.ledger.reason, self.checkpoints.stopped = INTERRUPTED, True
         except (NonFiniteError, PayloadError) as error:  # of the server's step
             self.ledger.reason = f"failed: server step {self.server.version + 1}: {error}"
         self._receive()
+        if self.ledger.reason == INTERRUPTED and not self.checkpoints.stopped:
+            with suppress(Stopped):  # long trainings are under way: the last one holds
+                self._checkpoint()
         return self._close()
+
+    def _restore(self, state: State) -> None:
+        """Go on from a checkpoint. Raises CheckpointError."""
+        try:
+            restore(self, state)
+        except MISFITS as error:
+            raise misfit(error) from error
+        self.checkpoints.begin_at(self.server.version)
+        share(self.session, None, self.server.x_hat.numpy())
+
+    def _checkpoint(self) -> None:
+        """Between two events: all that the run has become, with the results of all that was handed out."""
+
+        def take() -> State:
+            self._receive()  # of fewer at once the server takes the same bits
+            results, positions = self.workers.settle()
+            return whole_state(self.session, state_of(self, results), positions)
+
+        self.checkpoints.keep(self.server.version, take)
 
     def _simulate(self) -> None:
         ledger, replica = self.ledger, self.server.replica
         next_event, interrupted = self.schedule.next, self.interrupted
         limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
         look_s = perf_counter()
+        version = replica.version
         while not ledger.reason:
+            if version != replica.version and self.checkpoints.due(version := replica.version):
+                self._checkpoint()
             # 1. Take the next event of the schedule: a client starts, or finishes.
             event = next_event(replica.version)
             if event.t_s >= limit_s:

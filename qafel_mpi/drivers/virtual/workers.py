@@ -70,6 +70,17 @@ class Workers(Protocol):
     def evaluate(self, x: Tensor) -> Evaluation:
         """Loss and accuracy of x; waits for them, and the trainings that were handed out go on."""
 
+    @property
+    def sequence(self) -> int:
+        """The number of the last message to a worker."""
+
+    def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
+        """Wait until all that was handed out is trained. Returns the results that nobody has taken, and by rank the
+        positions of the workers' shards (Recorder.positions). May raise Stopped."""
+
+    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
+        """Go on from what `settle` and `sequence` gave, at this version; x̂ itself they are given by the session."""
+
     def halt(self) -> None:
         """Give up what is still to be trained: nobody will take it."""
 
@@ -128,7 +139,7 @@ def use_threads(threads: int) -> None:
 class LocalWorkers:
     """No workers: rank 0 trains itself, on its own hidden state."""
 
-    sent = received = 0
+    sent = received = sequence = 0
 
     def __init__(self, setup: Setup, client: Client, recorder: Recorder, poll: Poll | None = None):
         """poll: between the steps of a training."""
@@ -156,6 +167,12 @@ class LocalWorkers:
     def evaluate(self, x: Tensor) -> Evaluation:
         with evaluating():
             return self.setup.task.evaluate(x, self.setup.experiment.evaluation.examples)
+
+    def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
+        return self._results, {}
+
+    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
+        self._results = results
 
     def halt(self) -> None:
         self._results.clear()

@@ -18,6 +18,7 @@ from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.digests import Digests, digest_period
 from qafel_mpi.drivers.survival.stopping import Stopped
+from qafel_mpi.drivers.survival.wall import take_up
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
@@ -119,6 +120,12 @@ class WallClient:
             shared_state=not self.setup.unicast,
         )
         return self.session.finish(None, None)
+
+    def take_up(self) -> None:
+        """Of a run that is resumed: x̂ and turns of its checkpoint; a round that it has played its part of ends."""
+        if take_up(self.session, self.replica, self.turns, self.cohort):
+            version = self.replica.version
+            self._until(lambda: self.replica.version > version, "the next round")
 
     def _participate(self) -> None:
         """One training on the newest version, and its upload."""

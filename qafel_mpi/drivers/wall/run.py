@@ -23,6 +23,7 @@ from qafel_mpi.drivers.build import (
     visible_gpus,
 )
 from qafel_mpi.drivers.session import begin, giving_the_name_up
+from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.population import hosting_of
 from qafel_mpi.drivers.wall.server import WallServer
@@ -40,14 +41,17 @@ def run(
     command_line: list[str] | None = None,
     interrupted: Interrupted = lambda: False,
     report: Report | None = None,
+    every: Every = DEFAULT,
+    resume: Path | None = None,
 ) -> RunSummary:
     """Collective: run the experiment on the ranks of comm and write the trace file `out`.
 
-    The same summary on every rank. Raises ConfigError and DataError where the experiment can't run.
+    The same summary on every rank. every: how often rank 0 writes a checkpoint. resume: the one to go on from.
+    Raises ConfigError and DataError where the experiment can't run.
     """
     refuse_impossible(experiment, comm.size, MPI.Query_thread())
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
-    session = begin(experiment, comm, spot, out, command_line or sys.argv)
+    session = begin(experiment, comm, spot, out, command_line or sys.argv, every=every, resume=resume)
     device = compute_device(spot.gpu)
     with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
         with giving_the_name_up(out):
@@ -65,7 +69,10 @@ def run(
         hosting = hosting_of(setup, comm.size - 1)
         if comm.rank == 0:
             return WallServer(session, setup, hosting, interrupted, report).run()
-        return WallClient(session, setup, hosting).run()
+        client = WallClient(session, setup, hosting)
+        if resume is not None:
+            client.take_up()
+        return client.run()
 
 
 def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:

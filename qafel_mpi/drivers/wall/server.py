@@ -17,6 +17,7 @@ from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
 from qafel_mpi.drivers.survival.rejections import Origin
+from qafel_mpi.drivers.survival.wall import WallCheckpoints
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
@@ -52,9 +53,8 @@ class WallServer:
         self.ledger = Ledger(setup, self.server, session.recorder, report)
         self.digest = digester(session.experiment.trace.digests)
         self.described = setup.expected()
-        self.expected = {
-            kind: self.described[kind] for kind in (Kind.UPDATE, Kind.DIVERGED, Kind.DIGEST, Kind.BYE)
-        }
+        kinds = (Kind.UPDATE, Kind.DIVERGED, Kind.DIGEST, Kind.BYE)
+        self.expected = {kind: self.described[kind] for kind in kinds}
         transport = session.experiment.transport
         ranks = range(1, self.comm.size)
         self.inbox = Inbox(
@@ -86,14 +86,17 @@ class WallServer:
         for turns in self.turns.values():
             turns.next()  # the first ones start from x^0
         self.stopping = False  # every client has been told to stop
+        self.checkpoints = WallCheckpoints(self, hosting)
 
     def run(self) -> RunSummary:
-        self.ledger.open()
+        self.checkpoints.begin(self._step)
         self.watch.begin()
         while not self.ledger.reason:
             if not self._turn():
                 self.session.backoff.pause()
             self._look()
+            self.checkpoints.look()
+        self.checkpoints.end()
         self._stop()
         return self._close()
 
@@ -194,14 +197,8 @@ class WallServer:
             self.server.findings = []
             return [0.0] * len(uploads)
         examples = self.setup.task.examples
-        return self.server.receive_all(
-            [
-                Update(
-                    message.client, message.version, received.payload, message.seed, examples(message.client)
-                )
-                for received, message in uploads
-            ]
-        )
+        made = (Update(m.client, m.version, r.payload, m.seed, examples(m.client)) for r, m in uploads)
+        return self.server.receive_all(list(made))
 
     def _origin(self, received: Received, message: Message) -> Origin:
         host = self.session.placement.hosts[received.source]
@@ -213,6 +210,7 @@ class WallServer:
         self.senders.took(received.source)
         if weight or use == REFUSED:  # a round has no use for an update of an earlier one
             self.round.report(received.source, refused=use == REFUSED)
+        self.checkpoints.took(message, weight)
         finish_s = received.t_complete - self.session.origin_s
         self.ledger.received(
             client=message.client,

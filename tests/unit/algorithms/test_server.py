@@ -1,5 +1,7 @@
 """The algorithms' invariants (ALGORITHM.md), on the pure state machines: no MPI, no clock."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +204,46 @@ def test_an_update_from_the_future_is_refused():
     with pytest.raises(ValueError, match="client 4 starts from version 1, the server is at 0"):
         upload(server, up, torch.ones(D), client=4, version=1)
     assert server.uploads == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("qsgd", {"momentum": 0.3}),
+        ("qsgd", {"optimizer": "adam"}),
+        ("identity", {"weighting": "examples", "synchronous": True}),
+        ("identity", {"update": "model", "learning_rate": 0.6}),
+    ],
+)
+def test_a_restored_server_goes_on_bit_for_bit(name, options):
+    """Stopped with two of five uploads in its buffer, after steps that have filled the optimizer's vectors."""
+
+    def make_one():
+        return make(CODECS[name], CODECS[name], staleness=POLYNOMIAL, buffer_size=5, **options)
+
+    def go_on(server, up, down, begin, end):
+        sent = []
+        for n in range(begin, end):
+            upload(server, up, start(n) * 0.1, client=n % 8, version=max(0, server.version), examples=n + 1)
+            if server.full:
+                made, payload = step(server, down)
+                sent.append((made, payload.tobytes()))
+        return sent
+
+    server, up, down = make_one()
+    go_on(server, up, down, 0, 17)
+    kept = copy.deepcopy(server.state())
+    expected = go_on(server, up, down, 17, 40)
+    other, up, down = make_one()
+    other.restore(kept)
+    assert go_on(other, up, down, 17, 40) == expected
+    assert torch.equal(other.x, server.x)
+    assert torch.equal(other.x_hat, server.x_hat)
+    assert other.uploads == server.uploads == 40
+
+
+def test_the_state_of_a_server_of_another_model_is_refused():
+    server, _, _ = make()
+    state = server.state() | {"x": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match=r"float32\(3,\)"):
+        server.restore(state)

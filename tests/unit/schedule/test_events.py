@@ -1,5 +1,6 @@
 """Schedules: order, rates, populations. Random ones state their seeds and error rates."""
 
+import copy
 import math
 from collections import Counter
 
@@ -60,6 +61,41 @@ def test_the_same_seed_gives_the_same_events_and_another_does_not(name):
     first, again, other = (events(CLOCKS[name], 500, seed=s) for s in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+STALENESS = ClockConfig(kind="virtual", staleness=StalenessControl(kind="uniform", max=3))
+RESTORED = CLOCKS | {
+    "rounds": ClockConfig(kind="virtual", concurrency=20, dropout=0.1),
+    "staleness": STALENESS,
+    "no replacement, limited": ClockConfig(kind="virtual", rate=1000.0, limit=7, replacement=False),
+}
+
+
+@pytest.mark.parametrize("name", RESTORED)
+def test_a_restored_schedule_goes_on_as_if_it_had_never_stopped(name):
+    """Stopped at moments before, within and behind the first block of draws, which has 4,096."""
+    made = {"clients": 50, "seed": 5, "buffer_size": 10, "synchronous": name == "rounds"}
+    plan = schedule(RESTORED[name], **made)
+    copies, used = [], 0
+    for n in range(4_600):
+        if n in (0, 57, 4_400):
+            copies.append((n, copy.deepcopy(plan.state()), []))
+        event = plan.next(used // 10)
+        for _, _, followed in copies:
+            followed.append((used // 10, event))
+        used += event.kind == FINISH and event.reports
+    for n, state, followed in copies:
+        other = schedule(RESTORED[name], **made)
+        other.restore(state)
+        assert all(other.next(version) == event for version, event in followed), f"restored at event {n}"
+
+
+def test_the_state_of_other_settings_is_refused():
+    few, many = (
+        schedule(CLOCKS["constant"], clients=n, seed=0, buffer_size=10, synchronous=False) for n in (10, 50)
+    )
+    with pytest.raises(ValueError, match="uint32"):
+        few.restore(many.state())
 
 
 @given(seed=st.integers(0, 2**63 - 1), clients=st.integers(1, 40))

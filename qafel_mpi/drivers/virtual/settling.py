@@ -1,0 +1,46 @@
+"""Worker ranks at a checkpoint: what they were given is done, and their rows are on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.positions import Asking
+from qafel_mpi.drivers.virtual.remote import RemoteWorkers
+from qafel_mpi.drivers.virtual.workers import Job, Result
+from qafel_mpi.tasks.base import Poll
+from qafel_mpi.transport.frames import Frame
+
+
+class SettlingWorkers(RemoteWorkers):
+    """RemoteWorkers that a run can be resumed with."""
+
+    def __init__(self, session: Session, setup: Setup, *, gpus: bool, poll: Poll):
+        super().__init__(session, setup, gpus=gpus, poll=poll)
+        self._sent_to = dict.fromkeys(self.ranks, 0)
+        self._positions = Asking(self.session.comm)
+
+    def _post(self, frame: Frame, rank: int) -> None:
+        super()._post(frame, rank)
+        self._sent_to[rank] += 1
+
+    def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
+        """See Workers.settle."""
+
+        def trained() -> bool:
+            self._between_polls()
+            self.poll()
+            return not (any(self.outstanding.values()) or len(self.sends))
+
+        self.session.wait(trained, lambda: f"what was handed out to {self._busy()}, for a checkpoint")
+        return self._results, self._positions.of(self._sent_to, self.session.wait)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last message to a worker."""
+        return self._sequence
+
+    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
+        """See Workers.restore."""
+        self._results, self.version, self._sequence = results, version, sequence
