@@ -384,13 +384,9 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     ),
     "checkpoints": (
         "JSON",
-        "checkpoints: how many were written and how many the disk refused, bytes of the last, seconds that the run "
-        "stood still for them, and that writing took beside it; only where there were some",
+        "how many were written and refused, the last one's bytes, seconds that they took",
     ),
-    "resumed": (
-        "JSON",
-        "of each time that the run went on from a checkpoint: when, and with how many ranks; only where it did",
-    ),
+    "resumed": ("JSON", "when the run went on from a checkpoint, and with how many ranks"),
     "rows": ("JSON", "rows of each table"),
     "lost_bytes": (
         "JSON",
