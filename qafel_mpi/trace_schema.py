@@ -282,9 +282,8 @@ SCHEMA: dict[str, Table] = {
 }
 
 TABLES = {name: table.dtype for name, table in SCHEMA.items()}
-MESSAGES, UPDATES, STEPS = TABLES["messages"], TABLES["updates"], TABLES["steps"]
-RANKS, CLOCK, ENCODINGS, MEMORY = (TABLES[name] for name in ("ranks", "clock", "encodings", "memory"))
-FAULTS = TABLES["faults"]
+MESSAGES, UPDATES, STEPS, MEMORY = (TABLES[name] for name in ("messages", "updates", "steps", "memory"))
+RANKS, CLOCK, ENCODINGS, FAULTS = (TABLES[name] for name in ("ranks", "clock", "encodings", "faults"))
 
 
 def taken(updates: np.ndarray) -> np.ndarray:
