@@ -71,7 +71,7 @@ class Bucketed(DeviceCodec):
     def accumulate_all(
         self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
     ) -> None:
-        if acc.is_cuda or len(payloads) == 1:
+        if acc.is_cuda or len(payloads) == 1 or not self.decodes_finite:
             super().accumulate_all(payloads, acc, weights, keys)
             return
         if self._rows is None or {payload.size for payload in payloads} != {self._bytes}:

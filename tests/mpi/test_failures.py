@@ -120,7 +120,7 @@ def test_an_evaluation_that_raises_is_an_outcome_with_version_reason_and_trace(
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["client.learning_rate=1e38"], "the training diverged; lower the learning rate"),
+        (["client.learning_rate=1e30"], "the training diverged; lower the learning rate"),
         ([f"task.model={__name__}:failing"], "RuntimeError: out of luck ("),
         ([f"task.training={__name__}:FailsLater"], "LookupError: out of ink ("),
     ],
