@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulation.wall import KINDS, Scenario, judge, simulate
 
-SEEDS = 400
+SEEDS = 300
 AT_ONCE = 50  # seeds a test
 
 

@@ -33,7 +33,7 @@ from tests.simulation.mpi import Network, simulated_mpi
 from tests.simulation.world import Pauses, World, clock_of
 
 LAYOUT = Layout(("weight", "bias"), ((9, 10), (7,)))  # 97 elements: no multiple of anything
-LIMIT_S = 120.0  # on the simulated clock; a run takes some seconds
+LIMIT_S = 20.0  # on the simulated clock; a run takes some seconds
 # quiet: what MPI allows and nothing else. damaged: bits flip in uploads. wild: messages of any kind are damaged
 # or lost, which MPI never does, but memory, a driver or a bug may.
 KINDS = ("quiet", "damaged", "wild")
@@ -135,7 +135,7 @@ class Scenario:
         )
 
     def experiment(self) -> Experiment:
-        patient = f"transport.watchdog_seconds={LIMIT_S / 4 if self.kind == 'wild' else 10 * LIMIT_S}"
+        patient = f"transport.watchdog_seconds={LIMIT_S / 10 if self.kind == 'wild' else 10 * LIMIT_S}"
         return load("digits", ["clock.kind=wall", "stop.accuracy=1.0", patient, *self.settings])
 
 
@@ -227,6 +227,8 @@ def simulate(scenario: Scenario) -> Run:
         session = Simulated(experiment, comm, place, Path("nowhere"), recorder, pauses, {})
         session.origin_s = session.heard_s = session.alive_s = world.now
         session.is_open = True
+        no_checkpoints: Any = SimpleNamespace(due=lambda version: False, keep=lambda version, state: None)
+        session.recovery.checkpoints = no_checkpoints
         return session
 
     sessions: list[Simulated] = []
