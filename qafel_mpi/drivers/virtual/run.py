@@ -178,6 +178,7 @@ class Simulation:
         self.now_s = 0.0
 
     def run(self) -> RunSummary:
+        self.interrupted()  # from here on a signal is a question: something is recorded
         if self.session.recovery.resumed is not None:
             self._restore(self.session.recovery.resumed["run"])
         else:

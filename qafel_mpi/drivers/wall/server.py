@@ -89,6 +89,7 @@ class WallServer:
         self.checkpoints = WallCheckpoints(self, hosting)
 
     def run(self) -> RunSummary:
+        self.interrupted()  # from here on a signal is a question: something is recorded
         self.checkpoints.begin(self._step)
         self.watch.begin()
         while not self.ledger.reason:
