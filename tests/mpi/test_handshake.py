@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from qafel_mpi.drivers import session
+from qafel_mpi.drivers import fingerprints
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.tasks.datasets import DATASETS
 from qafel_mpi.transport.backoff import Backoff
@@ -124,6 +124,6 @@ def test_another_checkout_of_the_same_version_is_refused_before_data_are_loaded(
 
     monkeypatch.setitem(DATASETS, "digits", loaded)
     if comm.rank == comm.size - 1:
-        monkeypatch.setattr(session, "source_digest", lambda: "0123456789abcdef")
+        monkeypatch.setattr(fingerprints, "source_digest", lambda: "0123456789abcdef")
     with pytest.raises(HandshakeError, match=r"package is '.* 0123456789abcdef' there"):
         wall.run(digits(), comm, folder / "a.h5")
