@@ -164,13 +164,8 @@ def to_parquet(path: Path, table: str, out: Path) -> int:
     arrow, parquet = extra("pyarrow"), extra("pyarrow.parquet")
     out.parent.mkdir(parents=True, exist_ok=True)
     lazy = LazyTable(path, table)
-    types = {"u": arrow.uint8(), "f": arrow.float64(), "S": arrow.string()}
-    schema = arrow.schema(
-        [
-            (n, types.get(d.kind) or (arrow.int32() if d.itemsize == 4 else arrow.int64()))
-            for n, d in lazy.dtypes.items()
-        ]
-    )
+    types = [arrow.string() if d.kind == "S" else arrow.from_numpy_dtype(d) for d in lazy.dtypes.values()]
+    schema = arrow.schema(list(zip(lazy.dtypes, types, strict=True)))
     count = 0
     with open(out, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for block in lazy.blocks():
