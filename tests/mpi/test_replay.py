@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.codecs import PayloadError
 from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.replay.recorded import ReplayError
 from qafel_mpi.drivers.wall import client as wall_client
@@ -15,7 +14,7 @@ from qafel_mpi.drivers.wall import server as wall_server
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import DROPPED, LATE, USED
 from qafel_mpi.transport.exchange import broadcast_text
-from qafel_mpi.wire import Kind
+from qafel_mpi.wire import Kind, WireError
 
 RUNS = {
     "qafel, fan-out": ["algorithm=qafel", "client.pause_seconds=0.002"],
@@ -50,14 +49,15 @@ def test_a_wall_run_is_done_again_bit_for_bit_on_any_number_of_ranks(comm, folde
 
 @pytest.mark.mpi(min_size=3)
 def test_updates_say_what_became_of_them_and_in_which_place(comm, folder, digits, monkeypatch):
-    weigh = wall_server.WallServer._weigh
+    check = wall_server.check
 
-    def damaged(server, uploads):
-        if any((message.client, message.sequence) == (0, 1) for _, message in uploads):
-            raise PayloadError("damaged")
-        return weigh(server, uploads)
+    def damaged(data, expected, *, rank):
+        message = check(data, expected, rank=rank)
+        if (message.kind, message.client, message.sequence) == (Kind.UPDATE, 0, 1):
+            raise WireError("checksum", "damaged", rank=rank, sequence=1)
+        return message
 
-    monkeypatch.setattr(wall_server.WallServer, "_weigh", damaged)
+    monkeypatch.setattr(wall_server, "check", damaged)
     fedavg = ("algorithm=fedavg", "task.clients=ranks", f"server.buffer_size={comm.size - 1}")
     wall.run(digits(*fedavg, "stop.steps=6", "stop.seconds=20"), comm, folder / "a.h5")
     with open_trace(folder / "a.h5") as trace:
