@@ -7,6 +7,7 @@ end, which then is the run that was never stopped.
 import shutil
 from contextlib import suppress
 from itertools import pairwise
+from time import sleep
 
 import h5py
 import numpy as np
@@ -53,9 +54,15 @@ def copied(comm, folder, at):
     done = []
 
     def look():
-        if comm.rank == 0 and not done and next(numbered(folder / "a.shards"), (0, None))[0] >= at:
-            done.append(at)
+        if comm.rank or done:
+            return False
+        sleep(0.005)  # checkpoints are written beside the run, which is not to be over before
+        if next(numbered(folder / "a.shards"), (0, None))[0] >= at:
             copy(folder / "a.shards", folder / "b.shards")
+            if any(numbered(folder / "b.shards")):
+                done.append(at)
+            else:  # the run has removed it meanwhile, for newer ones
+                shutil.rmtree(folder / "b.shards")
         return False
 
     return look

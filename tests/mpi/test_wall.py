@@ -17,9 +17,9 @@ from mpi4py import MPI
 from qafel_mpi import tasks
 from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.config import ConfigError, load
-from qafel_mpi.drivers import session, warmup
+from qafel_mpi.drivers import warmup
 from qafel_mpi.drivers.session import TAG_UP
-from qafel_mpi.drivers.survival import digests
+from qafel_mpi.drivers.survival import digests, disk
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import client as wall_client
 from qafel_mpi.drivers.wall import run as wall
@@ -99,6 +99,8 @@ def test_the_rows_of_one_end_add_up_to_the_totals_in_plain_h5py(comm, folder, di
         "damaged",
         "missing_rows",
         "replay_of",
+        "checkpoints",
+        "resumed",
     }
 
 
@@ -704,13 +706,13 @@ def test_one_rank_says_what_to_do_instead(comm, folder, digits):
 
 @pytest.mark.mpi(min_size=2)
 def test_while_rank_0_is_away_one_rank_says_so_though_it_is_muted(comm, folder, digits, monkeypatch, capfd):
-    merge = session.merge
+    merge = disk.merge
 
     def slow_merge(*arguments, **options):
         time.sleep(1.0)
         return merge(*arguments, **options)
 
-    monkeypatch.setattr(session, "merge", slow_merge)
+    monkeypatch.setattr(disk, "merge", slow_merge)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         if comm.rank:
             monkeypatch.setattr(sys, "stderr", nowhere)  # as commands/process.py's mute does
