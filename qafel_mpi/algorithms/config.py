@@ -114,8 +114,8 @@ class ServerConfig(Settings):
         None,
         gt=0,
         le=LARGEST,
-        description="Largest 2-norm of a decoded update u_i that is used; a larger one is counted with its client, in "
-        "/faults, as is one that is not finite.",
+        description="Largest 2-norm of a decoded update u_i that is used; a larger one is counted with its client, "
+        "in /faults, as is one that is not finite.",
         json_schema_extra=BOTH,
     )
     synchronous: bool = Field(
