@@ -233,36 +233,26 @@ def build(
     Raises DataError or ConfigError where the settings don't fit the data.
     """
     with affordable(experiment):
-        return _build(experiment, clients, device, threads, data_dir, checksum, memory)
-
-
-def _build(
-    experiment: Experiment,
-    clients: int,
-    device: torch.device,
-    threads: int,
-    data_dir: Path | None,
-    checksum: Coverage,
-    memory: HostArrays,
-) -> Setup:
-    torch.set_num_threads(threads)
-    use(device)
-    task = tasks.build(
-        experiment.task,
-        experiment.client,
-        seed=experiment.seed,
-        clients=clients,
-        device=device,
-        data_dir=data_dir,
-        once=partial(_once, experiment, memory),
-    )
-    uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
-    downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
-    x0 = task.initial(experiment.seed).to("cpu")
-    if experiment.stop.accuracy is not None and math.isnan(_accuracy(task, x0)):
-        raise ConfigError(["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"])
-    full = Identity(task.layout, task.dtype)
-    return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
+        torch.set_num_threads(threads)
+        use(device)
+        task = tasks.build(
+            experiment.task,
+            experiment.client,
+            seed=experiment.seed,
+            clients=clients,
+            device=device,
+            data_dir=data_dir,
+            once=partial(_once, experiment, memory),
+        )
+        uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
+        downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
+        x0 = task.initial(experiment.seed).to("cpu")
+        if experiment.stop.accuracy is not None and math.isnan(_accuracy(task, x0)):
+            raise ConfigError(
+                ["stop.accuracy: this task has no accuracy; use loss, uploads, steps or seconds"]
+            )
+        full = Identity(task.layout, task.dtype)
+        return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
 
 
 def refuse_what_no_message_holds(setup: Setup) -> None:

@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_ends_the_job_though_a_client_is_stuck(tmp_path):
     rank(process, 2).suspend()
     server.send_signal(signal.SIGINT)
     until_it_says(process, "SIGINT: the run ends; if no summary follows: `qafel-mpi merge ")
-    time.sleep(1)
+    time.sleep(1)  # in which it would have ended, did it not wait
     assert process.poll() is None, "it waits for the client"
     server.send_signal(signal.SIGINT)
     code, said = ended(process)
@@ -209,7 +209,7 @@ def test_a_signal_is_seen_during_a_long_local_training(tmp_path, monkeypatch, ra
     process = start(tmp_path, *ENDLESS, "--out", "a.h5", *words, ranks=ranks)
     until_it_says(process, "uploads")
     (tmp_path / "slow").touch()
-    time.sleep(1.5)
+    time.sleep(1.5)  # until a slow training is under way: its steps take half a second each
     process.send_signal(signal.SIGUSR1)
     begun_s = time.monotonic()
     code, said = ended(process)
