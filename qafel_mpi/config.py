@@ -142,6 +142,11 @@ def _impossible_populations(exp: Experiment) -> Iterable[str]:
 def _impossible_schedules(exp: Experiment) -> Iterable[str]:
     """On the virtual clock."""
     clients, buffer_size, clock = exp.task.population(), exp.server.buffer_size, exp.clock
+    if exp.staleness.weight == "rate" and clock.staleness is not None:
+        yield (
+            "staleness.weight = 'rate' weighs updates by their training time, and with clock.staleness a training's "
+            "time follows from its staleness: leave one of the two out"
+        )
     if exp.server.synchronous and clock.concurrency is not None and buffer_size > clock.concurrency:
         yield (
             f"server.buffer_size = {buffer_size}: a synchronous round waits for that many clients, and "

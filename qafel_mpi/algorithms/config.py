@@ -145,11 +145,13 @@ class StalenessConfig(Settings):
     - nvflare: 1/(1 + √(τ + 1)), as NVFlare 2.9.0 runs: its counter has moved on before it takes the weight
     - cutoff: 1 for τ < R, else 0, as in Ringmaster (arXiv 2501.16168), R the cutoff
     - cosine-exp: ½(1 + cos(πτ/R)) · e^(−aτ) for τ < R, else 0: a cosine gate, as in CGAD (arXiv 2605.09126)
+    - rate: T/T₁, T the seconds that this training took and T₁ the setting `seconds`, so that a fast client, which
+      sends more updates, moves the model no further than a slow one: Rescaled ASGD (arXiv 2605.13434)
 
     An update of weight 0 is dropped: it takes no place in the buffer.
     """
 
-    weight: Literal["constant", "polynomial", "flsim", "nvflare", "cutoff", "cosine-exp"] = Field(
+    weight: Literal["constant", "polynomial", "flsim", "nvflare", "cutoff", "cosine-exp", "rate"] = Field(
         "polynomial", description="Formula of the weight s(τ).", json_schema_extra=BOTH
     )
     exponent: float = Field(
@@ -163,6 +165,14 @@ class StalenessConfig(Settings):
         ge=1,
         description="Staleness R from which on an update is dropped.",
         json_schema_extra=BOTH | only_with(weight=("cutoff", "cosine-exp")),
+    )
+    seconds: float = Field(
+        1.0,
+        gt=0,
+        le=LARGEST,
+        description="Training time T₁ at which an update of the rate weight weighs 1: virtual seconds on the virtual "
+        "clock, measured ones on the wall clock.",
+        json_schema_extra=BOTH | only_with(weight="rate"),
     )
 
 

@@ -26,13 +26,17 @@ SERVER = 2**32 - 1
 
 
 class Update(NamedTuple):
-    """An upload as it reaches the server. payload: uint8, a view that the server reads once."""
+    """An upload as it reaches the server. payload: uint8, a view that the server reads once.
+
+    train_seconds: of the run's clock; who hands the update in has read it.
+    """
 
     client: int
     start_version: int
     payload: np.ndarray
     key: int
     examples: int = 1
+    train_seconds: float = 0.0
 
 
 class Weighed(NamedTuple):
@@ -198,7 +202,7 @@ class Server:
             raise ValueError(f"update of client {update.client} was not rotated by the run's key")
         if tau and self.config.synchronous:
             return None
-        if (s := self.weight(tau)) == 0:
+        if (s := self.weight(tau, update.train_seconds)) == 0:
             return None
         return Weighed(s, float(update.examples) if self.config.weighting == "examples" else 1.0, tau)
 

@@ -84,7 +84,16 @@ class Work:
         for _ in range(K):
             message = wire.check(received.data, self.expected, rank=1)
             self.server.receive_all(
-                [Update(message.client, self.server.version, received.payload, message.seed, 1)]
+                [
+                    Update(
+                        message.client,
+                        self.server.version,
+                        received.payload,
+                        message.seed,
+                        1,
+                        message.train_seconds,
+                    )
+                ]
             )
             self.recorder.messages.append(self.row_of(received, message, 0, begun, begun))
             self.recorder.updates.append(self.update_row)

@@ -149,7 +149,9 @@ class _Ours:
 
     def take(self, arrived: list[tuple[Received, wire.Message]]) -> None:
         self.since_s = perf_counter()
-        self.server.receive_all([Update(m.client, m.version, r.payload, m.seed, 1) for r, m in arrived])
+        self.server.receive_all(
+            [Update(m.client, m.version, r.payload, m.seed, 1, m.train_seconds) for r, m in arrived]
+        )
         self.each_s = (perf_counter() - self.since_s) / len(arrived)
 
     def note(self, arrived: list[tuple[Received, wire.Message]]) -> None:

@@ -27,7 +27,10 @@ RUNS = {
     "naive, unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "fedbuff, ibcast": ["algorithm=fedbuff", "transport.broadcast=ibcast", "task.clients=ranks"],
     "fedavg": ["algorithm=fedavg", "server.optimizer=adam", "server.learning_rate=0.01"],
-    "adam, affine": ["uplink.codec=affine", "downlink.codec=randk", "downlink.fraction=0.2"],
+    "rate, affine": [
+        *("staleness.weight=rate", "staleness.seconds=0.01"),
+        *("uplink.codec=affine", "downlink.codec=randk", "downlink.fraction=0.2"),
+    ],
 }
 
 

@@ -21,7 +21,7 @@ SETTINGS = {
     "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
     "ca2fl": ["algorithm=ca2fl", "uplink.codec=qsgd"],
     "fedpaq": ["algorithm=fedpaq"],
-    "dropout, poisson": ["clock.dropout=0.2", "clock.start=poisson"],
+    "dropout, poisson, rate": ["clock.dropout=0.2", "clock.start=poisson", "staleness.weight=rate"],
     "staleness": ["clock.staleness.kind=uniform", "clock.staleness.max=3"],
     "always": ["clock.start=always"],
     "checksum of payloads": ["transport.checksum=full"],

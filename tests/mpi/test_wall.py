@@ -37,7 +37,7 @@ from tests.mpi.conftest import same_everywhere
 
 DOWNLINKS = {
     "hidden qsgd": ["algorithm=qafel"],
-    "hidden 2 bits": ["algorithm=qafel", "downlink.bits=2"],
+    "hidden 2 bits, rate": ["downlink.bits=2", "staleness.weight=rate", "staleness.seconds=0.01"],
     "hidden topk": ["algorithm=qafel", "downlink.codec=topk", "downlink.fraction=0.1"],
     "hidden zstd": ["algorithm=qafel", "downlink.entropy=zstd", "uplink.entropy=zstd"],
     "hidden eden": [

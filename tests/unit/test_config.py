@@ -46,7 +46,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(write):
 
 def test_an_unknown_key_that_resembles_nothing_gets_all_known_ones(write):
     assert problems(write("[staleness]\nqqq = 3")) == [
-        "experiment F: staleness.qqq: unknown key; known: weight, exponent, cutoff"
+        "experiment F: staleness.qqq: unknown key; known: weight, exponent, cutoff, seconds"
     ]
 
 

@@ -250,11 +250,11 @@ class Replay:
     def _receive(
         self, rows: np.ndarray, clients: list[int], starts: list[int], results: list[Result]
     ) -> None:
-        examples = self.setup.task.examples
+        examples, seconds = self.setup.task.examples, rows["train_seconds"].tolist()
         weights = self.server.receive_all(
             [
-                Update(client, start, result.payload, result.key, examples(client))
-                for client, start, result in zip(clients, starts, results, strict=True)
+                Update(client, start, result.payload, result.key, examples(client), trained_s)
+                for client, start, result, trained_s in zip(clients, starts, results, seconds, strict=True)
             ]
         )
         self.at += len(rows)

@@ -315,7 +315,14 @@ class Simulation:
     def _receive_all(self, arrived: list[Arrived]) -> None:
         examples, version = self.examples, self.server.version
         updates = [
-            Update(event.client, start_version, result.payload, result.key, examples(event.client))
+            Update(
+                event.client,
+                start_version,
+                result.payload,
+                result.key,
+                examples(event.client),
+                event.t_s - event.start_s,
+            )
             for event, start_version, result in arrived
         ]
         # 5. Decode the uploads into the buffer: buffer += s(τ) · u.
@@ -334,7 +341,7 @@ class Simulation:
                 result.loss,
                 update.examples,
                 result.payload.size,
-                event.t_s - event.start_s,
+                update.train_seconds,
                 event.start_s,
                 event.t_s,
                 USED if weight else REFUSED if i in refused else LATE,

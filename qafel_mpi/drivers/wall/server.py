@@ -198,7 +198,10 @@ class WallServer:
             self.server.findings = []
             return [0.0] * len(uploads)
         examples = self.setup.task.examples
-        made = (Update(m.client, m.version, r.payload, m.seed, examples(m.client)) for r, m in uploads)
+        made = (
+            Update(m.client, m.version, r.payload, m.seed, examples(m.client), m.train_seconds)
+            for r, m in uploads
+        )
         return self.server.receive_all(list(made))
 
     def _origin(self, received: Received, message: Message) -> Origin:

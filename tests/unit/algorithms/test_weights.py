@@ -2,10 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
-from qafel_mpi.algorithms.config import StalenessConfig
+from qafel_mpi.algorithms.client import Replica
+from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.server import Server, Update
 from qafel_mpi.algorithms.weights import staleness_weight
+from qafel_mpi.codecs import CodecConfig, Layout, build
 
 
 @pytest.mark.parametrize(
@@ -26,4 +31,33 @@ from qafel_mpi.algorithms.weights import staleness_weight
     ],
 )
 def test_staleness_weights_are_those_of_the_field(config, tau, weight):
-    assert staleness_weight(config)(tau) == pytest.approx(weight)
+    assert staleness_weight(config)(tau, 1.0) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "weight"),
+    [(3.0, 1.5), (0.5, 0.25), (0.0, 0.0), (-1.0, 0.0), (math.nan, 0.0), (math.inf, 0.0)],
+)
+def test_the_rate_weight_is_proportional_to_the_training_time_whatever_the_staleness(seconds, weight):
+    """T/T₁ with T₁ = 2: a client that is twice as fast sends twice as often, and each update counts half."""
+    s = staleness_weight(StalenessConfig(weight="rate", seconds=2.0))
+    assert [s(0, seconds), s(7, seconds)] == [weight, weight]
+
+
+def test_rescaled_asgd_gives_a_fast_and_a_slow_client_the_same_share():
+    """K = 1, η_g = ½, T₁ = 2 s, two numbers. Client 0 trains for 1 s (s = ½), client 1 for 2 s (s = 1).
+
+    1: client 0, u = (4, 0): x = ½·½·(4, 0) = (1, 0).
+    2: client 0 again, u = (4, 0), τ = 0: x = (2, 0).
+    3: client 1, u = (0, 4), τ = 2: x = (2, 0) + ½·1·(0, 4) = (2, 2). One cycle moved x as far for either.
+    """
+    full = build(CodecConfig(codec="identity"), Layout(("w",), ((2,),)))
+    settings = ServerConfig(buffer_size=1, learning_rate=0.5), StalenessConfig(weight="rate", seconds=2.0)
+    x0 = torch.zeros(2)
+    server = Server(x0, full, Replica(x0, full, assigns=True), *settings, seed=0, clients=2)
+    trace = []
+    for client, version, seconds, u in ((0, 0, 1.0, (4, 0)), (0, 1, 1.0, (4, 0)), (1, 0, 2.0, (0, 4))):
+        server.receive(Update(client, version, np.array(u, "<f4").view(np.uint8), 0, 1, seconds))
+        server.step(np.zeros(8, np.uint8))
+        trace.append(server.x.tolist())
+    assert trace == [[1, 0], [2, 0], [2, 2]]
