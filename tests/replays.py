@@ -17,6 +17,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault(
+    "OMPI_MCA_osc", "^ucx"
+)  # as qafel-mpi itself does, before MPI begins: no error line a rank
+
 from mpi4py import MPI
 
 from qafel_mpi.config import Experiment, load

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
             raise TraceError(f"{directory}: not a folder of shards (NAME{SUFFIX})")
         out = directory.with_suffix(".h5")
     temporary = out.with_name(f"{out.name}.{socket.gethostname()}.{os.getpid()}.part")  # of no other merge
+    _clear_leftovers(out)
     try:
         merged = _write(directory, temporary)
         os.replace(temporary, out)
@@ -135,6 +137,28 @@ def merge(directory: Path, out: Path | None = None, *, remove: bool = False) -> 
         with suppress(OSError):  # the trace is what counts; the folder may be read only
             (directory / MERGED_FILE).write_bytes(os.fsencode(out.absolute()))
     return replace(merged, path=out, not_removed=left)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Remove the unfinished files of merges to this name that were killed on this host. Never raises.
+
+    A merge that goes on keeps its own: its process is there. Of other hosts' processes nobody here knows.
+    """
+    for path in out.parent.glob(f"{escape(out.name)}.{escape(socket.gethostname())}.*.part"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _write(directory: Path, path: Path) -> Merged:

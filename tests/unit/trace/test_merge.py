@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -62,3 +64,21 @@ def test_a_merge_that_fails_leaves_nothing_half_written(whole):
         merge(shards_of(whole))
     assert whole.read_bytes() == before
     assert list(whole.parent.glob("*.part")) == []
+
+
+def test_what_a_killed_merge_left_goes_with_the_next_one(whole):
+    """Its own host's, and only where its process is gone."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = socket.gethostname()
+    left = whole.with_name(f"{whole.name}.{host}.{ended.pid}.part")
+    kept = [
+        whole.with_name(f"{whole.name}.{host}.{os.getppid()}.part"),
+        whole.with_name(f"{whole.name}.another-{host}.{ended.pid}.part"),
+        whole.with_name(f"other.h5.{host}.{ended.pid}.part"),
+        whole.with_name(f"{whole.name}.{host}.mine.part"),
+    ]
+    for path in (left, *kept):
+        path.write_bytes(b"half")
+    merge(shards_of(whole))
+    assert sorted(whole.parent.glob("*.part")) == sorted(kept)
