@@ -1,6 +1,6 @@
 # make env    the virtual environment .venv with everything installed
 # make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, report.html and traces in runs/demo
-# make test   format, lint and types, then all tests: unit, MPI, system
+# make test   format and lint, then types and all tests (unit, MPI, system) in parts, JOBS=2 of them at a time
 # make unit   the unit tests without the slowest few, in less than three minutes
 # make lint   format, lint and types
 # make fuzz   changed bytes for every reader, with fresh seeds, for MINUTES=10; what is found is printed
@@ -17,6 +17,7 @@
 
 PYTHON ?= python3
 MINUTES ?= 10
+JOBS ?= 2
 QAFEL_MPI ?= wheel
 RUN := .venv/bin/python -m
 
@@ -39,10 +40,10 @@ $(STAMP):
 demo: env
 	@sh jobs/demo.sh $(if $(OFFLINE),--offline)
 
-test: lint
-	$(RUN) pytest --strict-skips -q tests/unit tests/simulation tests/fuzz
-	$(RUN) tests.run_mpi
-	$(RUN) pytest --strict-skips -q tests/system
+test: env
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) tests.parts --jobs $(JOBS)
 
 unit: env
 	$(RUN) pytest --strict-skips -q -m "not slow" tests/unit

@@ -100,15 +100,17 @@ def test_a_shaped_link_carries_what_it_should_and_the_lab_leaves_nothing_behind(
     """8 megabits in each direction of a link of 16 Mbit/s take half a second, less the burst."""
     script = (
         "import numpy as np, time; from mpi4py import MPI; c = MPI.COMM_WORLD; b = np.zeros(1_000_000, np.uint8)\n"
-        "for i in range(2):\n"
+        "seconds = []\n"
+        "for i in range(3):\n"
         "    c.Barrier(); begun = time.perf_counter()\n"
         "    c.Sendrecv(b, 1 - c.rank, recvbuf=np.empty_like(b))\n"
-        "if c.rank == 0: print(time.perf_counter() - begun)"
+        "    seconds.append(time.perf_counter() - begun)\n"
+        "if c.rank == 0: print(sorted(seconds)[1])"
     )
     with Hosts(2, rate="16mbit") as lab:
         done = lab.run("h1", *lab.mpirun(2, sys.executable, "-c", script), cwd=tmp_path)
         first, folder = lab.lab.pid, lab.folder
-    assert 0.4 < float(done.stdout) < 1.5, done.stderr
+    assert 0.4 < float(done.stdout) < 3, done.stderr  # one of a byte a bit would take 4
     assert not folder.exists()
     assert not Path(f"/proc/{first}").exists()
 

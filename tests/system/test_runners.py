@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.parts import PARTS
 from tests.support import ROOT
 
 HEADER = "import pytest\nfrom mpi4py import MPI\nWORLD = MPI.COMM_WORLD\n"
@@ -91,3 +93,94 @@ def test_strict_skips_fail_on_what_is_no_excuse(tmp_path: Path, ci: bool) -> Non
     for number, reason in enumerate(reasons):
         assert (f"unexpected skip: {reason}" in done.stdout) is (number >= excused)
     assert f"{3 - excused} failed, {2 * excused} skipped, {3 - excused} error" in done.stdout
+
+
+def test_every_file_of_tests_is_in_one_part() -> None:
+    seen: list[str] = []
+    for part in PARTS:
+        left_out = [word.removeprefix("--ignore=") for word in part.words() if word.startswith("--ignore=")]
+        for path in part.paths:
+            files = [ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("test_*.py")
+            names = [str(file.relative_to(ROOT)) for file in files]
+            seen += [n for n in names if not any(n == out or n.startswith(f"{out}/") for out in left_out)]
+    wanted = [str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(seen) == sorted(name for name in wanted if not name.startswith("tests/mpi/"))
+    assert [part.name for part in PARTS if part.command == ("tests.run_mpi",)] == ["mpi"]
+    assert all((ROOT / path).exists() for part in PARTS for path in part.paths)
+
+
+# Says who runs when it begins, and goes on until a file is there.
+MEMBER = """
+import sys, time
+from pathlib import Path
+running, name, until, code = Path("running"), sys.argv[1], sys.argv[2], int(sys.argv[3])
+(running / name).touch()
+print(name, "beside", *sorted(path.name for path in running.iterdir() if path.name != name), flush=True)
+while until and not Path(until).exists():
+    time.sleep(0.01)
+(running / name).unlink()
+Path(f"after-{name}").touch()
+sys.exit(code)
+"""
+PROGRAM = """
+from pathlib import Path
+from tests import parts
+
+def part(name, until="", code=0, alone=False):
+    return parts.Part(name, command=("member", name, until, str(code)), alone=alone)
+
+parts.ROOT = Path.cwd()
+"""
+
+
+@pytest.fixture
+def begin(tmp_path: Path):
+    """Start parts that are made up, each a call of `part` above."""
+
+    def begin(*calls: str, jobs: int = 2) -> subprocess.Popen[str]:
+        (tmp_path / "member.py").write_text(MEMBER)
+        (tmp_path / "running").mkdir()
+        program = f"{PROGRAM}parts.PARTS = [{', '.join(calls)}]\nparts.main()\n"
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "--jobs", str(jobs)], cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        )  # fmt: skip
+
+    return begin
+
+
+def test_parts_run_side_by_side_and_some_alone(begin) -> None:
+    process = begin(
+        "part('long', until='after-third')",
+        "part('alone', alone=True)",
+        "part('second', until='running/long')",
+        "part('third')",
+    )
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert {"third beside long", "alone beside"} <= set(said.splitlines())
+    assert said.count("passed in") == 8, "where a part is shown, and at the end"
+
+
+def test_a_part_that_fails_is_the_last_that_begins(begin) -> None:
+    process = begin(
+        "part('good')", "part('bad', code=3)", "part('late')", "part('alone', alone=True)", jobs=1
+    )
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "good: passed in" in said
+    assert "bad: FAILED with 3 in" in said
+    assert "late beside" not in said
+    assert "not begun, after a failure: late, alone" in said
+
+
+def test_parts_that_are_interrupted_show_what_they_printed(begin, tmp_path) -> None:
+    process = begin("part('stuck', until='never')", "part('late')", jobs=1)
+    while not (tmp_path / "running/stuck").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "stuck: interrupted\nstuck beside\n" in said
+    assert "KeyboardInterrupt" in said
+    assert "late" not in said
