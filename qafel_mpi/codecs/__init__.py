@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from qafel_mpi import own
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.base import Codec, Layout, NonFiniteError, PayloadError
 from qafel_mpi.codecs.chain import Transform, chain
@@ -12,13 +11,13 @@ from qafel_mpi.codecs.config import CodecConfig
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.entropy import Coder, Zstd
 from qafel_mpi.codecs.identity import Identity
+from qafel_mpi.codecs.own import OWN_IDS, own_codec
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.codecs.rotation import Rotation
 from qafel_mpi.codecs.sign import Sign
 from qafel_mpi.codecs.sparse import RandK, TopK
-from qafel_mpi.parsing import DataError
 
-__all__ = ["CODECS", "Codec", "CodecConfig", "Layout", "NonFiniteError", "PayloadError", "build"]
+__all__ = ["CODECS", "OWN_IDS", "Codec", "CodecConfig", "Layout", "NonFiniteError", "PayloadError", "build"]
 
 CODECS: dict[str, type[Codec]] = {
     "identity": Identity,
@@ -30,15 +29,13 @@ CODECS: dict[str, type[Codec]] = {
     "eden": Eden,
 }
 
-OWN_IDS = range(128, 256)  # on the wire; the others are the package's
-
 
 def build(
     config: CodecConfig, layout: Layout, dtype: torch.dtype = torch.float32, *, threads: int = 1
 ) -> Codec:
     """The codec that the settings describe, for vectors of this layout and type.
 
-    Raises DataError where a codec of the user's own is no codec.
+    Raises DataError where a codec of the user's own is no codec, or fails when it is tried.
     """
     stages: list[Transform | Codec | Coder] = []
     if config.transform == "rotation":
@@ -52,7 +49,7 @@ def build(
 
 def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
     if config.own:
-        return _own(config, layout, dtype)
+        return own_codec(config, layout, dtype)
     match config.codec:
         case "qsgd" if config.levels is not None or config.bits != 32:
             return QSGD(
@@ -85,24 +82,6 @@ def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads:
             return Sign(layout, dtype, bucket=config.bucket, threads=threads)
         case _:
             return Identity(layout, dtype)
-
-
-def _own(config: CodecConfig, layout: Layout, dtype: torch.dtype) -> Codec:
-    """A codec of the user's. Raises DataError where the class is none, or does not take the options."""
-    kind = own.load("codec", config.codec)
-    if not (isinstance(kind, type) and issubclass(kind, Codec)):
-        raise DataError(f"codec = {config.codec!r}: this is no subclass of qafel_mpi.codecs.Codec")
-    if missing := sorted(kind.__abstractmethods__):
-        raise DataError(f"codec = {config.codec!r}: the class lacks {', '.join(missing)}")
-    if kind.id not in OWN_IDS:
-        raise DataError(
-            f"codec = {config.codec!r}: id = {kind.id}; the ids of codecs of your own are "
-            f"{OWN_IDS.start} to {OWN_IDS.stop - 1}"
-        )
-    try:
-        return kind(layout, dtype, **(config.options or {}))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"codec = {config.codec!r} with options {config.options or {}}: {error}") from error
 
 
 def _fraction(config: CodecConfig) -> float:

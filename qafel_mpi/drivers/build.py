@@ -25,9 +25,9 @@ from qafel_mpi.codecs import build as build_codec
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.own import said
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.make import said
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from qafel_mpi.drivers.build import ERROR_BYTES
+from qafel_mpi.own import said
 from qafel_mpi.tasks.errors import DataError, TrainingError
-from qafel_mpi.tasks.make import said
 from qafel_mpi.transport.frames import Frame, new_frame
 
 

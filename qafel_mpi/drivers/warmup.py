@@ -16,10 +16,10 @@ from torch import Tensor
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.drivers.build import Setup
-from qafel_mpi.drivers.failures import reason
 from qafel_mpi.kernels.numba.norms import distance, norm
+from qafel_mpi.own import blamed
 from qafel_mpi.tasks.base import Task
-from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.errors import DataError, TrainingError
 
 PATIENCE_S = 3.0  # from then on a user wonders
 Wait = Callable[[Callable[[], bool], Callable[[], str]], None]
@@ -39,10 +39,8 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
             for x in vectors:
                 _call_codec(codec, x)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
-            try:
+            with _said():
                 _call_task(setup.task, setup.x0)
-            except Exception as error:  # the user's code, which passed its trial
-                raise DataError(f"in a trial before the run: {reason(error)}") from error
 
 
 @contextmanager
@@ -73,6 +71,16 @@ def _explained(*, say: bool) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """What code of the user's raises after it passed its trial: one message."""
+    with blamed("in a trial before the run"):
+        try:
+            yield
+        except TrainingError as error:
+            raise DataError(str(error)) from error
 
 
 def _call_codec(codec: Codec, x0: Tensor) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.own import blamed
 from qafel_mpi.own import load as load_own
 from qafel_mpi.tasks import held, logistic
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import FILE_FORMATS, ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import DATASETS, Dataset
-from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.errors import DataError, TrainingError
 from qafel_mpi.tasks.files import load as load_files
 from qafel_mpi.tasks.held import Once
 from qafel_mpi.tasks.make import described
@@ -65,18 +67,19 @@ def build(
     data, shares = held.unpack(once(lambda: held.pack(*dealt(), dtype)))
     if task.training is not None:
         return own_training(task, client, data, shares, dtype=dtype, device=device, seed=seed)
-    return NeuralTask(
-        _maker(task, data.signature),
-        data,
-        shares,
-        client,
-        dtype=dtype,
-        device=device,
-        seed=seed,
-        small_layers=task.model == "mlp",
-        own=task.model not in MODELS or task.loss is not None,
-        loss=None if task.loss is None else load_own("task.loss", task.loss),
-    )
+    with _blamed_for_training(task):
+        return NeuralTask(
+            _maker(task, data.signature),
+            data,
+            shares,
+            client,
+            dtype=dtype,
+            device=device,
+            seed=seed,
+            small_layers=task.model == "mlp",
+            own=task.model not in MODELS or task.loss is not None,
+            loss=None if task.loss is None else load_own("task.loss", task.loss),
+        )
 
 
 def _loaded(task: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:
@@ -85,15 +88,13 @@ def _loaded(task: TaskConfig, data_dir: Path | None, clients: int, seed: int) ->
         return DATASETS[task.dataset](task, data_dir, clients, seed)
     if task.dataset.partition(":")[0] in FILE_FORMATS:
         return load_files(task, data_dir)
-    load = load_own("task.dataset", task.dataset)
+    load, setting = load_own("task.dataset", task.dataset), f"task.dataset = {task.dataset!r}"
     # What it draws from global generators is to be the same on every rank.
-    with own_random_numbers(derive(seed, Stream.DATA), torch.device("cpu")):
+    with blamed(setting, load), own_random_numbers(derive(seed, Stream.DATA), torch.device("cpu")):
         data = load(task, data_dir, clients, seed)
     if not isinstance(data, Dataset):
         ends = "; does the function end without a return?" if data is None else ""
-        raise DataError(
-            f"task.dataset = {task.dataset!r} gave {described(data)}; it must give a qafel_mpi.tasks.Dataset{ends}"
-        )
+        raise DataError(f"{setting} gave {described(data)}; it must give a qafel_mpi.tasks.Dataset{ends}")
     return data
 
 
@@ -111,4 +112,25 @@ def _maker(task: TaskConfig, signature: Signature) -> Callable[[], nn.Module]:
     if task.model in MODELS:
         return lambda: MODELS[task.model](task, signature)
     make = load_own("task.model", task.model)
-    return lambda: make(task, signature.shape, signature.classes)
+
+    def made() -> nn.Module:
+        with blamed(f"task.model = {task.model!r}", make):
+            module: nn.Module = make(task, signature.shape, signature.classes)
+            return module
+
+    return made
+
+
+@contextmanager
+def _blamed_for_training(task: TaskConfig) -> Iterator[None]:
+    """What a model or a loss of the user's raises while it is tried: one DataError, with the settings of both."""
+    known = {"task.model": task.model in MODELS, "task.loss": task.loss is None}
+    own = [f"{key} = {getattr(task, key[5:])!r}" for key, ours in known.items() if not ours]
+    if not own:
+        yield
+        return
+    with blamed(", ".join(own)):
+        try:
+            yield
+        except TrainingError as error:
+            raise DataError(str(error)) from error.__cause__

@@ -19,7 +19,7 @@ Others are averaged if training moves them (trial.py finds out), and constant if
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -29,6 +29,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.make import described
 
 Mend = Callable[[Tensor], Tensor]
 Policy = Literal["local", "averaged"] | Mend
@@ -62,6 +63,10 @@ def _known(layer: nn.Module) -> Iterator[tuple[str, Policy]]:
 
 def _declared(layer: nn.Module, where: str) -> Iterator[tuple[str, Policy]]:
     declared = getattr(layer, "buffer_policy", {})
+    if not isinstance(declared, Mapping):
+        raise DataError(
+            f"buffer_policy of {where} is {described(declared)}; it is a dictionary of the layer's buffers by name"
+        )
     buffers = dict(layer.named_buffers())
     for name, policy in declared.items():
         if name not in buffers:
@@ -75,6 +80,17 @@ def _declared(layer: nn.Module, where: str) -> Iterator[tuple[str, Policy]]:
                 f"buffer_policy of {where}: {name!r} is {buffers[name].dtype}, and only floats are averaged"
             )
         yield name, policy
+
+
+def mended(name: str, buffer: Tensor, mend: Mend) -> Tensor:
+    """What a policy makes of a buffer's value. Raises DataError where it is no value of that buffer."""
+    value: object = mend(buffer)
+    if not isinstance(value, Tensor) or value.shape != buffer.shape:
+        raise DataError(
+            f"buffer_policy: the function of {name!r} gave {described(value)} for {described(buffer)}; it must "
+            "give a value of that shape"
+        )
+    return value
 
 
 def not_negative(variance: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qafel_mpi.codecs.base import Layout
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.tasks import state
-from qafel_mpi.tasks.buffers import Policy, policies
+from qafel_mpi.tasks.buffers import Policy, mended, policies
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.make import freeze
 
@@ -96,7 +96,7 @@ class FlatModule:
                 self._parameters.append((name, parameter, view.data_ptr()))
             else:
                 self._buffers[name] = view.copy_(self._buffers[name])
-        self._mended = [(self._buffers[name], p) for name in held if callable(p := self._policies.get(name))]
+        self._mended = {name: p for name in held if callable(p := self._policies.get(name))}
         self._counters = [
             (name, buffer, buffer.clone())
             for name, buffer in self._buffers.items()
@@ -128,8 +128,8 @@ class FlatModule:
         """vector[:] = x, from any device; everything else is as it was when the module was made."""
         self._bind()
         self.vector.copy_(x)
-        for buffer, mend in self._mended:
-            buffer.copy_(mend(buffer))
+        for name, mend in self._mended.items():
+            self._buffers[name].copy_(mended(name, self._buffers[name], mend))
         for _, counter, first in self._counters:
             counter.copy_(first)
         self._first.put_back()

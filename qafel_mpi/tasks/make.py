@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from qafel_mpi.own import said
 from qafel_mpi.tasks.errors import DataError
 
 
@@ -131,13 +130,3 @@ def failing_layer_named(module: nn.Module, doing: str) -> Iterator[None]:
     finally:
         entering.remove()
         leaving.remove()
-
-
-def said(error: BaseException) -> str:
-    """Type and text of an error of the user's code, and the line of it that it came from."""
-    here = str(Path(__file__).parents[1])
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(here) and "/torch/" not in f.filename]
-    text = str(error).strip().splitlines()
-    shown = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    return f"{shown} ({own[-1].filename}, line {own[-1].lineno})" if own else shown

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.own import said
 from qafel_mpi.tasks import trial
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult, poll_until_computed
 from qafel_mpi.tasks.batches import batches
@@ -19,7 +20,7 @@ from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError, TrainingError
 from qafel_mpi.tasks.examples import Examples
 from qafel_mpi.tasks.flat import FlatModule
-from qafel_mpi.tasks.make import made, said
+from qafel_mpi.tasks.make import made
 from qafel_mpi.tasks.objective import Objective, OwnLoss
 from qafel_mpi.tasks.optimizers import optimizer
 from qafel_mpi.tasks.partitions import Partition

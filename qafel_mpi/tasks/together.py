@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from qafel_mpi.own import said
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.examples import Examples
 from qafel_mpi.tasks.flat import FlatModule
-from qafel_mpi.tasks.make import said
 from qafel_mpi.tasks.objective import Objective
 from qafel_mpi.tasks.optimizers import optimizer
 from qafel_mpi.tasks.randomness import has_random_layers

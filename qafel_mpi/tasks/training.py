@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Layout
-from qafel_mpi.own import load
+from qafel_mpi.own import blamed, load
 from qafel_mpi.tasks.base import Evaluation, Task, TrainResult
 from qafel_mpi.tasks.config import ClientConfig, TaskConfig
 from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
-from qafel_mpi.tasks.make import described, said
+from qafel_mpi.tasks.make import described
 from qafel_mpi.tasks.partitions import Partition
 
 
@@ -36,32 +36,28 @@ def own_training(
         raise DataError(f"{name}: this is no subclass of qafel_mpi.tasks.Task")
     if missing := sorted(kind.__abstractmethods__):
         raise DataError(f"{name}: the class lacks {', '.join(missing)}")
-    try:
+    with blamed(name, kind, "it can't be made: "):
         made = kind(task, client, data, shares, dtype=dtype, device=device, seed=seed)  # type: ignore[call-arg]
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name}: it can't be made: {said(error)}") from error
+    with blamed(name, kind, "in a trial with client 0, "):
+        _check_attributes(name, made, len(shares))
+        made.data_digest = made.data_digest or data.digest()
+        _use(name, made, seed)
+    return made
+
+
+def _check_attributes(name: str, made: Task, clients: int) -> None:
     for attribute in ("layout", "dtype", "device", "clients"):
         if not hasattr(made, attribute):
             raise DataError(f"{name}: __init__ does not set self.{attribute}")
     if not isinstance(made.layout, Layout) or not made.layout.elements:
         raise DataError(f"{name}: self.layout is {described(made.layout)}; make it a qafel_mpi.codecs.Layout")
-    if made.clients != len(shares):
-        raise DataError(f"{name}: self.clients = {made.clients} for {len(shares)} clients")
-    made.data_digest = made.data_digest or data.digest()
-    _try(name, made, seed)
-    return made
-
-
-def _try(name: str, made: Task, seed: int) -> None:
-    """Train client 0 twice from x^0, and evaluate. Raises DataError where that is not what a driver expects."""
-    try:
-        _use(name, made, seed)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name}: in a trial with client 0, {said(error)}") from error
+    if made.clients != clients:
+        raise DataError(f"{name}: self.clients = {made.clients} for {clients} clients")
+    sizes = made.sizes()
+    if sizes.shape != (clients,) or sizes.min() < 1:
+        raise DataError(
+            f"{name}: examples gives {sizes.min()} for client {sizes.argmin()}; every client has some"
+        )
 
 
 def _use(name: str, made: Task, seed: int) -> None:

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
+from qafel_mpi.own import said
 from qafel_mpi.tasks import state
 from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.examples import Examples
 from qafel_mpi.tasks.flat import NOTHING, Moved
-from qafel_mpi.tasks.make import failing_layer_named, freeze, said
+from qafel_mpi.tasks.make import failing_layer_named, freeze
 from qafel_mpi.tasks.objective import Objective
 from qafel_mpi.tasks.randomness import own_random_numbers
 

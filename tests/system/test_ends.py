@@ -60,11 +60,15 @@ def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
     assert time.monotonic() - begun < 60, "it ended by itself"
 
 
-def test_the_same_exception_on_all_ranks_is_said_once(tmp_path):
-    env = write_dataset(tmp_path, "raise RuntimeError('boom')")
-    done = qafel("run", "digits", *OWN, ranks=3, cwd=tmp_path, env=env)
-    assert done.returncode in aborted(3)
-    assert done.stderr.count("RuntimeError: boom") == 1
+def test_what_code_of_ones_own_raises_on_all_ranks_is_one_message(tmp_path):
+    env = write_dataset(tmp_path, "pass")
+    (tmp_path / "mine.py").write_text("def make(config, shape, classes):\n    return {}['layers']\n")
+    done = qafel("run", "digits", "--set", "task.model=mine:make", ranks=3, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert done.stderr.count("rank 0 on ") == 1
+    assert f"task.model = 'mine:make': KeyError: 'layers' ({tmp_path}/mine.py, line 2)\n" in done.stderr
+    assert done.stderr.count("KeyError") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_what_one_rank_can_not_read_is_one_message_with_rank_and_host(tmp_path):
@@ -91,7 +95,8 @@ def test_what_is_wrong_with_the_whole_job_ends_a_suite_with_one_message(tmp_path
     env = write_dataset(tmp_path, "raise DataError('/data/x.bin: not here')")
     done = qafel("suite", "s.toml", "--seeds", "0-1", *OWN, "--out", "t", ranks=3, cwd=tmp_path, env=env)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.count("/data/x.bin: not here; the suite ends at coarse, seed 0\n") == 1
+    where = f" ({tmp_path}/mine.py, line 5)"
+    assert done.stderr.count(f"/data/x.bin: not here{where}; the suite ends at coarse, seed 0\n") == 1
     assert done.stderr.count("not here") == 1
     assert "Traceback" not in done.stderr
 

@@ -18,10 +18,10 @@ from qafel_mpi.parsing import DataError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", ["code", "test", "numpy", "mine"])
@@ -42,7 +42,7 @@ def test_what_others_import_stays_the_module_that_they_mean(folder: Path) -> Non
 def test_a_module_that_fails_is_not_kept(folder: Path) -> None:
     (folder / "code.py").write_text("1 / 0\n")
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(DataError, match=r"ZeroDivisionError: division by zero .*code\.py, line 1"):
             own.load("task.dataset", "code:made")
 
 
@@ -55,3 +55,42 @@ def test_what_is_not_there_is_said_with_the_setting(folder: Path) -> None:
     ):
         with pytest.raises(DataError, match=f"task.dataset = '{name}': .*{why}"):
             own.load("task.dataset", name)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\ndef made(:\n", "SyntaxError: invalid syntax (FILE, line 2)"),
+        ("x = {}['top']\n", "KeyError: 'top' (FILE, line 1)"),
+        ("import no_such\n", "ModuleNotFoundError: No module named 'no_such' (FILE, line 1)"),
+        (
+            "from os import no_such\n",
+            "ImportError: cannot import name 'no_such'",
+        ),
+        ("raise SystemExit(0)\n", "it exits: SystemExit: 0 (FILE, line 1)"),
+        ("import json\njson.loads('{')\n", "JSONDecodeError: Expecting property name"),
+    ],
+)
+def test_a_file_that_fails_is_one_message_with_its_line(folder: Path, text: str, says: str) -> None:
+    (folder / "mine.py").write_text(text)
+    with pytest.raises(DataError) as error:
+        own.load("task.dataset", "mine:made")
+    said = str(error.value)
+    assert said.startswith(
+        f"task.dataset = 'mine:made': {says.replace('FILE', str(folder / 'mine.py'))[:60]}"
+    )
+    assert f"{folder / 'mine.py'}, line {2 if 'made' in text or 'json' in text else 1})" in said
+    assert "PYTHONPATH" not in said, "the module was found"
+
+
+@pytest.mark.parametrize("name", [":made", ".mine:made", "mine.part:made", "mine:", "mine:a.b"])
+def test_a_name_that_is_none_is_said_with_what_it_should_be(folder: Path, name: str) -> None:
+    (folder / "mine.py").write_text("x = 1\n")
+    with pytest.raises(DataError, match=f"task.loss = '{name}': .*write 'module:name'"):
+        own.load("task.loss", name)
+
+
+def test_a_fault_of_ours_is_no_fault_of_the_users() -> None:
+    code = "with blamed('task.model'):\n    1 / 0"
+    with pytest.raises(ZeroDivisionError):
+        exec(compile(code, own.__file__, "exec"), {"blamed": own.blamed})
