@@ -4,7 +4,7 @@
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
-# them. All groups together take about 50 minutes on 2 cores. Nothing else should run meanwhile. The link groups need
+# them. All groups together take about an hour on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic and demo need mushrooms.libsvm in QAFEL_DATA_DIR.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -14,7 +14,7 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic clocks codec codec-peers codec-large p2p ingest overlap tracing waiting progress \
+GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large p2p ingest overlap tracing waiting progress \
 many-ranks scaling broadcast broadcast-hosts virtual replay sizes shared-data link-cnn-100mbit link-cnn-1gbit \
 link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
@@ -50,6 +50,10 @@ logistic() {
 clocks() {
     mpirun -n 4 qafel-mpi suite clocks --seeds 0-4 --out $raw/clocks/digits
     mpirun -n 4 qafel-mpi suite clocks-fashion-mnist --seeds 0-4 --out $raw/clocks/fashion-mnist
+}
+
+resnet18() {
+    mpirun -n 3 qafel-mpi suite resnet18 --seeds 0 --out $raw/resnet18
 }
 
 # --- codecs --------------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ clocks() {
     qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
 }
 
+resnet18() {
+    for y in loss accuracy; do
+        qafel-analysis curves $raw/resnet18/*.h5 --x uploads --y $y --at 0,50,100,150,200,250,300 --record $out/resnet18-$y.json
+    done
+}
+
 codec() {
     qafel-analysis bench $raw/codec/qsgd4-*.json --record $out/codec.json
     for name in widths threads identity neighbour; do
