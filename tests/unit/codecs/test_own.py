@@ -43,7 +43,10 @@ PLACES = ("made", "size", "encode", "decode")
 
 
 def built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, float] | None = None, **code: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: dict[str, str],
+    options: dict[str, float] | None = None,
 ) -> str:
     """The codec's name, or what a run says of it."""
     text = FILE
@@ -61,12 +64,12 @@ def built(
 
 
 def test_a_sound_one_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert built(tmp_path, monkeypatch, {"scale": 2.0}) == "halves"
+    assert built(tmp_path, monkeypatch, {}, {"scale": 2.0}) == "halves"
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_what_it_raises_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    said = built(tmp_path, monkeypatch, **{place: "{}['key']"})
+    said = built(tmp_path, monkeypatch, {place: "{}['key']"})
     assert re.fullmatch(
         r"codec = 'halves:Halves'.*: (in a trial, )?KeyError: 'key' \(.*halves.py, line \d+\)", said
     ), said
@@ -85,8 +88,8 @@ def test_what_it_raises_is_one_message(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_it_gives_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: dict[str, str], says: str
 ) -> None:
-    assert says in built(tmp_path, monkeypatch, **code)
+    assert says in built(tmp_path, monkeypatch, code)
 
 
 def test_options_that_it_does_not_take_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "with options {'other': 1.0}: TypeError" in built(tmp_path, monkeypatch, {"other": 1.0})
+    assert "with options {'other': 1.0}: TypeError" in built(tmp_path, monkeypatch, {}, {"other": 1.0})
