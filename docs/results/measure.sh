@@ -14,8 +14,8 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large p2p ingest overlap tracing waiting progress \
-many-ranks scaling broadcast broadcast-hosts virtual replay sizes shared-data link-cnn-100mbit link-cnn-1gbit \
+GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large p2p ingest overlap tracing waiting \
+progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes shared-data link-cnn-100mbit link-cnn-1gbit \
 link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
