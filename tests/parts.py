@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO
 
-from tests.support import ROOT
+from tests.support import ROOT, search_path
 
 JOBS = 2
+PATIENT = {"OMP_WAIT_POLICY": "passive"}  # threads that wait leave their core to the other parts
 GRACE_SECONDS = 20  # for parts that are interrupted, to say where they were
 
 
@@ -45,10 +46,13 @@ class Part:
         return [sys.executable, "-m", *self.command, *self.paths, *(f"--ignore={path}" for path in within)]
 
 
-# In the order in which they begin: what waits more than it computes and what takes long first.
+# Compiles what most runs need, once: side by side each part would compile it anew.
+WARM_UP = "qafel-mpi run digits --set stop.uploads=20 --out warm-up.h5"
+
+# In the order in which they begin: what takes long first.
 PARTS = (
-    Part("slurm", ("tests/system/test_slurm.py",)),
     Part("types", command=("mypy",)),
+    Part("slurm", ("tests/system/test_slurm.py",)),
     Part("unit", ("tests/unit",)),
     Part("mpi", command=("tests.run_mpi",)),
     Part("kernels and codecs", ("tests/unit/kernels", "tests/unit/codecs")),
@@ -57,8 +61,12 @@ PARTS = (
     Part("hosts", ("tests/system/test_hosts.py",)),
     Part("documentation", ("tests/system/test_docs.py",)),
     Part("simulation and fuzz", ("tests/simulation", "tests/fuzz")),
-    # Seconds are limits of what they test, and sixteen ranks leave nothing for others.
-    Part("hangs", ("tests/system/test_hangs.py", "tests/system/test_oversubscribed.py"), alone=True),
+    # Of these seconds are the point, or ranks leave nothing for others.
+    Part(
+        "alone",
+        tuple(f"tests/system/test_{name}.py" for name in ("links", "hangs", "oversubscribed")),
+        alone=True,
+    ),
 )
 
 
@@ -95,9 +103,22 @@ def begin(part: Part) -> Running:
     print(f"==== {part.name}: begins", flush=True)
     output = tempfile.TemporaryFile()  # noqa: SIM115 - until the part is shown
     process = subprocess.Popen(
-        part.words(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        part.words(),
+        cwd=ROOT,
+        env=os.environ | PATIENT,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
     )
     return Running(part, process, output, time.monotonic())
+
+
+def warm_up() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            WARM_UP.split(), cwd=folder, check=True, env=os.environ | {"PATH": search_path()},
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def next_ended(running: list[Running]) -> Ended:
@@ -158,6 +179,8 @@ def main() -> None:
     begun_s = time.monotonic()
     ended = []
     try:
+        if not options.parts:
+            warm_up()
         ended = [*run(chosen, max(1, options.jobs))]
     except KeyboardInterrupt:
         sys.exit(130)

@@ -28,10 +28,13 @@ sbatch() {
     echo "Submitted batch job 1234"
 }
 
-mpirun() { # -n RANKS COMMAND...: at most two ranks, and few uploads of a scaling study's smallest size
+mpirun() { # -n RANKS COMMAND...: at most two ranks, few uploads, and of a scaling study its smallest size
     ranks=$2
     shift 2
-    case "$*" in *-scaling*) set -- "$@" --variant wall-2 --set stop.uploads=12 --set client.pause_seconds=0 ;; esac
+    case "$*" in
+        *" run digits"*) set -- "$@" --set stop.uploads=40 ;;
+        *-scaling*) set -- "$@" --variant wall-2 --set stop.uploads=12 --set client.pause_seconds=0 ;;
+    esac
     command mpirun -n $((ranks > 2 ? 2 : ranks)) "$@"
 }
 

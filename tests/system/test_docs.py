@@ -20,7 +20,11 @@ RUN = [page for page in pages() if any(b.language in ("sh", "python") and not b.
 # looked up in tests/unit/docs/test_readme.py.
 PRELUDE = "make() { :; }\n"
 # What these pages take for granted and one machine does not have: a batch system, hosts, a shared folder, much time.
-STAND_INS = {ROOT / "docs/clusters.md": f". {ROOT}/tests/system/stand_ins.sh\n"}
+STAND_INS = {
+    ROOT / "docs/clusters.md": f". {ROOT}/tests/system/stand_ins.sh\n",
+    ROOT
+    / "README.md": 'mpirun() { shift 2; command mpirun -n 2 "$@" --set stop.uploads=100; }\n',  # -n N RUN
+}
 SHARED = "/shared"  # in the pages' commands
 
 

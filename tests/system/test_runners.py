@@ -130,6 +130,7 @@ def part(name, until="", code=0, alone=False):
     return parts.Part(name, command=("member", name, until, str(code)), alone=alone)
 
 parts.ROOT = Path.cwd()
+parts.warm_up = lambda: None
 """
 
 

@@ -25,7 +25,8 @@ from tests.system.slurm import Job, Slurm, said
 
 SECONDS = 240  # for all jobs of one test
 SMALL = "--set stop.uploads=40"
-ENDLESS = {"OPTIONS": "--set stop.uploads=100000000 --set stop.accuracy=1.0"}
+# The pauses leave the cores to the jobs beside it.
+ENDLESS = {"OPTIONS": "--set stop.uploads=100000000 --set stop.accuracy=1.0 --set client.pause_seconds=0.05"}
 TWO = """
 [task]
 clients = 20
