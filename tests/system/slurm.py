@@ -177,7 +177,7 @@ class Slurm:
             found.append((int(say.get("ArrayTaskId", "0").split("-")[0]), job))
         return [job for _, job in sorted(found, key=lambda pair: pair[0])]
 
-    def until(self, numbers: Sequence[str], ready: Callable[[], bool], seconds: float = 100) -> None:
+    def until(self, numbers: Sequence[str], ready: Callable[[], bool], seconds: float = 200) -> None:
         """Raises RuntimeError, with what the jobs printed, when that takes longer."""
 
         def logs() -> str:
