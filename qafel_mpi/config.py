@@ -55,6 +55,7 @@ class Experiment(Settings):
         "fedasync",
         "fadas",
         "ca2fl",
+        "decoupled",
         "fedavg",
         "fedpaq",
     ] = Field(
@@ -105,6 +106,11 @@ class Experiment(Settings):
 def _contradictions(exp: Experiment) -> Iterable[str]:
     """Settings that are each fine and together cannot run, with the reason."""
     yield from _impossible_populations(exp)
+    if exp.server.quorum is not None and exp.evaluation.target_uploads == "steps":
+        yield (
+            "evaluation.target_uploads = 'steps' counts server.buffer_size uploads a step, and with server.quorum a "
+            "step may have fewer: set evaluation.target_uploads=received"
+        )
     if exp.clock.kind == "virtual":
         yield from _impossible_schedules(exp)
     elif exp.stop.model_dump(exclude_none=True).keys() == {"virtual_seconds"}:
@@ -130,6 +136,11 @@ def _impossible_populations(exp: Experiment) -> Iterable[str]:
             f"client.draw = '{exp.client.draw}' has no effect with task.clients = 'ranks', where a rank always plays "
             "the same client: leave it out, or give the number of clients"
         )
+    if exp.client.optimizer == "adamw" and exp.task.model == "logistic":
+        yield (
+            "client.optimizer = 'adamw': task.model = 'logistic' is trained by SGD; set client.optimizer=sgd, and a "
+            "client.learning_rate that fits it"
+        )
     clients, buffer_size = exp.task.clients, exp.server.buffer_size
     # Of 'ranks' it is known when the run starts: drivers/wall/run.py looks at it then.
     if clients != "ranks" and exp.server.synchronous and buffer_size > clients:
@@ -142,6 +153,11 @@ def _impossible_populations(exp: Experiment) -> Iterable[str]:
 def _impossible_schedules(exp: Experiment) -> Iterable[str]:
     """On the virtual clock."""
     clients, buffer_size, clock = exp.task.population(), exp.server.buffer_size, exp.clock
+    if exp.server.quorum is not None and clock.staleness is not None:
+        yield (
+            "server.quorum makes steps by the clock, and with clock.staleness each has server.buffer_size uploads by "
+            "decree: leave one of the two out"
+        )
     if exp.staleness.weight == "rate" and clock.staleness is not None:
         yield (
             "staleness.weight = 'rate' weighs updates by their training time, and with clock.staleness a training's "

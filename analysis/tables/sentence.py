@@ -16,6 +16,7 @@ _NAMES = {
     "fedasync": "FedAsync",
     "fadas": "FADAS",
     "ca2fl": "CA²FL",
+    "decoupled": "Decoupled DiLoCo",
     "fedavg": "FedAvg",
     "fedpaq": "FedPAQ",
 }

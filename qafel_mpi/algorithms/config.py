@@ -25,6 +25,21 @@ class ServerConfig(Settings):
         description="Number of uploads that the server collects before it takes a step (K).",
         json_schema_extra=BOTH,
     )
+    quorum: int | None = Field(
+        None,
+        ge=1,
+        description="Number of uploads (K_min) with which a step is made once the grace window has passed; without "
+        "it every step waits for buffer_size uploads.",
+        json_schema_extra=BOTH | only_with(synchronous=False),
+    )
+    grace_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=LARGEST,
+        description="How long a buffer that has its quorum still waits for more uploads, in seconds of the run's "
+        "clock.",
+        json_schema_extra=BOTH | only_with(synchronous=False),
+    )
     optimizer: Literal["sgd", "adam", "amsgrad"] = Field(
         "sgd",
         description="Optimizer that applies the aggregated update to the model; amsgrad is adam with the largest "
@@ -43,6 +58,11 @@ class ServerConfig(Settings):
         ge=0,
         lt=1,
         description="Heavy-ball momentum of the sgd optimizer, without dampening.",
+        json_schema_extra=BOTH | only_with(optimizer="sgd"),
+    )
+    nesterov: bool = Field(
+        False,
+        description="Nesterov's momentum, as torch has it: the step goes along u + β m with m = β m + u.",
         json_schema_extra=BOTH | only_with(optimizer="sgd"),
     )
     beta1: float = Field(
@@ -124,6 +144,21 @@ class ServerConfig(Settings):
         "update of an earlier round.",
         json_schema_extra=BOTH,
     )
+
+    @model_validator(mode="after")
+    def _a_quorum_is_less_than_all(self) -> ServerConfig:
+        if self.quorum is not None and self.quorum >= self.buffer_size:
+            raise ValueError(
+                f"quorum = {self.quorum} has no effect with buffer_size = {self.buffer_size}, with which a step is "
+                "made at once; set quorum below buffer_size"
+            )
+        if self.grace_seconds and self.quorum is None:
+            raise ValueError("grace_seconds has no effect without quorum: set quorum, below buffer_size")
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "nesterov = true has no effect with momentum = 0: set momentum, or nesterov = false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _clips_before_it_rejects(self) -> ServerConfig:

@@ -14,15 +14,19 @@ from qafel_mpi.kernels.state import State, restore_array
 
 
 class SGD:
-    """x += η_g · m, m = β m + g: heavy ball without dampening, as torch.optim.SGD (β = 0: x += η_g g)."""
+    """x += η_g · m, m = β m + g: heavy ball without dampening, as torch.optim.SGD (β = 0: x += η_g g).
+
+    With Nesterov's momentum x += η_g (g + β m), as there: DiLoCo's outer optimizer (arXiv 2311.08105).
+    """
 
     def __init__(self, config: ServerConfig, x: Tensor):
-        self.beta = config.momentum
+        self.beta, self.nesterov = config.momentum, config.nesterov
         self.m = vector_like(x).zero_() if self.beta else None
 
     def step(self, x: Tensor, direction: Tensor, rate: float) -> None:
         if self.m is not None:
-            direction = self.m.mul_(self.beta).add_(direction)
+            m = self.m.mul_(self.beta).add_(direction)
+            direction = direction.add(m, alpha=self.beta) if self.nesterov else m
         x.add_(direction, alpha=rate)
 
     def state(self) -> State:

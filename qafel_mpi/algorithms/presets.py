@@ -60,6 +60,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "server": {"calibration": "clients"},
         "staleness": {"weight": "constant"},
     },
+    # Decoupled DiLoCo (arXiv 2604.21428): a step with K_min updates and a grace window behind them, or with all;
+    # outer Nesterov with DiLoCo's rates (arXiv 2311.08105), AdamW at the clients. Weights are examples here; the
+    # paper's are tokens times tokens per step, and it merges fragments of the model one after the other.
+    "decoupled": {
+        "uplink": _IDENTITY,
+        "downlink": {"mode": "none"},
+        "client": {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0},
+        "server": {
+            "buffer_size": 10,
+            "quorum": 5,
+            "grace_seconds": 0.5,
+            "weighting": "examples",
+            "learning_rate": 0.7,
+            "momentum": 0.9,
+            "nesterov": True,
+        },
+        "staleness": {"weight": "constant"},
+    },
     # McMahan et al., AISTATS 2017 (arXiv 1602.05629): synchronous rounds, weighted by examples.
     "fedavg": {
         "uplink": _IDENTITY,
@@ -95,6 +113,13 @@ DEFINING: dict[str, dict[str, Any]] = {
     "fedasync": {**_EXACT, "server.synchronous": False, "server.update": "model", "server.buffer_size": 1},
     "fadas": {**_EXACT, **_ASYNCHRONOUS, "server.optimizer": "amsgrad"},
     "ca2fl": {**_EXACT, **_ASYNCHRONOUS, "server.calibration": "clients"},
+    "decoupled": {
+        **_EXACT,
+        **_ASYNCHRONOUS,
+        "server.weighting": "examples",
+        "server.nesterov": True,
+        "client.optimizer": "adamw",
+    },
     "fedavg": {**_EXACT, "server.synchronous": True, "server.weighting": "examples"},
     "fedpaq": {"downlink.codec": "identity", "server.synchronous": True, "server.weighting": "uniform"},
 }

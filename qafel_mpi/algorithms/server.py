@@ -60,7 +60,8 @@ class Step:
 
 
 class Server:
-    """The state machine: `receive` uploads until `full`, then `step`.
+    """The state machine: `receive` uploads until `full`, then `step`; where it is `quorate`, who has a clock may step
+    earlier.
 
     x: (d,) the model x^t. replica: the hidden state x̂^t that it shares with the clients. clients: how many
     there are (used by reduction = "clients" alone). Reads no clock, rank or file.
@@ -105,8 +106,16 @@ class Server:
 
     @property
     def room(self) -> int:
-        """Uploads that the buffer still takes."""
-        return self.config.buffer_size - self.filled
+        """Uploads that the buffer still takes; before its quorum those that this lacks."""
+        quorum = self.config.quorum
+        wanted = self.config.buffer_size if quorum is None or self.filled >= quorum else quorum
+        return wanted - self.filled
+
+    @property
+    def quorate(self) -> bool:
+        """Whether a step may be made once the grace window has passed, although the buffer is not full."""
+        quorum = self.config.quorum
+        return quorum is not None and quorum <= self.filled < self.config.buffer_size
 
     @property
     def full(self) -> bool:

@@ -264,8 +264,8 @@ class ClientConfig(FeedbackSettings):
     schedule: RateScheduleConfig = RateScheduleConfig()
     optimizer: Literal["sgd", "adamw"] = Field(
         "sgd",
-        description="Local optimizer; its state starts from zero in each training.",
-        json_schema_extra=BOTH | only_with({"task.model": NEURAL}),
+        description="Local optimizer; its state starts from zero in each training. Logistic regression has sgd.",
+        json_schema_extra=BOTH | only_with({"task.model": ("logistic", *NEURAL)}),
     )
     betas: tuple[float, float] | None = Field(
         None,

@@ -31,6 +31,7 @@ SETTINGS = {
         "clock.concurrency=10",
         "algorithm=naive",
         "downlink.delivery=unicast",
+        *("server.quorum=2", "server.grace_seconds=0.1"),
     ],
     "fedasync": ["clock.concurrency=10", "algorithm=fedasync", "server.buffer_size=1"],
     "fedavg": ["algorithm=fedavg", "clock.concurrency=8"],

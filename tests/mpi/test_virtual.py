@@ -19,6 +19,7 @@ SETTINGS = {
     "naive unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
     "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
+    "decoupled": ["algorithm=decoupled", "server.quorum=2", "server.grace_seconds=0.1"],
     "ca2fl": ["algorithm=ca2fl", "uplink.codec=qsgd"],
     "fedpaq": ["algorithm=fedpaq"],
     "dropout, poisson, rate": ["clock.dropout=0.2", "clock.start=poisson", "staleness.weight=rate"],

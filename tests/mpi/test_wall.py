@@ -208,6 +208,22 @@ def test_clocks_skewed_in_offset_and_drift_are_recovered_within_the_bound(
 
 
 @pytest.mark.mpi(min_size=3)
+def test_a_quorum_steps_when_its_grace_window_has_passed(comm, folder, digits):
+    """The buffer is never full: all steps are the window's."""
+    settings = ("server.buffer_size=1000", "server.quorum=2", "server.grace_seconds=0.03")
+    summary = run(comm, folder, digits("algorithm=decoupled", *settings))
+    with open_trace(folder / "a.h5") as trace:
+        updates, steps = trace.table("updates"), trace.table("steps")
+    assert summary.server_steps > 1
+    assert summary.algorithm == "decoupled"
+    for step in steps[1:]:
+        taken_s = np.sort(updates["finish_s"][updates["version"] == step["version"] - 1])
+        assert len(taken_s) >= 2
+        # The server has taken its second update after it arrived.
+        assert step["time_s"] >= taken_s[1] + 0.03
+
+
+@pytest.mark.mpi(min_size=3)
 def test_synchronous_rounds_are_fedavg(comm, folder, digits):
     """Every client of a round starts from one version, and nothing is stale."""
     clients = comm.size - 1

@@ -70,7 +70,7 @@ def test_an_unknown_section_gets_the_nearest_known_one(write):
         ("algorithm=fedbuf", "did you mean fedbuff?"),
         ("clock.rate=0", "clock.rate: 0 is not allowed; it takes a number > 0"),
         ("seed=-1", "it takes a whole number >= 0"),
-        ("server=3", "server: 3 is not allowed; it takes a table of buffer_size, optimizer"),
+        ("server=3", "server: 3 is not allowed; it takes a table of buffer_size, quorum"),
         (
             "task.dataset.name=digits",
             'task.dataset: { name = "digits" } is not allowed; it takes one of digits',
@@ -142,6 +142,19 @@ VIRTUAL = ["clock.kind=virtual"]
         (["task.clients=ranks", "client.draw=examples"], "has no effect with task.clients = 'ranks'"),
         (["downlink.delivery=unicast"], "use delivery = 'broadcast'"),
         (["client.local_steps=1", "client.local_epochs=1"], "not both"),
+        (["server.quorum=10"], "set quorum below buffer_size"),
+        (["server.grace_seconds=1"], "set quorum, below buffer_size"),
+        (["server.nesterov=true"], "nesterov = true has no effect with momentum = 0"),
+        (["server.quorum=2", "evaluation.target_uploads=steps"], "set evaluation.target_uploads=received"),
+        (["algorithm=decoupled", "task.model=logistic"], "set client.optimizer=sgd"),
+        (
+            [*VIRTUAL, "server.quorum=2", "clock.staleness={kind='uniform', max=3}"],
+            "leave one of the two out",
+        ),
+        (
+            [*VIRTUAL, "staleness.weight=rate", "clock.staleness={kind='uniform', max=3}"],
+            "leave one of the two out",
+        ),
     ],
 )
 def test_what_cannot_run_together_is_refused_with_the_reason(write, overrides, says):
@@ -197,7 +210,7 @@ def test_an_override_wins_over_section_and_preset(write):
 @pytest.mark.parametrize("algorithm", PRESETS)
 @pytest.mark.parametrize("written_for", PRESETS)
 def test_naming_another_algorithm_brings_its_preset(write, algorithm, written_for):
-    exact = "fed" in written_for or written_for in ("fadas", "ca2fl")
+    exact = "fed" in written_for or written_for in ("fadas", "ca2fl", "decoupled")
     links = "" if exact else "[uplink]\nlevels = 9\n[downlink]\nbits = 8"
     experiment = load(write(f'algorithm = "{written_for}"\n{links}'), [f"algorithm={algorithm}"])
     bare = load(write(f'algorithm = "{algorithm}"', "bare.toml"))

@@ -15,6 +15,7 @@ import numpy as np
 from qafel_mpi.drivers.replay.recorded import Recorded, ReplayError
 from qafel_mpi.drivers.virtual.workers import Job
 from qafel_mpi.schedule.events import START, Schedule
+from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import USED
 
 
@@ -57,6 +58,7 @@ class OfTheSchedule:
         self._recorded, self._schedule, self._together = recorded, schedule, together
         clock = recorded.experiment.clock
         self._step_waits = clock.start == "always" and clock.restart_before_step
+        self._window = GraceWindow(recorded.experiment.server.grace_seconds)
         self._epoch = recorded.clients if clock.flush_epoch else 0
         self._walk = self._walked()
         self._next: tuple[int, list[Job]] | None = None
@@ -73,12 +75,19 @@ class OfTheSchedule:
     def _walked(self) -> Iterator[tuple[int, list[Job]]]:
         """(version, batch), as drivers/virtual/run.py hands them out, with its names."""
         rows = self._recorded.updates[self._recorded.served]
-        buffer_size = self._recorded.experiment.server.buffer_size
+        server, window = self._recorded.experiment.server, self._window
+        buffer_size, quorum = server.buffer_size, server.quorum or server.buffer_size
         version = taken = filled = finishes = 0
         pending: dict[Job, None] = {}
         step_due = False
         while taken < len(rows):
             event = self._schedule.next(version)
+            if window.due_s < event.t_s:
+                if pending:
+                    yield version, list(pending)
+                    pending = {}
+                version, filled = version + 1, 0
+                window.look(False, event.t_s)
             job = (event.client, event.participation)
             if event.kind == START:
                 if event.reports:
@@ -91,6 +100,7 @@ class OfTheSchedule:
                     self._compare(taken, rows[taken], job, version)
                     filled += int(rows["use"][taken] == USED)
                     taken += 1
+                    window.look(quorum <= filled < buffer_size, event.t_s)
                 flush = bool(self._epoch and finishes % self._epoch == 0 and filled)
                 step_due = filled == buffer_size or flush
                 if not (event.reports and job in pending) and (self._step_waits or not step_due):
@@ -100,6 +110,7 @@ class OfTheSchedule:
                 pending = {}
             if step_due and (event.kind == START) == self._step_waits:
                 version, filled, step_due = version + 1, 0, False
+                window.look(False, event.t_s)
 
     def _compare(self, taken: int, row: np.void, job: Job, version: int) -> None:
         recorded = (int(row["client"]), int(row["participation"]), int(row["version"]))

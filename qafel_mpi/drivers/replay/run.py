@@ -28,8 +28,8 @@ from qafel_mpi.drivers.replay.verdict import Verdict, verdict
 from qafel_mpi.drivers.replay.walk import Replay
 from qafel_mpi.drivers.session import NOWHERE, Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
+from qafel_mpi.drivers.virtual.planned import planned
 from qafel_mpi.drivers.virtual.remote import Worker
-from qafel_mpi.drivers.virtual.run import planned
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.virtual.workers import LocalWorkers, Workers
 from qafel_mpi.tasks.base import Poll

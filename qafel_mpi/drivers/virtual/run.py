@@ -20,13 +20,12 @@ from mpi4py import MPI
 
 from qafel_mpi.algorithms.server import Update
 from qafel_mpi.codecs import NonFiniteError, PayloadError
-from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import (
     Interrupted,
     Report,
     RunSummary,
     Setup,
-    affordable,
     build,
     compute_device,
     refuse_what_no_message_holds,
@@ -41,13 +40,14 @@ from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, whole_state
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
+from qafel_mpi.drivers.virtual.planned import planned
 from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.virtual.state import restore, state_of
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.kernels.state import State
-from qafel_mpi.parsing import DataError
-from qafel_mpi.schedule.events import START, Event, Schedule, schedule
+from qafel_mpi.schedule.events import START, Event, Schedule
+from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import LATE, NO_RANK, REFUSED, USED
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import place
@@ -110,22 +110,6 @@ def run(
         return Simulation(session, setup, plan, workers, ledger, interrupted).run()
 
 
-def planned(experiment: Experiment) -> Schedule:
-    """The experiment's schedule. Raises ConfigError where its file of durations can't be used."""
-    try:
-        with affordable(experiment):
-            return schedule(
-                experiment.clock,
-                clients=experiment.task.population(),
-                seed=experiment.seed,
-                buffer_size=experiment.server.buffer_size,
-                synchronous=experiment.server.synchronous,
-            )
-    except (DataError, ValueError) as error:
-        label = "clock.duration.path: " if experiment.clock.duration.path is not None else ""
-        raise ConfigError([f"{label}{error}"]) from None
-
-
 def work(session: Session, setup: Setup) -> RunSummary:
     """A worker rank's part of the run."""
     worker = Worker(session, setup)
@@ -169,6 +153,7 @@ class Simulation:
         # "always": the client of a finish restarts before or after the step that its update completes.
         self.step_waits = clock.start == "always" and clock.restart_before_step
         self.step_due = False
+        self.window = GraceWindow(session.experiment.server.grace_seconds)
         self.arrived: list[Arrived] = []  # the server's next uploads
         self.most_at_once = max(1, min(ARRIVED, ARRIVED_BYTES // setup.uplink.payload_bytes()))
         self.at_once = 1  # so many are received in one call; none but the last of them may fill the buffer
@@ -216,7 +201,7 @@ class Simulation:
         self.checkpoints.keep(self.server.version, take)
 
     def _simulate(self) -> None:
-        ledger, replica = self.ledger, self.server.replica
+        ledger, replica, window = self.ledger, self.server.replica, self.window
         next_event, interrupted = self.schedule.next, self.interrupted
         limit_s = self.session.experiment.stop.virtual_seconds or float("inf")
         look_s = perf_counter()
@@ -226,6 +211,10 @@ class Simulation:
                 self._checkpoint()
             # 1. Take the next event of the schedule: a client starts, or finishes.
             event = next_event(replica.version)
+            if window.due_s < min(event.t_s, limit_s):
+                self._close_window()
+                if ledger.reason:
+                    return
             if event.t_s >= limit_s:
                 self.now_s, ledger.reason = limit_s, "finished"
                 return
@@ -288,6 +277,12 @@ class Simulation:
             else:
                 self._step()
 
+    def _close_window(self) -> None:
+        """The grace window of a buffer that has its quorum has passed: step with what has come."""
+        self.now_s = self.window.due_s
+        self._receive()
+        self._step()
+
     def _take(self, event: Event) -> None:
         """Wait for the result of a training that has finished."""
         # 4. A finish: wait for this client's result, whichever results have come before it.
@@ -310,6 +305,7 @@ class Simulation:
         self._expect()
 
     def _expect(self) -> None:
+        self.window.look(self.server.quorate, self.now_s)
         self.at_once = max(1, min(self.most_at_once, self.ledger.room()))
 
     def _receive_all(self, arrived: list[Arrived]) -> None:

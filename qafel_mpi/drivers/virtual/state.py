@@ -17,6 +17,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.virtual.workers import Job, Result, Workers
 from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.events import Schedule
+from qafel_mpi.schedule.window import GraceWindow
 
 
 class Simulation(Protocol):
@@ -29,6 +30,7 @@ class Simulation(Protocol):
     start_version: dict[Job, int]
     pending: dict[Job, None]
     step_due: bool
+    window: GraceWindow
     finishes: int
     down_links: int
     now_s: float
@@ -45,6 +47,7 @@ def state_of(simulation: Simulation, results: Mapping[Job, Result]) -> State:
         "pending": _jobs(dict.fromkeys(s.pending, s.server.version)),
         "results": _saved(results),
         "step_due": s.step_due,
+        "window": s.window.state(),
         "finishes": s.finishes,
         "down_links": s.down_links,
         "now_s": s.now_s,
@@ -61,6 +64,7 @@ def restore(simulation: Simulation, state: State) -> None:
     s.ledger.restore(state["ledger"])
     s.start_version = _restored_jobs(state["start_versions"])
     s.pending = dict.fromkeys(_restored_jobs(state["pending"]))
+    s.window.restore(state["window"])
     s.step_due, s.finishes = bool(state["step_due"]), int(state["finishes"])
     s.down_links, s.now_s = int(state["down_links"]), float(state["now_s"])
     s.workers.restore(_restored(state["results"]), s.server.version, int(state["sequence"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import perf_counter
 
 from mpi4py import MPI
@@ -18,13 +19,14 @@ from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
 from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.wall import WallCheckpoints
+from qafel_mpi.drivers.wall.models import catch_up, download
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
+from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import ENDED, LATE, REFUSED, USED
 from qafel_mpi.transport import broadcast as broadcasts
-from qafel_mpi.transport.fanout import FanOut
-from qafel_mpi.transport.frames import Frame, Inbox, Received
+from qafel_mpi.transport.frames import Inbox, Received
 from qafel_mpi.wire import DIGEST_BYTES, HEADER_BYTES, Kind, Message, WireError, check
 
 Upload = tuple[Received, Message]
@@ -72,7 +74,7 @@ class WallServer:
             payload_bytes=payload,
             # As long as the missed payloads are cheaper than the full state; else one frame makes up for all.
             log_length=1 if setup.assigns else max(1, full // payload),
-            catch_up=None if setup.assigns else self._catch_up,
+            catch_up=None if setup.assigns else partial(catch_up, self),
             model_bytes=full,
         )
         self.synchronous = session.experiment.server.synchronous
@@ -85,6 +87,7 @@ class WallServer:
         self.turns = {rank: turns_of(rank, setup, hosting) for rank in ranks} if setup.unicast else {}
         for turns in self.turns.values():
             turns.next()  # the first ones start from x^0
+        self.window = GraceWindow(session.experiment.server.grace_seconds)
         self.stopping = False  # every client has been told to stop
         self.checkpoints = WallCheckpoints(self, hosting)
 
@@ -96,6 +99,7 @@ class WallServer:
             if not self._turn():
                 self.session.backoff.pause()
             self._look()
+            self._look_at_window()
             self.checkpoints.look()
         self.checkpoints.end()
         self._stop()
@@ -134,6 +138,12 @@ class WallServer:
         self.watch.look()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
+
+    def _look_at_window(self) -> None:
+        """Step where the grace window of a buffer that has its quorum has passed."""
+        self.window.look(self.server.quorate, now_s := self.session.now_s())
+        if now_s >= self.window.due_s and not self.ledger.reason:
+            self._step()
 
     def _checked(self, arrived: list[Received], begin_s: float) -> list[Upload]:
         """The updates among what has arrived. Goodbyes and failures are noted here."""
@@ -190,7 +200,7 @@ class WallServer:
             self._step()
         if self.setup.unicast and not self.ledger.reason:
             for received, _ in uploads:
-                self._download(received.source)
+                download(self, received.source)
 
     def _weigh(self, uploads: list[Upload]) -> list[float]:
         """Decode the uploads into the server's buffer. Returns their weights; 0 for those that were not used."""
@@ -292,40 +302,6 @@ class WallServer:
         self.session.wait(ready, self.broadcast.waits)
         return self.broadcast.ready
 
-    def _download(self, rank: int) -> None:
-        """Unicast: the newest model for a client that starts again, quantized afresh."""
-        assert isinstance(self.broadcast, FanOut), "the configuration refuses the others"
-        frame = self.broadcast.frame()
-        frame.t_encode_begin = perf_counter()
-        client, participation = self.turns[rank].next()
-        size, key = self.server.download(frame.payload, client=client, participation=participation)
-        frame.t_encode_end = perf_counter()
-        frame.seal(
-            Kind.DOWNLOAD,
-            payload_bytes=size,
-            expected=self.described[Kind.DOWNLOAD],
-            client=client,
-            version=self.server.version,
-            sequence=participation,
-            seed=key,
-        )
-        self.broadcast.sends.post(frame, rank)
-        self.ledger.sent_down(size)
-
-    def _catch_up(self, frame: Frame) -> Frame:
-        """The newest hidden state into a frame, for clients that fell too far behind."""
-        self.digests.moved(self.server.version, always=True)
-        frame.t_encode_begin = perf_counter()
-        size = self.setup.full.encode(self.server.x_hat, frame.payload, 0)
-        frame.t_encode_end = perf_counter()
-        return frame.seal(
-            Kind.MODEL,
-            payload_bytes=size,
-            expected=self.described[Kind.MODEL],
-            version=self.server.version,
-            sequence=self.server.version,
-        )
-
     def _drop(self, received: Received, error: WireError) -> None:
         """Nothing of a bad message reaches the model; it is counted, and said once a message.
 
@@ -346,7 +322,7 @@ class WallServer:
             self.round.report(received.source, refused=True)
         self.inbox.release(received.slot)
         if self.setup.unicast and not self.ledger.reason:
-            self._download(received.source)
+            download(self, received.source)
 
     def _stop(self) -> None:
         """Tell every client to stop and take all that they still have sent.

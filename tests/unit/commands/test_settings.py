@@ -25,7 +25,8 @@ def test_a_setting_is_printed_with_meaning_values_clock_and_presets() -> None:
     assert runner.invoke(app, ["settings", "server.learning_rate"]).stdout.endswith(
         "server.learning_rate = 1.0\n"
         "    Learning rate of the server's optimizer (η_g).\n"
-        "    Takes a number > 0 and <= 1e+30. Both clocks. Default: 0.6 with fedasync.\n"
+        "    Takes a number > 0 and <= 1e+30. Both clocks. Default: 0.6 with fedasync;\n"
+        "    0.7 with decoupled.\n"
     )
 
 
@@ -46,7 +47,7 @@ def test_as_json_the_settings_are_objects_with_plain_values() -> None:
     (found,) = json.loads(runner.invoke(app, ["settings", "uplink.codec", "--json"]).stdout)
     assert found["default"] == "qsgd"
     assert found["clock"] == "both"
-    exact = dict.fromkeys(("fedbuff", "fedasync", "fedavg", "ca2fl"), "identity")
+    exact = dict.fromkeys(("fedbuff", "fedasync", "fedavg", "ca2fl", "decoupled"), "identity")
     assert exact.items() <= found["presets"].items()
     assert len(json.loads(runner.invoke(app, ["settings", "--json"]).stdout)) > 70
 

@@ -24,6 +24,12 @@ RUNS = {
     "dropouts, flushes": ["clock.dropout=0.2", "clock.flush_epoch=true", "clock.concurrency=12"],
     "unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "rounds": ["algorithm=fedavg", "server.buffer_size=5"],
+    "decoupled": [
+        "algorithm=decoupled",
+        "server.quorum=2",
+        "server.grace_seconds=0.05",
+        "clock.concurrency=16",
+    ],
     "fedasync": ["algorithm=fedasync", "stop.uploads=20"],
 }
 

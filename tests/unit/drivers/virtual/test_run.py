@@ -1,0 +1,28 @@
+"""The loop of the virtual clock, in one process."""
+
+from qafel_mpi.config import load
+from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.trace.reader import open_trace
+
+
+def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
+    """K_min = 3, K = 6: a step is made with 6 uploads at the last one's time, or 0.08 s after the third."""
+    settings = [
+        "server.buffer_size=6",
+        "server.quorum=3",
+        "server.grace_seconds=0.08",
+        "clock.concurrency=16",
+    ]
+    small = ["task.clients=20", "stop.uploads=120", "evaluation.every_steps=1000", "clock.kind=virtual"]
+    virtual.run(load("digits", [*small, "algorithm=decoupled", *settings]), None, tmp_path / "a.h5")
+    with open_trace(tmp_path / "a.h5") as trace:
+        updates, steps = trace.table("updates"), trace.table("steps")
+    sizes = []
+    for step in steps[1:]:
+        taken_s = updates["finish_s"][updates["version"] == step["version"] - 1]
+        sizes.append(len(taken_s))
+        assert 3 <= sizes[-1] <= 6
+        assert step["time_s"] == (taken_s[5] if sizes[-1] == 6 else taken_s[2] + 0.08)
+        assert (taken_s <= step["time_s"]).all()
+    assert 6 in sizes
+    assert {3, 4, 5} & set(sizes), "by the window and by all"
