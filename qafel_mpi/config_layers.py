@@ -21,6 +21,7 @@ _CODEC_OPTIONS = (
         "scale",
         "bucket",
         "fraction",
+        "spacing",
         "rotations",
         "rotation",
         "transform",

@@ -11,6 +11,7 @@ from qafel_mpi.codecs.config import CodecConfig
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.entropy import Coder, Zstd
 from qafel_mpi.codecs.identity import Identity
+from qafel_mpi.codecs.lattice import Lattice
 from qafel_mpi.codecs.own import OWN_IDS, own_codec
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.codecs.rotation import Rotation
@@ -27,6 +28,7 @@ CODECS: dict[str, type[Codec]] = {
     "randk": RandK,
     "sign": Sign,
     "eden": Eden,
+    "lattice": Lattice,
 }
 
 
@@ -78,6 +80,8 @@ def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads:
                 shared=config.rotation == "shared",
                 threads=threads,
             )
+        case "lattice":
+            return Lattice(layout, dtype, spacing=_spacing(config), bits=config.bits, bucket=config.bucket)
         case "sign":
             return Sign(layout, dtype, bucket=config.bucket, threads=threads)
         case _:
@@ -87,3 +91,8 @@ def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads:
 def _fraction(config: CodecConfig) -> float:
     assert config.fraction is not None, "CodecConfig requires it for this codec"
     return config.fraction
+
+
+def _spacing(config: CodecConfig) -> float:
+    assert config.spacing is not None, "CodecConfig requires it for this codec"
+    return config.spacing

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
-CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden")
+CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice")
 
 EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -23,6 +23,8 @@ class CodecConfig(Settings):
     - topk, randk: a `fraction` of the coordinates
     - sign: one bit, and a scale per `bucket`
     - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
+    - lattice: the nearest multiple of `spacing`, of whose number the last `bits` are sent; the receiver decodes it
+      near what it has itself, so that it suits models (algorithm quafl)
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`
     """
@@ -37,8 +39,8 @@ class CodecConfig(Settings):
         ge=1,
         le=32,
         description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, "
-        "1 to 8 with affine, and 1 to 4 with eden.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "eden"), levels=None),
+        "1 to 8 with affine, 1 to 4 with eden, and 1 to 16 with lattice.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "eden", "lattice"), levels=None),
     )
     levels: int | None = Field(
         None,
@@ -57,7 +59,7 @@ class CodecConfig(Settings):
         512,
         description="Number of elements that share a scale: 'tensor' is the whole vector, 'layer' each "
         "parameter tensor. With affine the default is 'layer'. With eden it is a power of two from 128 to 4096.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign", "eden")),
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign", "eden", "lattice")),
     )
     fraction: float | None = Field(
         None,
@@ -65,6 +67,14 @@ class CodecConfig(Settings):
         le=1,
         description="Share of the coordinates that topk and randk keep.",
         json_schema_extra=BOTH | only_with(codec=("topk", "randk")),
+    )
+    spacing: float | None = Field(
+        None,
+        ge=1e-12,
+        le=1e6,
+        description="Distance between lattice's points (s). Elements may be up to s·(2^bits − 1)/2 away from what "
+        "they are decoded near; a bucket in which one is farther is counted, and not used.",
+        json_schema_extra=BOTH | only_with(codec="lattice"),
     )
     rotations: Literal[1, 2] = Field(
         1,
@@ -127,6 +137,8 @@ class CodecConfig(Settings):
             )
         if isinstance(self.bucket, int) and self.bucket < 1:
             raise ValueError(f"bucket = {self.bucket}: at least 1 element, or 'tensor' or 'layer'")
+        if self.codec == "lattice":
+            self._fits_lattice()
         if self.codec in ("topk", "randk") and self.fraction is None:
             raise ValueError(
                 f"codec {self.codec!r} needs fraction, the share of coordinates to keep, in (0, 1]"
@@ -140,3 +152,15 @@ class CodecConfig(Settings):
             raise ValueError(f"scale = {self.scale!r}: eden takes unbiased or least-squares")
         if self.bucket not in EDEN_BUCKETS:
             raise ValueError(f"bucket = {self.bucket!r}: eden takes {', '.join(map(str, EDEN_BUCKETS))}")
+
+    def _fits_lattice(self) -> None:
+        if self.spacing is None:
+            raise ValueError("codec 'lattice' needs spacing, the distance between its points")
+        if self.bits > 16:
+            raise ValueError(f"bits = {self.bits}: lattice takes 1 to 16")
+        if self.bucket == "layer":
+            raise ValueError("bucket = 'layer': lattice takes a number of elements, or 'tensor'")
+        if self.entropy != "none":
+            raise ValueError(
+                f"entropy = {self.entropy!r}: lattice's codes are the last bits, which don't get shorter"
+            )

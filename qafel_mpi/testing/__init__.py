@@ -14,6 +14,7 @@ Needs pytest and hypothesis: pip install 'qafel-mpi[test]'.
 from __future__ import annotations
 
 from qafel_mpi.testing.codecs import CodecContract
+from qafel_mpi.testing.near import NearCodecContract
 from qafel_mpi.testing.strategies import damage, layouts, vectors
 from qafel_mpi.testing.tasks import DatasetContract, ModelContract, TrainingContract
 
@@ -21,6 +22,7 @@ __all__ = [
     "CodecContract",
     "DatasetContract",
     "ModelContract",
+    "NearCodecContract",
     "TrainingContract",
     "damage",
     "layouts",

@@ -27,6 +27,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "topk": {"fraction": 0.1},
     "randk": {"fraction": 0.1},
     "sign": {"bucket": 64},
+    "lattice": {"bits": 6, "bucket": 64, "spacing": 0.1},
+    "lattice 11, tensor": {"codec": "lattice", "bits": 11, "bucket": "tensor", "spacing": 0.01},
 }
 
 
@@ -39,6 +41,7 @@ CODECS = [
     made(name, entropy, dtype)
     for name in SETTINGS
     for entropy, dtype in (("none", torch.float32), ("zstd", torch.float32), ("none", torch.float64))
+    if not (name.startswith("lattice") and entropy == "zstd")
 ]
 X = torch.randn(LAYOUT.elements, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -176,6 +176,25 @@ def decode_eden(data: bytes, settings: dict, key: int, d: int, float_: type) -> 
     return values
 
 
+def decode_lattice(data: bytes, settings: dict, key: int, near: list[float], float_: type) -> list:
+    m = D if settings["bucket"] == "tensor" else settings["bucket"]
+    s, bits, at, values = settings["spacing"], settings["bits"], 4 * math.ceil(D / m), []
+    for b in range(math.ceil(D / m)):
+        (check,) = struct.unpack("<I", data[4 * b : 4 * b + 4])
+        r = near[b * m : (b + 1) * m]
+        end = at + math.ceil(len(r) * bits / 8)
+        z, at = codes_of(data[at:end], bits)[: len(r)], end
+        held = 2.0**52 / 2**bits
+        w = [
+            int(min(max(np.rint((np.float64(ri) / s - zi) / 2.0**bits), -held), held))
+            for ri, zi in zip(r, z, strict=True)
+        ]
+        total = sum(wi * (hash_of(key, b * m + i) | 1) for i, wi in enumerate(w)) % WORD
+        found = [float_(np.float64(zi + wi * 2**bits) * s) for zi, wi in zip(z, w, strict=True)]
+        values += found if total == check else [float_(ri) for ri in r]
+    return values
+
+
 def encode_eden(x: np.ndarray, settings: dict, key: int) -> bytes:
     bits, cut = settings["bits"], blocks_of(len(x), settings["bucket"])
     scales, out = b"", b""
@@ -244,6 +263,8 @@ def decode_plainly(case: dict, float_: type) -> np.ndarray:
             values = decode_eden(data, settings, case["key"], D, float_)
         case "affine":
             values = decode_affine(data, settings["bits"], settings.get("bucket", "layer"), float_)
+        case "lattice":
+            values = decode_lattice(data, settings, case["key"], [0.0] * D, float_)
         case "topk" | "randk":
             values = decode_sparse(data, settings, case["key"], float_)
         case "sign":
@@ -349,6 +370,16 @@ def test_golden_payloads_are_near_their_vectors(case):
             kept, huge = q != 0, np.finfo(np.float32).max
             scaled = np.clip(x[kept] * D / int(settings["fraction"] * D), -huge, huge)
             assert np.allclose(q[kept], scaled, rtol=1e-6, atol=2.0**-149)
+        case "lattice":
+            # Decoded near 0, which is too far for some: each bucket is within half a step, or 0.
+            s, m = settings["spacing"], D if settings["bucket"] == "tensor" else settings["bucket"]
+            for begin in range(0, D, m):
+                v, near = x[begin : begin + m], q[begin : begin + m]
+                reach = s * (2 ** settings["bits"] - 1) / 2
+                if np.abs(v).max() < reach:
+                    assert np.abs(v - near).max() <= s * 0.501
+                elif np.abs(v).max() > reach + s:
+                    assert not near.any()
         case "sign":
             assert ((q < 0) == (x < 0)).all()
         case "eden":
@@ -447,3 +478,20 @@ def test_the_document_lists_every_codec_with_its_id():
     page = (Path(codecs.__file__).parent / "FORMAT.md").read_text()
     rows = {name: int(id_) for id_, name in re.findall(r"^\| (\d+)\s+\| (\w+)", page, flags=re.M)}
     assert rows == {name: kind.id for name, kind in codecs.CODECS.items()}
+
+
+@pytest.mark.parametrize("bits", [1, 4, 11])
+@pytest.mark.parametrize("float_", [np.float32, np.float64])
+def test_the_plain_decoder_of_lattice_reads_what_the_codec_reads_near_a_reference(bits, float_):
+    settings = {"codec": "lattice", "bits": bits, "bucket": 24, "spacing": 0.01}
+    made, key = build(CodecConfig(**settings), LAYOUT), 0x0123456789ABCDEF
+    x = 100 * np.random.default_rng(bits).standard_normal(D).astype(np.float32)
+    near = (x + 0.004 * 2**bits * np.random.default_rng(7).uniform(-1, 1, D)).astype(float_)
+    near[30] += 1
+    payload = np.zeros(made.payload_bytes(), np.uint8)
+    made.encode(torch.from_numpy(x), payload, key)
+    out = torch.zeros(D, dtype=torch.float32 if float_ is np.float32 else torch.float64)
+    wrapped = made.decode_near(payload, torch.from_numpy(near), out, key)
+    plainly = decode_lattice(payload.tobytes(), settings, key, near.tolist(), float_)
+    assert out.tolist() == plainly
+    assert wrapped >= (bits < 7)

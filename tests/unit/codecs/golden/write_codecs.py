@@ -34,6 +34,11 @@ LATER: list[dict[str, Any]] = [
     *({"codec": "eden", "bits": bits, "bucket": 128} for bits in (1, 2, 3, 4)),
     {"codec": "eden", "bits": 2, "bucket": 512, "rotations": 2, "scale": "least-squares"},
 ]
+# Of near codecs; behind those again.
+LATEST: list[dict[str, Any]] = [
+    *({"codec": "lattice", "bits": bits, "bucket": 24, "spacing": 2.0**-bits} for bits in (1, 3, 8, 13)),
+    {"codec": "lattice", "bits": 16, "bucket": "tensor", "spacing": 1e-3},
+]
 
 
 def vector(kind: str) -> np.ndarray:
@@ -66,6 +71,8 @@ def main() -> None:
     cases += [case(s, "normal", torch.float64) for s in SETTINGS]
     cases += [case(s, kind, torch.float32) for s in LATER for kind in ("normal", "tiny", "huge")]
     cases += [case(s, "normal", torch.float64) for s in LATER]
+    cases += [case(s, kind, torch.float32) for s in LATEST for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in LATEST]
     lines = ",\n".join(json.dumps(c) for c in cases)
     text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
     Path(__file__).with_name("codecs.json").write_text(text)
