@@ -54,8 +54,8 @@ FAULT_NAMES = {
     13: "waited too long",
 }
 FAULT_NUMBERS = {name: number for number, name in FAULT_NAMES.items()}
-# The codecs' numbers on the wire; a test keeps them in agreement with codecs/.
 CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign", 7: "eden"}
+CODEC_NAMES |= {12: "lattice"}  # the numbers on the wire; a test keeps them in agreement with codecs/
 # A message that failed the header's check has no known kind; some kinds carry no payload.
 _KINDS = {0: "unknown"} | KIND_NAMES
 _CODECS = {0: "none"} | CODEC_NAMES
