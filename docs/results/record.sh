@@ -33,7 +33,7 @@ clocks() {
 
 resnet18() {
     for y in loss accuracy; do
-        qafel-analysis curves $raw/resnet18/*.h5 --x uploads --y $y --at 0,50,100,150,200,250,300 --record $out/resnet18-$y.json
+        qafel-analysis curves $raw/resnet18/*.h5 --x uploads --y $y --at 0,40,80,120,160,200 --record $out/resnet18-$y.json
     done
 }
 
