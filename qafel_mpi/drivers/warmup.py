@@ -34,12 +34,12 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
     vectors = [setup.x0] if comm.rank == 0 else []
     if comm.rank > 0 or (comm.size == 1 and setup.task.device.type != "cpu"):
         vectors.append(setup.where_trained(setup.x0))
-    with _after_the_first_of_this_host(comm, wait) as first, _explained(say=comm.rank == 0):
+    with _after_the_first_of_this_host(comm, wait) as first, _explained(_COMPILING, say=comm.rank == 0):
         for codec in {setup.uplink, setup.downlink, setup.full}:
             for x in vectors:
                 _call_codec(codec, x)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
-            with _said():
+            with _said(), _explained(_first_training(setup), say=first and comm.rank < 2):
                 _call_task(setup.task, setup.x0)
 
 
@@ -61,9 +61,22 @@ def _after_the_first_of_this_host(comm: MPI.Intracomm, wait: Wait) -> Iterator[b
         host.Free()
 
 
+_COMPILING = "qafel-mpi: compiling kernels; they are kept for the next run"
+
+
+def _first_training(setup: Setup) -> str:
+    """What is said of a training that takes long."""
+    examples = setup.task.examples(0)
+    steps = setup.experiment.client.steps(examples)
+    return (
+        f"qafel-mpi: before the run client 0 trains on trial, {steps:,} steps on {examples:,} examples: each upload "
+        "will take as long"
+    )
+
+
 @contextmanager
-def _explained(*, say: bool) -> Iterator[None]:
-    text = "qafel-mpi: compiling kernels; they are kept for the next run"
+def _explained(text: str, *, say: bool) -> Iterator[None]:
+    """Say it on stderr where the block takes long."""
     timer = Timer(PATIENCE_S, print, (text,), {"file": sys.stderr, "flush": True})
     if say:
         timer.start()

@@ -303,6 +303,7 @@ class ClientConfig(FeedbackSettings):
     local_epochs: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="Passes over the client's data in each training; one where neither this nor local_steps "
         "is given.",
         json_schema_extra=BOTH,
@@ -310,6 +311,7 @@ class ClientConfig(FeedbackSettings):
     local_steps: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="Number of optimizer steps in each training (P), in place of local_epochs.",
         json_schema_extra=BOTH,
     )

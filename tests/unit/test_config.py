@@ -353,3 +353,11 @@ def test_evaluations_of_an_epoch_fall_where_the_authors_had_them():
     assert len([t for t in due if t <= 748]) == 20
     again = from_toml(to_toml(load("celeba", ["evaluation.every_steps=5"]))).evaluation
     assert (again.every_steps, again.per_epoch) == (5, None)
+
+
+@pytest.mark.parametrize("key", ["client.local_steps", "client.local_epochs"])
+def test_trainings_that_never_end_are_refused(key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"{key}: 1000000000000 is not allowed; it takes a whole number .*<= 1000000"
+    ):
+        load("digits", [f"{key}=1000000000000"])
