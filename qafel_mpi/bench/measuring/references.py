@@ -30,10 +30,25 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qafel_mpi.bench.measuring.result import Row
-from qafel_mpi.config_text import ConfigError
+from qafel_mpi.config_text import ConfigError, did_you_mean
+
+# What a row can be of. "run": a run's trace (runs.py).
+BENCHES = (
+    "backoff",
+    "broadcast",
+    "codec",
+    "data",
+    "ingest",
+    "overlap",
+    "p2p",
+    "run",
+    "sizes",
+    "tracing",
+    "virtual",
+)
 
 
 class Reference(BaseModel):
@@ -49,6 +64,13 @@ class Reference(BaseModel):
     lower: float | None = Field(None, le=0, allow_inf_nan=False)
     upper: float | None = Field(None, ge=0, allow_inf_nan=False)
     unit: str
+
+    @field_validator("bench")
+    @classmethod
+    def _is_a_bench(cls, bench: str) -> str:
+        if bench not in BENCHES:
+            raise ValueError(f"{bench}: {did_you_mean(bench, BENCHES)}")
+        return bench
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Reference:
@@ -70,17 +92,28 @@ class Reference(BaseModel):
         high = math.inf if self.upper is None else self.target + scale * self.upper
         return low, high
 
+    @property
+    def about(self) -> str:
+        return " ".join([self.bench, *(f"{k}={v}" for k, v in self.where.items())])
+
+    def says_nothing_of(self, row: Row) -> str | None:
+        """Why no value of this row can be held against it; None: one can."""
+        columns = row.columns()
+        if isinstance(columns.get(self.column), int | float):
+            return None
+        numbers = [name for name, value in columns.items() if isinstance(value, int | float)]
+        return f"{self.about}: no column {self.column}; {did_you_mean(self.column, numbers)}"
+
     def problem(self, row: Row) -> str | None:
         """What is wrong with this row by this reference; None where it is within bounds."""
-        about = " ".join(f"{k}={v}" for k, v in self.where.items())
-        value = row.columns().get(self.column)
-        if value is None:
-            return f"{self.bench} {about}: no column {self.column}"
+        if why := self.says_nothing_of(row):
+            return why
+        value = row.columns()[self.column]
         low, high = self.bounds()
         if low <= value <= high:
             return None
         return (
-            f"{self.bench} {about}: {self.column} is {value:.4g} {self.unit}, the reference is {self.target:.4g}, "
+            f"{self.about}: {self.column} is {value:.4g} {self.unit}, the reference is {self.target:.4g}, "
             f"from {low:.4g} to {high:.4g}"
         )
 
@@ -107,17 +140,40 @@ def load(path: Path) -> list[Reference]:
 
 
 def problems(references: Sequence[Reference], rows: Sequence[Row], system: str) -> list[str]:
-    """What misses its reference, a line each. One that speaks of this system and a bench that ran, but means no
-    row, is a problem too: a reference that is never looked at always holds."""
+    """What misses its reference, a line each. One that judges nothing is a problem too: it would always hold."""
+    missed = [
+        problem
+        for reference in references
+        for row in rows
+        if reference.means(row, system) and not reference.says_nothing_of(row)
+        if (problem := reference.problem(row))
+    ]
+    return idle(references, rows, system) + missed
+
+
+def idle(references: Sequence[Reference], rows: Sequence[Row], system: str) -> list[str]:
+    """The references that speak of this system and of a bench that ran, but of no row or column, a line each."""
     found = []
     ran = {row.bench for row in rows}
     for reference in references:
         meant = [row for row in rows if reference.means(row, system)]
         if not meant and reference.bench in ran and fnmatch(system, reference.system):
             found.append(f"{reference.bench}: no row has {dict(reference.where)}")
-        found += [problem for row in meant if (problem := reference.problem(row))]
-    return found
+        found += [why for row in meant if (why := reference.says_nothing_of(row))]
+    return list(dict.fromkeys(found))
+
+
+def elsewhere(references: Sequence[Reference], rows: Sequence[Row], system: str) -> str | None:
+    """That all references of what ran are other systems', as a remark; None: one is this one's, or none is of it."""
+    ran = {row.bench for row in rows}
+    systems = [reference.system for reference in references if reference.bench in ran]
+    if not systems or any(fnmatch(system, pattern) for pattern in systems):
+        return None
+    return (
+        f"no reference is for this system, {system}; there are some for {', '.join(dict.fromkeys(systems))}"
+    )
 
 
 def system_of(provenance: Mapping[str, Any]) -> str:
+    """The host of rank 0."""
     return str(provenance.get("host", ""))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi.commands.bench import codec, files, parts
+from qafel_mpi.commands.bench import codec, files, parts, site
 from qafel_mpi.commands.bench.measure import Output, run
 from qafel_mpi.commands.bench.options import (
     PAYLOADS,
@@ -312,3 +312,13 @@ bench.command(
     "  qafel-mpi bench compare before/ after/     folders of launches\n\n"
     "  qafel-mpi bench compare here.json there.json --unlike-hosts",
 )(files.compare)
+
+bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench references p2p.json codec.json > site.toml\n\n"
+    "  qafel-mpi bench references p2p.json runs/a.h5 --system 'node*' --within 0.2 > site.toml\n\n"
+    "  qafel-mpi bench references codec.json --column ratio",
+)(site.references)
+bench.command(
+    epilog="Examples:\n\n  qafel-mpi bench reframe p2p.json --reference site.toml > variables.json\n\n"
+    "  qafel-mpi bench reframe runs/a.h5"
+)(site.reframe)

@@ -141,10 +141,13 @@ def _interruptible() -> Iterator[None]:
 def _judge(result: Result, references: Sequence[Any]) -> ExitCode:
     """Wrong content fails; a missed reference is 4; doubts are said, and decide nothing."""
     from qafel_mpi.bench.measuring.check import summary
-    from qafel_mpi.bench.measuring.references import problems, system_of
+    from qafel_mpi.bench.measuring.references import elsewhere, problems, system_of
 
     print(f"# {summary(result.rows)}; `qafel-mpi bench check FILE` says which and why", file=sys.stderr)
-    missed = problems(references, result.rows, system_of(result.provenance))
+    system = system_of(result.provenance)
+    missed = problems(references, result.rows, system)
+    if remark := elsewhere(references, result.rows, system):
+        say(remark)
     for problem in missed:
         print(f"reference missed: {problem}", file=sys.stderr)
     if any(row.wrong for row in result.rows):

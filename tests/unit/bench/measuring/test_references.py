@@ -83,3 +83,14 @@ def test_a_reference_that_means_no_row_is_not_passed_over(made, tmp_path: Path):
 def test_mistakes_in_the_file_are_named(change, message, tmp_path: Path):
     with pytest.raises(ConfigError, match=message):
         load(TOML.replace(*change), tmp_path)
+
+
+def test_a_benchmark_that_does_not_exist_is_no_reference(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"reference 1: bench: .*p2q: did you mean p2p"):
+        load(TOML.replace('"p2p"', '"p2q"'), tmp_path)
+
+
+def test_every_benchmark_can_have_references():
+    from qafel_mpi.bench.seeds import _SEEDS
+
+    assert set(references.BENCHES) == {*_SEEDS, "run"}
