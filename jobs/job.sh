@@ -4,6 +4,17 @@
 : "${VENV:=}" "${LAUNCHER:=mpirun}" "${SRUN_MPI:=pmix}" "${MPIRUN_OPTIONS:=}" "${OPTIONS:=}" "${RESTARTS:=5}"
 : "${RUNS:=${SLURM_SUBMIT_DIR:-$PWD}/runs}"
 
+load_modules() { # NAMES: where the job's shell has no `module`, as on some sites, the files that define it are read
+    local init
+    for init in "${LMOD_PKG:-}/init/bash" "${MODULESHOME:-}/init/bash" /etc/profile.d/{lmod,z00_lmod,modules}.sh; do
+        ! command -v module >/dev/null || break
+        [ ! -r "$init" ] || . "$init"
+    done
+    command -v module >/dev/null || { echo "$(hostname): no command module, to load: $*" >&2 && exit 2; }
+    module load "$@" || { echo "$(hostname): module load $* failed; \`module avail\` shows what there is" >&2 && exit 2; }
+}
+[ -z "${MODULES:-}" ] || load_modules $MODULES
+
 words() { # ARRAY TEXT: the text's words into the array, its quotes obeyed as a shell does; nothing is expanded
     local text
     text=$(xargs -r printf '%s\n' <<<"$2") || { echo "this can not be parsed; check its quotes: $2" >&2 && exit 2; }
@@ -29,13 +40,18 @@ if [ "$(id -u)" = 0 ]; then # as in a container; 4.x reads OMPI_*, 5.x PRTE_*
     export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
 
-launch() { # RANKS COMMAND...: the ranks of one MPI job; returns its exit code
+launch() { # RANKS COMMAND...: the ranks of one MPI job, of a heterogeneous one all; returns its exit code
     local ranks=$1 checked=()
     shift
     # Names the host where the program does not start. (It lies beside this file, if the jobs folder is shared.)
     [ ! -r "$QAFEL_JOBS/checked.sh" ] || checked=(sh "$QAFEL_JOBS/checked.sh")
-    case $LAUNCHER in
+    case $LAUNCHER${SLURM_HET_SIZE:+-het} in
         srun) warned srun --mpi="$SRUN_MPI" --ntasks="$ranks" --kill-on-bad-exit=1 "${checked[@]}" "$@" ;;
+        srun-het) # each part of the job has the tasks that it was submitted with
+            local parts=0-$((SLURM_HET_SIZE - 1))
+            warned srun --mpi="$SRUN_MPI" --het-group="$parts" --kill-on-bad-exit=1 "${checked[@]}" "$@"
+            ;;
+        mpirun-het) echo "mpirun sees one part of a heterogeneous job: set LAUNCHER=srun" >&2 && return 2 ;;
         mpirun) warned mpirun "${mpirun_options[@]}" -n "$ranks" "${checked[@]}" "$@" ;;
         *) echo "LAUNCHER is mpirun or srun, not '$LAUNCHER'" >&2 && return 2 ;;
     esac
@@ -94,9 +110,11 @@ scaling_table() { # of the runs that there are, also where a size could not run
 }
 
 go_on_later() { # EXIT_CODE: a suite that was interrupted is put back into the queue, to do what is left of it
+    # The number of an array's last task is the array's own, which would put back all of its tasks.
+    local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     if [ "$1" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
         echo "interrupted: requeued"
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "${job:-$SLURM_JOB_ID}"
         exit "$1"
     fi
 }

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import psutil
 import pytest
 
 from tests.support import ROOT, search_path
-from tests.system import slurm as slurm_module
 from tests.system.namespaces import launcher
 from tests.system.slurm import Job, Slurm, said
 
@@ -35,19 +33,6 @@ uploads = 30
 [variants.long.stop]
 seconds = 8.0
 """
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    if reason := slurm_module.missing():
-        pytest.skip(reason)
-    cluster = Slurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.cancel()
-        cluster.stop()
 
 
 def with_jobs(folder: Path) -> Path:
@@ -209,6 +194,23 @@ def test_a_single_run_whose_job_is_requeued_goes_on_from_its_checkpoint(slurm, s
     assert [path.name for path in shards.parent.glob("*.shards")] == [shards.name]
 
 
+def test_tasks_of_an_array_that_ran_out_of_time_go_on_from_their_checkpoints(slurm, site):
+    """Each is requeued by itself: the number of the last one is that of the whole array."""
+    (site / "two.toml").write_text(TWO)
+    env = {"SUITE": "two.toml", "SEEDS": "0-1", "OPTIONS": "--variant long --checkpoint-every 1"}
+    number = slurm.submit(template("sweep-array"), "--array=0-1", "--ntasks-per-node=2", cwd=site, env=env)
+    shards = [site / f"runs/two/long-seed{seed}.shards" for seed in (0, 1)]
+    slurm.until([number], lambda: all(any(folder.glob("checkpoint.*.qck")) for folder in shards))
+    slurm.command("scancel", "--signal=USR1", "--batch", f"{number}_0", f"{number}_1")
+    slurm.until([number], lambda: [job.restarts for job in slurm.jobs(number)] == [1, 1])
+    for job, folder in zip(slurm.wait([number], SECONDS), shards, strict=True):
+        assert (job.state, job.code, job.restarts) == ("COMPLETED", 0, 1), said(job)
+        assert said(job).count("interrupted: requeued") == 1
+        assert "goes on from version" in said(job)
+        with h5py.File(folder.with_suffix(".h5")) as trace:
+            assert trace.attrs["outcome"] == "finished"
+
+
 def test_a_rendered_script_runs_on_its_own(slurm, tmp_path):
     """Nothing beside it: the site's facts are inside. Nor from the shell that submits it, as on some sites."""
     script = tmp_path / "job.sbatch"
@@ -307,6 +309,37 @@ def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
     assert (job.state, job.code) == ("COMPLETED", 0), said(job)
     with h5py.File(site / f"runs/qafel-single-{number}.h5") as trace:
         assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
+
+
+def test_the_server_has_a_node_of_another_kind_in_a_heterogeneous_job(slurm, tmp_path, srun):
+    """Rendered, in two parts: n1 has the server, the other two a client for their GPU each."""
+    script = tmp_path / "apart.sbatch"
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run(
+        [
+            *("qafel-mpi", "jobs", "render", "server-apart", "--nodes", "2", "--gpus-per-node", "1"),
+            *("--experiment", "digits", "--options", SMALL, "--sbatch", "nodelist=n2,n3", "--time", "10"),
+            *("--out", str(script)),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": search_path()},
+    )
+    assert done.returncode == 0, done.stderr
+    script.write_text(script.read_text().replace("--cpus-per-task=4", "--nodelist=n1", 1))
+    numbers = {
+        name: slurm.submit(script, cwd=tmp_path, env=srun | {"LAUNCHER": name}) for name in ("srun", "mpirun")
+    }
+    for job in slurm.wait([numbers["srun"]], SECONDS):
+        assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    with h5py.File(tmp_path / f"runs/qafel-apart-{numbers['srun']}.h5") as trace:
+        assert (trace.attrs["ranks"], trace.attrs["outcome"]) == (3, "finished")
+        scheduler = json.loads(trace.attrs["scheduler"])
+    assert (scheduler["SLURM_HET_SIZE"], scheduler["SLURM_STEP_NODELIST"]) == ("2", "n[1-3]")
+    assert scheduler["SLURM_JOB_NODELIST_HET_GROUP_0"] == "n1"
+    refused = slurm.wait([numbers["mpirun"]], SECONDS)[0]
+    assert (refused.state, refused.code) == ("FAILED", 2), said(refused)
+    assert "set LAUNCHER=srun" in said(refused)
 
 
 def test_sruns_ranks_on_two_nodes_are_warned_and_requeued_as_mpiruns(slurm, srun, requeued):

@@ -87,7 +87,7 @@ def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
     sources = [path for top in ("qafel_mpi", "analysis") for path in (ROOT / top).rglob("*.py")]
     names = {".".join(path.parent.relative_to(ROOT).parts) for path in sources}
     found = {"qafel_" + name if name.startswith("analysis") else name for name in names}
-    assert found | {"qafel_jobs"} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert found | {"qafel_jobs", "qafel_jobs.site"} == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_every_data_file_of_a_package_is_shipped() -> None:

@@ -30,6 +30,22 @@ def list_() -> None:
 
 
 @jobs.command(
+    epilog="Examples:\n\n  qafel-mpi jobs site\n\n  qafel-mpi jobs site --out site     [dim]copies to change[/dim]"
+)
+def site(
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy them into this folder, which is made.")
+    ] = None,
+) -> None:
+    """List the files for ReFrame, JUBE, EasyBuild, Spack and containers, or copy them."""
+    try:
+        for path, about in filling.site_files(out).items():
+            print(f"{path}  {about}")
+    except OSError as error:
+        raise ConfigError([f"--out {out}: {error.strerror or error}"]) from None
+
+
+@jobs.command(
     epilog="Examples:\n\n"
     "  qafel-mpi jobs render single-node --account p123 --time 00:10:00 --experiment celeba --out a.sbatch\n\n"
     "  qafel-mpi jobs render sweep-array --suite celeba-grid --seeds 0-4      [dim]counts its tasks[/dim]\n\n"
@@ -41,7 +57,7 @@ def render(
     nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes.")] = None,
     ntasks_per_node: Annotated[
         int | None,
-        typer.Option(min=1, help="Ranks per node. Default with --gpus-per-node: one more than GPUs."),
+        typer.Option(min=1, help="Ranks per node. Default with --gpus-per-node: GPUs, and the server."),
     ] = None,
     cpus_per_task: Annotated[int | None, typer.Option(min=1, help="Cores per rank.")] = None,
     gpus_per_node: Annotated[int | None, typer.Option(min=1, help="GPUs per node.")] = None,
@@ -88,8 +104,10 @@ def render(
 
     if template not in filling.templates():
         raise ConfigError([f"template {template}: {did_you_mean(template, filling.templates())}"])
+    original = filling.template(template)
+    apart = filling.has_two_parts(original)
     if gpus_per_node is not None and ntasks_per_node is None:
-        ntasks_per_node = gpus_per_node + 1
+        ntasks_per_node = gpus_per_node + (0 if apart else 1)
     chosen = {
         "nodes": nodes,
         "ntasks-per-node": ntasks_per_node,
@@ -108,9 +126,8 @@ def render(
     given = {name: value for name, value in variables.items() if value is not None}
     if launcher not in (None, "mpirun", "srun"):
         raise ConfigError([f"--launcher {launcher}: it is mpirun or srun"])
-    original = filling.template(template)
     script = filling.with_options(filling.with_variables(original, given), settings)
-    job = checks.Job(filling.variables(original) | given, filling.options(script))
+    job = checks.Job(filling.variables(original) | given, filling.options(script), apart)
     checks.check(job, note=lambda line: print(line, file=sys.stderr))
     if "array" in job.sbatch and "array" not in settings:
         script = filling.with_options(script, {"array": f"0-{checks.count_runs(job) - 1}"})

@@ -24,7 +24,8 @@ class Job:
     """What a filled-in template would run."""
 
     variables: Mapping[str, str]  # EXPERIMENT or SUITE, SEEDS, OPTIONS
-    sbatch: Mapping[str, str | None]  # the #SBATCH options
+    sbatch: Mapping[str, str | None]  # the #SBATCH options; of a heterogeneous job, of the clients' part
+    server_apart: bool = False  # a heterogeneous job: a part with the server, and one with the clients
 
     @property
     def is_suite(self) -> bool:
@@ -131,6 +132,7 @@ def check_tasks(job: Job, runs: Mapping[str, Experiment], note: Callable[[str], 
     tasks = _tasks(job.sbatch)
     if tasks is None:
         return
+    tasks += job.server_apart
     one_process = (
         "array" in job.sbatch and tasks == 1
     )  # such a task runs on the virtual clock, whatever the file says
@@ -181,11 +183,14 @@ def check_gpus(job: Job) -> None:
     """Raise ConfigError where a host has more client ranks than GPUs, which the templates forbid them to share."""
     gpus, per_node = (_number(job.sbatch.get(name)) for name in ("gpus-per-node", "ntasks-per-node"))
     shared = any(text.replace(" ", "") == "transport.share_gpus=true" for text in job.given.get("--set", []))
-    if gpus is None or per_node is None or shared or per_node - 1 <= gpus:
+    if gpus is None or per_node is None or shared:
+        return
+    server = 0 if job.server_apart else 1  # that place is free on one host, and spare on the others
+    if per_node - server <= gpus:
         return
     raise ConfigError(
         [
-            f"--ntasks-per-node {per_node}: {per_node - 1} client ranks a node and {gpus} GPUs; give "
-            f'--ntasks-per-node {gpus + 1}, or --options "--set transport.share_gpus=true" to share them'
+            f"--ntasks-per-node {per_node}: {per_node - server} client ranks a node and {gpus} GPUs; give "
+            f'--ntasks-per-node {gpus + server}, or --options "--set transport.share_gpus=true" to share them'
         ]
     )

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qafel_mpi.commands.jobs.app import jobs
-from qafel_mpi.commands.jobs.script import FOLDER, templates
+from qafel_mpi.commands.jobs.script import FOLDER, SITE, templates
 from qafel_mpi.config_text import ConfigError
 
 
@@ -22,6 +22,7 @@ def render(*arguments: str) -> str:
 def test_the_templates_are_there_with_a_line_each():
     assert list(templates()) == [
         "multi-node-gpu",
+        "server-apart",
         "single-node",
         "strong-scaling",
         "sweep-array",
@@ -52,6 +53,35 @@ def test_options_stand_before_the_first_command_where_slurm_looks_for_them():
     assert "#SBATCH --constraint=a100" in options
     assert "#SBATCH --time=00:05:00" in options
     assert sum("--time" in line for line in options) == 1
+
+
+def test_options_of_a_job_in_two_parts_are_the_clients_but_for_account_and_time():
+    text = render(
+        "server-apart", "--nodes", "3", "--gpus-per-node", "2", "--account", "p1", "--partition", "gpu"
+    )
+    server, clients = text.split("#SBATCH hetjob\n")
+    assert "#SBATCH --nodes=1\n" in server
+    assert "#SBATCH --nodes=3\n" in clients
+    assert "#SBATCH --ntasks-per-node=2\n" in clients
+    assert "gpus" not in server
+    assert all("#SBATCH --account=p1\n" in part for part in (server, clients))
+    assert "\n#SBATCH --partition" not in server
+    assert "#SBATCH --partition=gpu\n" in clients
+
+
+def test_a_host_of_a_job_in_two_parts_has_no_place_for_the_server():
+    with pytest.raises(ConfigError, match="3 client ranks a node and 2 GPUs; give --ntasks-per-node 2"):
+        render("server-apart", "--gpus-per-node", "2", "--ntasks-per-node", "3")
+
+
+def test_the_files_for_a_sites_tools_are_listed_and_copied_but_never_over_others(tmp_path):
+    assert set(SITE) == {path.name for path in (FOLDER / "site").iterdir()} - {"__init__.py", "__pycache__"}
+    listed = CliRunner().invoke(jobs, ["site"], catch_exceptions=False).stdout.splitlines()
+    assert len(listed) == len(SITE)
+    CliRunner().invoke(jobs, ["site", "--out", str(tmp_path / "mine")], catch_exceptions=False)
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == set(SITE)
+    with pytest.raises(ConfigError, match="is there already"):
+        CliRunner().invoke(jobs, ["site", "--out", str(tmp_path / "mine")], catch_exceptions=False)
 
 
 def test_variables_are_quoted():

@@ -1,0 +1,1 @@
+"""What a site's own tools start: ReFrame, JUBE, hpccm, EasyBuild, Spack."""
