@@ -53,6 +53,7 @@ WARM_UP = "qafel-mpi run digits --set stop.uploads=20 --out warm-up.h5"
 PARTS = (
     Part("types", command=("mypy",)),
     Part("slurm", ("tests/system/test_slurm.py",)),
+    Part("site", ("tests/system/test_site.py",)),
     Part("unit", ("tests/unit",)),
     Part("mpi", command=("tests.run_mpi",)),
     Part("kernels and codecs", ("tests/unit/kernels", "tests/unit/codecs")),

@@ -7,6 +7,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
@@ -81,6 +82,50 @@ def test_what_the_dependencies_bring_along_is_pinned_too() -> None:
             if not child.marker or child.marker.evaluate({"extra": ""})
         ]
     assert not missing
+
+
+# The easyconfig's names, where they are not PyPI's: what a bundle of EasyBuild has, and its spelling.
+EASYBUILD_NAMES = {
+    "torch": "PyTorch",
+    "numpy": "SciPy-bundle",
+    "pandas": "SciPy-bundle",
+    "scipy": "SciPy-bundle",
+    "rich": "Python-bundle-PyPI",
+    "pillow": "Pillow",
+    "plotly": "plotly.py",
+    "pyarrow": "Arrow",
+}
+
+
+def run_requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    return [Requirement(line) for line in (*PROJECT["project"]["dependencies"], *extras["analysis"])]
+
+
+def test_spacks_package_asks_for_the_same_packages_and_lowest_versions() -> None:
+    text = (ROOT / "jobs/site/spack_package.py").read_text()
+    found = dict(re.findall(r'depends_on\("py-([\w-]+)@([\d.]+):', text))
+    del found["setuptools"]
+    assert {name: f">={version}" for name, version in found.items()} == {
+        r.name: str(r.specifier) for r in run_requirements()
+    }
+    assert f'version("{PROJECT["project"]["version"]}")' in text
+
+
+def test_the_easyconfig_has_all_dependencies_in_versions_that_pyproject_allows() -> None:
+    path = next((ROOT / "jobs/site").glob("*.eb"))
+    scope: dict[str, Any] = {}
+    exec(path.read_text(), scope)
+    found = dict(scope["dependencies"]) | {name: version for name, version, _ in scope["exts_list"]}
+    for requirement in run_requirements():
+        name = EASYBUILD_NAMES.get(requirement.name, requirement.name)
+        assert name in found
+        if not name.endswith(("bundle", "PyPI")):
+            assert requirement.specifier.contains(found[name]), f"{name} {found[name]}"
+    version = PROJECT["project"]["version"]
+    assert (scope["version"], found["qafel-mpi"]) == (version, version)
+    toolchain = scope["toolchain"]
+    assert path.stem == f"qafel-mpi-{version}-{toolchain['name']}-{toolchain['version']}"
 
 
 def test_every_folder_with_code_is_a_package_of_the_distribution() -> None:
