@@ -16,8 +16,7 @@ import numpy as np
 
 SCHEMA_VERSION = 2  # 2: /updates has use, order, rank and digest; attributes digest, arithmetic, fingerprints
 
-NO_RANK = -1
-NOT_ENDED = -1
+NO_RANK = NOT_ENDED = -1
 
 # What readers need of wire.py, which they do not import; a test keeps the two in agreement.
 HEADER_BYTES = 64
@@ -32,6 +31,7 @@ KIND_NAMES = {
     8: "evaluate",
     9: "score",
     10: "diverged",
+    11: "adopt",
     12: "digest",
 }
 KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}

@@ -12,7 +12,8 @@
 |        |               |      | taken with this field as zero                                          |
 | 16     | version       | u8   | server version t: an update's start, the t of q^t                      |
 | 24     | sequence      | u8   | counts the messages of a sender to one receiver; of an UPDATE or a     |
-|        |               |      | DOWNLOAD: which of its client's trainings it is about, from 0          |
+|        |               |      | DOWNLOAD: which of its client's trainings it is about, from 0; of an   |
+|        |               |      | ADOPT: the receiver's clients in a synchronous round, from `version` on |
 | 32     | payload_bytes | u8   | bytes after the header                                                 |
 | 40     | elements      | u8   | length d of the vector that the payload encodes                        |
 | 48     | seed          | u8   | the derived key of the payload's random numbers; of a TRAIN: threads   |
@@ -64,6 +65,7 @@ HEADER = np.dtype(
     ]
 )
 HEADER_BYTES = HEADER.itemsize
+ADOPT_BYTES = 4096  # of one message, at the most
 DIGEST_BYTES = 8  # of zeros: of what a client sends, a BYE alone is as short as a header
 # The same layout for `struct`, which reads and writes a header in a tenth of numpy's time. A Message's fields lie
 # there in its order; the checksum between them ("4x") is written as zero and left out in reading.
@@ -90,6 +92,9 @@ class Kind(IntEnum):
     SCORE = 9  # what it found
     # In an UPDATE's place: the training gave no finite update. With NO_CLIENT, in a SCORE's: the evaluation failed.
     DIVERGED = 10  # the reason as UTF-8 text
+    ADOPT = (
+        11  # clients that move to the receiver, whose rank has died: pairs of int64, (client, participations)
+    )
     DIGEST = 12  # of x̂^version, in the field seed: what rank 0 compares with its own
 
 

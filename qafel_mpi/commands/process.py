@@ -89,9 +89,17 @@ def leave_together() -> None:
     except LauncherError:
         comm = None
     if comm is not None:
-        comm.Barrier()
+        _meet(comm)
     elif launcher_size() > 1:
         _abort_in_mpis_place()
+
+
+def _meet(comm: MPI.Intracomm) -> None:
+    """A barrier; nothing, in a job that goes on without a rank: one may have died, and no exit ends the others."""
+    from qafel_mpi.transport.mortal import survives
+
+    if not survives():
+        comm.Barrier()
 
 
 class AllLeave(SystemExit):
@@ -280,6 +288,7 @@ _SAYS_IT_ALL = {
     "qafel_mpi.commands.bench.measure.BenchInterruptedError": ExitCode.FAILED,
     "qafel_mpi.codecs.base.NonFiniteError": ExitCode.FAILED,
     "qafel_mpi.transport.backoff.WaitedTooLongError": ExitCode.FAILED,
+    "qafel_mpi.transport.failures.RankDiedError": ExitCode.FAILED,
     "qafel_mpi.wire.WireError": ExitCode.FAILED,
 }
 

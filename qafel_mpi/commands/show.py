@@ -75,7 +75,7 @@ def summary(result: RunSummary) -> str:
         lines.insert(6, ("bits per byte", text))
     if result.virtual_seconds:
         lines.insert(-2, ("virtual seconds", f"{result.virtual_seconds:.2f}"))
-    for name in ("dropped_messages", "rejected_updates", "clipped_updates"):
+    for name in ("dropped_messages", "rejected_updates", "clipped_updates", "lost_ranks"):
         if count := getattr(result, name):
             lines.insert(-2, (name.replace("_", " "), f"{count:,}"))
     return "\n".join(f"{name:<17}{text}" for name, text in lines)

@@ -33,6 +33,7 @@ from qafel_mpi.transport.coverage import Coverage
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.transport.window import Arrays, HostArrays, MadeElsewhereError
 from qafel_mpi.wire import (
+    ADOPT_BYTES,
     DIGEST_BYTES,
     FLAG_ENTROPY,
     HEADER_BYTES,
@@ -89,6 +90,7 @@ class RunSummary:
     dropped_messages: int = 0
     rejected_updates: int = 0
     clipped_updates: int = 0
+    lost_ranks: int = 0  # client ranks that have died
     seconds: float = 0.0
     virtual_seconds: float = 0.0
     x_digest: str = ""
@@ -165,6 +167,7 @@ class Setup:
             Kind.DIVERGED: Expected(payload_bytes=ERROR_BYTES, variable=True),
             Kind.STOP: Expected(),
             Kind.BYE: Expected(),
+            Kind.ADOPT: Expected(payload_bytes=ADOPT_BYTES, variable=True),
             Kind.DIGEST: Expected(payload_bytes=DIGEST_BYTES),
             **(more or {}),
         }

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import get_ident
 from time import perf_counter
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from qafel_mpi import wire
 from qafel_mpi.config import Experiment, to_toml
-from qafel_mpi.drivers import digests
 from qafel_mpi.drivers.arithmetic import arithmetics
+from qafel_mpi.drivers.attributes import attributes_of
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
 from qafel_mpi.drivers.fingerprints import fingerprints, package
@@ -27,6 +28,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance
 from qafel_mpi.drivers.survival import resume as resuming
 from qafel_mpi.drivers.survival.checkpoints import Checkpoints, Recovery
+from qafel_mpi.drivers.survival.deaths import Deaths, die
 from qafel_mpi.drivers.survival.disk import DiskFaults, tell
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.survival.watchdog import EXIT_CODE, LOOKS, Watchdog
@@ -43,6 +45,7 @@ from qafel_mpi.transport.exchange import broadcast_text, gather_text
 from qafel_mpi.transport.handshake import agree, same_folder
 from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
+from qafel_mpi.transport.star import Star, Together
 
 TAG_DOWN, TAG_UP = 11, 12
 STARTING_SECONDS = 600.0  # that ranks may wait before the run, at least
@@ -78,6 +81,7 @@ class Session:
 
     def __post_init__(self) -> None:
         limit_s = self.experiment.transport.watchdog_s
+        self.deaths = Deaths(self.comm, self.placement.hosts)
         self.watchdog = Watchdog(limit_s, lambda: self.alive_s, self._end_job)
 
     def shows_life(self) -> None:
@@ -87,8 +91,10 @@ class Session:
 
     def _end_job(self, why: str) -> None:
         """From the watchdog's thread: this rank's main thread hangs."""
-        merge = f"`qafel-mpi merge {self.recorder.directory}` makes a trace of what was recorded"
         where = f"rank {self.comm.rank} on {self.placement.host}"
+        if self.comm.rank and self.deaths.endured:
+            die(f"{where}: {why}")
+        merge = f"`qafel-mpi merge {self.recorder.directory}` makes a trace of what was recorded"
         print(f"{where}: {why}\nqafel-mpi: {merge}", file=sys.__stderr__, flush=True)
         self.comm.Abort(EXIT_CODE)
         os._exit(EXIT_CODE)
@@ -138,39 +144,26 @@ class Session:
             self.origin_s = self.attributes["origin_s"] = perf_counter()
         machines, sums = self._machines(), arithmetics(self.comm, self.placement.gpu)
         if self.comm.rank == 0:
-            up, down = setup.paper_bytes()
-            self.attributes |= {
-                "experiment": to_toml(self.experiment),
-                "algorithm": self.experiment.algorithm_label,
-                "seed": self.experiment.seed,
-                "driver": self.experiment.clock.kind,
-                "hosts": machines,
-                "arithmetic": sums,
-                "fingerprints": {"package": package(), **answers},
-                "ranks": self.comm.size,
-                "clients": setup.clients,
-                "parameters": setup.task.layout.elements,
-                "uplink_codec": setup.uplink.name,
-                "uplink_bits": setup.uplink.bits,
-                "downlink_codec": setup.downlink.name,
-                "downlink_bits": setup.downlink.bits,
-                "buffer_size": self.experiment.server.buffer_size,
-                "checksum": setup.checksum,
-                "digest": digests.NAME if self.experiment.trace.digests else digests.OFF,
-                "payload_bytes_per_upload": setup.uplink.payload_bytes(),
-                "payload_bytes_per_broadcast": setup.downlink.payload_bytes(),
-                "paper_bytes_per_upload": up,
-                "paper_bytes_per_broadcast": down,
-            }
+            machine = {"hosts": machines, "arithmetic": sums, "ranks": self.comm.size}
+            self.attributes |= machine | attributes_of(self.experiment, setup, answers)
             if self.out != NOWHERE:
                 self.disk.begin(self.recorder.directory, self.attributes)
                 none = self.disk.untaken or not resuming.possible(self.experiment)
                 every = Every(never=True) if none else self.recovery.every
                 self.recovery.checkpoints = Checkpoints(self.recorder.directory, every)
         self.recorder.ranks.replace(rank_row(self.placement))
+        self.deaths.begin(self.experiment, self._wait_with_all)
         self.is_open = True
+        self.deaths.warn(say_once)
         if self.comm.size > 1:
             self.watchdog.start()
+
+    @cached_property
+    def _ends(self) -> Together | Star:
+        """What the ranks do together at the end."""
+        if self.deaths.endured:
+            return Star(self.comm, self._wait_with_all, self.deaths.failures)
+        return Together(self.comm, self._wait_with_all)
 
     def _why_data_are_copied(self, setup: Setup) -> list[str]:
         """Collective: of each host on which ranks share no memory, why; on rank 0."""
@@ -180,7 +173,7 @@ class Session:
     def _machines(self) -> list[dict[str, Any]]:
         """Collective: what the hosts are, on rank 0; the first rank of each tells."""
         mine = host_facts() if self.placement.local_rank == 0 else {"host": self.placement.host}
-        return hosts(json.loads(text) for text in gather_text(self.comm, json.dumps(mine)))
+        return hosts(map(json.loads, gather_text(self.comm, json.dumps(mine))))
 
     def _agree(self, answers: dict[str, str]) -> None:
         agree(
@@ -198,6 +191,7 @@ class Session:
         Rank 0 reads the other ranks' clocks every so often, and they answer.
         """
         self.shows_life()
+        self.deaths.look()
         if readings := self.clocks.poll():
             self._record(readings)
         if self.clocks.heard:
@@ -218,8 +212,7 @@ class Session:
         detail: str = "",
     ) -> None:
         """A row of /faults, noticed here and now. kind: one of trace_schema.FAULT_NAMES; rank: whose fault it is."""
-        hosts = self.placement.hosts  # rank 0 knows every rank's
-        host = self.placement.host if rank == self.comm.rank else hosts[rank] if hosts and rank >= 0 else ""
+        host = self.placement.host if rank == self.comm.rank else self.deaths.host_of(rank)
         self.recorder.fault(
             kind, rank=rank, host=host, client=client, version=version, in_flight=in_flight, detail=detail
         )
@@ -256,7 +249,7 @@ class Session:
         ends["rows_written"] = self.recorder.rows
         self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
-        self._wait_with_all(self.comm.Ibarrier().Test, "the other ranks to write their shards")
+        self._ends.meet("the other ranks to write their shards")
         self.watchdog.stop()
 
     def finish(self, ledger: Ledger | None, x: Tensor | None, **totals: Any) -> RunSummary:
@@ -291,8 +284,9 @@ class Session:
 
     def _shared(self, summary: RunSummary) -> RunSummary:
         """Collective: rank 0's. To merge may take it minutes."""
-        self._wait_with_all(self.comm.Ibarrier().Test, "rank 0 to merge what the ranks have recorded")
-        return summary.shared(self.comm)
+        self._ends.meet("rank 0 to merge what the ranks have recorded")
+        whole = asdict(summary) | {"lost_ranks": len(self.deaths.failures.gone)}
+        return RunSummary(**json.loads(self._ends.broadcast(json.dumps(whole))))
 
     def wait(self, ready: Callable[[], bool], what: Callable[[], str]) -> None:
         """Poll until ready; say on stderr who waits for what when it takes long. what: empty to say nothing."""
@@ -303,6 +297,7 @@ class Session:
 
         def look() -> bool:
             self.shows_life()
+            self.deaths.look()
             return ready()
 
         wait_until(look, say, patience_s=self.patience_s, backoff=self.backoff, limit_s=self.watchdog_s)
@@ -324,8 +319,8 @@ class Session:
 
     def _check_digests(self, version: int, own: str) -> None:
         """Collective. The hidden state of one version is the same on every rank: checked in every run."""
-        digests = [text.split() for text in gather_text(self.comm, f"{version} {own}")]
-        for rank, (their_version, theirs) in enumerate(digests):
+        digests = {rank: text.split() for rank, text in self._ends.gather(f"{version} {own}").items()}
+        for rank, (their_version, theirs) in digests.items():
             if (their_version, theirs) != (str(version), own):
                 raise HiddenStateError(
                     f"rank {rank} ends with hidden state {theirs[:16]}… of version {their_version}, "
@@ -390,7 +385,9 @@ def begin(
         "experiment": short_digest(to_toml(experiment).encode()),
     }
     session._agree(answers)
-    refused, disk.untaken = json.loads(broadcast_text(comm, json.dumps([refused, disk.untaken])))
+    told = broadcast_text(comm, json.dumps([refused, disk.untaken, place.host]))
+    refused, disk.untaken, host = json.loads(told)
+    session.deaths.hosts = session.deaths.hosts or [host]
     if refused:
         raise TraceError(refused)
     if disk.untaken:

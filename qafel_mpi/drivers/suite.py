@@ -105,6 +105,10 @@ def run_suite(
         if ended.failed:
             result.failed.append(ended)
         say(f"{ended.name}: {ended.outcome}, {summary.uploads:,} uploads; {standing(result.runs)}")
+        if summary.lost_ranks:  # collectives of this job would wait for them
+            say(f"{summary.lost_ranks} ranks have died: the suite ends here")
+            result.interrupted = True
+            break
     return result
 
 
@@ -240,6 +244,8 @@ def _attempt(run: SuiteRun, drive: Drive, comm: MPI.Intracomm | None) -> RunSumm
         # `own` is given up: a message of the failed run may still be under way on it.
         summary = RunSummary(outcome=f"failed: {error or type(error).__name__}")
     else:
+        if summary.lost_ranks:
+            return summary
         if own is not None:
             own.Free()
     if ends is not None:

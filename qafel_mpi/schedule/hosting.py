@@ -6,8 +6,8 @@ client keeps between its participations lives on the rank that hosts it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from heapq import heapreplace
+from collections.abc import Callable, Collection, Sequence
+from heapq import heapify, heapreplace
 
 import numpy as np
 
@@ -61,6 +61,25 @@ class Hosting:
         """The host that a client lives on."""
         at = int(np.flatnonzero(self._clients == client)[0])
         return int(np.searchsorted(self._offsets, at, side="right")) - 1
+
+    def without(self, host: int, examples: np.ndarray, others: Sequence[int]) -> Hosting:
+        """The same, but the clients of a host live on others: the largest goes to the one that has least, in turn.
+
+        examples: (clients,), of each client. others: the hosts that take them, one at least.
+        """
+        hosts = len(self)
+        host_of = np.empty(len(self._clients), dtype=np.uint32)
+        host_of[self._clients] = np.repeat(np.arange(hosts), np.diff(self._offsets))
+        weights = np.maximum(examples, 1)
+        loads = np.bincount(host_of, weights, minlength=hosts)
+        heap = [int(loads[other]) * hosts + other for other in others]
+        heapify(heap)
+        moving = self.of(host)
+        for client in moving[np.argsort(-weights[moving], kind="stable")].tolist():
+            least = heap[0]
+            host_of[client] = least % hosts
+            heapreplace(heap, least + int(weights[client]) * hosts)
+        return Hosting(host_of, hosts)
 
     def quotas(self, cohort: int) -> list[int]:
         """How many different clients each host plays in a synchronous round of `cohort` clients.
@@ -123,6 +142,22 @@ class Turns:
         self._participations[:] = participations[self.clients]
         self.turn = -(-turn // clients) * clients if self.draw == "permutation" else turn
 
+    def adopt(self, clients: np.ndarray, participations: np.ndarray, examples: Callable[[int], int]) -> None:
+        """Clients that have moved here are drawn from now on like the others; a permutation begins anew.
+
+        participations: (n,), of each so far. examples: of a client; asked for draw = "examples" alone.
+        """
+        if not len(clients):
+            return
+        own = np.concatenate([self.clients, clients.astype(self.clients.dtype)])
+        played = np.concatenate([self._participations, participations.astype(np.uint32)])
+        order = np.argsort(own, kind="stable")
+        self.clients, self._participations = own[order], played[order]
+        if self.draw == "examples":
+            self._up_to = np.cumsum([examples(client) for client in self.clients.tolist()])
+        if self.draw == "permutation":
+            self.turn = -(-self.turn // len(own)) * len(own)
+
     def _drawn(self, avoid: Collection[int]) -> int:
         key = derive(self.seed, Stream.SELECTION, self.rank, self.turn)
         at = self._picked(key)
@@ -158,6 +193,7 @@ class Cohort:
 
     def __init__(self, quota: int):
         self.quota = quota
+        self._next = (quota, 0)
         self.clients: set[int] = set()
         self._version = -1
 
@@ -166,8 +202,14 @@ class Cohort:
         if version != self._version:
             self._version = version
             self.clients.clear()
+            if version >= self._next[1]:
+                self.quota = self._next[0]
         self.clients.add(client)
         return len(self.clients) >= self.quota
+
+    def change(self, quota: int, version: int) -> None:
+        """The quota of the rounds from this version on."""
+        self._next = (quota, version)
 
     def go_on(self, clients: set[int], version: int) -> bool:
         """Of a run that is resumed: these have played in the round of this version; whether the host is done."""

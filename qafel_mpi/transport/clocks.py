@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
+
+from qafel_mpi.transport import mortal
 
 TAG = 1
 AT_ONCE = 16  # ranks that rank 0 asks at the same time during a run
@@ -63,7 +66,7 @@ class _Question:
         self.requests = [receive, comm.Isend([self.sent, MPI.DOUBLE], self.rank, TAG)]
 
     def answered(self, now_s: float) -> None:
-        self.requests[1].Wait()  # its answer is here: it has arrived
+        mortal.finish(self.requests[1])  # its answer is here: it has arrived
         theirs, bound = float(self.answer[0]), (now_s - self.begun_s) / 2
         if self.best is None or bound < self.best.error_bound_s:
             self.best = ClockReading(self.rank, theirs, (self.begun_s + now_s) / 2 - theirs, bound)
@@ -78,6 +81,9 @@ class Asking:
         self._asked: list[_Question] = []
         self._due_s = clock() + every_s
         self.heard = False  # the last poll found an answer: the next question follows at once
+        self._out: set[int] = set()  # ranks that have died
+        self._unanswered: list[_Question] = []  # theirs: MPI may hold on to its buffers
+        self._mortal = mortal.survives()
 
     def synchronise(self, wait: Wait = at_once) -> list[ClockReading]:
         """Collective: a reading of every rank. Rank after rank, so that none waits in another's way.
@@ -87,23 +93,38 @@ class Asking:
         """
         self._waiting.clear()
         for asked in self._asked:  # a question of before, which the rank answers now at the latest
-            wait(partial(MPI.Request.Testall, asked.requests), f"rank {asked.rank} to tell its time")
+            wait(partial(mortal.all_done, asked.requests), f"rank {asked.rank} to tell its time")
         self._asked.clear()
         readings = [ClockReading(0, self.clock(), 0.0, 0.0)]
         for rank in range(1, self.comm.size):
-            question = _Question(rank, self.rounds + 1)
-            while question.left:
-                question.ask(self.comm, self.clock)
-                if question.left == self.rounds:
-                    wait(question.requests[0].Test, f"rank {rank} to tell its time")
-                else:
-                    question.requests[0].Wait()
-                question.answered(self.clock())
-            assert question.best is not None
-            readings.append(question.best)
-            self.comm.Send([np.full(1, THAT_IS_ALL), MPI.DOUBLE], rank, TAG)
+            if rank not in self._out:
+                try:
+                    readings.append(self._reading(rank, wait))
+                except MPI.Exception as error:
+                    mortal.refuse_all_but_death(error)
         self._due_s = self.clock() + self.every_s
         return readings
+
+    def _reading(self, rank: int, wait: Wait) -> ClockReading:
+        question = _Question(rank, self.rounds + 1)
+        while question.left:
+            question.ask(self.comm, self.clock)
+            if question.left == self.rounds:
+                wait(question.requests[0].Test, f"rank {rank} to tell its time")
+            else:
+                question.requests[0].Wait()
+            question.answered(self.clock())
+        assert question.best is not None
+        self.comm.Send([np.full(1, THAT_IS_ALL), MPI.DOUBLE], rank, TAG)
+        return question.best
+
+    def leave(self, rank: int) -> None:
+        """A rank has died: it is not asked any more."""
+        with suppress(ValueError):
+            self._waiting.remove(rank)
+        self._out.add(rank)
+        self._unanswered += [question for question in self._asked if question.rank == rank]
+        self._asked = [question for question in self._asked if question.rank != rank]
 
     def poll(self) -> list[ClockReading]:
         """Ask and take answers, when it is time; the readings that are complete. Never waits.
@@ -114,7 +135,7 @@ class Asking:
         now_s, self.heard = self.clock(), False
         if now_s >= self._due_s:
             self._due_s = now_s + self.every_s
-            busy = {question.rank for question in self._asked}.union(self._waiting)
+            busy = {question.rank for question in self._asked}.union(self._waiting, self._out)
             self._waiting.extend(rank for rank in range(1, self.comm.size) if rank not in busy)
         elif not self._asked:
             return []
@@ -126,7 +147,8 @@ class Asking:
         return readings
 
     def _answers(self) -> list[ClockReading]:
-        indices = MPI.Request.Testsome([question.requests[0] for question in self._asked])
+        asked = [question.requests[0] for question in self._asked]
+        indices = mortal.some_done(asked) if self._mortal else MPI.Request.Testsome(asked)
         now_s, self.heard = self.clock(), bool(indices)
         readings = []
         for question in [self._asked[i] for i in indices or ()]:
@@ -188,6 +210,9 @@ class Answering:
             self._answer[0] = self.clock()
             self._send.Start()
         self._receive.Start()
+
+    def leave(self, rank: int) -> None:
+        """Nobody is asked here."""
 
     def close(self) -> None:
         """Collective with rank 0's, behind `synchronise`: then no question is under way."""

@@ -37,11 +37,18 @@ def broadcast_text(comm: MPI.Comm, text: str) -> str:
 
 def all_come(comm: MPI.Comm, seconds: float) -> bool:
     """Whether every rank has called this within so many seconds of this one; where not, comm is of no more use."""
-    everyone, deadline_s, came = comm.Ibarrier(), time.monotonic() + seconds, False
+    try:
+        everyone = comm.Ibarrier()
+    except MPI.Exception:
+        return False
+    deadline_s, came = time.monotonic() + seconds, False
 
     def over() -> bool:
         nonlocal came
-        came = everyone.Test()
+        try:
+            came = everyone.Test()
+        except MPI.Exception:  # one of them has died
+            return True
         return came or time.monotonic() >= deadline_s
 
     sleep_until(over, NAP_SECONDS)

@@ -11,6 +11,7 @@ from qafel_mpi import wire
 from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
 
+POOLED = (wire.Kind.BROADCAST, wire.Kind.DOWNLOAD, wire.Kind.MODEL)  # whose frames are used again
 MODELS = 4  # full states that rank 0 holds for all ranks that fell behind
 
 
@@ -81,13 +82,30 @@ class FanOut:
         model_is_free = False
         for sent in done:
             self.link_bytes += sent.message.payload_bytes
-            if sent.last and sent.message.kind != wire.Kind.STOP:
+            if sent.last and sent.message.kind in POOLED:
                 model_is_free |= sent.message.kind == wire.Kind.MODEL
                 self._pool_of(sent.message.kind).release(sent.frame)
-        if done and self.behind:
+        if self.sends.lost:
+            model_is_free |= self._recover()
+        if (done or model_is_free) and self.behind:
             # A rank that waits has something under way, or waits for a frame of a full state.
             self._pump(list(self.behind) if model_is_free else {sent.rank for sent in done} & self.behind)
         return done
+
+    def _recover(self) -> bool:
+        """Frames that were under way to ranks that have died. Returns whether one of a full state is free."""
+        kinds, lost, self.sends.lost = set(), self.sends.lost, []
+        for frame, message in lost:
+            if message.kind in POOLED:
+                kinds.add(message.kind)
+                self._pool_of(message.kind).release(frame)
+        return wire.Kind.MODEL in kinds
+
+    def leave(self, rank: int) -> None:
+        """A rank has died: nothing is sent to it any more."""
+        self.next.pop(rank, None)
+        self.astray.pop(rank, None)
+        self.behind.discard(rank)
 
     def resynchronise(self, rank: int) -> None:
         """A rank holds another hidden state: behind what is under way to it, it gets the newest one in full.

@@ -46,13 +46,14 @@ class HostArrays:
         self._wait, self._share = wait, share
         self._windows: list[MPI.Win] = []
         self.why_not = ""
+        self.leave_open = False  # a rank that has died does not close with the others: MPI_Finalize does it
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Where something has failed, the other ranks might never come to close with this one."""
-        if failure is None:
+        if failure is None and not self.leave_open:
             self.close()
 
     def once(self, make: Callable[[], Arrays]) -> Arrays:

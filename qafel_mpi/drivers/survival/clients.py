@@ -63,7 +63,7 @@ class ClientsWatch:
     def _fewest(self, now_s: float) -> dict[int, float]:
         """The rank that has sent the fewest updates, and for how long rank 0 has heard nothing of anybody."""
         taken = self.senders.taken
-        return {min(taken, key=lambda rank: taken[rank]): now_s - self.heard_s}
+        return {min(self.senders.living or taken, key=lambda rank: taken[rank]): now_s - self.heard_s}
 
     def ending(self) -> None:
         """Every rank has been told to stop: from now on each must come nearer to its goodbye."""
@@ -71,11 +71,9 @@ class ClientsWatch:
         self._told: dict[int, int] = {}  # by rank that knows it, the updates it had sent when that was seen
 
     def _sent(self, rank: int) -> object:
-        return (
-            None
-            if rank not in self.senders.taken
-            else (self.senders.taken[rank], self.session.syncs.get(rank))
-        )
+        if rank not in self.senders.taken or rank in self.senders.gone:
+            return None
+        return (self.senders.taken[rank], self.session.syncs.get(rank))
 
     def _ends(self, rank: int) -> object:
         if rank not in self.senders.owing:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from threading import Event, RLock, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Encoding, NonFiniteError
@@ -19,13 +21,14 @@ from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.digests import Digests, digest_period
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.survival.wall import take_up
+from qafel_mpi.drivers.wall.members import adopt
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
-from qafel_mpi.wire import Kind, check
+from qafel_mpi.wire import ADOPT_BYTES, Kind, check
 
 DOWN_SLOTS = 4  # receives that a client keeps posted
 POLL_SECONDS = 500e-6  # of the progress thread
@@ -72,10 +75,13 @@ class WallClient:
             self.comm,
             TAG_DOWN,
             payload_bytes=setup.downlink.payload_bytes(),
-            catch_up_bytes=0 if setup.assigns else setup.full.payload_bytes(),
+            catch_up_bytes=max(
+                0 if setup.assigns else setup.full.payload_bytes(),
+                ADOPT_BYTES if session.deaths.endured else 0,
+            ),
             slots=DOWN_SLOTS,
         )
-        down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL)
+        down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL, Kind.ADOPT)
         self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}
         self.sends = Sends(self.comm, TAG_UP, peer=0)
         make = frame_maker(setup, self.replica.x_hat)
@@ -88,6 +94,9 @@ class WallClient:
         quotas = hosting.quotas(session.experiment.server.buffer_size)
         self.cohort = Cohort(quotas[session.comm.rank - 1])  # for synchronous rounds
         self.stopped = False
+        # Payloads of clients that have moved here: with unicast from the next download on, as rank 0 counts on.
+        self.moving: deque[np.ndarray] = deque()
+        self.moved: deque[np.ndarray] = deque()
         self.downloads = 0
         self.threaded = transport.progress == "thread"
         self.lock = RLock()
@@ -132,6 +141,8 @@ class WallClient:
         frame = self._free_frame()
         if frame is None:
             return
+        while self.moved:
+            adopt(self.turns, self.moved.popleft(), self.setup.task.examples)
         # 1. Draw the client to play from this rank's share of the population.
         client, participation = self.turns.next(avoid=self.cohort.clients)
         # 2. Take y_0 = x̂^t, the newest hidden state that this rank has.
@@ -333,14 +344,25 @@ class WallClient:
             case Kind.DOWNLOAD:
                 self.replica.download(payload, message.seed, message.version)
                 self.downloads += 1
+                self._take_over(self.moving)
             case Kind.MODEL:
                 self.replica.catch_up(payload, self.setup.full, message.version)
                 self.digests.after(self.replica, message.kind)
+            case Kind.ADOPT:
+                self.cohort.change(message.sequence, message.version)
+                self.moving.append(payload.copy())
+                if not self.setup.unicast:
+                    self._take_over(self.moving)
             case _:
                 self.stopped = True
         end_s = perf_counter()
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, self.comm.rank, begin_s, end_s))
+
+    def _take_over(self, moving: deque[np.ndarray]) -> None:
+        """From the next training on: the thread that trains reads the turns."""
+        while moving:
+            self.moved.append(moving.popleft())
 
     def _say_goodbye(self) -> None:
         """After the last upload has been taken, and what was to be passed on: how many uploads there were."""

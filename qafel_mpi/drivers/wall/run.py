@@ -23,6 +23,7 @@ from qafel_mpi.drivers.build import (
     visible_gpus,
 )
 from qafel_mpi.drivers.session import begin, giving_the_name_up
+from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.population import hosting_of
@@ -53,7 +54,10 @@ def run(
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     session = begin(experiment, comm, spot, out, command_line or sys.argv, every=every, resume=resume)
     device = compute_device(spot.gpu)
-    with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
+    with (
+        naming_the_dead(session),
+        HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory,
+    ):
         with giving_the_name_up(out):
             setup = build(
                 experiment,
@@ -67,12 +71,16 @@ def run(
             refuse_what_no_message_holds(setup)
         session.open(setup)
         hosting = hosting_of(setup, comm.size - 1)
-        if comm.rank == 0:
-            return WallServer(session, setup, hosting, interrupted, report).run()
-        client = WallClient(session, setup, hosting)
-        if resume is not None:
-            client.take_up()
-        return client.run()
+        with dying_alone(session):
+            if comm.rank == 0:
+                summary = WallServer(session, setup, hosting, interrupted, report).run()
+            else:
+                client = WallClient(session, setup, hosting)
+                if resume is not None:
+                    client.take_up()
+                summary = client.run()
+        memory.leave_open = summary.lost_ranks > 0
+        return summary
 
 
 def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> None:

@@ -16,13 +16,14 @@ class Senders:
     a goodbye whose bytes are damaged says it as well.
 
     taken: messages by rank, but for goodbyes: updates, as far as one can know. announced: the updates that a rank
-    says it has sent, from its goodbye. owing: ranks that may send something yet.
+    says it has sent, from its goodbye. owing: ranks that may send something yet. gone: ranks that have died.
     """
 
     def __init__(self, ranks: Iterable[int]):
         self.taken = dict.fromkeys(ranks, 0)
         self.announced: dict[int, int] = {}
         self.owing = set(self.taken)
+        self.gone: set[int] = set()
         self._leaving: dict[int, int] = {}  # ranks that have said goodbye, and the receive that it matched
 
     def took(self, rank: int) -> None:
@@ -34,6 +35,17 @@ class Senders:
         self._leaving[rank] = receive
         if updates is not None:
             self.announced[rank] = updates
+
+    def leave(self, rank: int) -> None:
+        """A rank has died: nothing more of it is used."""
+        self.gone.add(rank)
+        self.owing.discard(rank)
+        self._leaving.pop(rank, None)
+        self.announced.pop(rank, None)
+
+    @property
+    def living(self) -> list[int]:
+        return [rank for rank in self.taken if rank not in self.gone]
 
     def settle(self, all_before: Callable[[int], bool]) -> None:
         """all_before: whether all has come that was matched before this receive (Inbox.all_before)."""
@@ -60,7 +72,8 @@ class Round:
 
     def __init__(self, quotas: Mapping[int, int]):
         """quotas: the clients that each rank plays in a round."""
-        self._quotas, self._asked = quotas, sum(quotas.values())
+        self._quotas, self._asked = dict(quotas), sum(quotas.values())
+        self._next: dict[int, int] = {}  # quotas of the next round, where they change
         self._reports: Counter[int] = Counter()
         self._reported = 0
         self.refused = 0
@@ -69,12 +82,28 @@ class Round:
         """The server has made a step: the next round."""
         self._reports.clear()
         self._reported = self.refused = 0
+        if self._next:
+            self._quotas, self._next = self._next, {}
+            self._asked = sum(self._quotas.values())
 
     def report(self, rank: int, *, refused: bool = False) -> None:
         """An update of this round, or something refused, which may be more than the round asks of the rank."""
         self.refused += refused
         self._reports[rank] += 1
         self._reported += self._reports[rank] <= self._quotas[rank]
+
+    def leave(self, rank: int) -> None:
+        """A rank has died: the round goes without what it had not reported, and the next ones without the rank."""
+        quota = self._quotas.pop(rank)
+        self._next.pop(rank, None)
+        reported = min(self._reports.pop(rank, 0), quota)
+        self._asked -= quota
+        self._reported -= reported
+        self.refused += quota - reported
+
+    def change(self, quotas: Mapping[int, int]) -> None:
+        """What the next round asks of each rank that lives."""
+        self._next = dict(quotas)
 
     @property
     def over(self) -> bool:

@@ -19,6 +19,7 @@ from qafel_mpi.drivers.survival.clients import ClientsWatch
 from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
 from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.wall import WallCheckpoints
+from qafel_mpi.drivers.wall.members import Members
 from qafel_mpi.drivers.wall.models import catch_up, download
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
@@ -90,6 +91,7 @@ class WallServer:
         self.window = GraceWindow(session.experiment.server.grace_seconds)
         self.stopping = False  # every client has been told to stop
         self.checkpoints = WallCheckpoints(self, hosting)
+        self.members = Members(self, hosting)
 
     def run(self) -> RunSummary:
         self.interrupted()  # from here on a signal is a question: something is recorded
@@ -117,8 +119,7 @@ class WallServer:
                 room = len(uploads) if self.ledger.reason else self.ledger.room()
                 self._receive(uploads[:room], begin_s)
                 uploads, begin_s = uploads[room:], perf_counter()
-            if self.synchronous and self.round.refused and self.round.over and not self.ledger.reason:
-                self._close_round()
+            self.close_round()
         done = self._progress_broadcasts()
         if arrived or done:
             self.session.backoff.reset()
@@ -135,6 +136,7 @@ class WallServer:
         """Whatever rank 0 waits for: the books, and whether time or the user ends the run."""
         self.ledger.tick(self.session.now_s())
         self.session.keep_books()
+        self.members.look()
         self.watch.look()
         if self.interrupted():
             self.ledger.reason = self.ledger.reason or "interrupted"
@@ -148,7 +150,7 @@ class WallServer:
     def _checked(self, arrived: list[Received], begin_s: float) -> list[Upload]:
         """The updates among what has arrived. Goodbyes and failures are noted here."""
         uploads: list[Upload] = []
-        for received in arrived:
+        for received in self.members.of_the_living(arrived):
             # 7. Check header and checksum: nothing of a bad message reaches the model.
             try:
                 message = check(received.data, self.expected, rank=received.source)
@@ -243,8 +245,10 @@ class WallServer:
             digest=digest,
         )
 
-    def _close_round(self) -> None:
+    def close_round(self) -> None:
         """A synchronous round goes without refused uploads where everybody has reported: nobody else will."""
+        if not (self.synchronous and self.round.refused and self.round.over) or self.ledger.reason:
+            return
         if self.server.filled:
             self._step()
         else:

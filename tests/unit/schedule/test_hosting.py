@@ -142,3 +142,41 @@ def test_a_new_version_begins_a_new_round():
     assert not cohort.played(5, 0)
     assert not cohort.played(6, 1)
     assert cohort.played(7, 1)
+
+
+@given(populations, st.data())
+@settings(max_examples=60, deadline=None)
+def test_without_a_host_its_clients_live_on_the_others_and_all_else_stays(examples, data):
+    hosts = data.draw(st.integers(2, max(2, len(examples))))
+    sizes = np.array(examples * 2)
+    before = Hosting.balanced(sizes, hosts)
+    gone = data.draw(st.integers(0, hosts - 1))
+    others = [host for host in range(hosts) if host != gone]
+    after = before.without(gone, sizes, others)
+    assert after.of(gone).size == 0
+    assert sorted(sum((after.of(host).tolist() for host in others), [])) == list(range(len(sizes)))  # noqa: RUF017
+    assert all(set(before.of(host).tolist()) <= set(after.of(host).tolist()) for host in others)
+    loads = [sizes[after.of(host)].sum() for host in others]
+    assert max(loads) - min(loads) <= sizes.max()
+    assert sum(after.quotas(len(sizes))) == len(sizes)
+
+
+@pytest.mark.parametrize("draw", ["uniform", "examples", "permutation"])
+def test_clients_that_have_moved_go_on_with_their_participations(draw):
+    turns = Turns(np.array([2, 5]), np.array([3, 4]), draw=draw, seed=0, rank=1)
+    before = [turns.next() for _ in range(6)]
+    turns.adopt(np.array([1, 9]), np.array([7, 0]), lambda client: 10)
+    assert turns.clients.tolist() == [1, 2, 5, 9]
+    seen = before + [turns.next() for _ in range(40)]
+    assert len(set(seen)) == len(seen), "no participation twice"
+    assert min(n for client, n in seen if client == 1) == 7
+    assert {client for client, _ in seen} == {1, 2, 5, 9}
+
+
+def test_a_hosts_part_of_a_round_changes_from_a_version_on():
+    cohort = Cohort(1)
+    assert cohort.played(3, 4)
+    cohort.change(2, 5)
+    assert cohort.played(4, 4), "the round under way stays as it was"
+    assert not cohort.played(3, 5)
+    assert cohort.played(4, 5)

@@ -55,3 +55,23 @@ def test_what_a_rank_sends_beyond_what_a_round_asks_of_it_stands_for_nobody_else
     assert not round_.over
     round_.report(2)
     assert round_.over
+
+
+def test_a_rank_that_has_died_owes_nothing_and_is_not_asked_again():
+    senders = Senders([1, 2])
+    senders.took(1)
+    senders.leave(1)
+    assert (senders.owing, senders.living, senders.lost()) == ({2}, [2], {})
+    round_ = Round({1: 2, 2: 1})
+    round_.report(1)
+    round_.leave(1)
+    assert (round_.over, round_.refused) == (False, 1)
+    round_.change({2: 3})
+    round_.report(2)
+    assert round_.over, "the round under way asks as much as before"
+    round_.begin()
+    for reports in (1, 2, 3):
+        assert not round_.over
+        round_.report(2)
+        assert round_.refused == 0
+        assert round_.over == (reports == 3)

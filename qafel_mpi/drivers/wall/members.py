@@ -1,0 +1,132 @@
+"""Rank 0's view of who takes part in a wall run: client ranks die, and their clients move to ranks that live.
+
+Rank 0 alone decides which client moves where, and tells each rank in its ordered stream. A client goes on with the
+participation behind the last one that rank 0 has received: one that was under way is trained again. What a client
+keeps between participations (error feedback) is lost with the rank, and begins anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from qafel_mpi.algorithms import server as algorithms
+from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.wall import WallCheckpoints
+from qafel_mpi.drivers.wall.senders import Round, Senders
+from qafel_mpi.schedule.hosting import Hosting, Turns
+from qafel_mpi.transport.backoff import some_ranks
+from qafel_mpi.transport.broadcast import Root
+from qafel_mpi.transport.fanout import FanOut
+from qafel_mpi.transport.frames import Inbox, Received, new_frame
+from qafel_mpi.wire import ADOPT_BYTES, Expected, Kind
+
+PAIRS = np.dtype("<i8")  # of an ADOPT: client, participations so far, client, ...
+AT_ONCE = ADOPT_BYTES // (2 * PAIRS.itemsize)  # clients that one message names
+
+
+class Server(Protocol):
+    """What is needed here of drivers/wall/server.py's."""
+
+    session: Session
+    setup: Setup
+    server: algorithms.Server
+    ledger: Ledger
+    senders: Senders
+    round: Round
+    turns: dict[int, Turns]
+    inbox: Inbox
+    broadcast: Root
+    described: dict[Kind, Expected]
+    checkpoints: WallCheckpoints
+    synchronous: bool
+    stopping: bool
+
+    def close_round(self) -> None: ...
+
+
+class Members:
+    """The client ranks that live, and the clients of each."""
+
+    def __init__(self, server: Server, hosting: Hosting):
+        self._s, self.hosting = server, hosting
+
+    def of_the_living(self, arrived: Iterable[Received]) -> Iterator[Received]:
+        """Without messages of ranks that have died: their clients play the same participations again."""
+        for received in arrived:
+            if received.source in self._s.senders.gone:
+                self._s.inbox.release(received.slot)
+            else:
+                yield received
+
+    def look(self) -> None:
+        """From every loop of rank 0's. Never waits."""
+        for rank in self._s.session.deaths.fresh():
+            self._leave(rank)
+
+    def _leave(self, rank: int) -> None:
+        s, broadcast = self._s, self._s.broadcast
+        assert isinstance(broadcast, FanOut), "with the others a death ends the run"
+        in_flight = broadcast.sends.under_way(rank)
+        broadcast.leave(rank)
+        s.senders.leave(rank)
+        s.round.leave(rank)
+        s.session.clocks.leave(rank)
+        s.turns.pop(rank, None)
+        moved = self._move(rank) if s.senders.living and not s.stopping else ""
+        s.session.fault("rank died", rank, version=s.server.version, in_flight=in_flight, detail=moved)
+        flight = f"; {in_flight} messages to it were under way" if in_flight else ""
+        text = (
+            f"qafel-mpi: {s.session.deaths.named(rank)} has died{flight}; {moved or 'the run is at its end'}"
+        )
+        print(text, file=sys.stderr, flush=True)
+        if not s.senders.living:
+            s.ledger.reason = s.ledger.reason or "failed: every client rank has died"
+        s.close_round()
+
+    def _move(self, rank: int) -> str:
+        """Give a dead rank's clients to others. Returns what was done, in words."""
+        s, before = self._s, self.hosting
+        moving = before.of(rank - 1)
+        self.hosting = before.without(rank - 1, s.setup.task.sizes(), [r - 1 for r in s.senders.living])
+        quotas = self.hosting.quotas(s.session.experiment.server.buffer_size) if s.synchronous else []
+        played, takers = s.checkpoints.played.participations, []
+        for other in s.senders.living:
+            clients = np.intersect1d(self.hosting.of(other - 1), moving)
+            if clients.size:
+                takers.append(other)
+            if clients.size or s.synchronous:
+                self._tell(other, clients, played, quotas[other - 1] if quotas else 0)
+            if other in s.turns:
+                s.turns[other].adopt(clients, played[clients], s.setup.task.examples)
+        if quotas:
+            s.round.change({other: quotas[other - 1] for other in s.senders.living})
+        return f"its {moving.size} clients move to {some_ranks(takers)}"
+
+    def _tell(self, rank: int, clients: np.ndarray, played: np.ndarray, quota: int) -> None:
+        """ADOPT: these clients are the rank's from now on. quota: of a synchronous round, from the next one on."""
+        pairs = np.stack([clients.astype(PAIRS), played[clients]], axis=1)
+        for begin in range(0, max(1, len(pairs)), AT_ONCE):
+            part = pairs[begin : begin + AT_ONCE].reshape(-1).view(np.uint8)
+            frame = new_frame(part.size)
+            frame.payload[:] = part
+            frame.seal(
+                Kind.ADOPT,
+                payload_bytes=part.size,
+                expected=self._s.described[Kind.ADOPT],
+                version=self._s.server.version + 1,
+                sequence=quota,
+            )
+            assert isinstance(self._s.broadcast, FanOut)
+            self._s.broadcast.sends.post(frame, rank)
+
+
+def adopt(turns: Turns, payload: np.ndarray, examples: Callable[[int], int]) -> None:
+    """A client rank's part of an ADOPT: the clients that it names are the rank's from now on."""
+    pairs = payload.view(PAIRS).reshape(-1, 2)
+    turns.adopt(pairs[:, 0].astype(np.uint32), pairs[:, 1], examples)

@@ -1,0 +1,120 @@
+"""Ranks that die in a run that goes on without them (Open MPI's ULFM), or that ends with one message."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace_schema import FAULT_NAMES
+from tests.support import mpirun
+from tests.system.command import qafel
+from tests.system.namespaces import launcher
+
+# A command whose ranks die: DIE="1:kill:5 2:exit0:9" is rank, how, and at its how-manieth training.
+PROGRAM = """
+import os, sys, signal
+from qafel_mpi.commands import app, process
+process.ask_for_threads()
+from qafel_mpi.drivers.wall import client, server
+from qafel_mpi.drivers.virtual import workers
+rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+for plan in os.environ["DIE"].split():
+    who, how, at = plan.split(":")
+    if int(who) == rank:
+        def dies(cls, name):
+            before, left = getattr(cls, name), [int(at)]
+            def method(*arguments, **named):
+                left[0] -= 1
+                if left[0] == 0:
+                    if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
+                    if how.startswith("exit"): os._exit(int(how[4:]))
+                    if how.startswith("sysexit"): sys.exit(int(how[7:]))
+                    raise RuntimeError("boom")
+                return before(*arguments, **named)
+            setattr(cls, name, method)
+        dies(*((server.WallServer, "_step") if rank == 0 else (client.WallClient, "_participate")))
+        dies(workers.Trainer, "train")
+app.main()
+"""
+HOST = socket.gethostname()
+
+
+def run(folder, *arguments, ranks, die, survive=True):
+    """The command with ranks that die; survive: with the MPI that goes on."""
+    (folder / "program.py").write_text(PROGRAM)
+    fault_tolerant = ["--with-ft", "ulfm"] if survive else []
+    return subprocess.run(
+        [mpirun(), *fault_tolerant, "-n", str(ranks), sys.executable, "program.py", "run", "digits", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"DIE": die, "MPIEXEC_TIMEOUT": "100", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+needs_ulfm = pytest.mark.skipif(
+    launcher() == "hydra", reason="needs Open MPI 5, which goes on without a rank"
+)
+
+
+def ended(trace):
+    return [FAULT_NAMES[kind] for kind in trace.table("faults")["kind"].tolist()]
+
+
+@needs_ulfm
+def test_a_run_goes_on_without_the_ranks_that_die_and_their_clients_move(tmp_path):
+    """By a signal, an exit of any code, and an exception: each is named with its host, and the trace replays."""
+    settings = ("--set", "task.clients=20", "--set", "stop.uploads=150", "--set", "stop.accuracy=1.0")
+    dies = "1:kill:5 2:exit0:9 3:raise:4 4:exit3:7 5:sysexit3:6"
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=7, die=dies)
+    assert done.returncode == 0, done.stderr
+    for rank in range(1, 6):
+        assert f"qafel-mpi: rank {rank} on {HOST} has died" in done.stderr
+    assert f"rank 3 on {HOST}: failed\n" in done.stderr
+    assert "RuntimeError: boom" in done.stderr
+    with open_trace(tmp_path / "a.h5") as trace:
+        faults, updates, ranks = (trace.table(name) for name in ("faults", "updates", "ranks"))
+        assert ended(trace) == ["rank died"] * 5
+        assert sorted(faults["rank"].tolist()) == [1, 2, 3, 4, 5]
+        assert set(faults["host"].tolist()) == {HOST.encode()}
+        assert trace.attributes["outcome"] == "finished"
+        assert len(ranks) == 7
+        trainings = list(zip(updates["client"].tolist(), updates["participation"].tolist(), strict=True))
+        assert len(set(trainings)) == len(trainings) >= 150, "a training was used twice"
+        alone = updates[-40:]
+        assert set(alone["rank"].tolist()) == {6}
+        assert len(np.unique(alone["client"])) > 10, "rank 6 hosted four of them at first"
+    again = qafel("replay", "a.h5", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+@needs_ulfm
+def test_without_rank_0_the_job_ends_with_one_message_and_resumes(tmp_path):
+    settings = ("--set", "task.clients=20", "--set", "stop.uploads=200", "--set", "stop.accuracy=1.0")
+    where = ("--checkpoint-every", "1", "--out", "a.h5")
+    done = run(tmp_path, *settings, *where, ranks=3, die="0:kill:9")
+    assert done.returncode != 0
+    assert done.stderr.count(f"rank 0 on {HOST} has died") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    done = qafel("run", "--resume", "a.h5", ranks=3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with open_trace(tmp_path / "a.h5") as trace:
+        assert trace.attributes["outcome"] == "finished"
+        assert len(trace.table("steps")) > 20
+
+
+@needs_ulfm
+def test_what_can_not_go_on_says_so_beforehand_and_ends_with_one_message(tmp_path):
+    done = run(
+        tmp_path, "--set", "transport.broadcast=tree", "--set", "stop.uploads=100000", ranks=4, die="2:kill:5"
+    )
+    assert done.returncode == 3
+    beforehand = "qafel-mpi: the death of a client rank will end this run: transport.broadcast = 'tree'"
+    assert done.stderr.count(beforehand) == 1
+    assert done.stderr.count(f"rank 2 on {HOST} has died") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert qafel("merge", "runs/digits-qafel-seed0.shards", cwd=tmp_path).returncode == 0
