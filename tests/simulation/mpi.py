@@ -8,18 +8,54 @@ any source takes whichever message is there. Nothing else is promised: how long 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from qafel_mpi.transport import mortal
 from tests.simulation.world import World
 
 POISON = 0xA5
-REPLACED = ("frames", "fanout", "tree", "ibcast", "broadcast")  # modules of the transport that know MPI
+NOTICED_SECONDS = 0.02  # until others know of a death, at the most
+REPLACED = (
+    "frames",
+    "fanout",
+    "tree",
+    "ibcast",
+    "broadcast",
+    "mortal",
+    "failures",
+)  # modules of the transport that know MPI
+
+
+class Failure(Exception):
+    """Of a call that concerns a rank that has died: mpi4py's Exception."""
+
+    def __init__(self, error_class: int):
+        super().__init__(f"error class {error_class}")
+        self._class = error_class
+
+    def Get_error_class(self) -> int:
+        return self._class
+
+
+class Group(list[int]):
+    """Ranks of a communicator."""
+
+    def Get_size(self) -> int:
+        return len(self)
+
+    def Free(self) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def Translate_ranks(group: Group, indices: list[int], other: Group) -> list[int]:
+        return [other.index(group[i]) for i in indices]
 
 
 class Status:
@@ -61,6 +97,9 @@ class Request:
         self.status = Status()
         self.buffer: np.ndarray | None = None
         self.key: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self.fails: Callable[[], int] = lambda: (
+            0
+        )  # the error class that it ends with, if it has not completed
         if start is None:
             self.active = True
 
@@ -81,8 +120,12 @@ class Request:
     def Test(self, status: Status | None = None) -> bool:
         self.world.call()
         if not self.active:
+            if status is not None:
+                status.source, status.size = -1, 0
             return True
         if not self.complete():
+            if error_class := self.fails():
+                raise Failure(error_class)
             return False
         self.finish(status)
         return True
@@ -134,6 +177,7 @@ class Network:
         look: Callable[[int, int, np.ndarray], None] = lambda source, to, data: None,
     ):
         self.world, self.latency_s, self.fault, self.look = world, latency_s, fault, look
+        self.matched: list[Request] = []  # receives that a message is coming into
         # By (communicator, source, destination, tag), in the order sent.
         self._letters: dict[tuple[int, int, int, int], deque[Letter]] = defaultdict(deque)
         # By (communicator, destination, tag), in the order posted.
@@ -141,7 +185,9 @@ class Network:
         self._collectives: dict[tuple[int, str], list[dict[int, Request]]] = defaultdict(list)
         self._calls: dict[tuple[int, str, int], int] = defaultdict(int)
         self.faults = 0
-        world.move = self.move
+        self.known_s: dict[int, float] = {}  # when the others know of a rank's death
+        self.acknowledged: dict[tuple[int, int], int] = defaultdict(int)  # deaths, by communicator and rank
+        world.move, world.buried = self.move, self.bury
 
     def comm(self, rank: int) -> Comm:
         return Comm(self, rank, 0)
@@ -168,6 +214,49 @@ class Network:
     def cancelled(self, request: Request) -> None:
         comm, to, tag, _ = request.key
         self._receives[comm, to, tag].remove(request)
+
+    def dead(self) -> list[int]:
+        """The ranks of whose death the others know."""
+        return [rank for rank, known_s in self.known_s.items() if known_s <= self.world.now]
+
+    def bury(self, rank: int) -> None:
+        """What a rank that dies was sending may come, may not come, or may come in part."""
+        random = self.world.random
+        self.known_s[rank] = self.world.now + random.random() * NOTICED_SECONDS
+        for (_, source, to, _), letters in self._letters.items():
+            if source == rank:
+                kept = [letter for letter in letters if random.random() < 0.5]
+                for letter in letters:
+                    letter.buffer = letter.data  # nobody holds it any more
+                letters.clear()
+                letters.extend(kept)
+            if to == rank:
+                letters.clear()
+        for (_, to, _), receives in self._receives.items():
+            if to == rank:
+                receives.clear()
+        for request in self.matched:
+            if request.status.source == rank and request.active and request.done_s > self.world.now:
+                request.done_s = float("inf")
+                request.fails = lambda request=request: self.fail(request, mortal.FAILED)  # type: ignore[misc]
+
+    def fail(self, request: Request, error_class: int) -> int:
+        """The request has ended, and is not active any more."""
+        request.active = False
+        if any(request in receives for receives in self._receives.values()):
+            self.cancelled(request)
+        return error_class
+
+    def failure(self, comm: int, rank: int, peer: int, request: Request) -> int:
+        """The error class that a request of this rank, to or from a peer, ends with now; 0 for none."""
+        dead = self.dead()
+        if peer in dead:
+            return self.fail(request, mortal.FAILED)
+        if peer == MPI.ANY_SOURCE and not request.matched and len(dead) > self.acknowledged[comm, rank]:
+            # The library leaves it posted, or not.
+            left = self.world.random.random() < 0.5
+            return mortal.PENDING if left else self.fail(request, mortal.PENDING)
+        return 0
 
     def move(self) -> float:
         """Match what has arrived; when something arrives or completes next."""
@@ -198,6 +287,7 @@ class Network:
             at = self.world.random.randrange(data.size)
             buffer[at] ^= 1 << self.world.random.randrange(8)
         request.matched = True
+        self.matched = [r for r in self.matched if r.active and r.done_s > self.world.now] + [request]
         request.status.source, request.status.size = letter.source, data.size
         request.done_s = self.world.now + letter.takes_s
         if (
@@ -227,9 +317,13 @@ class Network:
                     # What the root's buffer held when it called: it is free again as soon as its call completes.
                     other.buffer[:] = root.status.data  # type: ignore[attr-defined]
 
-    def left(self) -> int:
-        """Messages that nobody has received."""
-        return sum(len(letters) for letters in self._letters.values())
+    def left(self, ranks: Collection[int]) -> int:
+        """Messages among these ranks that nobody has received."""
+        return sum(
+            len(letters)
+            for (_, source, to, _), letters in self._letters.items()
+            if source in ranks and to in ranks
+        )
 
 
 class Comm:
@@ -252,6 +346,7 @@ class Comm:
             assert request.buffer is not None
             request.buffer[:] = POISON  # whoever still reads it has released it too early
             self.network.world.call()
+            request.fails = lambda: self.network.failure(self.number, self.rank, source, request)
             self.network.receive(self.number, self.rank, source, tag, request)
 
         request = Request(self.network.world, start)
@@ -259,14 +354,16 @@ class Comm:
         cancel = request.Cancel
 
         def withdraw() -> None:
-            cancel()
-            self.network.cancelled(request)
+            if request.active:
+                cancel()
+                self.network.cancelled(request)
 
         request.Cancel = withdraw  # type: ignore[method-assign]
         return request
 
     def Ssend_init(self, spec: list[Any], to: int, tag: int) -> Request:
         def start(request: Request) -> None:
+            request.fails = lambda: self.network.failure(self.number, self.rank, to, request)
             self.network.send(self.number, self.rank, to, tag, np.asarray(spec[0]), request)
 
         return Request(self.network.world, start)
@@ -275,6 +372,16 @@ class Comm:
         request = self.Ssend_init(spec, to, tag)
         request.Start()
         return request
+
+    def Get_group(self) -> Group:
+        return Group(range(self.size))
+
+    def Get_failed(self) -> Group:
+        return Group(self.network.dead())
+
+    def Ack_failed(self, count: int) -> int:
+        self.network.acknowledged[self.number, self.rank] = count
+        return count
 
     def Ibarrier(self) -> Request:
         request = Request(self.network.world, None)
@@ -294,20 +401,22 @@ class Comm:
 class Library:
     """What the transport's modules take from mpi4py.MPI."""
 
-    Request, Status = Request, Status
+    Request, Status, Group, Exception = Request, Status, Group, Failure
     ANY_SOURCE, BYTE = MPI.ANY_SOURCE, MPI.BYTE
 
 
 @contextmanager
-def simulated_mpi() -> Iterator[None]:
-    """The transport's modules call this MPI in place of the real one."""
+def simulated_mpi(*, survives: bool = False) -> Iterator[None]:
+    """The transport's modules call this MPI in place of the real one. survives: a rank's death."""
     import importlib
 
+    real, mortal.survives = mortal.survives, cache(lambda: survives)
     modules = [importlib.import_module(f"qafel_mpi.transport.{name}") for name in REPLACED]
     try:
         for module in modules:
             module.__dict__["MPI"] = Library
         yield
     finally:
+        mortal.survives = real
         for module in modules:
             module.__dict__["MPI"] = MPI

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +36,8 @@ LAYOUT = Layout(("weight", "bias"), ((9, 10), (7,)))  # 97 elements: no multiple
 LIMIT_S = 20.0  # on the simulated clock; a run takes some seconds
 # quiet: what MPI allows and nothing else. damaged: bits flip in uploads. wild: messages of any kind are damaged
 # or lost, which MPI never does, but memory, a driver or a bug may.
-KINDS = ("quiet", "damaged", "wild")
+# deadly: client ranks die, and the run goes on.
+KINDS = ("quiet", "damaged", "wild", "deadly")
 # What a rank may raise because of such a message; the job then ends with that reason.
 SAID = (WireError, HiddenStateError, WaitedTooLongError, ValueError)
 ALGORITHMS = ("qafel", "fedbuff", "naive", "fedasync", "fedavg")
@@ -96,6 +97,7 @@ class Scenario:
     speeds: tuple[float, ...]
     interrupt_s: float | None
     kind: str
+    kills: Mapping[int, float]  # by client rank, the seconds after which it dies
     share: float  # of the messages that something happens to
 
     @classmethod
@@ -105,7 +107,7 @@ class Scenario:
         algorithm = draw.choice(ALGORITHMS)
         clients = draw.choice([ranks - 1, ranks + 2, 30])
         buffer_size = 1 if algorithm == "fedasync" else draw.randint(1, min(6, clients))
-        broadcast = draw.choice(["fanout", "fanout", "tree", "ibcast"])
+        broadcast = draw.choice(["fanout", "fanout", "tree", "ibcast"]) if kind != "deadly" else "fanout"
         hosted = algorithm == "fedavg" or draw.random() < 0.7
         settings = [
             f"algorithm={algorithm}",
@@ -131,7 +133,16 @@ class Scenario:
             speeds=speeds,
             interrupt_s=draw.uniform(0, 0.5) if draw.random() < 0.2 else None,
             kind=kind,
-            share=0.0 if kind == "quiet" else draw.choice([0.02, 0.2]) if kind == "damaged" else 0.01,
+            kills={
+                rank: draw.uniform(0, 0.3)
+                for rank in range(1, ranks)
+                if kind == "deadly" and draw.random() < 0.5
+            },
+            share=0.0
+            if kind in ("quiet", "deadly")
+            else draw.choice([0.02, 0.2])
+            if kind == "damaged"
+            else 0.01,
         )
 
     def experiment(self) -> Experiment:
@@ -167,7 +178,7 @@ class Simulated(Session):
     outcome = ""
 
     def keep_books(self) -> None:
-        """Nothing."""
+        self.deaths.look()
 
     def close(
         self, version: int, x_hat: Tensor, *, sent: int, received: int, shared_state: bool = True
@@ -188,7 +199,9 @@ class Run:
     network: Network
     sessions: list[Simulated]
     server: WallServer
-    sent: list[tuple[int, int, bytes]]  # every UPDATE as it was posted: client, participation, payload
+    sent: list[
+        tuple[int, int, int, bytes]
+    ]  # every UPDATE as it was posted: client, participation, rank, payload
     faults: list[tuple[str, Kind, int]]  # what was done to a message, its kind, and its destination
     fresh: Callable[[], Server]
 
@@ -197,13 +210,15 @@ def simulate(scenario: Scenario) -> Run:
     """Raises Hang, and AssertionError where the transport breaks a rule of MPI."""
     nap_s = max(scenario.latency_s, scenario.step_s) / 4
     world = World(scenario.seed, scenario.ranks, limit_s=LIMIT_S, nap_s=nap_s, speeds=scenario.speeds)
-    sent: list[tuple[int, int, bytes]] = []
+    world.kill_at |= {rank: world.now + after for rank, after in scenario.kills.items()}
+    sent: list[tuple[int, int, int, bytes]] = []
     faults: list[tuple[str, Kind, int]] = []
 
     def look(source: int, to: int, data: np.ndarray) -> None:
         header = data[:HEADER_BYTES].view(HEADER)[0]
         if header["kind"] == Kind.UPDATE:
-            sent.append((int(header["client"]), int(header["sequence"]), data[HEADER_BYTES:].tobytes()))
+            key = (int(header["client"]), int(header["sequence"]), source)
+            sent.append((*key, data[HEADER_BYTES:].tobytes()))
 
     def fault(source: int, to: int, data: np.ndarray) -> str:
         kind = Kind(int(data[4]))
@@ -227,6 +242,9 @@ def simulate(scenario: Scenario) -> Run:
         session = Simulated(experiment, comm, place, Path("nowhere"), recorder, pauses, {})
         session.origin_s = session.heard_s = session.alive_s = world.now
         session.is_open = True
+        session.deaths.why = ""
+        clocks: Any = SimpleNamespace(leave=lambda rank: None)
+        session.clocks = clocks
         no_checkpoints: Any = SimpleNamespace(due=lambda version: False, keep=lambda version, state: None)
         session.recovery.checkpoints = no_checkpoints
         return session
@@ -248,7 +266,7 @@ def simulate(scenario: Scenario) -> Run:
 
         return run
 
-    with simulated_mpi(), clock_of(world):
+    with simulated_mpi(survives=bool(scenario.kills)), clock_of(world):
         sessions += [session_of(rank) for rank in range(scenario.ranks)]
         try:
             world.run([program(rank) for rank in range(scenario.ranks)])
@@ -282,9 +300,10 @@ def judge(run: Run) -> None:
 def check(run: Run) -> None:
     """The invariants. Raises AssertionError naming the first that is broken."""
     world, sessions = run.world, run.sessions
-    assert len(world.results) == run.scenario.ranks, "a rank has not come to its end"
-    assert run.network.left() == 0, "messages are left that nobody has received"
-    ends = {session.end for session in sessions}
+    living = [rank for rank in range(run.scenario.ranks) if rank not in world.died]
+    assert sorted(world.results) == living, "a rank has not come to its end"
+    assert run.network.left(living) == 0, "messages are left that nobody has received"
+    ends = {sessions[rank].end for rank in living}
     assert len(ends) == 1, "the ranks end with different hidden states"
     use = (UPDATES.names or ()).index("use")
     recorded: Any = sessions[0].recorder.updates
@@ -292,7 +311,10 @@ def check(run: Run) -> None:
     ledger = run.server.ledger
     assert len(rows) == ledger.uploads
     refused = sum(kind == Kind.UPDATE for _, kind, _ in run.faults)
-    assert len(rows) + refused == len(run.sent), "an update was lost, or used twice"
+    if world.died:
+        check_members(run)
+    else:
+        assert len(rows) + refused == len(run.sent), "an update was lost, or used twice"
     trainings = Counter((row[0], row[1]) for row in rows)
     assert max(trainings.values(), default=1) == 1, "a training was used twice"
     assert sessions[0].dropped == len([1 for what, _, to in run.faults if to == 0 and what != "lost"])
@@ -303,18 +325,37 @@ def check(run: Run) -> None:
     check_model(run, rows)
 
 
+def check_members(run: Run) -> None:
+    """Every rank that died before the end is recorded once, and its clients live elsewhere."""
+    recorder: Any = run.sessions[0].recorder
+    noticed = [row["rank"] for kind, row in recorder.faults if kind == "rank died"]
+    assert len(set(noticed)) == len(noticed)
+    assert set(noticed) <= set(run.world.died)
+    if len(noticed) == run.scenario.ranks - 1:
+        assert (
+            run.server.ledger.reason.startswith("failed: every client rank has died")
+            or run.server.ledger.uploads
+        )
+    elif not run.server.ledger.reason.startswith("failed"):
+        hosting = run.server.members.hosting
+        clients = sum(hosting.of(host).size for host in range(len(hosting)))
+        assert clients == run.server.setup.clients
+
+
 def check_model(run: Run, rows: list[tuple[Any, ...]]) -> None:
     """x and x̂ are what Algorithm 1 makes of the recorded updates, in the recorded order, one at a time."""
-    payloads = {(client, participation): payload for client, participation, payload in run.sent}
+    payloads = {tuple(key): payload for *key, payload in run.sent}
+    at = (UPDATES.names or ()).index("rank")
     again, setup = run.fresh(), run.server.setup
     out = np.zeros(max(1, setup.downlink.payload_bytes()), np.uint8)
-    for client, participation, start, version, _, weight, *_ in rows:
+    for row in rows:
+        client, participation, start, version, _, weight, *_ = row
         while again.version < version:
             again.step(out)
         if not weight:
             continue
         key = derive(setup.experiment.seed, Stream.UPLINK, client, participation)
-        payload = np.frombuffer(payloads[client, participation], np.uint8).copy()
+        payload = np.frombuffer(payloads[client, participation, row[at]], np.uint8).copy()
         examples = setup.task.examples(client)
         assert again.receive(Update(client, start, payload, key, examples)) == weight
     while again.version < run.server.server.version:

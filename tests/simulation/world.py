@@ -40,8 +40,10 @@ class World:
         self.results: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
         self.kill_at: dict[int, float] = {}
+        self.died: dict[int, float] = {}  # when
         self._greenlets: dict[int, greenlet.greenlet] = {}
         self._main = greenlet.getcurrent()
+        self.buried: Callable[[int], None] = lambda rank: None  # the network's: a rank has died
         self.move: Callable[[], float] = lambda: float("inf")  # the network's; returns when it moves next
 
     def run(self, programs: list[Callable[[], Any]]) -> None:
@@ -68,7 +70,8 @@ class World:
         try:
             self.results[rank] = program()
         except Killed:
-            pass
+            self.died[rank] = self.now
+            self.buried(rank)
         except BaseException as error:  # the job ends, as it does when a rank of a real one raises
             self.errors[rank] = error
         del self._greenlets[rank]
