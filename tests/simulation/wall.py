@@ -116,7 +116,7 @@ class Scenario:
             f"transport.queue_limit={draw.choice([1, 2, 4])}",
             f"transport.upload_frames={draw.choice([1, 2])}",
             f"transport.receive_slots={draw.choice([1, 4, 32])}",
-            f"stop.uploads={draw.randint(1, 30)}",
+            f"stop.uploads={draw.randint(20, 60) if kind == 'deadly' else draw.randint(1, 30)}",
         ]
         if hosted:
             settings.append(f"client.draw={draw.choice(['uniform', 'examples', 'permutation'])}")
@@ -134,7 +134,7 @@ class Scenario:
             interrupt_s=draw.uniform(0, 0.5) if draw.random() < 0.2 else None,
             kind=kind,
             kills={
-                rank: draw.uniform(0, 0.3)
+                rank: draw.uniform(0, 0.15)
                 for rank in range(1, ranks)
                 if kind == "deadly" and draw.random() < 0.5
             },
