@@ -35,6 +35,7 @@ KIND_NAMES = {
     12: "digest",
 }
 KIND_NUMBERS = {name: number for number, name in KIND_NAMES.items()}
+TAG_DOWN, TAG_UP = 11, 12  # of the drivers: messages from rank 0 and to it; what is passed on keeps its tag
 END_NAMES = {0: "sender", 1: "receiver"}
 # What may go wrong in a run that goes on. A number is never given to another kind.
 FAULT_NAMES = {
@@ -332,6 +333,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
         "what a replay must have too: package, data, layout, uplink, downlink, the first model, its constant parts",
     ),
     "hosts": ("JSON", "of each host: its ranks, cpu, memory_bytes, network, container and gpu_aware"),
+    "energy": ("JSON", "joules by RAPL (cpu) and NVML (gpu), by host too; what was not measured, and why"),
     "ranks": ("", "ranks that took part"),
     "clients": ("", "clients of the population"),
     "parameters": ("", "elements of the model's vector"),
@@ -354,10 +356,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "seconds": ("s", "real duration of the run"),
     "virtual_seconds": ("s", "virtual duration of the run; 0 on the wall clock"),
     "uploads": ("", "updates received"),
-    "rejected_updates": (
-        "",
-        "of these, updates that were not used: not finite, or beyond server.reject_norm",
-    ),
+    "rejected_updates": ("", "of these, those that were not used: not finite, or beyond server.reject_norm"),
     "clipped_updates": ("", "of these, updates that were scaled down to server.clip_norm"),
     "server_steps": ("", "server steps"),
     "uploads_to_target": ("", "updates until the target was reached; −1 where it was not"),
@@ -383,7 +382,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     ),
     "checkpoints": (
         "JSON",
-        "how many were written and refused, the last one's bytes, seconds that they took",
+        "how many were written and refused, the last one's bytes, and the seconds that took",
     ),
     "resumed": ("JSON", "when the run went on from a checkpoint, and with how many ranks"),
     "rows": ("JSON", "rows of each table"),

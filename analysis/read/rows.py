@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qafel_analysis.read.energy import energy, energy_notes
 from qafel_analysis.read.settings import settings
 from qafel_analysis.read.unicast import Unicast
 
@@ -74,6 +75,10 @@ KEYS = (
     "bits_per_byte",
     "entropy_bits_per_byte",
     "faults",
+    "cpu_joules",
+    "gpu_joules",
+    "cpu_joules_per_upload",
+    "gpu_joules_per_upload",
 )
 
 
@@ -130,8 +135,8 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     """The attributes that the run wrote at its end; what it did not live to write comes from the tables.
 
     Beside KEYS it has "settings", what the run is a function of (settings.py), "fault_counts", the rows of /faults by
-    kind, "fault_clients", of each kind those by client, most first, and "notes", what is wrong with the file: none of
-    them is part of what `--json` prints.
+    kind, "fault_clients", of each kind those by client, most first, "energy_notes", why energy was not measured, and
+    "notes", what is wrong with the file: none of them is part of what `--json` prints.
     """
     aim = target or Target.of(trace)
     steps = trace.table("steps")
@@ -155,9 +160,11 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
             values["seconds_to_target"] = values.get("virtual_seconds")
     counts = _fault_counts(trace)
     values["faults"] = None if counts is None else sum(counts.values())
+    values |= energy(trace.attributes, values.get("uploads"))
     found = {key: plain(values.get(key)) for key in KEYS}
     beside = {"settings": settings(trace.experiment, found), "fault_counts": counts or {}}
     beside["fault_clients"] = _fault_clients(trace) if counts else {}
+    beside["energy_notes"] = energy_notes(trace.attributes)
     return found | beside | {"notes": trace.notes}
 
 

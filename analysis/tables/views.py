@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qafel_analysis.read.energy import KINDS, NOT_MEASURED
 from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, baseline_of, label, saving
 from qafel_analysis.tables.grid import NOTHING, Grid, number, size, spread, times
 
@@ -71,6 +72,30 @@ def faults_grid(runs: Sequence[Run]) -> Grid | None:
         if rows
         else None
     )
+
+
+def energy_grid(runs: Sequence[Run]) -> Grid | None:
+    """One row a run: joules of processors and GPUs, or why there are none; None where no run was asked."""
+    rows = tuple(
+        (
+            Path(run["run"]).name,
+            *(joules(run, kind) for kind in KINDS),
+            *(number(run[f"{kind}_joules_per_upload"]) for kind in KINDS),
+            "; ".join(run["energy_notes"].values()),
+        )
+        for run in runs
+        if run["energy_notes"] or run["cpu_joules"] is not None
+    )
+    headings = ("run", *(f"{name}\njoules" for name in KINDS.values()))
+    headings += (*(f"{kind.upper()} joules\nper upload" for kind in KINDS), "why not")
+    return Grid("Energy: what the machine's counters moved by", headings, rows, texts=1) if rows else None
+
+
+def joules(run: Run, kind: str) -> str:
+    """A run without a GPU has nothing to measure there."""
+    if (found := run[f"{kind}_joules"]) is not None:
+        return number(found)
+    return NOT_MEASURED if kind in run["energy_notes"] else NOTHING
 
 
 def fault_clients(run: Run, kind: str) -> str:

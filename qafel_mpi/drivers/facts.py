@@ -12,6 +12,7 @@ import torch
 from mpi4py import MPI
 
 from qafel_mpi.drivers.build import compute_device, visible_gpus
+from qafel_mpi.drivers.energy import Energy
 from qafel_mpi.drivers.provenance import container, network_devices
 from qafel_mpi.trace_schema import NOT_ENDED
 from qafel_mpi.transport import placement
@@ -97,6 +98,13 @@ def rank_row(
         dropped,
         placement.peak_memory_bytes(),
         rows_written,
+    )
+
+
+def energy_of(place: placement.Placement) -> Energy:
+    """What this rank reads of the machine's counters of energy."""
+    return Energy(
+        place.host, processors=place.local_rank == 0, gpu_uuid=device_uuid(compute_device(place.gpu))
     )
 
 

@@ -22,7 +22,7 @@ from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers.arithmetic import arithmetics
 from qafel_mpi.drivers.attributes import attributes_of
 from qafel_mpi.drivers.build import RunSummary, Setup
-from qafel_mpi.drivers.facts import host_facts, hosts, rank_row
+from qafel_mpi.drivers.facts import energy_of, host_facts, hosts, rank_row
 from qafel_mpi.drivers.fingerprints import fingerprints, package
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.provenance import provenance
@@ -38,12 +38,10 @@ from qafel_mpi.trace.merge import digest, shards_of
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.trace_schema import TABLES
-from qafel_mpi.transport import placement
+from qafel_mpi.transport import handshake, placement
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import Answering, Asking, ClockReading, clocks
 from qafel_mpi.transport.exchange import broadcast_text, gather_text
-from qafel_mpi.transport.handshake import agree, same_folder
-from qafel_mpi.transport.handshake import digest as short_digest
 from qafel_mpi.transport.placement import some_hosts
 from qafel_mpi.transport.star import Star, Together
 
@@ -83,6 +81,7 @@ class Session:
         limit_s = self.experiment.transport.watchdog_s
         self.deaths = Deaths(self.comm, self.placement.hosts)
         self.watchdog = Watchdog(limit_s, lambda: self.alive_s, self._end_job)
+        self.energy = energy_of(self.placement)
 
     def shows_life(self) -> None:
         """This rank's main thread has come by: it hangs nowhere."""
@@ -129,11 +128,8 @@ class Session:
             say_what_to_know(setup)
             if copied:
                 say_once(f"each rank keeps a copy of the data: {some_hosts(copied)}")
-            if self.placement.shared:
-                print(f"qafel-mpi: {some_hosts(self.placement.shared)}", file=sys.stderr, flush=True)
-            if self.placement.blind:
-                text = f"qafel-mpi: {some_hosts(self.placement.blind)}; they compute on the CPU"
-                print(text, file=sys.stderr, flush=True)
+            for text in self.placement.remarks:
+                print(f"qafel-mpi: {text}", file=sys.stderr, flush=True)
         warm_up(setup, self.comm, self.wait)
         transport = self.experiment.transport
         self.clocks = clocks(
@@ -155,6 +151,7 @@ class Session:
         self.deaths.begin(self.experiment, self._wait_with_all)
         self.is_open = True
         self.deaths.warn(say_once)
+        self.energy.start()
         if self.comm.size > 1:
             self.watchdog.start()
 
@@ -176,7 +173,7 @@ class Session:
         return hosts(map(json.loads, gather_text(self.comm, json.dumps(mine))))
 
     def _agree(self, answers: dict[str, str]) -> None:
-        agree(
+        handshake.agree(
             self.comm,
             answers,
             hosts=self.placement.hosts,
@@ -250,6 +247,7 @@ class Session:
         self.recorder.ranks.replace(rank_row(self.placement, x_hat_digest=own, **ends))
         self.recorder.close()
         self._ends.meet("the other ranks to write their shards")
+        self.attributes |= self.energy.stop(self._ends.gather, self.comm.size, resumed=self.recovery.goes_on)
         self.watchdog.stop()
 
     def finish(self, ledger: Ledger | None, x: Tensor | None, **totals: Any) -> RunSummary:
@@ -382,7 +380,7 @@ def begin(
         "mpi": placement.mpi_library(),
         "protocol": wire.MAGIC.decode(),
         "package": package(),
-        "experiment": short_digest(to_toml(experiment).encode()),
+        "experiment": handshake.digest(to_toml(experiment).encode()),
     }
     session._agree(answers)
     told = broadcast_text(comm, json.dumps([refused, disk.untaken, place.host]))
@@ -393,5 +391,5 @@ def begin(
     if disk.untaken:
         recorder.keep_only(())  # another run's rows may lie there
     elif recorded:
-        same_folder(comm, out, place)
+        handshake.same_folder(comm, out, place)
     return session

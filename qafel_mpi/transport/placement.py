@@ -57,6 +57,12 @@ class Placement:
         """Ranks on this host outnumber the cores that they may use."""
         return self.bound_by == "none"
 
+    @property
+    def remarks(self) -> list[str]:
+        """On rank 0: what the user should know of GPUs, a sentence each."""
+        shared = [some_hosts(self.shared)] if self.shared else []
+        return shared + ([f"{some_hosts(self.blind)}; they compute on the CPU"] if self.blind else [])
+
 
 def place(
     comm: MPI.Intracomm, *, gpus: Sequence[Gpu] = (), share_gpus: bool = True, bind: bool = True

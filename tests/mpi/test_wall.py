@@ -1,6 +1,7 @@
 """Wall runs on real ranks: the hidden state, the books, and what goes wrong."""
 
 import gc
+import json
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ from mpi4py import MPI
 from qafel_mpi import tasks
 from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.config import ConfigError, load
-from qafel_mpi.drivers import warmup
+from qafel_mpi.drivers import energy, warmup
 from qafel_mpi.drivers.session import TAG_UP
 from qafel_mpi.drivers.survival import digests, disk
 from qafel_mpi.drivers.virtual import run as virtual
@@ -102,6 +103,36 @@ def test_the_rows_of_one_end_add_up_to_the_totals_in_plain_h5py(comm, folder, di
         "checkpoints",
         "resumed",
     }
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_joules_of_the_processors_are_in_the_trace_or_why_not(comm, folder, digits, monkeypatch):
+    """On a made-up host of one package, whose counter moves on during the run."""
+    package = folder / "intel-rapl:0"
+    monkeypatch.setattr(energy, "POWERCAP", folder)
+
+    def takes(joules: int) -> bool:
+        (package / "part").write_text(f"{joules}000000\n")
+        (package / "part").replace(package / "energy_uj")
+        return False
+
+    run(comm, folder, digits())
+    with open_trace(folder / "a.h5") as trace:
+        found = json.loads(trace.attributes["energy"])
+    why = {socket.gethostname(): f"{folder} has no counters of processor packages"}
+    assert found["cpu"] == {"joules": None, "by_host": {}, "not_measured": why}
+    comm.Barrier()
+    if comm.rank == 0:
+        package.mkdir()
+        (package / "name").write_text("package-0\n")
+        (package / "max_energy_range_uj").write_text("99999999\n")
+        takes(90)
+    comm.Barrier()
+    run(comm, folder, digits(), interrupted=lambda: takes(20))
+    with open_trace(folder / "a.h5") as trace:
+        found = json.loads(trace.attributes["energy"])
+    assert found["cpu"]["joules"] == pytest.approx(30)
+    assert found["gpu"] == {"joules": None, "by_host": {}, "not_measured": {}}
 
 
 @pytest.mark.mpi(min_size=2)
