@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,8 +14,9 @@ import numpy as np
 from qafel_analysis.read.rows import Target, plain
 
 from qafel_mpi.trace.reader import Trace, TraceError, follow, open_trace
-from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES, taken
+from qafel_mpi.trace_schema import FAULT_NAMES, HEADER_BYTES, KIND_NAMES, TABLES, taken
 
+SCHEMA_VERSION = 1  # of `watch --json`
 WINDOW_S = 30.0  # rates are those of so long
 _EVALUATIONS = 1000  # that are kept
 _FITTED_SHARE = 0.25  # of the uploads so far: what came to pass in the last of them goes on
@@ -58,6 +59,8 @@ class Progress:
     wire_bytes: int = 0
     mean_staleness: float = float("nan")
     dropped_messages: int = 0
+    faults: dict[str, int] = field(default_factory=dict)  # by kind, of those that there were
+    resident_bytes: int | None = None  # rank 0's memory
     uploads_per_second: float = float("nan")
     payload_bytes_per_second: float = float("nan")
     virtual_seconds: float | None = None
@@ -65,8 +68,8 @@ class Progress:
     left: tuple[TimeLeft, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Not known is null."""
-        found = asdict(self)
+        """Not known is null. qafel_mpi/schemas/watch.json describes it."""
+        found = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for row in (found, *found["ranks"], *found["left"]):
             row |= {key: plain(value) for key, value in row.items()}
         return found
@@ -107,6 +110,8 @@ class Follower:
     uploads: int = 0
     staleness: int = 0
     dropped: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    resident_bytes: int | None = None
     last_step: np.void | None = None
     by_rank: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     heard_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -131,8 +136,8 @@ class Follower:
             raise
         return self._progress(trace)
 
-    def _new(self, trace: Any, table: str) -> Any:
-        return trace.new_blocks(table, self._ends.setdefault(table, {}), only=0)
+    def _new(self, trace: Any, table: str, only: int | None = 0) -> Any:
+        return trace.new_blocks(table, self._ends.setdefault(table, {}), only=only)
 
     def _read(self, trace: Any) -> None:
         for block in self._new(trace, "messages"):
@@ -145,6 +150,10 @@ class Follower:
         for block in map(taken, self._new(trace, "updates")):
             self.uploads += len(block)
             self.staleness += int(block["staleness"].sum())
+        for block in self._new(trace, "faults", only=None):  # few or none
+            self.faults.update(_kinds(block))
+        for block in self._new(trace, "memory"):
+            self.resident_bytes = int(block["resident_bytes"][-1]) if len(block) else self.resident_bytes
         wall = trace.attributes.get("driver") != "virtual"
         for block in self._new(trace, "steps"):
             evaluated = block[~np.isnan(block["loss"]) | ~np.isnan(block["accuracy"])]
@@ -193,6 +202,8 @@ class Follower:
             loss=loss,
             mean_staleness=self.staleness / self.uploads if self.uploads else float("nan"),
             dropped_messages=self.dropped,
+            faults=dict(self.faults),
+            resident_bytes=self.resident_bytes,
             uploads_per_second=uploads_rate,
             payload_bytes_per_second=bytes_rate,
             virtual_seconds=_time(step) if virtual else None,
@@ -238,9 +249,23 @@ class Follower:
                 elapsed_s=float(a.get("seconds", np.nan)),
                 wire_bytes=a.get("wire_bytes_up", 0) + a.get("wire_bytes_down", 0),
                 dropped_messages=a.get("dropped_messages", 0),
+                faults=dict(Counter(_kinds(_rows(trace, "faults")))),
+                resident_bytes=next(iter(_rows(trace, "memory")["resident_bytes"][-1:].tolist()), None),
                 virtual_seconds=a.get("virtual_seconds") or None,
                 **{key: a[key] for key in keys if key in a},
             )
+
+
+def _kinds(faults: np.ndarray) -> list[str]:
+    return [FAULT_NAMES.get(number, f"kind {number}") for number in faults["kind"].tolist()]
+
+
+def _rows(trace: Trace, table: str) -> np.ndarray:
+    """A small table of a trace; none where an older one has no such table."""
+    try:
+        return trace.table(table)
+    except TraceError:
+        return np.zeros(0, TABLES[table])
 
 
 def _payload(step: np.void) -> int:

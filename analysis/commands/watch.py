@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,14 @@ def watch(
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between updates.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Show one update and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per update.")] = False,
+    prometheus: Annotated[
+        Path | None,
+        typer.Option(
+            "--prometheus",
+            metavar="FILE",
+            help="Also write each update to this file, NAME.prom, for node-exporter's textfile collector.",
+        ),
+    ] = None,
 ) -> None:
     """Follow a running job through its shards: accuracy, bytes, rates, the slowest ranks, and the time left.
 
@@ -41,16 +50,18 @@ def watch(
     """
     from qafel_analysis.watch import Follower, newest
 
+    if prometheus is not None and prometheus.suffix != ".prom":
+        raise typer.BadParameter(f"--prometheus {prometheus}: node-exporter only reads files named NAME.prom")
     folder: Path | None = None
     followed: set[Path] = set()
     try:
         folder = newest(directory)
         while folder is not None:
-            follower = Follower(folder)
+            look = _look(Follower(folder), prometheus)
             if once or as_json:
-                _lines(follower, every, once, as_json)
+                _lines(look, every, once, as_json)
             else:
-                _screen(follower, every)
+                _screen(look, every)
             followed.add(folder)
             folder = None if once or directory == folder else _next(directory, followed)
     except TraceError as error:
@@ -73,29 +84,43 @@ def _next(directory: Path, followed: set[Path]) -> Path | None:
     return None
 
 
-def _lines(follower: Follower, every: float, once: bool, as_json: bool) -> None:
+def _look(follower: Follower, prometheus: Path | None) -> Callable[[], Progress]:
+    """What looks at the run, and tells node-exporter too."""
+    if prometheus is None:
+        return follower.poll
+    from qafel_analysis.prometheus import write
+
+    def look() -> Progress:
+        now = follower.poll()
+        write(now, prometheus)
+        return now
+
+    return look
+
+
+def _lines(look: Callable[[], Progress], every: float, once: bool, as_json: bool) -> None:
     """One look after another, each on its own."""
     while True:
-        now = follower.poll()
+        now = look()
         print(json.dumps(now.as_json()) if as_json else in_words(now), flush=True)
         if once or now.outcome is not None:
             return
         time.sleep(every)
 
 
-def _screen(follower: Follower, every: float) -> None:
+def _screen(look: Callable[[], Progress], every: float) -> None:
     """On a terminal one screen that is kept up to date; elsewhere a line a look."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     if not console.is_terminal:
-        _lines(follower, every, once=False, as_json=False)
+        _lines(look, every, once=False, as_json=False)
         return
     with Live(console=console, auto_refresh=False) as live:
         uploads, news_at = -1, time.monotonic()
         while True:
-            now = follower.poll()
+            now = look()
             if now.uploads != uploads:
                 uploads, news_at = now.uploads, time.monotonic()
             live.update(_view(now, time.monotonic() - news_at), refresh=True)
@@ -174,6 +199,7 @@ def _view(now: Progress, quiet_s: float) -> RenderableType:
         ("rates", f"{now.uploads_per_second:,.1f} uploads/s, payload {rate}/s" if moving else ""),
         ("mean staleness", _number(now.mean_staleness)),
         ("dropped messages", f"{now.dropped_messages:,}" if now.dropped_messages else ""),
+        ("faults", ", ".join(f"{kind} ({count:,})" for kind, count in now.faults.items())),
         ("time left", "; ".join(_left(now)).removeprefix("left: ") if now.outcome is None else ""),
         ("outcome", now.outcome or ""),
     ]

@@ -77,8 +77,10 @@ ANALYSIS_MAY_IMPORT = (f"{PACKAGE}.trace.reader", f"{PACKAGE}.trace_schema")
 ANALYSIS_FLOORS: dict[str, int] = {
     "testing": 6,
     "commands": 5,
+    "prometheus": 4,
     "report": 4,
     "export": 3,
+    "otf2": 3,
     "watch": 3,
     "figures": 3,
     "theory": 2,

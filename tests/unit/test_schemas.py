@@ -14,6 +14,7 @@ from qafel_analysis.commands import app as analysis
 from qafel_analysis.example import Example, write
 from qafel_analysis.read import rows
 from qafel_analysis.tables import messages
+from qafel_analysis.watch import Progress, RankProgress
 from typer.testing import CliRunner
 
 from qafel_mpi import schemas
@@ -87,6 +88,16 @@ def test_replay_has_the_keys_of_its_schema() -> None:
     check_against_schema("replay", json.loads(replay.verdict_json(found)))
 
 
+def test_watch_has_the_keys_of_its_schema() -> None:
+    properties = schemas.schema("watch")["properties"]
+    assert list(properties) == ["schema_version", *(field.name for field in dataclasses.fields(Progress))]
+    for now in (
+        Progress("a.shards", None, float("nan")),
+        Progress("a.h5", "finished", 2.0, faults={"disk": 1}, ranks=(RankProgress(1, 2, 3.0, float("nan")),)),
+    ):
+        check_against_schema("watch", json.loads(json.dumps(now.as_json())))
+
+
 def test_table_has_the_keys_of_its_schema(trace: Path) -> None:
     assert list(schemas.schema("table")["items"]["properties"]) == ["schema_version", *rows.KEYS]
     found = table(trace)
@@ -140,7 +151,7 @@ def test_the_command_prints_a_schema_and_lists_them() -> None:
     assert (
         [line.split()[0] for line in listed]
         == schemas.names()
-        == ["bench", "messages", "replay", "run", "table"]
+        == ["bench", "messages", "replay", "run", "table", "watch"]
     )
     assert json.loads(runner.invoke(app.app, ["schema", "run"]).stdout) == schemas.schema("run")
     mistaken = runner.invoke(app.app, ["schema", "tabel"])

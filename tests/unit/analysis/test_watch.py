@@ -189,3 +189,20 @@ def test_nothing_to_follow_is_said(tmp_path):
     assert str(tmp_path) in done.stderr
     assert "no run is in progress here" in done.stderr
     assert watch(tmp_path / "none").returncode == 2
+
+
+def test_faults_of_every_rank_and_rank_0s_memory_are_followed_and_are_in_the_merged_trace(run):
+    run.step()
+    other = Recorder(run.directory, 2)
+    run.recorder.fault("disk", rank=0)
+    other.fault("rank silent", rank=3)
+    other.flush()
+    run.recorder.memory.append((0.5, 7_000_000))
+    run.recorder.memory.append((1.5, 9_000_000))
+    run.recorder.flush()
+    now = Follower(run.directory).poll()
+    assert (now.faults, now.resident_bytes) == ({"disk": 1, "rank silent": 1}, 9_000_000)
+    other.close()
+    run.end("finished")
+    ended = Follower(run.directory).poll()
+    assert (ended.faults, ended.resident_bytes) == (now.faults, now.resident_bytes)
