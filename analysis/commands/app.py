@@ -101,8 +101,8 @@ def table(
         groups = comparison.groups(found)
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
         if chosen is Format.TERMINAL:
-            faults = views.faults_grid(found)
-            grids = [views.runs_grid(found), *([faults] if faults else []), *grids]
+            some = [views.faults_grid(found), views.energy_grid(found)]
+            grids = [views.runs_grid(found), *(one for one in some if one), *grids]
         _emit(grids, chosen)
 
 
@@ -198,6 +198,7 @@ app.command(
         "qafel-analysis export runs/a.h5                        # a.trace.json, for ui.perfetto.dev",
         "qafel-analysis export runs/*.h5 --to parquet --table messages -o tables",
         "qafel-analysis export runs/a.h5 --to csv --table steps",
+        "qafel-analysis export runs/a.h5 --to otf2              # a.otf2/traces.otf2, for Vampir and ViTE",
     )
 )(export)
 app.command(
@@ -205,6 +206,7 @@ app.command(
         "qafel-analysis watch runs/a.shards",
         "qafel-analysis watch runs --every 10",
         "qafel-analysis watch runs --once --json",
+        "qafel-analysis watch runs --prometheus /var/lib/prometheus/node-exporter/qafel.prom",
     )
 )(watch)
 app.command(

@@ -93,6 +93,7 @@ class Target(StrEnum):
     PERFETTO = "perfetto"
     CSV = "csv"
     PARQUET = "parquet"
+    OTF2 = "otf2"
 
 
 class Table(StrEnum):
@@ -111,7 +112,10 @@ def export(
     runs: Runs,
     to: Annotated[
         Target,
-        typer.Option("--to", help="perfetto: a timeline for ui.perfetto.dev. csv, parquet: a table."),
+        typer.Option(
+            "--to",
+            help="perfetto: a timeline for ui.perfetto.dev. otf2: one for Vampir or ViTE. csv, parquet: a table.",
+        ),
     ] = Target.PERFETTO,
     table: Annotated[
         Table,
@@ -126,13 +130,15 @@ def export(
 ) -> None:
     """Write traces in other programs' formats, one file per run, such as RUN.trace.json or RUN.messages.csv.
 
-    Files are read and written in blocks, however long the run is. The command prints the names of the files.
+    An OTF2 archive is a folder, RUN.otf2; open RUN.otf2/traces.otf2. It replaces an older archive of that name. All
+    other formats are read and written in blocks, however long the run is. The command prints the names of the files.
     """
     shown = window_of(window)
     from qafel_analysis import export as exporting
     from qafel_analysis.figures.collect import short_names
+    from qafel_analysis.otf2 import to_otf2
 
-    if table is Table.RUNS and to is not Target.PERFETTO:
+    if table is Table.RUNS and to in (Target.CSV, Target.PARQUET):
         found = read(runs, None, None)
         print(exporting.runs(found, out / f"runs.{to}"))
         return
@@ -147,6 +153,8 @@ def export(
                     case Target.PARQUET:
                         file = out / f"{name}.{table}.parquet"
                         exporting.to_parquet(path, table, file)
+                    case Target.OTF2:
+                        file = to_otf2(path, out / f"{name}.otf2", shown).anchor
                     case _:
                         file = out / f"{name}.trace.json{'.gz' if gzip else ''}"
                         exporting.to_perfetto(path, file, shown)

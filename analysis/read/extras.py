@@ -1,4 +1,4 @@
-"""Packages of the extra 'analysis': imported where they are needed, with a message where they are missing."""
+"""Optional packages: imported where they are needed, with a message where they are missing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 
 class MissingExtra(RuntimeError):
-    """A package of the extra 'analysis' is not installed."""
+    """A package of an extra of qafel-mpi is not installed."""
 
 
-def extra(module: str) -> Any:
-    """Import a module of the extra 'analysis'. Raises MissingExtra that says what to install."""
+def extra(module: str, name: str = "analysis") -> Any:
+    """Import a module of the extra of this name. Raises MissingExtra that says what to install."""
     try:
         return import_module(module)
     except ImportError as error:
+        package = module.partition(".")[0].strip("_")
         raise MissingExtra(
-            f"this needs {module.partition('.')[0]}, which is not installed: pip install 'qafel-mpi[analysis]'"
+            f"this needs {package}, which is not installed: pip install 'qafel-mpi[{name}]'"
         ) from error

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support import ROOT, mpi_environment
 
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "prometheus-client": "prometheus_client"}
 # Conda's own: the interpreter, and what installs the project itself.
 CONDA_ONLY = {"python", "pip", "setuptools"}
 
