@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from qafel_mpi.commands import info, list, merge, replay, run, schema, seal, settings, suite
+from qafel_mpi.commands import crate, info, list, merge, replay, run, schema, seal, settings, suite
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
@@ -44,6 +44,7 @@ app.command(epilog=info.EXAMPLES)(info.info)
 app.add_typer(data, name="data")
 app.command(epilog=merge.EXAMPLES)(merge.merge)
 app.command(epilog=seal.EXAMPLES)(seal.seal)
+app.command(epilog=crate.EXAMPLES)(crate.crate)
 app.add_typer(bench, name="bench")
 app.add_typer(jobs, name="jobs")
 
