@@ -86,6 +86,36 @@ def test_unlike_hosts_are_refused_unless_told(results):
     assert qafel("bench", "compare", "a.json", "b.json", "--unlike-hosts", cwd=results).returncode == 0
 
 
+def test_a_history_of_nights_shows_the_one_that_changed_it_and_writes_a_page(results, tmp_path):
+    """Sixteen files made of a real one: from the tenth on its first row takes half as long again."""
+    content = json.loads((results / "a.json").read_text())
+    row = content["rows"][0]
+    for night in range(1, 17):
+        content["provenance"]["started"] = f"2026-11-{night:02d}T03:00:00+00:00"
+        slower = (1.5 if night >= 10 else 1.0) * (1 + 0.004 * (night % 3))
+        changed = row | {"values_us": [slower * value for value in row["values_us"]]}
+        nightly = content | {"rows": [changed, *content["rows"][1:]]}
+        (tmp_path / f"{night}.json").write_text(json.dumps(nightly))
+    done = qafel("bench", "compare", ".", "--history", "pages/history.html", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table, _, said = done.stdout.rstrip().rpartition("\n")
+    count = 2 * len(content["rows"])
+    assert said == f"pages/history.html: 16 files, {count} series"
+    assert {line.split()[0] for line in table.splitlines()[1:]} == {"2026-11-10T03:00"}
+    assert "+50." in table or "+49." in table
+    assert (tmp_path / "pages/history.html").read_text().count("<svg") == count
+    found = qafel("bench", "compare", ".", "--history", "history.html", "--json", cwd=tmp_path)
+    as_json = json.loads(found.stdout)
+    check_against_schema("history", as_json)
+    changes = {one["column"]: one["changes"] for one in as_json["series"] if one["changes"]}
+    assert changes.keys() == {"median_us", "ratio"}
+    assert changes["median_us"][0]["change"] == pytest.approx(0.5, abs=0.01)
+    assert qafel("bench", "compare", "1.json", cwd=tmp_path).returncode == 2
+    (tmp_path / "17.json").write_text("{")
+    broken = qafel("bench", "compare", ".", "--history", "history.html", cwd=tmp_path)
+    assert (broken.returncode, broken.stderr.count("17.json")) == (2, 1)
+
+
 @pytest.mark.parametrize(("target", "code"), [(1000.0, 4), (1e-6, 0)])
 def test_a_run_below_its_reference_exits_with_4(target, code, tmp_path):
     (tmp_path / "site.toml").write_text(

@@ -151,7 +151,7 @@ def test_the_command_prints_a_schema_and_lists_them() -> None:
     assert (
         [line.split()[0] for line in listed]
         == schemas.names()
-        == ["bench", "messages", "replay", "run", "table", "watch"]
+        == ["bench", "history", "messages", "replay", "run", "table", "watch"]
     )
     assert json.loads(runner.invoke(app.app, ["schema", "run"]).stdout) == schemas.schema("run")
     mistaken = runner.invoke(app.app, ["schema", "tabel"])

@@ -310,7 +310,8 @@ bench.command(epilog="Examples:\n\n  qafel-mpi bench check bench.h5\n\n  qafel-m
 bench.command(
     epilog="Examples:\n\n  qafel-mpi bench compare old.h5 new.h5\n\n"
     "  qafel-mpi bench compare before/ after/     folders of launches\n\n"
-    "  qafel-mpi bench compare here.json there.json --unlike-hosts",
+    "  qafel-mpi bench compare here.json there.json --unlike-hosts\n\n"
+    "  qafel-mpi bench compare nightly/ --history history.html",
 )(files.compare)
 
 bench.command(

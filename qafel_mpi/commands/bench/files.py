@@ -5,7 +5,9 @@ numpy and h5py are imported inside the commands.
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,33 +44,45 @@ def check(
 
 
 def compare(
-    a: Annotated[
-        Path,
-        typer.Argument(metavar="A", help="A benchmark's result, or a folder of several launches' results."),
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="A B",
+            help="A benchmark's result, or a folder of several launches' results, and the one to compare with it. "
+            "With --history: any number of either.",
+            show_default=False,
+        ),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The result to compare with it.")],
     unlike_hosts: Annotated[
         bool, typer.Option("--unlike-hosts", help="Compare results of different machines too.")
     ] = False,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE.html",
+            help="Follow every row through all results in time, list its changes, and write a page of the series.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the history as JSON.")] = False,
 ) -> None:
     """Compare two results row by row: B's median time over A's, with a 95% interval and the doubts that `check` has.
 
     In a folder every file is one launch, and the interval includes what differs from launch to launch. Results from
-    different machines or MPI settings are refused with exit code 2.
+    different machines or MPI settings are refused with exit code 2. With --history the results are series in time, by
+    the date that they hold, and Apache Otava finds where one changed.
     """
+    if history is not None:
+        _history([file for path in results for file in _files(path)], history, unlike_hosts, as_json)
+        return
+    if len(results) != 2 or as_json:
+        raise typer.BadParameter(
+            "give two results, A and B, or --history PAGE.html and any number of results"
+        )
+    a, b = results
     from qafel_mpi.bench.measuring import compare as pairs
 
     first, second = _launches(a), _launches(b)
-    differ = pairs.unlike([*first, *second])
-    if differ and not unlike_hosts:
-        print(
-            f"{a} and {b} come from different machines or settings; --unlike-hosts compares them anyway",
-            file=sys.stderr,
-        )
-    for line in differ:
-        print(f"  {line}", file=sys.stderr)
-    if differ and not unlike_hosts:
-        sys.exit(ExitCode.USAGE)
+    _refuse_unlike([*first, *second], f"{a} and {b}", unlike_hosts)
     both, alone = pairs.compare(first, second)
     rows = [
         {
@@ -88,15 +102,70 @@ def compare(
         print(f"only in one of the results: {label(row)}", file=sys.stderr)
 
 
-def _launches(path: Path) -> list[Result]:
-    """Of a file, one; of a folder, its JSON and HDF5 files, each one."""
+def _refuse_unlike(results: Sequence[Result], named: str, anyway: bool) -> None:
+    """Ends the command where they are of different machines."""
+    from qafel_mpi.bench.measuring import compare as pairs
+
+    differ = pairs.unlike(results)
+    if differ and not anyway:
+        text = f"{named} come from different machines or settings; --unlike-hosts compares them anyway"
+        print(text, file=sys.stderr)
+    for line in differ:
+        print(f"  {line}", file=sys.stderr)
+    if differ and not anyway:
+        sys.exit(ExitCode.USAGE)
+
+
+def _history(files: Sequence[Path], page: Path, unlike_hosts: bool, as_json: bool) -> None:
+    from qafel_mpi.bench.measuring import history
+    from qafel_mpi.bench.measuring.history_page import page as html
+    from qafel_mpi.bench.measuring.result import ResultError
+
+    results = [(file, _read(file)) for file in files]
+    _refuse_unlike([result for _, result in results], f"{len(results)} results", unlike_hosts)
+    try:
+        found = history.series(results)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(html(found), encoding="utf-8", errors="backslashreplace")
+    except (ResultError, history.MissingPackage) as error:
+        raise ConfigError([str(error)]) from None
+    except OSError as error:
+        raise ConfigError([f"{error.filename or page}: {error.strerror}"]) from None
+    if as_json:
+        content = {"schema_version": history.SCHEMA_VERSION, "series": [one.as_json() for one in found]}
+        print(json.dumps(content, indent=1))
+        return
+    rows = [
+        {
+            "since": one.points[change.index].started[:16],
+            "commit": one.points[change.index].commit[:10] or None,
+            "row": f"{one.label} {one.column}",
+            "before": cell(change.before),
+            "after": cell(change.after),
+            "change": f"{change.change:+.1%}",
+            "p": f"{change.p_value:.1g}",
+        }
+        for one in found
+        for change in one.changes
+    ]
+    print(show.table(sorted(rows, key=lambda row: str(row["since"]))) or "no change was found")
+    print(f"{page}: {len(files)} files, {len(found)} series")
+
+
+def _files(path: Path) -> list[Path]:
+    """Of a file, itself; of a folder, its JSON and HDF5 files, of a.json and a.h5 one."""
     files = {path.stem: path}
-    if path.is_dir():  # a.json and a.h5 are one launch
+    if path.is_dir():
         files = {file.stem: file for file in visible(path, "*") if file.suffix in (".json", ".h5")}
     if not files:
         raise ConfigError([f"{path}: it contains neither .json nor .h5 files"])
+    return list(files.values())
+
+
+def _launches(path: Path) -> list[Result]:
+    """Of a file, one; of a folder, its JSON and HDF5 files, each one."""
     results = []
-    for file in files.values():
+    for file in _files(path):
         results.append(_read(file))
         if why := results[-1].incomplete:
             print(f"{file}: rows are missing: {why}", file=sys.stderr)
