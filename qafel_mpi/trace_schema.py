@@ -53,13 +53,13 @@ FAULT_NAMES = {
     11: "resynchronised",
     12: "disk",
     13: "waited too long",
+    14: "wrapped around",
 }
 FAULT_NUMBERS = {name: number for number, name in FAULT_NAMES.items()}
 CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign", 7: "eden"}
 CODEC_NAMES |= {12: "lattice"}  # the numbers on the wire; a test keeps them in agreement with codecs/
-# A message that failed the header's check has no known kind; some kinds carry no payload.
-_KINDS = {0: "unknown"} | KIND_NAMES
-_CODECS = {0: "none"} | CODEC_NAMES
+_KINDS = {0: "unknown"} | KIND_NAMES  # of a message that failed the header's check
+_CODECS = {0: "none"} | CODEC_NAMES  # of a kind without payload
 
 
 # What became of an update.

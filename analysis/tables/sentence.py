@@ -17,6 +17,7 @@ _NAMES = {
     "fadas": "FADAS",
     "ca2fl": "CA²FL",
     "decoupled": "Decoupled DiLoCo",
+    "quafl": "QuAFL",
     "fedavg": "FedAvg",
     "fedpaq": "FedPAQ",
 }

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from qafel_mpi.algorithms.config import ServerConfig
 
-REJECTED, CLIPPED = "update rejected", "update clipped"
+REJECTED, CLIPPED, WRAPPED = "update rejected", "update clipped", "wrapped around"
 
 
 class Finding(NamedTuple):
     """An update that was not used as it came. at: its place among those received together. why: with the numbers."""
 
     at: int
-    kind: str  # REJECTED or CLIPPED
+    kind: str  # REJECTED, CLIPPED, or WRAPPED
     why: str
 
 

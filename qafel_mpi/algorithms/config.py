@@ -98,10 +98,11 @@ class ServerConfig(Settings):
         description="Largest staleness (τ_c) at which a step has the whole learning rate.",
         json_schema_extra=BOTH | only_with(delay_rate=("divided", "capped")),
     )
-    reduction: Literal["mean", "sum", "clients"] = Field(
+    reduction: Literal["mean", "sum", "clients", "with-server"] = Field(
         "mean",
         description="Divisor n of the summed updates: mean divides by the sum of their weights w_i, sum by 1, "
-        "clients by the number of clients.",
+        "clients by the number of clients, with-server by the sum of the weights and 1, as if the server's model "
+        "were one more.",
         json_schema_extra=BOTH,
     )
     weighting: Literal["uniform", "examples"] = Field(
@@ -136,6 +137,12 @@ class ServerConfig(Settings):
         le=LARGEST,
         description="Largest 2-norm of a decoded update u_i that is used; a larger one is counted with its client, "
         "in /faults, as is one that is not finite.",
+        json_schema_extra=BOTH,
+    )
+    pull: bool = Field(
+        False,
+        description="The server asks, as in QuAFL: clients train models of their own meanwhile, and one that is "
+        "asked sends its model with as many of its steps as it has made, and mixes the server's into it.",
         json_schema_extra=BOTH,
     )
     synchronous: bool = Field(

@@ -78,6 +78,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "staleness": {"weight": "constant"},
     },
+    # Zakerinia et al., QuAFL (arXiv 2206.10032), with the averaging of its authors' code: no state is shared, models
+    # are decoded near what the receiver has, and the server asks S = buffer_size clients. The lattice is cubic, and
+    # no rotation comes before it.
+    "quafl": {
+        "uplink": {"codec": "lattice", "bits": 8, "spacing": 2e-3},
+        "downlink": {
+            "mode": "direct",
+            "delivery": "unicast",
+            "codec": "lattice",
+            "bits": 8,
+            "spacing": 2e-3,
+        },
+        "server": {
+            "pull": True,
+            "update": "model",
+            "reduction": "with-server",
+            "learning_rate": 1.0,
+            "momentum": 0.0,
+        },
+        "client": {"momentum": 0.0},
+        "staleness": {"weight": "constant"},
+    },
     # McMahan et al., AISTATS 2017 (arXiv 1602.05629): synchronous rounds, weighted by examples.
     "fedavg": {
         "uplink": _IDENTITY,
@@ -120,6 +142,7 @@ DEFINING: dict[str, dict[str, Any]] = {
         "server.nesterov": True,
         "client.optimizer": "adamw",
     },
+    "quafl": {"server.pull": True, "uplink.codec": "lattice", "downlink.codec": "lattice"},
     "fedavg": {**_EXACT, "server.synchronous": True, "server.weighting": "examples"},
     "fedpaq": {"downlink.codec": "identity", "server.synchronous": True, "server.weighting": "uniform"},
 }

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding, Rejected, factor
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, WRAPPED, Finding, Rejected, factor
 from qafel_mpi.algorithms.calibration import Calibration
 from qafel_mpi.algorithms.client import Replica, shared_key
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec, PayloadError
+from qafel_mpi.codecs.near import NearCodec, decode_near
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.norms import distance, norm
@@ -99,6 +100,8 @@ class Server:
         self.findings: list[Finding] = []  # of the updates received last
         self._bounded = server.clip_norm is not None or server.reject_norm is not None
         self._scratch: Tensor | None = None
+        # Models that are decoded near the server's own.
+        self.near = server.update == "model" and isinstance(uplink, NearCodec)
 
     @property
     def version(self) -> int:
@@ -143,7 +146,7 @@ class Server:
         if self.findings:
             self.findings = []
         weighed = [self._weigh(update) for update in updates]
-        if self._bounded:
+        if self._bounded or self.near:
             return [self._receive(i, update) for i, update in enumerate(updates)]
         used = [(u, w.s * w.n) for u, w in zip(updates, weighed, strict=True) if w is not None]
         if used:
@@ -159,7 +162,7 @@ class Server:
             try:
                 if self._bounded:
                     clip = self._clip(index, update)
-                self._add([update], [weighed.s * weighed.n * clip])
+                self._add([update], [weighed.s * weighed.n * clip], index)
             except (PayloadError, Rejected) as error:
                 self.findings.append(Finding(index, REJECTED, str(error)))
                 weighed = None
@@ -168,23 +171,36 @@ class Server:
     def _clip(self, index: int, update: Update) -> float:
         """c of an update whose norm is looked at. Raises PayloadError and Rejected."""
         u = self._aside()
-        self.uplink.decode(update.payload, u, update.key)
+        if self.near:
+            decode_near(self.uplink, update.payload, self.x, u, update.key)
+        else:
+            self.uplink.decode(update.payload, u, update.key)
         size = distance(u, self.x) if self.config.update == "model" else norm(u)
         clip, why = factor(self.config, size)
         if why:
             self.findings.append(Finding(index, CLIPPED, why))
         return clip
 
-    def _add(self, updates: list[Update], coefficients: list[float]) -> None:
-        """buffer += Σ coefficient · u, or u − h with calibration."""
+    def _add(self, updates: list[Update], coefficients: list[float], index: int = 0) -> None:
+        """buffer += Σ coefficient · u, or u − h with calibration. index: of the first among those received."""
         if self.calibration is not None:
             self._add_differences(updates, self.calibration)
+        elif self.near:
+            self._add_near(updates[0], coefficients[0], index)  # one at a time: see receive_all
         elif len(updates) == 1 and not self.uplink.shared:
             (u,) = updates
             self.uplink.accumulate(u.payload, self.buffer, coefficients[0], u.key)
         else:
             payloads, keys = [u.payload for u in updates], [u.key for u in updates]
             self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
+
+    def _add_near(self, update: Update, coefficient: float, index: int) -> None:
+        """buffer += coefficient · y, decoded near x^t."""
+        y = self._aside()
+        if wrapped := decode_near(self.uplink, update.payload, self.x, y, update.key):
+            why = f"buckets of its model: {wrapped}; raise uplink.bits or uplink.spacing"
+            self.findings.append(Finding(index, WRAPPED, why))
+        self.buffer.add_(y, alpha=coefficient)
 
     def _add_differences(self, updates: list[Update], calibration: Calibration) -> None:
         """buffer += u_i − h_i, h_i ← u_i, one after the other: a client may be among them twice."""
@@ -296,6 +312,8 @@ class Server:
     def _divisor(self) -> float:
         if self.config.reduction == "sum":
             return 1.0
+        if self.config.reduction == "with-server":
+            return self._weights + 1.0
         return float(self.clients) if self.config.reduction == "clients" else self._weights
 
     def _calibrated(self, total: Tensor, calibration: Calibration) -> Tensor:

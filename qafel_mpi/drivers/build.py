@@ -19,6 +19,7 @@ from torch import Tensor
 from qafel_mpi import tasks
 from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.feedback import ErrorFeedback
+from qafel_mpi.algorithms.quafl import local_rate
 from qafel_mpi.algorithms.server import Server
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs import build as build_codec
@@ -27,6 +28,7 @@ from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.own import said
 from qafel_mpi.tasks.base import Task
+from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.coverage import Coverage
@@ -122,6 +124,16 @@ class Setup:
     @property
     def unicast(self) -> bool:
         return self.experiment.downlink.delivery == "unicast"
+
+    @property
+    def pull(self) -> bool:
+        """The server asks, and clients have models of their own."""
+        return self.experiment.server.pull
+
+    @property
+    def kept(self) -> bool:
+        """Clients keep something from one training to the next, where they live."""
+        return self.pull or self.experiment.client.error_feedback
 
     @property
     def alone(self) -> bool:
@@ -240,7 +252,7 @@ def build(
         use(device)
         task = tasks.build(
             experiment.task,
-            experiment.client,
+            _trained_as(experiment),
             seed=experiment.seed,
             clients=clients,
             device=device,
@@ -256,6 +268,15 @@ def build(
             )
         full = Identity(task.layout, task.dtype)
         return Setup(experiment, task, uplink, downlink, full, clients, x0, checksum, memory.why_not)
+
+
+def _trained_as(experiment: Experiment) -> ClientConfig:
+    """With server.pull a training of the task is one step, at QuAFL's rate; drivers/pulled.py counts P of them."""
+    client = experiment.client
+    if not experiment.server.pull:
+        return client
+    rate = local_rate(client.learning_rate, experiment.server.buffer_size)
+    return client.model_copy(update={"local_steps": 1, "local_epochs": None, "learning_rate": rate})
 
 
 def refuse_what_no_message_holds(setup: Setup) -> None:

@@ -131,35 +131,42 @@ class ClockConfig(Settings):
     start: Literal["constant", "poisson", "always"] = Field(
         "constant",
         description="When clients start their trainings.",
-        json_schema_extra=VIRTUAL | only_with({"server.synchronous": False}, staleness=None),
+        json_schema_extra=VIRTUAL
+        | only_with({"server.synchronous": False, "server.pull": False}, staleness=None),
     )
     rate: float | None = Field(
         None,
         gt=0,
         description="Training starts per virtual second; without it the rate follows from concurrency.",
         json_schema_extra=VIRTUAL
-        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
+        | only_with(
+            {"server.synchronous": False, "server.pull": False}, staleness=None, start=("constant", "poisson")
+        ),
     )
     concurrency: int | None = Field(
         None,
         ge=1,
         description="Number of clients that train at the same time, on average or, with start = 'always', exactly; "
         "without it 10 · buffer_size, all clients with 'always', and buffer_size in synchronous rounds.",
-        json_schema_extra=VIRTUAL | only_with(staleness=None),
+        json_schema_extra=VIRTUAL | only_with({"server.pull": False}, staleness=None),
     )
     limit: int | None = Field(
         None,
         ge=1,
         description="Largest number of clients that train at the same time; a start beyond it waits for a finish.",
         json_schema_extra=VIRTUAL
-        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
+        | only_with(
+            {"server.synchronous": False, "server.pull": False}, staleness=None, start=("constant", "poisson")
+        ),
     )
     duration: DurationConfig = DurationConfig()
     replacement: bool = Field(
         True,
         description="Draw clients with replacement, so that one may start again while it still trains.",
         json_schema_extra=VIRTUAL
-        | only_with({"server.synchronous": False}, staleness=None, start=("constant", "poisson")),
+        | only_with(
+            {"server.synchronous": False, "server.pull": False}, staleness=None, start=("constant", "poisson")
+        ),
     )
     dropout: float = Field(
         0.0,
@@ -168,12 +175,20 @@ class ClockConfig(Settings):
         description="Share of the started trainings whose update never arrives.",
         json_schema_extra=VIRTUAL | only_with(staleness=None),
     )
+    ask_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=LONGEST_MEAN_S,
+        description="Virtual seconds from one question of a server that asks to the next.",
+        json_schema_extra=VIRTUAL | only_with({"server.pull": True}),
+    )
     staleness: StalenessControl | None = None
     restart_before_step: bool = Field(
         True,
         description="With start = 'always', a client restarts before the server step that its own update completes, "
         "not after it.",
-        json_schema_extra=VIRTUAL | only_with({"server.synchronous": False}, staleness=None, start="always"),
+        json_schema_extra=VIRTUAL
+        | only_with({"server.synchronous": False, "server.pull": False}, staleness=None, start="always"),
     )
     flush_epoch: bool = Field(
         False,

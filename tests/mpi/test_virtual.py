@@ -20,6 +20,7 @@ SETTINGS = {
     "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
     "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
     "decoupled": ["algorithm=decoupled", "server.quorum=2", "server.grace_seconds=0.1"],
+    "quafl": ["algorithm=quafl", "client.local_steps=4", "clock.dropout=0.1"],
     "ca2fl": ["algorithm=ca2fl", "uplink.codec=qsgd"],
     "fedpaq": ["algorithm=fedpaq"],
     "dropout, poisson, rate": ["clock.dropout=0.2", "clock.start=poisson", "staleness.weight=rate"],
@@ -49,7 +50,7 @@ def tables(path):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_results_are_bit_identical_for_any_number_of_ranks(comm, folder, digits, name):
     """Rank 0's own run in one process is the reference; /updates and /steps are compared byte by byte."""
-    schedule = [] if name == "staleness" else ["clock.concurrency=10"]
+    schedule = [] if name in ("staleness", "quafl") else ["clock.concurrency=10"]
     experiment = digits("clock.kind=virtual", *schedule, *SETTINGS[name])
     summary = virtual.run(experiment, comm, folder / "many.h5")
     if comm.rank == 0:

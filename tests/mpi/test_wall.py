@@ -254,6 +254,38 @@ def test_a_quorum_steps_when_its_grace_window_has_passed(comm, folder, digits):
         assert step["time_s"] >= taken_s[1] + 0.03
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("clients", ["20", "ranks"])
+def test_a_server_that_asks_gets_what_its_clients_have(comm, folder, digits, clients):
+    """QuAFL: a DOWNLOAD is a question to one client, its next UPDATE the answer, with as many steps as it made."""
+    k = min(4, comm.size - 1) if clients == "ranks" else 4
+    overrides = (
+        f"task.clients={clients}",
+        f"server.buffer_size={k}",
+        "client.local_steps=3",
+        "stop.uploads=120",
+    )
+    summary = run(comm, folder, digits("algorithm=quafl", *overrides))
+    with open_trace(folder / "a.h5") as trace:
+        updates, messages = trace.table("updates"), trace.table("messages")
+        first = trace.table("steps")[0]
+    assert summary.outcome == "finished"
+    assert summary.server_steps == summary.uploads // k
+    for version in range(summary.server_steps):
+        asked = updates["client"][updates["version"] == version]
+        assert len(set(asked.tolist())) == len(asked) == k
+    for client in set(updates["client"].tolist()):
+        mine = updates[updates["client"] == client]
+        assert mine["participation"].tolist() == list(range(len(mine)))
+        assert len(set(mine["rank"].tolist())) == 1
+    questions = messages[(messages["end"] == 0) & (messages["kind"] == Kind.DOWNLOAD)]
+    assert summary.uploads <= len(questions) <= summary.uploads + k
+    trained = updates[np.isfinite(updates["loss"])]
+    assert len(trained) > 0
+    assert (trained["train_seconds"] > 0).all()
+    assert summary.loss < first["loss"]
+
+
 @pytest.mark.mpi(min_size=3)
 def test_synchronous_rounds_are_fedavg(comm, folder, digits):
     """Every client of a round starts from one version, and nothing is stale."""

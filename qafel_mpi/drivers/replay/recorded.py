@@ -93,6 +93,11 @@ def read(path: Path) -> Recorded:
                 f"{path}: it does not say which experiment it is of: the run ended before it began"
             )
         experiment = from_toml(str(attributes["experiment"]), f"{path}: experiment")
+        if experiment.server.pull:
+            raise ReplayError(
+                f"{path}: runs of a server that asks (server.pull) can't be replayed: their clients keep models, and "
+                "/updates does not have the steps that each has made"
+            )
         updates, steps, ranks = trace.table("updates"), trace.table("steps"), trace.table("ranks")
         _amend_version_1(attributes, experiment, updates)
         served = np.flatnonzero((updates["use"] == USED) | (updates["use"] == LATE))

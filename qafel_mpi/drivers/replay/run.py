@@ -31,7 +31,7 @@ from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.planned import planned
 from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
-from qafel_mpi.drivers.virtual.workers import LocalWorkers, Workers
+from qafel_mpi.drivers.virtual.workers import LocalWorkers, Trainer, Workers
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.trace.shards import TraceError
 from qafel_mpi.transport.coverage import coverage
@@ -291,7 +291,7 @@ def _furnish(found: Opened, recorded: Recorded, plan: Plan, poll: Poll, *, anywa
 def _workers(session: Session, setup: Setup, server: Server, poll: Poll, *, gpus: bool) -> Workers:
     if session.comm.size > 1:
         return SettlingWorkers(session, setup, gpus=gpus, poll=poll)
-    return LocalWorkers(setup, setup.client_of(server.replica), session.recorder, poll)
+    return LocalWorkers(setup, Trainer(setup, setup.client_of(server.replica), session.recorder), poll)
 
 
 def _close(here: Opened, version: int, x_hat: Tensor, sent: int, received: int) -> None:

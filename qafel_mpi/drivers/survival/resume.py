@@ -66,7 +66,8 @@ class Session(Protocol):
 
 def possible(experiment: Experiment) -> bool:
     """Whether a run has checkpoints: what clients keep from one training to the next is in none."""
-    return not (experiment.client.error_feedback or experiment.server.calibration == "clients")
+    e = experiment
+    return not (e.client.error_feedback or e.server.calibration == "clients" or e.server.pull)
 
 
 def whole_state(session: Session, run: State, positions: dict[int, np.ndarray]) -> State:

@@ -20,7 +20,8 @@ from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.positions import Answering
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, addressee, describe
-from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer, use_threads
+from qafel_mpi.drivers.virtual.pull import trainer_of
+from qafel_mpi.drivers.virtual.workers import Job, Result, use_threads
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.transport.backoff import some_ranks
@@ -74,7 +75,7 @@ class RemoteWorkers:
 
     def train(self, jobs: Collection[Job], version: int, threads: int = 0) -> None:
         """As one batch, to one worker; which one has no effect on the result."""
-        rank = addressee(jobs, self.outstanding, kept=self.session.experiment.client.error_feedback)
+        rank = addressee(jobs, self.outstanding, kept=self.setup.kept)
         if self._download is not None:
             self._post(self._download, rank)
             self._download = None
@@ -104,10 +105,8 @@ class RemoteWorkers:
         return self._results.pop(job)
 
     def evaluate(self, x: Tensor) -> Evaluation:
-        """Its parts are spread over the workers, behind the trainings that each has been given.
-
-        Raises EvaluationError where one of them can't, and nothing is to be evaluated after that.
-        """
+        """Its parts are spread over the workers, behind the trainings of each. Raises EvaluationError where one
+        can't, and nothing is to be evaluated after that."""
         parts = self.setup.task.parts(self._examples)
         if not (evaluators := self._evaluators[:parts]):
             with evaluating():
@@ -233,8 +232,8 @@ class Worker:
 
     def __init__(self, session: Session, setup: Setup):
         self.session, self.setup, self.comm = session, setup, session.comm
-        client = setup.client()
-        self.trainer, self.replica = Trainer(setup, client, session.recorder), client.replica
+        self.trainer = trainer_of(setup, setup.client(), session)
+        self.replica = self.trainer.client.replica
         self.described = describe(setup)
         orders = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.TRAIN, Kind.EVALUATE, Kind.STOP)
         self.expected = {kind: self.described[kind] for kind in orders}
@@ -296,7 +295,7 @@ class Worker:
             case Kind.BROADCAST:
                 self.replica.apply(payload, message.seed, message.version)
             case Kind.DOWNLOAD:
-                self.replica.download(payload, message.seed, message.version)
+                self.trainer.download(payload, message.seed, message.version)
             case _:
                 payload = payload.copy()
         end_s = perf_counter()

@@ -41,6 +41,7 @@ from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, whole_state
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.planned import planned
+from qafel_mpi.drivers.virtual.pull import trainer_of
 from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.virtual.state import restore, state_of
@@ -103,7 +104,7 @@ def run(
         workers: Workers
         if comm.size == 1:
             client = setup.client_of(server.replica)
-            workers = LocalWorkers(setup, client, session.recorder, StopsWhen(interrupted))
+            workers = LocalWorkers(setup, trainer_of(setup, client, session), StopsWhen(interrupted))
         else:
             workers = SettlingWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
         ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)

@@ -98,6 +98,10 @@ class Trainer:
         self.deltas = setup.where_trained(vector(rows * task.layout.elements, task.dtype).view(rows, -1))
         self.encoding_s = (0.0, 0.0)  # when the last batch was encoded: begin and end, by perf_counter
 
+    def download(self, payload: np.ndarray, key: int, version: int) -> None:
+        """A unicast download, for the next batch."""
+        self.client.replica.download(payload, key, version)
+
     def train(
         self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None
     ) -> list[Result]:
@@ -141,11 +145,10 @@ class LocalWorkers:
 
     sent = received = sequence = 0
 
-    def __init__(self, setup: Setup, client: Client, recorder: Recorder, poll: Poll | None = None):
-        """poll: between the steps of a training."""
-        self.setup, self.poll = setup, poll
-        self.trainer = Trainer(setup, client, recorder)
-        x_hat = client.replica.x_hat
+    def __init__(self, setup: Setup, trainer: Trainer, poll: Poll | None = None):
+        """trainer: with the server's own hidden state. poll: between the steps of a training."""
+        self.setup, self.poll, self.trainer = setup, poll, trainer
+        x_hat = trainer.client.replica.x_hat
         self.start = copy_of(x_hat) if setup.unicast else x_hat
         self._payload_bytes = setup.uplink.payload_bytes()
         self._results: dict[Job, Result] = {}
@@ -159,7 +162,10 @@ class LocalWorkers:
         """The server has moved the hidden state already: it is the one that is trained on."""
 
     def download(self, payload: np.ndarray, version: int, key: int) -> None:
-        self.setup.downlink.decode(payload, self.start, key)
+        if self.setup.pull:
+            self.trainer.download(payload, key, version)
+        else:
+            self.setup.downlink.decode(payload, self.start, key)
 
     def take(self, job: Job) -> Result:
         return self._results.pop(job)

@@ -28,7 +28,7 @@ from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
-from qafel_mpi.wire import ADOPT_BYTES, Kind, check
+from qafel_mpi.wire import ADOPT_BYTES, Kind, Message, check
 
 DOWN_SLOTS = 4  # receives that a client keeps posted
 POLL_SECONDS = 500e-6  # of the progress thread
@@ -342,8 +342,7 @@ class WallClient:
                 self.replica.apply(payload, message.seed, message.version)
                 self.digests.after(self.replica, message.kind)
             case Kind.DOWNLOAD:
-                self.replica.download(payload, message.seed, message.version)
-                self.downloads += 1
+                self._downloaded(message, payload)
                 self._take_over(self.moving)
             case Kind.MODEL:
                 self.replica.catch_up(payload, self.setup.full, message.version)
@@ -363,6 +362,10 @@ class WallClient:
         """From the next training on: the thread that trains reads the turns."""
         while moving:
             self.moved.append(moving.popleft())
+
+    def _downloaded(self, message: Message, payload: np.ndarray) -> None:
+        self.replica.download(payload, message.seed, message.version)
+        self.downloads += 1
 
     def _say_goodbye(self) -> None:
         """After the last upload has been taken, and what was to be passed on: how many uploads there were."""

@@ -2,7 +2,7 @@
 
 Rank 0 alone decides which client moves where, and tells each rank in its ordered stream. A client goes on with the
 participation behind the last one that rank 0 has received: one that was under way is trained again. What a client
-keeps between participations (error feedback) is lost with the rank, and begins anew.
+keeps between participations (a residual, a model of its own) is lost with the rank, and begins anew.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.session import Session
 from qafel_mpi.drivers.survival.wall import WallCheckpoints
+from qafel_mpi.drivers.wall.questions import Questions
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.transport.backoff import some_ranks
@@ -44,6 +45,7 @@ class Server(Protocol):
     broadcast: Root
     described: dict[Kind, Expected]
     checkpoints: WallCheckpoints
+    questions: Questions | None
     synchronous: bool
     stopping: bool
 
@@ -78,6 +80,8 @@ class Members:
         s.round.leave(rank)
         s.session.clocks.leave(rank)
         s.turns.pop(rank, None)
+        if s.questions is not None:
+            s.questions.left(rank)
         moved = self._move(rank) if s.senders.living and not s.stopping else ""
         s.session.fault("rank died", rank, version=s.server.version, in_flight=in_flight, detail=moved)
         flight = f"; {in_flight} messages to it were under way" if in_flight else ""
@@ -128,5 +132,10 @@ class Members:
 
 def adopt(turns: Turns, payload: np.ndarray, examples: Callable[[int], int]) -> None:
     """A client rank's part of an ADOPT: the clients that it names are the rank's from now on."""
-    pairs = payload.view(PAIRS).reshape(-1, 2)
+    pairs = np.array(pairs_of(payload), dtype=PAIRS).reshape(-1, 2)
     turns.adopt(pairs[:, 0].astype(np.uint32), pairs[:, 1], examples)
+
+
+def pairs_of(payload: np.ndarray) -> list[tuple[int, int]]:
+    """Of an ADOPT: clients, and how often each has participated."""
+    return [(client, played) for client, played in payload.view(PAIRS).reshape(-1, 2).tolist()]

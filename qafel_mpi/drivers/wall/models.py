@@ -28,12 +28,16 @@ class Server(Protocol):
     turns: dict[int, Turns]
 
 
-def download(s: Server, rank: int) -> None:
-    """Unicast: the newest model for a client that starts again, quantized afresh."""
+def download_next(s: Server, rank: int) -> None:
+    """Unicast: the newest model for the client that a rank plays next."""
+    download(s, rank, *s.turns[rank].next())
+
+
+def download(s: Server, rank: int, client: int, participation: int) -> None:
+    """Unicast: the newest model for a client that starts again or is asked, quantized afresh."""
     assert isinstance(s.broadcast, FanOut), "the configuration refuses the others"
     frame = s.broadcast.frame()
     frame.t_encode_begin = perf_counter()
-    client, participation = s.turns[rank].next()
     size, key = s.server.download(frame.payload, client=client, participation=participation)
     frame.t_encode_end = perf_counter()
     frame.seal(

@@ -27,6 +27,7 @@ from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.population import hosting_of
+from qafel_mpi.drivers.wall.pull import PullClient
 from qafel_mpi.drivers.wall.server import WallServer
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.placement import THREAD_LEVELS, place
@@ -75,7 +76,7 @@ def run(
             if comm.rank == 0:
                 summary = WallServer(session, setup, hosting, interrupted, report).run()
             else:
-                client = WallClient(session, setup, hosting)
+                client = (PullClient if setup.pull else WallClient)(session, setup, hosting)
                 if resume is not None:
                     client.take_up()
                 summary = client.run()
@@ -123,6 +124,13 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
                 f"task.clients = {clients}: {ranks} ranks are a server and {client_ranks} client ranks, and each "
                 f"hosts at least one client; set task.clients={client_ranks} or more, or task.clients=ranks, or "
                 f"start it with `mpirun -n {clients + 1}`"
+            ]
+        )
+    if server.pull and server.buffer_size > clients:
+        raise ConfigError(
+            [
+                f"server.buffer_size = {server.buffer_size}: with server.pull so many different clients are asked, "
+                f"and there are {clients}; set server.buffer_size={clients} at most"
             ]
         )
     if server.synchronous and server.buffer_size > clients:

@@ -20,8 +20,9 @@ from qafel_mpi.drivers.survival.digests import DigestBook, digest_period
 from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.wall import WallCheckpoints
 from qafel_mpi.drivers.wall.members import Members
-from qafel_mpi.drivers.wall.models import catch_up, download
+from qafel_mpi.drivers.wall.models import catch_up, download_next
 from qafel_mpi.drivers.wall.population import turns_of
+from qafel_mpi.drivers.wall.questions import Questions
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.schedule.window import GraceWindow
@@ -85,7 +86,9 @@ class WallServer:
         self.watch = ClientsWatch(session, self.senders, self.broadcast)
         self.round = Round(dict(zip(ranks, quotas, strict=True)))
         # Unicast: whom each rank plays, so that a download is made for the client that will start from it.
-        self.turns = {rank: turns_of(rank, setup, hosting) for rank in ranks} if setup.unicast else {}
+        plays = setup.unicast and not setup.pull
+        self.turns = {rank: turns_of(rank, setup, hosting) for rank in ranks} if plays else {}
+        self.questions = Questions(self) if setup.pull else None
         for turns in self.turns.values():
             turns.next()  # the first ones start from x^0
         self.window = GraceWindow(session.experiment.server.grace_seconds)
@@ -102,6 +105,8 @@ class WallServer:
                 self.session.backoff.pause()
             self._look()
             self._look_at_window()
+            if self.questions is not None and not self.ledger.reason:
+                self.questions.ask()
             self.checkpoints.look()
         self.checkpoints.end()
         self._stop()
@@ -200,9 +205,15 @@ class WallServer:
         # Also where the run's last upload fills the buffer; not where the run has ended without a step.
         if self.server.full and not ended:
             self._step()
-        if self.setup.unicast and not self.ledger.reason:
-            for received, _ in uploads:
-                download(self, received.source)
+        for received, _ in uploads:
+            self._was_heard(received.source)
+
+    def _was_heard(self, rank: int) -> None:
+        """After an update, as far as one can know: unicast, the client's next model; of a question the answer."""
+        if self.questions is not None:
+            self.questions.answered(rank)
+        elif self.setup.unicast and not self.ledger.reason:
+            download_next(self, rank)
 
     def _weigh(self, uploads: list[Upload]) -> list[float]:
         """Decode the uploads into the server's buffer. Returns their weights; 0 for those that were not used."""
@@ -325,8 +336,7 @@ class WallServer:
             self.senders.took(received.source)
             self.round.report(received.source, refused=True)
         self.inbox.release(received.slot)
-        if self.setup.unicast and not self.ledger.reason:
-            download(self, received.source)
+        self._was_heard(received.source)
 
     def _stop(self) -> None:
         """Tell every client to stop and take all that they still have sent.

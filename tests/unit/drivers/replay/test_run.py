@@ -55,6 +55,12 @@ def test_a_virtual_run_is_done_again_with_its_own_batches(tmp_path, name):
     assert (found.uploads, found.server_steps) == (summary.uploads, summary.server_steps)
 
 
+def test_a_run_of_a_server_that_asks_is_refused(tmp_path):
+    virtual_run(tmp_path, "digits", "algorithm=quafl", "stop.uploads=8")
+    with pytest.raises(ReplayError, match=r"server\.pull"):
+        run(tmp_path / "a.h5")
+
+
 def test_it_can_be_gone_through_upload_by_upload(trace):
     with opened(trace, bind=False) as here:
         replay = here.replay

@@ -1,5 +1,7 @@
 """The loop of the virtual clock, in one process."""
 
+import numpy as np
+
 from qafel_mpi.config import load
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.trace.reader import open_trace
@@ -26,3 +28,20 @@ def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
         assert (taken_s <= step["time_s"]).all()
     assert 6 in sizes
     assert {3, 4, 5} & set(sizes), "by the window and by all"
+
+
+def test_clients_that_are_asked_have_as_many_steps_as_there_was_time_for(tmp_path):
+    """P = 4 steps of a quarter of a second: those asked for the second time have made all that fit between."""
+    settings = ["client.local_steps=4", "server.buffer_size=10", "clock.ask_seconds=0.3", "stop.uploads=40"]
+    clock = ["clock.kind=virtual", "clock.duration.kind=constant", "clock.duration.scale=1.0"]
+    small = ["task.clients=20", "evaluation.every_steps=1000", *clock]
+    virtual.run(load("digits", [*small, "algorithm=quafl", *settings]), None, tmp_path / "a.h5")
+    with open_trace(tmp_path / "a.h5") as trace:
+        updates, steps = trace.table("updates"), trace.table("steps")
+    assert steps["version"].max() == 4
+    assert (updates["staleness"] == 0).all()
+    # 0.3 s are one step: nobody is without one, and the first answers differ from x^0.
+    assert np.isfinite(updates["loss"]).all()
+    waited = updates["finish_s"] - updates["start_s"]
+    assert waited.min() >= 0.3 - 1e-9
+    assert np.allclose(updates["train_seconds"], waited)
