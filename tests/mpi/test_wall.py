@@ -263,6 +263,7 @@ def test_a_server_that_asks_gets_what_its_clients_have(comm, folder, digits, cli
         f"task.clients={clients}",
         f"server.buffer_size={k}",
         "client.local_steps=3",
+        "stop.accuracy=1.0",
         "stop.uploads=120",
     )
     summary = run(comm, folder, digits("algorithm=quafl", *overrides))

@@ -266,6 +266,7 @@ class WallServer:
             self.ledger.reason = f"failed: rank 0 refused every update of round {self.server.version}"
 
     def _step(self) -> None:
+        self.window.look(False, 0.0)  # closed: what comes at once behind the step opens one of its own
         self.round.begin()
         if not self.setup.unicast and not self._wait_for_room():
             return
