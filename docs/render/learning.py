@@ -79,6 +79,20 @@ def _gap(over_seeds: list[float]) -> str:
     return f"{low:.2e} to {high:.2e}".replace("e-0", "e-")
 
 
+def resnet18() -> str:
+    """Loss and accuracy of ResNet-18 as uploads come in."""
+    lines = []
+    for what in ("loss", "accuracy"):
+        for algorithm, words in (("qafel", "QAFeL, 4 bits up and down"), ("fedbuff", "FedBuff, float32")):
+            (found,) = (c for c in content(f"resnet18-{what}") if c["algorithm"] == algorithm)
+            (values,) = found["values"]
+            shown = [f"{v:.1%}" if what == "accuracy" else digits(v) for v in values]
+            lines.append((f"{what}, {words}", *shown))
+    header = ("", *(f"{at:,.0f} uploads" for at in content("resnet18-loss")[0]["x"]))
+    right = tuple(range(1, len(header)))
+    return f"{table(header, lines, right=right)}\n\n{origin('resnet18-loss', 'resnet18-accuracy')}"
+
+
 def virtual() -> str:
     """Speed and memory of the virtual clock."""
     cnn = one("virtual-overhead", operation="overhead", task="cnn, batch 32")
