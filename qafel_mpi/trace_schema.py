@@ -157,9 +157,9 @@ SCHEMA: dict[str, Table] = {
                 "use",
                 "u1",
                 "",
-                "what became of it: used; late for a round that was over; ended: it came after the last step; "
-                "dropped: it failed the check, and only rank, payload_bytes, finish_s and digest are known; refused "
-                "for its values",
+                "what became of it: used; late: its round was over; ended: it came after the last step; dropped: it "
+                "failed the check, and only rank, payload_bytes, finish_s and digest are known; refused: its values "
+                "were not finite, or too large",
                 USE_NAMES,
             ),
             _C("order", "<i4", "", "place within its server step, from 0; −1 where it was not used"),
@@ -260,7 +260,7 @@ SCHEMA: dict[str, Table] = {
         ),
     ),
     "faults": Table(
-        "One row for each fault that a rank noticed, in the run that went on or ended with it; few or none.",
+        "One row for each fault that a rank noticed, whether the run went on or ended with it. Most runs have none.",
         (
             _C("time_s", "<f8", "s", "real seconds since the run began, on both clocks, when it was noticed"),
             _C("kind", "u1", "", "what was noticed", FAULT_NAMES),
@@ -356,8 +356,8 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "seconds": ("s", "real duration of the run"),
     "virtual_seconds": ("s", "virtual duration of the run; 0 on the wall clock"),
     "uploads": ("", "updates received"),
-    "rejected_updates": ("", "of these, those that were not used: not finite, or beyond server.reject_norm"),
-    "clipped_updates": ("", "of these, updates that were scaled down to server.clip_norm"),
+    "rejected_updates": ("", "uploads that were not used: not finite, or beyond server.reject_norm"),
+    "clipped_updates": ("", "uploads that were scaled down to server.clip_norm"),
     "server_steps": ("", "server steps"),
     "uploads_to_target": ("", "updates until the target was reached; −1 where it was not"),
     "accuracy": ("", "last test accuracy, as a share of 1"),
@@ -365,7 +365,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "bits_per_byte": ("bits", "last loss as bits per byte of text; nan where the data are no text"),
     "entropy_bits_per_byte": (
         "bits",
-        "entropy of the test text's byte frequencies, which a model that learns more stays below",
+        "entropy of the test text's byte frequencies; a model that learns more than these has fewer bits",
     ),
     "payload_bytes_up": ("bytes", "payload of all uploads"),
     "payload_bytes_down": ("bytes", "payload of all broadcasts, each counted once"),

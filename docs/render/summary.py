@@ -88,7 +88,7 @@ def _transport() -> Sequence[Line]:
     link = _link("transport", "transport")
     return [
         (
-            "one-way latency of 16 KiB that comes on top of raw mpi4py's",
+            "one-way latency of 16 KiB, beyond that of raw mpi4py",
             f"{span(values(latency, 'extra_us'))} µs",
             link,
         ),
@@ -127,7 +127,7 @@ def _data() -> Line:
     amounts = " and ".join(f"{first(row, 'pss_mb'):,.0f} MB" for row in ways)
     data, ranks = first(ways[0], "data_mb"), ways[0]["parameters"]["ranks"]
     return (
-        f"memory of {ranks} ranks of a host with {data:,.0f} MB of data: a copy for each, and one for all",
+        f"memory of {ranks} ranks of a host with {data:,.0f} MB of data: a copy for each rank, and one copy for all",
         amounts,
         _link("shared data", "one-data-set-for-all-ranks-of-a-host"),
     )
@@ -138,7 +138,7 @@ def _memory() -> Line:
     largest = max(own, key=lambda row: row["parameters"]["d"])
     each = (f"{first(largest, f'{rank}_bytes_a_parameter'):.0f}" for rank in ("rank_0", "client"))
     return (
-        f"bytes of memory per parameter at {largest['parameters']['d'] / 1e6:.0f} million: server, client",
+        f"bytes of memory per parameter, at {largest['parameters']['d'] / 1e6:.0f} million of them: server, client",
         ", ".join(each),
         "[sizes](docs/sizes.md)",
     )
