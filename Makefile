@@ -6,7 +6,7 @@
 # make fuzz   changed bytes for every reader, with fresh seeds, for MINUTES=10; what is found is printed
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
-# make results  measures everything that docs/results.md publishes: 50 minutes on two cores, with nothing else running
+# make results  measures everything that docs/results.md publishes: about an hour on two cores, with nothing else running
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
 # make replays  20 wall runs of different timing and their 20 replays, which must end with the same digests
 # make clean  removes .venv and what the tools left behind

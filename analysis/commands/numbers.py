@@ -45,7 +45,7 @@ def curves(
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """How a quantity changed while the runs went on: median, smallest and largest over the seeds of a setting.
+    """Show how a quantity changed while the runs went on: median, smallest and largest over the seeds of a setting.
 
     A run that reached its target keeps its last value; a curve ends where half of its runs have ended. With --at the
     value is that of the last evaluation at or before each x.
@@ -73,7 +73,7 @@ def timeline(
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """What each rank did when: training, encoding, decoding, sending, and waiting between them.
+    """Show what each rank did when: training, encoding, decoding, sending, and waiting between them.
 
     As a table: the share of the window that each rank spent on each. As JSON: every span of time as well.
     """
@@ -105,7 +105,7 @@ def bench(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE.json...", help="Of `qafel-mpi bench … --json FILE`.", show_default=False
+            metavar="FILE.json...", help="Results of `qafel-mpi bench … --json FILE`.", show_default=False
         ),
     ],
     as_json: AsJson = False,
@@ -113,7 +113,7 @@ def bench(
     kept: Record = None,
     note: Note = "",
 ) -> None:
-    """Results of benchmarks without their samples: several launches of one command as one row.
+    """Show results of benchmarks without their samples: several launches of one command as one row.
 
     A cell is the median over the launches, with the smallest and the largest in brackets.
     """

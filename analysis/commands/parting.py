@@ -19,7 +19,7 @@ from qafel_mpi.trace.reader import TraceError, open_trace
 def parting(
     first: Annotated[Path, typer.Argument(metavar="A.h5", help="A trace.", show_default=False)],
     second: Annotated[
-        Path, typer.Argument(metavar="B.h5", help="Another, of the same experiment.", show_default=False)
+        Path, typer.Argument(metavar="B.h5", help="Another trace of the same experiment.", show_default=False)
     ],
     out: Annotated[
         Path | None,
@@ -30,10 +30,10 @@ def parting(
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Where two runs of one experiment part: in the order of uploads, in a payload, in a server step.
+    """Show where two runs of one experiment part: in the order of uploads, in a payload, in a server step.
 
-    A run and its replay (`qafel-mpi replay A.h5 --out B.h5`) do not part. Of two runs on the wall clock the order of
-    uploads parts first: it is made by the machines.
+    A run and its replay (`qafel-mpi replay A.h5 --out B.h5`) do not part. Two runs on the wall clock differ in the
+    order of uploads first, because the machine makes that order.
     """
     try:
         with (

@@ -23,8 +23,8 @@ class CodecConfig(Settings):
     - topk, randk: a `fraction` of the coordinates
     - sign: one bit, and a scale per `bucket`
     - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
-    - lattice: the nearest multiple of `spacing`, of whose number the last `bits` are sent; the receiver decodes it
-      near what it has itself, so that it suits models (algorithm quafl)
+    - lattice: each element's nearest multiple of `spacing`; the last `bits` of its number are sent, and the receiver
+      takes the multiple with these bits that is nearest to what it has itself. It suits whole models
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`
     """

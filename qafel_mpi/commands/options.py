@@ -20,8 +20,8 @@ CheckpointEvery = Annotated[
     typer.Option(
         "--checkpoint-every",
         metavar="N",
-        help="Write a checkpoint every N server steps, or seconds (30s); never for none. Default: once a minute, "
-        "or less often where that would take more than 1% of the time. A signal writes one too, and ends the run.",
+        help="Write a checkpoint every N server steps (50) or seconds (30s), or never. Default: once a minute, or "
+        "less often where that would take more than 1% of the time. A signal that ends the run writes one too.",
     ),
 ]
 DataDir = Annotated[

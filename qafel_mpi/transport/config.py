@@ -95,22 +95,22 @@ class TransportConfig(Settings):
     watchdog_seconds: float = Field(
         3600.0,
         ge=0,
-        description="Seconds after which a rank that waits in vain, or of which nothing is heard, ends the job with "
-        "exit code 3; give more than any local training or evaluation takes. Before a run begins it is 600 at "
-        "least. 0 is never.",
+        description="Seconds after which the job ends with exit code 3 if a rank waits in vain, or if nothing is "
+        "heard of a rank. Give more than any local training or evaluation takes. Before the run begins it is at "
+        "least 600. With 0 ranks wait for ever.",
         json_schema_extra=BOTH,
     )
 
     digest_versions: int | Literal["auto"] = Field(
         "auto",
-        description="Versions between two digests of its hidden state that a rank sends rank 0, which compares them; "
-        "0 for none, auto for one digest in 128 uploads.",
+        description="Versions between two digests of its hidden state that a rank sends to rank 0, which compares "
+        "them with its own. 0 is for none, auto for one digest in 128 uploads.",
         json_schema_extra=WALL | takes("a whole number >= 0 or auto"),
     )
     on_divergence: Literal["resynchronise", "stop"] = Field(
         "resynchronise",
         description="What becomes of a rank whose hidden state differs from rank 0's: it gets the full state, or the "
-        "run ends. With tree and ibcast the run ends, for they can't send one rank a full state.",
+        "run ends. With tree and ibcast the run always ends, because they cannot send a full state to a single rank.",
         json_schema_extra=WALL,
     )
 

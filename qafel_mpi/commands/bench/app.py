@@ -235,9 +235,9 @@ def sizes(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Memory of server and clients, bytes of a message and seconds of each part of a wall run, by model size.
+    """Measure memory of server and clients, bytes of a message and seconds of each part of a wall run, by model size.
 
-    Each size is trained for real, on the digits. A parameter's bytes are counted against the smallest size.
+    Each size is trained for real, on the digits. Bytes per parameter are counted beyond those of the smallest size.
     """
     from qafel_mpi.config_text import whole_numbers
 
@@ -255,7 +255,7 @@ def data(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Memory of a host's ranks with a data set: where each rank loads a copy, and where all share one.
+    """Measure the memory of a host's ranks with a data set: with a copy for each rank, and with one copy for all.
 
     Memory is the proportional set size of all ranks together, in which shared pages count once.
     """
@@ -295,7 +295,7 @@ def virtual(
 ) -> None:
     """Measure the virtual clock: updates per second against bare training, speed-up by workers, memory per client.
 
-    And replays of its traces against it.
+    The part "replay" measures how fast replays of its traces are, against the runs themselves.
     """
     counts = sorted(clients or [100, 10_000, 1_000_000])
     measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
