@@ -81,7 +81,6 @@ class Session:
         limit_s = self.experiment.transport.watchdog_s
         self.deaths = Deaths(self.comm, self.placement.hosts)
         self.watchdog = Watchdog(limit_s, lambda: self.alive_s, self._end_job)
-        self.energy = energy_of(self.placement)
 
     def shows_life(self) -> None:
         """This rank's main thread has come by: it hangs nowhere."""
@@ -151,6 +150,7 @@ class Session:
         self.deaths.begin(self.experiment, self._wait_with_all)
         self.is_open = True
         self.deaths.warn(say_once)
+        self.energy = energy_of(self.placement)
         self.energy.start()
         if self.comm.size > 1:
             self.watchdog.start()

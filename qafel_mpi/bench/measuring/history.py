@@ -18,7 +18,7 @@ from qafel_mpi.bench.measuring.result import Result, ResultError, Row
 SCHEMA_VERSION = 1  # of `bench compare --history … --json`
 MAX_P = 0.001  # above, what looks like a change may be chance
 MIN_CHANGE = 0.02  # below, nobody acts on it
-COLUMNS = {"median_us": "µs", "ratio": "times the reference"}  # what is followed, and its unit
+COLUMNS = {"median_us": "µs", "ratio": "× the reference's speed"}  # what is followed, and its unit
 _WINDOW = 50  # points that are looked at together; Otava's default
 
 
