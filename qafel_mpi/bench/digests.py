@@ -2,7 +2,7 @@
 
 All: check the header, decode and add up, write the rows, and its part of a server step of K = 10 uploads with the
 encoding of q^t and the norms that the trace has. In one process, without messages. Evaluations are left out, so that
-the share is rather too large.
+the share is rather too large. The reference is a pass over the payload that reads it and no more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from qafel_mpi.algorithms.client import Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
 from qafel_mpi.bench.ingest import RowOf, codec_for
-from qafel_mpi.bench.measuring.result import Row
+from qafel_mpi.bench.measuring.passes import read
+from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import UPDATES
@@ -30,7 +31,7 @@ from qafel_mpi.transport.frames import Received, new_frame
 SIZES = (15_000, 5_900_000)  # bytes: the paper's CNN and a ResNet-18, at 4 bits
 K = 10
 LEAST_SECONDS = 1e-3  # of a sample of digests
-DigestOf = Callable[[np.ndarray], int]  # drivers.digests.digest
+DigestOf = Callable[[np.ndarray], int]  # drivers.digests.digester(True)
 
 
 def rows(limits: Limits, row_of: RowOf, digest_of: DigestOf, sizes: Sequence[int] = SIZES) -> Iterator[Row]:
@@ -40,7 +41,12 @@ def rows(limits: Limits, row_of: RowOf, digest_of: DigestOf, sizes: Sequence[int
         with tempfile.TemporaryDirectory(prefix="qafel-bench-") as folder:
             work = Work(size, row_of, Path(folder))
             count = max(K, int(LEAST_SECONDS / (1e-10 * size + 1e-7)))
-            cases: dict[str, Case] = {"digest": partial(work.digests, digest_of, count), "work": work.step}
+            read(work.frame.payload)  # compiled
+            cases: dict[str, Case] = {
+                "digest": partial(work.payloads, digest_of, count),
+                "pass": partial(work.payloads, read, count),
+                "work": work.step,
+            }
             samples = interleave(cases, limits, loops=K)
             work.recorder.close()
         share = samples["digest"].median / samples["work"].median
@@ -48,6 +54,9 @@ def rows(limits: Limits, row_of: RowOf, digest_of: DigestOf, sizes: Sequence[int
             "tracing",
             {"operation": "digest", "bytes": work.frame.payload.size},
             samples["digest"],
+            samples["pass"],
+            MEMORY_PASS,
+            bytes_moved=float(work.frame.payload.size),
             derived={"share": share, "work_us": 1e6 * samples["work"].median},
         )
 
@@ -100,10 +109,10 @@ class Work:
         self.server.step(self.out)
         return (perf_counter() - begun) / K
 
-    def digests(self, digest_of: DigestOf, count: int) -> float:
-        """Seconds a digest."""
+    def payloads(self, function: Callable[[np.ndarray], object], count: int) -> float:
+        """Seconds that a function of the payload takes."""
         payload = self.frame.payload
         begun = perf_counter()
         for _ in range(count):
-            digest_of(payload)
+            function(payload)
         return (perf_counter() - begun) / count

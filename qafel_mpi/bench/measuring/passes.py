@@ -54,6 +54,19 @@ def _step(x, x_hat, payload, first, last, share):
         payload[share * b : share * (b + 1)] = total
 
 
+@numba.njit(**_OPTIONS)
+def _read(words):
+    found = np.uint64(0)
+    for i in range(words.size):
+        found ^= words[i]
+    return found
+
+
+def read(payload: np.ndarray) -> None:
+    """Read a payload, (n,) uint8 at an address that is a multiple of 8, up to its last whole 8 bytes."""
+    _read(payload[: payload.size // 8 * 8].view(np.uint64))
+
+
 class Passes:
     """Passes over d float32 and a payload; threads as the codecs use them."""
 
