@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qafel_mpi.drivers.replay.walk import Replay
 
 SCHEMA_VERSION = 1  # of `replay --json`: schemas/replay.json
+HAT = "\u0302"
 EXAMPLES = (
     "Examples:\n\n"
     "  qafel-mpi replay runs/a.h5                 [dim]in one process[/dim]\n\n"
@@ -172,7 +173,7 @@ def state(replay: Replay) -> str:
             ("norm of update", f"{float(replay.decoded(upload).double().norm()):.9g}"),
             ("payload", f"{upload.payload.size:,} bytes, {same}"),
         ]
-    return "\n".join(f"{name:<17}{what}" for name, what in lines)
+    return _lines(lines, 17)
 
 
 def text(found: Verdict) -> str:
@@ -196,7 +197,12 @@ def text(found: Verdict) -> str:
     if found.out:
         lines.append(("trace", found.out))
     lines.append(("seconds", f"{found.seconds:.2f}, {found.updates_per_s:,.0f} uploads per second"))
-    return "\n".join(f"{name:<18}{what}" for name, what in lines)
+    return _lines(lines, 18)
+
+
+def _lines(lines: list[tuple[str, str]], width: int) -> str:
+    """Names in a column of so many characters; a hat above a letter is none."""
+    return "\n".join(f"{name:<{width + name.count(HAT)}}{what}" for name, what in lines)
 
 
 def _end(same: bool | None, digest: str) -> str:
