@@ -384,7 +384,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
         "JSON",
         "how many were written and refused, the last one's bytes, and the seconds that took",
     ),
-    "resumed": ("JSON", "when the run went on from a checkpoint, and with how many ranks"),
+    "resumed": ("JSON", "each time that it was resumed: when, ranks, and what was before"),
     "rows": ("JSON", "rows of each table"),
     "lost_bytes": (
         "JSON",

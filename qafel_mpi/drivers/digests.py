@@ -1,6 +1,7 @@
 """The digests of /updates: what a replay compares its own payloads with.
 
-CRC-64/XZ: it takes memory's pace, and being linear it tells where a single element differs (drivers/replay/compare.py).
+CRC-64/XZ: it takes memory's pace, and being linear it tells where a single element differs
+(drivers/replay/compare.py).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 
 from qafel_mpi.algorithms.bounds import REJECTED
 from qafel_mpi.codecs.qsgd import QSGD
+from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.kernels.keys import Stream, derive
@@ -64,6 +65,8 @@ def test_updates_that_are_no_numbers_are_rejected_and_counted_with_their_client(
     assert Counter(faults["client"].tolist()) == Counter(updates["client"][of_them].tolist())
     assert faults["detail"].tolist() == [b"poisoned: a scale is negative or not finite"] * len(faults)
     assert (faults["rank"] > 0).all()
+    again = replay.run(folder / "a.h5", comm)
+    assert (again.outcome, again.first_text, again.x_digest) == ("the same", "", summary.x_digest)
 
 
 @pytest.mark.mpi(min_size=2)
@@ -75,6 +78,7 @@ def test_updates_beyond_a_bound_are_clipped_and_the_model_moves_no_further(comm,
     found = tables(folder / "a.h5")
     assert summary.clipped_updates == (found["updates"]["weight"] == 1).sum() == len(found["faults"]) >= 40
     assert found["steps"]["step_norm"][1:].max() <= 0.01 * (1 + 1e-5)
+    assert replay.run(folder / "a.h5", comm).outcome == "the same"
 
 
 @pytest.mark.mpi(min_size=2)
@@ -90,6 +94,7 @@ def test_a_run_whose_updates_are_all_rejected_ends_and_says_why(comm, folder, di
         assert summary.outcome == "failed: rank 0 refused every update of round 0"
         assert summary.rejected_updates >= 4
     else:
+        assert replay.run(folder / "a.h5", comm).outcome == "the same"
         assert re.match(r"failed: the last 1\d\d updates were all rejected", summary.outcome)
         assert "above server.reject_norm = 1e-06" in summary.outcome
         assert summary.rejected_updates >= 100

@@ -25,11 +25,11 @@ RUNS = {
     ],
     "fedasync, tree": ["algorithm=fedasync", "transport.broadcast=tree"],
     "naive, unicast": ["algorithm=naive", "downlink.delivery=unicast"],
-    "fedbuff, ibcast": ["algorithm=fedbuff", "transport.broadcast=ibcast", "task.clients=ranks"],
+    "ca2fl, ibcast": ["algorithm=ca2fl", "transport.broadcast=ibcast", "task.clients=ranks"],
     "fedavg": ["algorithm=fedavg", "server.optimizer=adam", "server.learning_rate=0.01"],
-    "rate, affine": [
-        *("staleness.weight=rate", "staleness.seconds=0.01"),
-        *("uplink.codec=affine", "downlink.codec=randk", "downlink.fraction=0.2"),
+    "fadas, rate, affine": [
+        *("algorithm=fadas", "staleness.weight=rate", "staleness.seconds=0.01"),
+        *("uplink.codec=affine", "downlink.mode=hidden", "downlink.codec=randk", "downlink.fraction=0.2"),
     ],
 }
 
@@ -75,6 +75,30 @@ def test_updates_say_what_became_of_them_and_in_which_place(comm, folder, digits
         places = used["order"][used["version"] == version].tolist()
         assert places == list(range(comm.size - 2 if version == 1 else comm.size - 1))
     assert replay.run(folder / "a.h5", comm).outcome == "the same"
+
+
+@pytest.mark.mpi(min_size=2)
+def test_error_feedback_is_replayed_with_the_residual_of_an_update_that_was_dropped(
+    comm, folder, digits, monkeypatch
+):
+    """Its row of /updates does not say whose it was: the sender's row of /messages does."""
+    check = wall_server.check
+
+    def damaged(data, expected, *, rank):
+        message = check(data, expected, rank=rank)
+        if message.kind == Kind.UPDATE and message.sequence == 1:
+            raise WireError("checksum", "damaged", rank=rank, sequence=1)
+        return message
+
+    monkeypatch.setattr(wall_server, "check", damaged)
+    wall.run(digits("algorithm=qafel-ef", "task.clients=ranks", "client.error_bits=8"), comm, folder / "a.h5")
+    monkeypatch.undo()
+    with open_trace(folder / "a.h5") as trace:
+        updates = trace.table("updates")
+    dropped = int((updates["use"] == DROPPED).sum())
+    assert dropped == comm.size - 1
+    found = replay.run(folder / "a.h5", comm)
+    assert (found.outcome, found.first_text) == ("the same", "")
 
 
 def flip(monkeypatch, comm, where, which):

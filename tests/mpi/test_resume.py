@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from qafel_mpi.config import load
+from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.survival.checkpoints import numbered
 from qafel_mpi.drivers.survival.every import Every
 from qafel_mpi.drivers.virtual import run as virtual
@@ -102,6 +103,7 @@ def test_a_virtual_run_goes_on_bit_for_bit(comm, folder, digits, name):
         assert b["ranks"]["rows_written"].sum() == sum(len(b[table]) for table in TABLES if table != "ranks")
     assert summary.outcome == "finished"
     assert summary.uploads == 60
+    assert replay.run(folder / "b.h5", comm).outcome == "the same"
 
 
 @pytest.mark.mpi(min_size=2)
@@ -126,7 +128,7 @@ def test_a_virtual_run_goes_on_with_other_ranks(comm, folder, digits):
     [
         [],
         ["algorithm=fedavg", "server.buffer_size=6"],
-        ["algorithm=fedbuff", "downlink.delivery=unicast", "transport.progress=thread"],
+        ["algorithm=naive", "downlink.delivery=unicast", "transport.progress=thread"],
     ],
     ids=str,
 )
@@ -146,6 +148,7 @@ def test_a_wall_run_goes_on_from_a_signal_and_ends_with_one_hidden_state(comm, f
     last = wall.run(experiment, comm, out, resume=folder / broadcast_text(comm, path))
     assert last.outcome == "finished"
     assert last.uploads >= 300
+    assert replay.run(out, comm).first_text == ""
     with h5py.File(out) as file:
         updates, steps, messages = file["updates"][:], file["steps"][:], file["messages"][:]
         assert np.array_equal(steps["version"], np.arange(len(steps)))
@@ -177,6 +180,7 @@ def test_a_wall_run_that_was_killed_goes_on_with_fewer_ranks(comm, folder, digit
         summary = wall.run(experiment, fewer, folder / "b.h5", resume=path)
         assert summary.outcome == "finished"
         assert summary.uploads >= 200
+        assert replay.run(folder / "b.h5", fewer).first_text == ""
         with h5py.File(folder / "b.h5") as file:
             messages, encodings = file["messages"][:], file["encodings"][:]
         sent = messages[(messages["end"] == 0) & (messages["kind"] == 3)]

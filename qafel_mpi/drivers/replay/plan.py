@@ -27,7 +27,8 @@ class Plan(Protocol):
 
 
 class OfTheTrace:
-    """Of a wall run: the updates that the server was handed, by the version that each started from.
+    """Of a wall run: the updates that the server was handed, by the version that each started from; with what they
+    depend on.
 
     most: clients of a batch, where one gives the bits of clients that are trained alone; else 1.
     """
@@ -36,9 +37,16 @@ class OfTheTrace:
         rows = recorded.updates[recorded.served]
         if (rows["start_version"] > rows["version"]).any() or (rows["start_version"] < 0).any():
             raise ReplayError(f"{recorded.path}: an update starts from a version that there was not yet")
-        order = np.argsort(rows["start_version"], kind="stable")
-        self._pairs = np.stack([rows["client"], rows["participation"]], axis=1)[order]
-        self._versions = rows["start_version"][order]
+        pairs, versions = np.stack([rows["client"], rows["participation"]], axis=1), rows["start_version"]
+        if recorded.unseen:
+            unseen = np.array(recorded.unseen)
+            pairs = np.concatenate([pairs, unseen[:, :2]])
+            versions = np.concatenate([versions, unseen[:, 2]])
+        # As they came; but where a client keeps something for its next training, in its own order: of two uploads
+        # of a rank that are under way, the later one may be complete first.
+        keeps = recorded.experiment.client.error_feedback
+        order = np.lexsort((pairs[:, 1], versions)) if keeps else np.argsort(versions, kind="stable")
+        self._pairs, self._versions = pairs[order], versions[order]
         self._most = max(1, most)
 
     def batches(self, version: int) -> Iterator[list[Job]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import numpy as np
 
 from qafel_mpi.config import Experiment, from_toml
 from qafel_mpi.drivers import digests
+from qafel_mpi.drivers.replay.unseen import Training, missing, sent
 from qafel_mpi.trace.file import Trace
 from qafel_mpi.trace.reader import open_trace
-from qafel_mpi.trace_schema import ENDED, KIND_NUMBERS, LATE, NO_RANK, USED
+from qafel_mpi.trace_schema import ENDED, KIND_NUMBERS, LATE, NO_RANK, REFUSED, USED
 
 FIRST_VERSION = 2  # of the schema, that has digests
+Job = tuple[int, int]  # (client, participation)
+MESSAGE_COLUMNS = ["end", "kind", "src", "client", "version", "sequence"]  # what `unseen` looks at
 
 
 class ReplayError(Exception):
@@ -27,8 +31,11 @@ class ReplayError(Exception):
 class Recorded:
     """A run's trace, without its messages.
 
-    updates: all rows of /updates. served: the numbers of those that were handed to the server, in order. steps:
-    server steps that it made, each after the last of `served` that came at the version before.
+    updates: all rows of /updates. served: the numbers of those that were handed to the server, in order; it refused
+    some for their values. steps: server steps that it made, each after the last of `served` that came at the version
+    before. unseen: trainings whose update the server was not handed, and that another one depends on; unknown: those
+    of them that the trace does not tell. norms: by (client, participation) what /encodings has, where the run
+    recorded it: norm and error.
     """
 
     path: Path
@@ -42,6 +49,9 @@ class Recorded:
     threads: dict[int, int]  # by rank
     x: np.ndarray | None  # at the end
     x_hat: np.ndarray | None
+    unseen: tuple[Training, ...] = ()
+    unknown: tuple[Job, ...] = ()
+    norms: Mapping[Job, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def wall(self) -> bool:
@@ -63,6 +73,11 @@ class Recorded:
     def step_failed(self) -> bool:
         """The run ended in a server step that was not finite: x had moved, and x̂ in part."""
         return str(self.attributes.get("outcome", "")).startswith("failed: server step")
+
+    @cached_property
+    def resumed_at(self) -> list[int]:
+        """Rows of /updates there were each time that the run went on from a checkpoint; -1: nobody has noted it."""
+        return [int(one.get("updates", -1)) for one in self.part("resumed") or []]
 
     def part(self, name: str) -> Any:
         """An attribute that is JSON; None where there is none."""
@@ -100,10 +115,11 @@ def read(path: Path) -> Recorded:
             )
         updates, steps, ranks = trace.table("updates"), trace.table("steps"), trace.table("ranks")
         _amend_version_1(attributes, experiment, updates)
-        served = np.flatnonzero((updates["use"] == USED) | (updates["use"] == LATE))
+        served = served_rows(updates)
         versions = updates["version"][served]
         if (np.diff(versions) < 0).any():
             raise ReplayError(f"{path}: /updates is not in the order of use: its versions go back")
+        unseen, unknown = unseen_of(experiment, updates[served], trace.blocks("messages", MESSAGE_COLUMNS))
         return Recorded(
             path=path,
             attributes=attributes,
@@ -116,7 +132,33 @@ def read(path: Path) -> Recorded:
             threads={int(row["rank"]): int(row["threads"]) for row in ranks},
             x=_final(trace, "x"),
             x_hat=_final(trace, "x_hat"),
+            unseen=unseen,
+            unknown=unknown,
+            norms=_norms(trace) if experiment.trace.encoding_error else {},
         )
+
+
+def served_rows(updates: np.ndarray) -> np.ndarray:
+    """Numbers of the rows of /updates that the server was handed, whether it used them or not."""
+    return np.flatnonzero(np.isin(updates["use"], (USED, LATE, REFUSED)))
+
+
+def unseen_of(
+    experiment: Experiment, served: np.ndarray, messages: Iterable[np.ndarray]
+) -> tuple[tuple[Training, ...], tuple[Job, ...]]:
+    """Recorded.unseen and unknown. served: these rows of /updates. messages: blocks of /messages, read on need."""
+    keeps = experiment.clock.kind == "wall" and experiment.client.error_feedback
+    wanted = missing(served) if keeps else set()
+    found = sent(messages, wanted) if wanted else ()
+    return found, tuple(sorted(wanted - {(one.client, one.participation) for one in found}))
+
+
+def _norms(trace: Trace) -> dict[Job, tuple[float, float]]:
+    rows = trace.table("encodings")
+    jobs = zip(rows["client"].tolist(), rows["participation"].tolist(), strict=True)
+    return dict(
+        zip(jobs, zip(rows["norm"].tolist(), rows["quantization_error"].tolist(), strict=True), strict=True)
+    )
 
 
 def _final(trace: Trace, name: str) -> np.ndarray | None:

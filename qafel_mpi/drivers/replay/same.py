@@ -21,8 +21,13 @@ def what_differs(
             found.append(
                 f"{name}: {then[name] or 'none'} in the run, {value or 'none'} here{REMEDIES.get(name, '')}"
             )
-    before = recorded.part("arithmetic") or []
-    return list(dict.fromkeys([*found, *_of_the_arithmetic(before, list(arithmetics))]))
+    before, now = recorded.part("arithmetic") or [], list(arithmetics)
+    found += _of_the_arithmetic(before, now)
+    for start in recorded.part("resumed") or []:  # what was before the run went on from a checkpoint
+        found += [
+            f"before the run was resumed, {line}" for line in _of_a_start(start, before, now, fingerprints)
+        ]
+    return list(dict.fromkeys(found))
 
 
 REMEDIES = {
@@ -40,8 +45,37 @@ def _of_the_trace(recorded: Recorded) -> Iterator[str]:
         )
     elif not recorded.has_digests:
         yield "the run had trace.digests = false: only x and x̂ at the end can be compared"
+    for client, participation in recorded.unknown[:1]:
+        yield (
+            f"error feedback: the next update of client {client} depends on its training {participation}, of which "
+            f"the trace says nothing, and so do {len(recorded.unknown) - 1} others"
+        )
+    e = recorded.experiment
+    unicast = e.downlink.delivery == "unicast" and e.downlink.mode != "none"
+    if recorded.wall and unicast and -1 in recorded.resumed_at:
+        yield "the run was resumed, and the trace does not say where: its clients had other downloads there"
     if recorded.x is None:
         yield "the trace has no /final, for the run was cut short: only its updates can be compared"
+
+
+def _of_a_start(
+    start: Mapping[str, Any],
+    resumed: list[dict[str, Any]],
+    now: list[Mapping[str, Any]],
+    fingerprints: Mapping[str, str],
+) -> Iterator[str]:
+    before = start.get("arithmetic", [])
+    yield from _of_the_arithmetic(before, now)
+    threads, later = ({one.get("threads") for one in some} for some in (before, resumed))
+    if before and threads != later:
+        yield f"threads: {_listed(threads)}, and {_listed(later)} after that; a replay trains with the latter"
+    package = start.get("package")
+    if package and package != fingerprints.get("package", package):
+        yield f"package: {package}, {fingerprints['package']} here{REMEDIES['package']}"
+
+
+def _listed(numbers: set[Any]) -> str:
+    return " and ".join(sorted(map(str, numbers)))
 
 
 def _of_the_arithmetic(then: list[dict[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -59,7 +93,7 @@ def _of_the_arithmetic(then: list[dict[str, Any]], now: list[Mapping[str, Any]])
 def _of_a_part(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key):
-            how = "; set it as it was before Python starts" if name == "environment" else ""
+            how = "; leave --instructions out, or set it as it was" if name == "environment" else ""
             yield f"{key}: {then.get(key, 'not set')} in the run, {now.get(key, 'not set')} here{how}"
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.server import Server, Step, Update
-from qafel_mpi.codecs import NonFiniteError
+from qafel_mpi.codecs import NonFiniteError, PayloadError
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.digests import digest
 from qafel_mpi.drivers.replay.compare import Difference, apart, differing_byte, mended
 from qafel_mpi.drivers.replay.plan import Plan
 from qafel_mpi.drivers.replay.recorded import Recorded, ReplayError
 from qafel_mpi.drivers.virtual.workers import Job, Result, Workers
-from qafel_mpi.drivers.wall.population import hosting_of, turns_of
+from qafel_mpi.trace_schema import REFUSED
 
 AT_ONCE, AT_ONCE_BYTES = 64, 1 << 16  # uploads that the server takes in one call
 
@@ -81,7 +82,9 @@ class Replay:
         self._rows = rows
         self._payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self._at_once = max(1, min(AT_ONCE, AT_ONCE_BYTES // setup.uplink.payload_bytes()))
-        self._as_they_are = _first_of_each_rank(recorded, setup)
+        self._refused = rows["use"] == REFUSED
+        self._any_refused = bool(self._refused.any())
+        self._as_they_are = _first_of_each_rank(recorded) if setup.unicast and recorded.wall else set()
         self._threads = _threads_of(recorded)
         self._held: dict[Job, Result] = {}  # taken from the workers and looked at, not handed in yet
 
@@ -232,7 +235,10 @@ class Replay:
         wanted = rows["digest"].tolist() if self.recorded.has_digests else [None] * good
         for i, result in enumerate(results):
             if result.error or wanted[i] not in (None, digest(result.payload)):
-                results[i], good = self._look_at(self.at + i, rows[i], result), i + 1
+                results[i] = self._look_at(self.at + i, rows[i], result)
+                if self._refused[self.at + i]:
+                    continue  # nothing of it reached the model
+                good = i + 1
                 if result.error or not (self.anyway or self.differences[-1].apart is not None):
                     good = i
                 break
@@ -251,15 +257,25 @@ class Replay:
         self, rows: np.ndarray, clients: list[int], starts: list[int], results: list[Result]
     ) -> None:
         examples, seconds = self.setup.task.examples, rows["train_seconds"].tolist()
-        weights = self.server.receive_all(
-            [
-                Update(client, start, result.payload, result.key, examples(client), trained_s)
-                for client, start, result, trained_s in zip(clients, starts, results, seconds, strict=True)
-            ]
-        )
+        updates = [
+            Update(client, start, result.payload, result.key, examples(client), trained_s)
+            for client, start, result, trained_s in zip(clients, starts, results, seconds, strict=True)
+        ]
+        if self._any_refused:
+            weights = self._received_some(updates, self._refused[self.at : self.at + len(rows)])
+        else:
+            weights = self.server.receive_all(updates)
         self.at += len(rows)
         if self.observe is not None:
             self.observe(rows, results, weights)
+
+    def _received_some(self, updates: list[Update], refused: np.ndarray) -> list[float]:
+        """The weights; 0 of those that the server of the run refused: it is not handed them here."""
+        handed = [update for update, no in zip(updates, refused, strict=True) if not no]
+        weights = np.zeros(len(updates))
+        if handed:
+            weights[~refused] = self.server.receive_all(handed)
+        return [float(weight) for weight in weights]
 
     def _look_at(self, at: int, row: np.void, result: Result) -> Result:
         """Note an upload that differs. Returns the result to go on with: as it arrived, where that can be told."""
@@ -277,6 +293,7 @@ class Replay:
             loss=float(row["loss"]),
             computed_loss=result.loss,
             failure=result.error,
+            **self._norms(row, result),
         )
         if not result.error and result.payload.size == found.payload_bytes:
             byte = differing_byte(result.payload, int(row["digest"]))
@@ -288,6 +305,18 @@ class Replay:
                     result = result._replace(payload=arrived)
         self.differences.append(found)
         return result
+
+    def _norms(self, row: np.void, result: Result) -> dict[str, Any]:
+        """Of a Difference, where the run recorded what it encoded."""
+        recorded = self.recorded.norms.get((int(row["client"]), int(row["participation"])))
+        if recorded is None or result.error:
+            return {}
+        update = torch.zeros_like(self.server.x)
+        try:
+            self.setup.uplink.decode(result.payload, update, result.key)
+        except PayloadError:
+            return {}
+        return {"norm": recorded[0], "error": recorded[1], "computed_norm": float(update.double().norm())}
 
     def _step_if_due(self) -> None:
         if self.server.version < self.recorded.steps and self.at == self._end():
@@ -318,12 +347,17 @@ class Replay:
         )
 
 
-def _first_of_each_rank(recorded: Recorded, setup: Setup) -> set[Job]:
-    """Unicast on the wall clock: the trainings before a rank's first download, from x^0 itself."""
-    if not (setup.unicast and recorded.wall):
-        return set()
-    hosting = hosting_of(setup, recorded.client_ranks)
-    return {turns_of(rank, setup, hosting).next() for rank in range(1, recorded.client_ranks + 1)}
+def _first_of_each_rank(recorded: Recorded) -> set[Job]:
+    """Unicast on the wall clock: the trainings before a rank's first download, from x itself.
+
+    So does each rank begin, and begin again where the run went on from a checkpoint.
+    """
+    found: set[Job] = set()
+    for begin in (0, *recorded.resumed_at):
+        rows = recorded.updates[max(0, begin) :]
+        _, first = np.unique(rows["rank"], return_index=True)
+        found.update(zip(rows["client"][first].tolist(), rows["participation"][first].tolist(), strict=True))
+    return found
 
 
 def _threads_of(recorded: Recorded) -> Callable[[Job], int]:
@@ -336,5 +370,6 @@ def _threads_of(recorded: Recorded) -> Callable[[Job], int]:
         return lambda job: one
     rows = recorded.updates[recorded.served]
     jobs = zip(rows["client"].tolist(), rows["participation"].tolist(), strict=True)
-    threads = dict(zip(jobs, (recorded.threads.get(rank, 1) for rank in rows["rank"].tolist()), strict=True))
-    return lambda job: threads[job]
+    ranks = dict(zip(jobs, rows["rank"].tolist(), strict=True))
+    ranks |= {(one.client, one.participation): one.rank for one in recorded.unseen}
+    return lambda job: recorded.threads.get(ranks[job], 1)

@@ -31,7 +31,7 @@ from qafel_mpi.trace.clock import Clocks, RankClock
 from qafel_mpi.trace.cut import cut_rows, cut_to_positions, offsets_of, positions_of
 from qafel_mpi.trace.merge import read_clock, read_run, shards_of
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace.shards import TraceError, shard_path, shard_ranks
+from qafel_mpi.trace.shards import TraceError, scan, shard_path, shard_ranks
 from qafel_mpi.transport.exchange import broadcast_text, gather_text
 from qafel_mpi.wire import Kind
 
@@ -181,6 +181,8 @@ def take_up(session: Session, path: Path) -> str:
                 f"{shards}: {short:,} bytes of rows before the checkpoint never came to the disk, and are lost"
             )
         session.recovery.left_over = positions_of(shards, session.comm.size)
+        # Behind these rows of /updates the clients begin anew: a replay has to know.
+        session.attributes["resumed"][-1]["updates"] = _rows(shard_path(shards, "updates", 0))
     except (CheckpointError, TraceError) as error:
         return str(error)
     except OSError as error:
@@ -192,9 +194,18 @@ def take_up(session: Session, path: Path) -> str:
 
 def _history(before: dict[str, Any], ranks: int) -> dict[str, Any]:
     """Attributes of a run that is resumed: of its first start, and a note of this one."""
-    again = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "ranks": ranks}
+    again = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ranks": ranks,
+        "arithmetic": before.get("arithmetic", []),
+        "package": before.get("fingerprints", {}).get("package", ""),
+    }
     first = {name: before[name] for name in ("started", "command_line") if name in before}
     return first | {"resumed": [*before.get("resumed", []), again]}
+
+
+def _rows(shard: Path) -> int:
+    return scan(shard).rows if shard.exists() else 0
 
 
 def cut_clients(shards: Path, session: State, run: State) -> None:

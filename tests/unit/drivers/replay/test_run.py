@@ -10,6 +10,7 @@ from qafel_mpi.drivers.replay.recorded import ReplayError
 from qafel_mpi.drivers.replay.run import opened, run
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.trace.seal import write_seal
+from qafel_mpi.trace_schema import REFUSED
 
 SMALL = ("stop.uploads=60", "server.buffer_size=4", "task.clients=20", "evaluation.every_steps=1000")
 LOGISTIC = (
@@ -30,6 +31,8 @@ RUNS = {
         "server.grace_seconds=0.05",
         "clock.concurrency=16",
     ],
+    "error feedback, refused": ["algorithm=qafel-ef", "server.reject_norm=0.13", "clock.concurrency=8"],
+    "fadas, clipped": ["algorithm=fadas", "server.clip_norm=0.12", "clock.concurrency=8"],
     "fedasync": ["algorithm=fedasync", "stop.uploads=20"],
 }
 
@@ -101,7 +104,7 @@ def test_an_upload_that_differs_stops_it_and_those_beside_it_are_looked_at(trace
     found = run(edit(trace, tmp_path, another_digest))
     assert (found.outcome, found.first["upload"], found.uploads) == ("differs", 13, 13)
     assert "upload 13 differs: rank 0" in found.first_text
-    assert "more than one byte differs; its training loss is the same" in found.first_text
+    assert "more than one element differs; its training loss is the same" in found.first_text
     assert sum(found.others_same.values()) > 0
     assert sum(found.others_differ.values()) == 1
     went_on = run(tmp_path / "edited.h5", anyway=True)
@@ -117,13 +120,27 @@ def attribute(name, change):
     return edited
 
 
+def resumed(change):
+    """A run that went on from a checkpoint, on a machine of which something was otherwise before."""
+
+    def edited(file):
+        before = json.loads(file.attrs["arithmetic"])
+        change(before[-1])
+        file.attrs["resumed"] = json.dumps([{"updates": 4, "arithmetic": before, "package": "0.1 a"}])
+
+    return edited
+
+
 OTHERS = {
+    "before the run was resumed, cpu: another in the run": resumed(lambda v: v.update(cpu="another")),
+    "before the run was resumed, threads: 7, and 1 after": resumed(lambda v: v.update(threads=7)),
+    "before the run was resumed, package: 0.1 a, .* here; install": resumed(lambda v: None),
     "package: .* in the run, .* here; install": attribute(
         "fingerprints", lambda v: v.update(package="0.1 a")
     ),
     "data: .* --data-dir": attribute("fingerprints", lambda v: v.update(data="0")),
     "cpu: another in the run": attribute("arithmetic", lambda v: v[0].update(cpu="another")),
-    "ONEDNN_MAX_CPU_ISA: AVX2 in the run, not set here; set it": attribute(
+    "ONEDNN_MAX_CPU_ISA: AVX2 in the run, not set here; leave --instructions out": attribute(
         "arithmetic", lambda v: v[0]["environment"].update(ONEDNN_MAX_CPU_ISA="AVX2")
     ),
     "torch: 1.0 in the run": attribute("arithmetic", lambda v: v[0]["versions"].update(torch="1.0")),
@@ -152,3 +169,24 @@ def test_a_changed_order_of_a_virtual_run_is_not_taken_for_the_schedules(trace, 
 
     with pytest.raises(ReplayError, match=r"upload 4 is of client .* this program's schedule has client"):
         run(edit(trace, tmp_path, swapped))
+
+
+def test_a_refused_upload_that_differs_is_named_and_the_replay_goes_on_without_it(tmp_path):
+    refused = ("server.reject_norm=0.13", "clock.concurrency=8", "trace.encoding_error=true")
+    virtual_run(tmp_path, "digits", *refused)
+    number = None
+
+    def another(file):
+        nonlocal number
+        number = int((file["updates"]["use"] == REFUSED).argmax())
+        row = file["updates"][number]
+        row["digest"] ^= 1 << 63
+        file["updates"][number] = row
+
+    found = run(edit(tmp_path / "a.h5", tmp_path, another))
+    assert number > 0
+    assert (found.outcome, found.first["upload"], found.differing) == ("differs", number, 1)
+    assert (found.x_same, found.x_hat_same, found.whole) == (True, True, True)
+    # The norm that the run recorded is the one that is computed here, up to what quantization loses.
+    assert found.first["norm"] == pytest.approx(found.first["computed_norm"], abs=found.first["error"])
+    assert found.first["apart_at_least"] == 0.0

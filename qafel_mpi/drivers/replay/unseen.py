@@ -1,0 +1,47 @@
+"""Trainings whose update the server was never handed, and that a later one depends on: with error feedback.
+
+A message that failed the check left its client's residual as any other upload did. The row of /updates doesn't say
+whose it was; the sender's own row of /messages does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from qafel_mpi.trace_schema import KIND_NUMBERS
+
+
+class Training(NamedTuple):
+    """A client's, and the rank that did it."""
+
+    client: int
+    participation: int
+    start_version: int
+    rank: int
+
+
+def missing(rows: np.ndarray) -> set[tuple[int, int]]:
+    """(client, participation) of trainings before a client's last one among these rows of /updates, not among them.
+
+    >>> rows = np.array([(4, 0), (4, 3), (5, 0)], dtype=[("client", "i8"), ("participation", "i8")])
+    >>> sorted(missing(rows))
+    [(4, 1), (4, 2)]
+    """
+    there = set(zip(rows["client"].tolist(), rows["participation"].tolist(), strict=True))
+    last: dict[int, int] = {}
+    for client, participation in there:
+        last[client] = max(participation, last.get(client, 0))
+    return {(client, n) for client, end in last.items() for n in range(end)} - there
+
+
+def sent(messages: Iterable[np.ndarray], wanted: set[tuple[int, int]]) -> tuple[Training, ...]:
+    """Those of `wanted` that a rank has sent, from blocks of /messages."""
+    found = []
+    for block in messages:
+        rows = block[(block["end"] == 0) & (block["kind"] == KIND_NUMBERS["update"])]
+        columns = (rows[name].tolist() for name in ("client", "sequence", "version", "src"))
+        found += [one for one in map(Training, *columns) if (one.client, one.participation) in wanted]
+    return tuple(sorted(set(found)))
