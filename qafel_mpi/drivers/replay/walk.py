@@ -207,15 +207,13 @@ class Replay:
         if self._begun == version:
             return
         self._begun = version
-        batches = self._plan.batches(version)
-        if self.setup.unicast:
-            # A worker holds x^0 until its first download.
-            batches = iter(sorted(batches, key=lambda batch: batch[0] not in self._as_they_are))
-        for batch in batches:
+        for batch in self._plan.batches(version):
             self._hand_out(batch, version)
 
     def _hand_out(self, batch: list[Job], version: int) -> None:
-        if self.setup.unicast and batch[0] not in self._as_they_are:
+        if self.setup.unicast and batch[0] in self._as_they_are:
+            self.workers.give(self.server.x, version)
+        elif self.setup.unicast:
             client, participation = batch[0]
             size, key = self.server.download(self._payload, client=client, participation=participation)
             self.workers.download(self._payload[:size], version, key)

@@ -189,8 +189,8 @@ class RemoteWorkers:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
                     error, payload = payload.tobytes().decode(errors="replace"), payload[:0]
-                copied = payload.copy()
-                self._results[job] = Result(copied, message.seed, message.loss, error, received.source)
+                key, loss = message.seed, message.loss
+                self._results[job] = Result(payload.copy(), key, loss, error, received.source)
                 self.outstanding[received.source] -= 1
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))
@@ -223,7 +223,7 @@ class RemoteWorkers:
                 self.broadcasts.release(sent.frame)
             case Kind.TRAIN:
                 self.orders.release(sent.frame)
-            case Kind.EVALUATE:
+            case Kind.EVALUATE | Kind.MODEL:
                 self.evaluations.release(sent.frame)
 
 
@@ -235,16 +235,14 @@ class Worker:
         self.trainer = trainer_of(setup, setup.client(), session)
         self.replica = self.trainer.client.replica
         self.described = describe(setup)
-        orders = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.TRAIN, Kind.EVALUATE, Kind.STOP)
+        orders = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL, Kind.TRAIN, Kind.EVALUATE, Kind.STOP)
         self.expected = {kind: self.described[kind] for kind in orders}
         largest = max(e.payload_bytes for e in self.expected.values())
         self.inbox = Inbox(self.comm, TAG_DOWN, payload_bytes=largest, slots=DOWN_SLOTS, source=0)
         self.halts = Inbox(self.comm, TAG_HALT, payload_bytes=0, slots=1, source=0)
         self.sends = Sends(self.comm, TAG_UP)
-        make = frame_maker(setup, self.replica.x_hat)
-        self.pool = FramePool(
-            self.described[Kind.UPDATE].payload_bytes, limit=4 * setup.task.together + 4, make=make
-        )
+        size, most = self.described[Kind.UPDATE].payload_bytes, 4 * setup.task.together + 4
+        self.pool = FramePool(size, limit=most, make=frame_maker(setup, self.replica.x_hat))
         self.answers = 0
         self.halted = self.stopped = False
         self.positions = Answering(self.comm)
@@ -296,6 +294,8 @@ class Worker:
                 self.replica.apply(payload, message.seed, message.version)
             case Kind.DOWNLOAD:
                 self.trainer.download(payload, message.seed, message.version)
+            case Kind.MODEL:
+                self.replica.catch_up(payload, self.setup.full, message.version)
             case _:
                 payload = payload.copy()
         end_s = perf_counter()
@@ -327,8 +327,7 @@ class Worker:
                 self.pool.release(frame)
             return
         seconds = (perf_counter() - begun_s) / len(jobs)
-        # They were encoded in one call: each has an equal share of it.
-        times = np.linspace(*self.trainer.encoding_s, len(jobs) + 1).tolist()
+        times = np.linspace(*self.trainer.encoding_s, len(jobs) + 1).tolist()  # of one call: equal shares
         for i, (frame, job, result) in enumerate(zip(frames, jobs, results, strict=True)):
             frame.t_encode_begin, frame.t_encode_end = times[i : i + 2]
             self._answer(frame, job, result, version, seconds)

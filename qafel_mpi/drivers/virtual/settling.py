@@ -1,8 +1,9 @@
-"""Worker ranks at a checkpoint: what they were given is done, and their rows are on disk."""
+"""Worker ranks at a checkpoint, where what they were given is done and their rows are on disk; and behind it."""
 
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.session import Session
@@ -11,10 +12,11 @@ from qafel_mpi.drivers.virtual.remote import RemoteWorkers
 from qafel_mpi.drivers.virtual.workers import Job, Result
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.transport.frames import Frame
+from qafel_mpi.wire import Kind
 
 
 class SettlingWorkers(RemoteWorkers):
-    """RemoteWorkers that a run can be resumed with."""
+    """RemoteWorkers that a run can be resumed with, and a resumed run replayed."""
 
     def __init__(self, session: Session, setup: Setup, *, gpus: bool, poll: Poll):
         super().__init__(session, setup, gpus=gpus, poll=poll)
@@ -24,6 +26,12 @@ class SettlingWorkers(RemoteWorkers):
     def _post(self, frame: Frame, rank: int) -> None:
         super()._post(frame, rank)
         self._sent_to[rank] += 1
+
+    def give(self, x: Tensor, version: int) -> None:
+        """See Workers.give."""
+        frame = self._acquire(self.evaluations)
+        size = self.setup.full.encode(x, frame.payload, 0)
+        self._download = self._seal(frame, Kind.MODEL, payload_bytes=size, version=version)
 
     def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
         """See Workers.settle."""
