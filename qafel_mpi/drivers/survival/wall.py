@@ -87,7 +87,9 @@ class WallCheckpoints:
             turns = {
                 rank: int(count) for rank, count in zip(run["ranks"].tolist(), run["turns"], strict=True)
             }
-            in_round = [int(client) for client in run["round"]]
+            # Without rounds nobody is to be avoided: a rank would never play these clients again.
+            rounds = s.session.experiment.server.synchronous
+            in_round = [int(client) for client in run["round"]] if rounds else []
         except MISFITS as error:
             raise misfit(error) from error
         self._seen = version = s.server.version
