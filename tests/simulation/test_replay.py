@@ -14,14 +14,25 @@ from tests.simulation.wall import Scenario, judge, simulate
 
 SEEDS = 10
 ROUNDS = ("task.clients=30", "client.draw=permutation", "server.buffer_size=4")
+QUORUM = ("server.buffer_size=4", "server.quorum=2")
 SPARSE = ("uplink.fraction=0.2", "downlink.fraction=0.1")
 FEEDBACK = ("algorithm=qafel-ef", "server.buffer_size=3")
+NEEDS = {"fedavg": ROUNDS, "fedpaq": ROUNDS, "decoupled": QUORUM}
+CODECS_NEED = {
+    "topk": SPARSE,
+    "randk": SPARSE,
+    "lattice": ("uplink.spacing=0.05", "downlink.spacing=0.05"),
+}
 SETTINGS = {
-    **{name: (f"algorithm={name}", *(ROUNDS if name in ("fedavg", "fedpaq") else ())) for name in PRESETS},
-    **{name: ("algorithm=qafel", f"uplink.codec={name}", f"downlink.codec={name}") for name in CODECS},
+    **{name: (f"algorithm={name}", *NEEDS.get(name, ())) for name in PRESETS},
     **{
-        name: ("algorithm=qafel", f"uplink.codec={name}", f"downlink.codec={name}", *SPARSE)
-        for name in ("topk", "randk")
+        name: (
+            "algorithm=qafel",
+            f"uplink.codec={name}",
+            f"downlink.codec={name}",
+            *CODECS_NEED.get(name, ()),
+        )
+        for name in CODECS
     },
     "zstd": ("algorithm=qafel", "uplink.entropy=zstd"),
     "8 bits kept": (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qafel_mpi.drivers.replay.recorded import FIRST_VERSION, Recorded, ReplayError
+from qafel_mpi.drivers.replay.unseen import moved
 
 PINNED = ("ranks", "threads")  # a replay trains with the threads of the rank that trained before
 
@@ -51,6 +52,9 @@ def _of_the_trace(recorded: Recorded) -> Iterator[str]:
             f"the trace says nothing, and so do {len(recorded.unknown) - 1} others"
         )
     e = recorded.experiment
+    who = moved(recorded.updates[recorded.served]) if e.client.error_feedback else None
+    if who is not None:
+        yield f"error feedback: client {who} moved to another rank and began anew there, as no replay does yet"
     unicast = e.downlink.delivery == "unicast" and e.downlink.mode != "none"
     if recorded.wall and unicast and -1 in recorded.resumed_at:
         yield "the run was resumed, and the trace does not say where: its clients had other downloads there"

@@ -37,6 +37,19 @@ def missing(rows: np.ndarray) -> set[tuple[int, int]]:
     return {(client, n) for client, end in last.items() for n in range(end)} - there
 
 
+def moved(rows: np.ndarray) -> int | None:
+    """A client that two ranks played, for one had died: what the first kept of it was lost.
+
+    >>> moved(np.array([(4, 1), (5, 2), (5, 2), (4, 2)], dtype=[("client", "i8"), ("rank", "i4")]))
+    4
+    """
+    ranks: dict[int, int] = {}
+    for client, rank in zip(rows["client"].tolist(), rows["rank"].tolist(), strict=True):
+        if ranks.setdefault(client, rank) != rank:
+            return int(client)
+    return None
+
+
 def sent(messages: Iterable[np.ndarray], wanted: set[tuple[int, int]]) -> tuple[Training, ...]:
     """Those of `wanted` that a rank has sent, from blocks of /messages."""
     found = []
