@@ -235,7 +235,7 @@ def simulate(scenario: Scenario) -> Run:
 
     def session_of(rank: int) -> Simulated:
         hosts = [f"host{each}" for each in range(scenario.ranks)]
-        place: Any = SimpleNamespace(host=hosts[rank], hosts=hosts, local_rank=0)
+        place: Any = SimpleNamespace(host=hosts[rank], hosts=hosts, local_rank=0, gpu=None)
         recorder: Any = Recorded()
         comm: Any = network.comm(rank)
         pauses: Any = Pauses(world)
