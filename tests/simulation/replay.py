@@ -12,7 +12,7 @@ from qafel_mpi.drivers.digests import NAME
 from qafel_mpi.drivers.replay.plan import OfTheTrace
 from qafel_mpi.drivers.replay.recorded import Recorded, served_rows, unseen_of
 from qafel_mpi.drivers.replay.walk import Replay
-from qafel_mpi.drivers.virtual.workers import LocalWorkers
+from qafel_mpi.drivers.virtual.workers import LocalWorkers, Trainer
 from qafel_mpi.trace_schema import MESSAGES, STEPS, UPDATES
 from tests.simulation.wall import Run, setup_of
 
@@ -24,7 +24,7 @@ def replay_of(run: Run) -> Replay:
     walk: Any = setup.task
     walk.steps = 0  # the training itself is one computation; its steps are naps
     server = setup.server()
-    workers = LocalWorkers(setup, setup.client_of(server.replica), recorder)
+    workers = LocalWorkers(setup, Trainer(setup, setup.client_of(server.replica), recorder))
     recorded = recorded_of(run)
     return Replay(recorded, setup, OfTheTrace(recorded, 1), server, workers)
 
