@@ -118,3 +118,19 @@ def test_what_can_not_go_on_says_so_beforehand_and_ends_with_one_message(tmp_pat
     assert done.stderr.count(f"rank 2 on {HOST} has died") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert qafel("merge", "runs/digits-qafel-seed0.shards", cwd=tmp_path).returncode == 0
+
+
+@needs_ulfm
+def test_a_virtual_run_ends_with_the_same_bits_without_the_workers_that_die(tmp_path):
+    """What they had been given goes to others, from the versions that it was to start from."""
+    settings = [f"--set={key}" for key in ("clock.kind=virtual", "stop.uploads=250", "stop.accuracy=1.0",
+                "task.clients=40", "clock.concurrency=20", "evaluation.every_steps=5")]  # fmt: skip
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="2:kill:9 3:exit3:13 4:raise:11")
+    assert done.returncode == 0, done.stderr
+    alone = qafel("run", "digits", *settings, "--out", "b.h5", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    with open_trace(tmp_path / "a.h5") as a, open_trace(tmp_path / "b.h5") as b:
+        assert ended(a) == ["rank died"] * 3
+        assert a.table("faults")["in_flight"].sum() > 0, "they died with nothing to do"
+        assert np.array_equal(a.table("updates"), b.table("updates"))
+        assert all(np.array_equal(a.final(name), b.final(name)) for name in ("x", "x_hat"))

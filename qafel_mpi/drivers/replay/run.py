@@ -29,8 +29,8 @@ from qafel_mpi.drivers.replay.walk import Replay
 from qafel_mpi.drivers.session import NOWHERE, Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.planned import planned
-from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
+from qafel_mpi.drivers.virtual.worker import Worker
 from qafel_mpi.drivers.virtual.workers import LocalWorkers, Trainer, Workers
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.trace.shards import TraceError
@@ -78,6 +78,7 @@ def opened(
     experiment, gpus = about.experiment, visible_gpus() if about.gpu else ()
     spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus, bind=bind)
     session = begin(experiment, comm, spot, out, command_line or sys.argv, tables=TABLES_AGAIN)
+    session.deaths.why = "a replay needs every rank"
     with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
         with giving_the_name_up(out) if out != NOWHERE else nullcontext():
             setup = build(

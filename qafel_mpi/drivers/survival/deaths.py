@@ -34,8 +34,11 @@ def why_it_ends(experiment: Experiment) -> str:
     transport = experiment.transport
     if transport.ranks is not None:
         return f"transport.ranks = {transport.ranks}, and the ranks left out wait for all that take part"
+    if experiment.server.pull:
+        return "server.pull = true, and a client's model is lost with its rank"
     if experiment.clock.kind == "virtual":
-        return "clock.kind = 'virtual', and a worker takes with it what it was given to train"
+        lost = "client.error_feedback = true, and a worker takes the clients' residuals with it"
+        return lost if experiment.client.error_feedback else ""
     if transport.broadcast != "fanout":
         return (
             f"transport.broadcast = '{transport.broadcast}' needs every rank; with 'fanout' the run goes on"

@@ -13,6 +13,7 @@ from mpi4py import MPI
 
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import TABLES
+from qafel_mpi.transport import mortal
 from qafel_mpi.transport.backoff import some_ranks
 
 TAG_ASK, TAG_ANSWER = 14, 15
@@ -46,11 +47,17 @@ class Asking:
 
     def answered(self) -> bool:
         """Whether every rank has answered. Never waits."""
-        for rank in [rank for rank, request in self._requests.items() if request.Test()]:
-            del self._requests[rank]
+        for rank, request in [*self._requests.items()]:
+            try:
+                if request.Test():
+                    del self._requests[rank]
+            except MPI.Exception as error:
+                mortal.refuse_all_but_death(error)
+                del self._requests[rank], self.answers[rank]
         if self._requests:
             return False
-        MPI.Request.Waitall(self._sends)  # answered: they have arrived
+        for send in self._sends:
+            mortal.finish(send)  # answered: it has arrived
         self._sends.clear()
         self._buffers.clear()
         return True

@@ -9,6 +9,7 @@ import numpy as np
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.wire import Expected, Kind
 
+TAG_HALT = 13  # a STOP that overtakes the orders: what is still to be trained is of no use any more
 PAIRS = np.dtype("<i8")  # of a TRAIN: client, participation, client, ...
 PARTS = np.dtype(  # of a SCORE
     [("part", "<i8"), ("loss", "<f8"), ("accuracy", "<f8"), ("examples", "<i8"), ("answers", "<i8")]

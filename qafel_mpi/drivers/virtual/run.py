@@ -36,15 +36,16 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.rows import places
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED
+from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.survival.rejections import Origin
 from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, whole_state
 from qafel_mpi.drivers.survival.stopping import Stopped, StopsWhen
 from qafel_mpi.drivers.virtual.planned import planned
 from qafel_mpi.drivers.virtual.pull import trainer_of
-from qafel_mpi.drivers.virtual.remote import Worker
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.virtual.state import restore, state_of
+from qafel_mpi.drivers.virtual.worker import work
 from qafel_mpi.drivers.virtual.workers import Job, LocalWorkers, Result, Workers
 from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.events import START, Event, Schedule
@@ -82,14 +83,14 @@ def run(
     gpus = visible_gpus()
     spot = place(comm, gpus=gpus, share_gpus=experiment.transport.share_gpus)
     session = begin(experiment, comm, spot, out, command_line or sys.argv, every=every, resume=resume)
-    device = compute_device(spot.gpu)
     # One thread: a reduction's result may depend on the number of threads, and so on the number of ranks.
-    with HostArrays(comm, session.wait, share=experiment.transport.shared_data) as memory:
+    share_data = experiment.transport.shared_data
+    with naming_the_dead(session), HostArrays(comm, session.wait, share=share_data) as memory:
         with giving_the_name_up(out):
             setup = build(
                 experiment,
                 clients=experiment.task.population(),
-                device=device,
+                device=compute_device(spot.gpu),
                 threads=1,
                 data_dir=data_dir,
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
@@ -99,7 +100,10 @@ def run(
                 refuse_what_no_message_holds(setup)
         session.open(setup)
         if plan is None:
-            return work(session, setup)
+            with dying_alone(session):
+                summary = work(session, setup)
+            memory.leave_open = summary.lost_ranks > 0
+            return summary
         server = setup.server()
         workers: Workers
         if comm.size == 1:
@@ -108,23 +112,9 @@ def run(
         else:
             workers = SettlingWorkers(session, setup, gpus=bool(gpus), poll=StopsWhen(interrupted))
         ledger = Ledger(setup, server, session.recorder, report, workers.evaluate)
-        return Simulation(session, setup, plan, workers, ledger, interrupted).run()
-
-
-def work(session: Session, setup: Setup) -> RunSummary:
-    """A worker rank's part of the run."""
-    worker = Worker(session, setup)
-    if session.recovery.goes_on:
-        share(session, worker.replica)
-    worker.run()
-    session.close(
-        worker.replica.version,
-        worker.replica.x_hat,
-        sent=worker.sends.total,
-        received=worker.received,
-        shared_state=not setup.unicast,
-    )
-    return session.finish(None, None)
+        summary = Simulation(session, setup, plan, workers, ledger, interrupted).run()
+        memory.leave_open = summary.lost_ranks > 0
+        return summary
 
 
 class Simulation:

@@ -11,6 +11,7 @@ from qafel_mpi.drivers.survival.positions import Asking
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers
 from qafel_mpi.drivers.virtual.workers import Job, Result
 from qafel_mpi.tasks.base import Poll
+from qafel_mpi.trace.cut import positions_of
 from qafel_mpi.transport.frames import Frame
 from qafel_mpi.wire import Kind
 
@@ -33,6 +34,11 @@ class SettlingWorkers(RemoteWorkers):
         size = self.setup.full.encode(x, frame.payload, 0)
         self._download = self._seal(frame, Kind.MODEL, payload_bytes=size, version=version)
 
+    def leave(self, rank: int) -> None:
+        """See RemoteWorkers."""
+        super().leave(rank)
+        del self._sent_to[rank]
+
     def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
         """See Workers.settle."""
 
@@ -42,13 +48,19 @@ class SettlingWorkers(RemoteWorkers):
             return not (any(self.outstanding.values()) or len(self.sends))
 
         self.session.wait(trained, lambda: f"what was handed out to {self._busy()}, for a checkpoint")
-        return self._results, self._positions.of(self._sent_to, self.session.wait)
+        positions = self._positions.of(self._sent_to, self.session.wait)
+        if gone := self.session.deaths.failures.gone:  # what they had written by then stays
+            theirs = positions_of(self.session.recorder.directory, self.session.comm.size)
+            positions |= {rank: theirs[rank] for rank in gone}
+        return self._results, positions
 
     @property
     def sequence(self) -> int:
         """The number of the last message to a worker."""
         return self._sequence
 
-    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
+    def restore(self, results: dict[Job, Result], version: int, sequence: int, x_hat: Tensor) -> None:
         """See Workers.restore."""
+        if self.handover.history is not None:
+            self.handover.history.begin(x_hat, version)
         self._results, self.version, self._sequence = results, version, sequence

@@ -67,7 +67,7 @@ def restore(simulation: Simulation, state: State) -> None:
     s.window.restore(state["window"])
     s.step_due, s.finishes = bool(state["step_due"]), int(state["finishes"])
     s.down_links, s.now_s = int(state["down_links"]), float(state["now_s"])
-    s.workers.restore(_restored(state["results"]), s.server.version, int(state["sequence"]))
+    s.workers.restore(_restored(state["results"]), s.server.version, int(state["sequence"]), s.server.x_hat)
 
 
 def _jobs(versions: Mapping[Job, int]) -> np.ndarray:

@@ -81,8 +81,8 @@ class Workers(Protocol):
         """Wait until all that was handed out is trained. Returns the results that nobody has taken, and by rank the
         positions of the workers' shards (Recorder.positions). May raise Stopped."""
 
-    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
-        """Go on from what `settle` and `sequence` gave, at this version; x̂ itself they are given by the session."""
+    def restore(self, results: dict[Job, Result], version: int, sequence: int, x_hat: Tensor) -> None:
+        """Go on from what `settle` and `sequence` gave, at this version; the ranks are given x̂ by the session."""
 
     def halt(self) -> None:
         """Give up what is still to be trained: nobody will take it."""
@@ -183,7 +183,7 @@ class LocalWorkers:
     def settle(self) -> tuple[dict[Job, Result], dict[int, np.ndarray]]:
         return self._results, {}
 
-    def restore(self, results: dict[Job, Result], version: int, sequence: int) -> None:
+    def restore(self, results: dict[Job, Result], version: int, sequence: int, x_hat: Tensor) -> None:
         self._results = results
 
     def halt(self) -> None:
