@@ -125,7 +125,7 @@ def test_a_virtual_run_ends_with_the_same_bits_without_the_workers_that_die(tmp_
     """What they had been given goes to others, from the versions that it was to start from."""
     settings = [f"--set={key}" for key in ("clock.kind=virtual", "stop.uploads=400", "stop.accuracy=1.0",
                 "task.clients=40", "clock.concurrency=20", "evaluation.every_steps=5")]  # fmt: skip
-    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="2:kill:2 3:exit3:4 4:raise:3")
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="2:kill:2 3:exit3:3 4:raise:2")
     assert done.returncode == 0, done.stderr
     alone = qafel("run", "digits", *settings, "--out", "b.h5", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
