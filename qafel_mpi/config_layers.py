@@ -114,7 +114,7 @@ def _giving_way(tables: Tables, preset: Tables) -> dict[str, Any]:
             continue
         if section in ("uplink", "downlink"):
             exact = preset[section].get("codec") == "identity" or preset[section].get("mode") == "none"
-            quantizer = {"codec", *_CODEC_OPTIONS}
+            quantizer = {"codec", "rules", *_CODEC_OPTIONS}
             decided = decided | quantizer if exact or own.get("codec") == "identity" else decided - quantizer
         kept[section] = {key: value for key, value in own.items() if key not in decided}
     return kept
@@ -148,5 +148,5 @@ def _table(tables: Tables, key: str) -> Tables:
 
 def _voided(keys: Keys, value: Any) -> tuple[str, ...]:
     if keys == ("downlink", "mode") and value == "none":
-        return ("codec", *_CODEC_OPTIONS)  # the full model goes out
+        return ("codec", "rules", *_CODEC_OPTIONS)  # the full model goes out
     return _VOIDS.get(keys, ())

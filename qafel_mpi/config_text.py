@@ -185,7 +185,7 @@ def follow(location: Keys, model: type[BaseModel]) -> tuple[Keys, FieldInfo | No
         if key not in model.model_fields:
             break
         path, field = (*path, key), model.model_fields[key]
-        inner = model_in(field.annotation)
+        inner = model_in(field.annotation) or items_in(field.annotation)
         if inner is None:
             break
         model = inner
@@ -198,6 +198,12 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
     return None
+
+
+def items_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of the tables in a list, `tuple[Model, ...]`; None where the field is no such list."""
+    arguments = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
+    return model_in(arguments[0]) if arguments else None
 
 
 def _options(annotation: Any) -> list[Any]:

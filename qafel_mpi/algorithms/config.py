@@ -253,7 +253,11 @@ class DownlinkConfig(CodecConfig):
                 f"codec {self.codec!r} has no effect with mode = 'none' (the full model is sent); "
                 "use mode = 'hidden' or 'direct', or codec = 'identity'"
             )
-        if self.rotation == "shared":
+        if self.mode == "none" and self.rules:
+            raise ValueError(
+                "rules have no effect with mode = 'none' (the full model is sent); leave them out"
+            )
+        if any(one.rotation == "shared" for one in (self, *self.rules)):
             raise ValueError(
                 "rotation = 'shared' is for uploads, which the server adds up; leave it out of the downlink"
             )

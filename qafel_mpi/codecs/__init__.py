@@ -7,14 +7,16 @@ import torch
 from qafel_mpi.codecs.affine import Affine
 from qafel_mpi.codecs.base import Codec, Layout, NonFiniteError, PayloadError
 from qafel_mpi.codecs.chain import Transform, chain
-from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.codecs.config import CodecConfig, QuantizerConfig
 from qafel_mpi.codecs.eden import Eden
-from qafel_mpi.codecs.entropy import Coder, Zstd
+from qafel_mpi.codecs.entropy import Zstd
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.lattice import Lattice
+from qafel_mpi.codecs.mixed import Mixed
 from qafel_mpi.codecs.own import OWN_IDS, own_codec
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.codecs.rotation import Rotation
+from qafel_mpi.codecs.rules import parts_of
 from qafel_mpi.codecs.sign import Sign
 from qafel_mpi.codecs.sparse import RandK, TopK
 
@@ -37,21 +39,36 @@ def build(
 ) -> Codec:
     """The codec that the settings describe, for vectors of this layout and type.
 
-    Raises DataError where a codec of the user's own is no codec, or fails when it is tried.
+    Raises DataError where a codec of the user's own is no codec, or fails when it is tried, and where a rule does not
+    fit the tensors.
     """
-    stages: list[Transform | Codec | Coder] = []
+    if config.rules:
+        parts = [
+            (build_quantizer(own, part, dtype, threads=threads), part)
+            for own, part in parts_of(config, layout)
+        ]
+        made: Codec = Mixed(layout, dtype, parts, name=f"{config.codec} with rules", bits=config.bits)
+    else:
+        made = build_quantizer(config, layout, dtype, threads=threads)
+    return chain(made, Zstd()) if config.entropy == "zstd" else made
+
+
+def build_quantizer(
+    config: QuantizerConfig, layout: Layout, dtype: torch.dtype = torch.float32, *, threads: int = 1
+) -> Codec:
+    """The codec of all tensors of this layout: the transform and the quantizer. Raises DataError."""
+    stages: list[Transform | Codec] = []
     if config.transform == "rotation":
         stages.append(rotation := Rotation(layout, dtype))
         layout = rotation.output
     stages.append(_quantizer(config, layout, dtype, threads))
-    if config.entropy == "zstd":
-        stages.append(Zstd())
     return chain(*stages)
 
 
-def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
+def _quantizer(config: QuantizerConfig, layout: Layout, dtype: torch.dtype, threads: int) -> Codec:
     if config.own:
-        return own_codec(config, layout, dtype)
+        # One that stands alone, whatever vector the layout is a part of.
+        return own_codec(config, Layout(layout.names, layout.shapes), dtype)
     match config.codec:
         case "qsgd" if config.levels is not None or config.bits != 32:
             return QSGD(
@@ -88,11 +105,11 @@ def _quantizer(config: CodecConfig, layout: Layout, dtype: torch.dtype, threads:
             return Identity(layout, dtype)
 
 
-def _fraction(config: CodecConfig) -> float:
+def _fraction(config: QuantizerConfig) -> float:
     assert config.fraction is not None, "CodecConfig requires it for this codec"
     return config.fraction
 
 
-def _spacing(config: CodecConfig) -> float:
+def _spacing(config: QuantizerConfig) -> float:
     assert config.spacing is not None, "CodecConfig requires it for this codec"
     return config.spacing

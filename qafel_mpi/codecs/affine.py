@@ -28,6 +28,7 @@ class Affine(DeviceCodec):
 
     name, id, unbiased = "affine", 3, False
     decodes_finite = True
+    in_place = True
 
     def __init__(
         self,
@@ -52,12 +53,10 @@ class Affine(DeviceCodec):
                 wide.append((a, b, at))
                 at += -(-(b - a) * bits // 8)
         self._bytes = at
-        self._cpu = AffineKernels(_table(wide), _table(plain), bits=bits, threads=threads)
-
-    @property
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """(wide, plain) of kernels.affine.AffineKernels."""
-        return self._cpu.wide, self._cpu.plain
+        self.tables = _table(wide), _table(plain)
+        self._cpu = AffineKernels(
+            *(_placed(table, layout) for table in self.tables), bits=bits, threads=threads
+        )
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -97,3 +96,11 @@ def _extents(layout: Layout, bucket: int | str) -> Iterator[tuple[bool, int, int
 
 def _table(rows: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(len(rows), 3)
+
+
+def _placed(table: np.ndarray, layout: Layout) -> np.ndarray:
+    """The table with elements counted in the vector that the layout's places are in."""
+    pieces = layout.pieces
+    piece = np.searchsorted(pieces[:, 1], table[:, 0], side="right") - 1
+    shift = np.maximum(pieces[piece, 0] - pieces[piece, 1], 0)
+    return table + np.column_stack((shift, shift, np.zeros_like(shift)))

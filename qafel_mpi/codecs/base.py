@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -15,15 +15,20 @@ from torch import Tensor
 
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
+from qafel_mpi.kernels.numba.pieces import subtract
 from qafel_mpi.own import source_digest
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors inside the flat vector, in order."""
+    """The tensors inside the flat vector, in order.
+
+    places: of a part of a longer vector, the first element of each tensor in that one.
+    """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    places: tuple[int, ...] | None = field(default=None, repr=False)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -42,10 +47,28 @@ class Layout:
         """d"""
         return self.offsets[-1]
 
+    @cached_property
+    def pieces(self) -> np.ndarray:
+        """(n, 3) int64 of tensors side by side: first element in the longer vector, first one in this, elements."""
+        found: list[list[int]] = []
+        begins = self.offsets if self.places is None else self.places
+        for place, begin, size in zip(begins, self.offsets, self.sizes, strict=False):
+            if found and found[-1][0] + found[-1][2] == place:
+                found[-1][2] += size
+            elif size:
+                found.append([place, begin, size])
+        return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+    @property
+    def extent(self) -> int:
+        """Elements of the longer vector up to the last of these tensors; d where there is no longer one."""
+        return int(self.pieces[-1, 0] + self.pieces[-1, 2]) if len(self.pieces) else 0
+
     def locate(self, index: int) -> tuple[str, int]:
-        """(tensor's name, index within it) of a flat index."""
-        k = int(np.searchsorted(self.offsets, index, side="right")) - 1
-        return self.names[k], index - self.offsets[k]
+        """(tensor's name, index within it) of an index in the vector, or in the longer one that the places are in."""
+        begins = self.offsets if self.places is None else self.places
+        k = int(np.searchsorted(begins, index, side="right")) - 1
+        return self.names[k], index - begins[k]
 
 
 class NonFiniteError(ValueError):
@@ -133,6 +156,8 @@ class Codec(ABC):
     flags: int = 0  # header flags of its messages
     encodes_on_device: bool = False  # `begin` can also write to a tensor beside x
     threaded: bool = True  # takes less time with more threads
+    # On the CPU x and acc are the vector that the layout's places are in, without gathering what lies apart.
+    in_place: bool = False
     shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
     # What `validate` lets pass decodes to finite numbers. Where it may not, payloads are decoded aside first.
     decodes_finite: bool = False
@@ -255,7 +280,11 @@ class Codec(ABC):
         Algorithm 1 of arXiv 2308.00263, the hidden-state step. Where it raises NonFiniteError x̂ may have moved in
         part: the run has ended. Raises PayloadError where what it wrote does not decode to finite numbers.
         """
-        difference = torch.sub(x, x_hat, out=self.scratch(x))
+        difference = self.scratch(x)
+        if x.is_cuda or not self.in_place or self.layout.places is None:
+            torch.sub(x, x_hat, out=difference)
+        else:
+            subtract(x.numpy(), x_hat.numpy(), self.layout.pieces, difference.numpy())
         written = self.encode(difference, out, key)
         if not self.decodes_finite:
             self.require_finite_decoding(out[:written], x_hat, key)

@@ -23,11 +23,12 @@ SHORT_BYTES = 4096
 class Bucketed(DeviceCodec):
     """Payload: one float32 scale a bucket, then the packed codes (FORMAT.md).
 
-    bucket: elements, "layer" (each tensor) or "tensor" (the whole vector). kind: what a scale is
-    (kernels.reference). s: levels a sign. threads: used where the vector is long enough.
+    bucket: elements, "layer" (each tensor) or "tensor" (the whole vector; of a part of one each piece). kind: what a
+    scale is (kernels.reference). s: levels a sign. threads: used where the vector is long enough.
     """
 
     decodes_finite = True
+    in_place = True
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class Bucketed(DeviceCodec):
         self.bits, self.s, self.kind = bits, s, kind
         self.plan = plan(_bucket_starts(layout, bucket))
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
-        self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads)
+        pieces = None if layout.places is None else layout.pieces
+        self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads, pieces=pieces)
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
@@ -105,7 +107,7 @@ class Bucketed(DeviceCodec):
             if not cpu.scales_valid(payload, self.plan.buckets, cpu.FINITE):
                 raise PayloadError(f"{self.name}: a scale is negative or not finite")
             # Near the largest float, a code that no encoder writes may be an infinity.
-            self.require_finite_decoding(payload, vector(self.layout.elements, torch.float32), 0)
+            self.require_finite_decoding(payload, vector(self.layout.extent, torch.float32).zero_(), 0)
         return payload
 
     def _kernels_on(self, device: torch.device) -> Any:
@@ -115,9 +117,10 @@ class Bucketed(DeviceCodec):
 
 
 def _bucket_starts(layout: Layout, bucket: int | str) -> np.ndarray:
-    """Where buckets begin, and d."""
+    """Where buckets begin, and d. None reaches from one piece of the layout to the next."""
     d = layout.elements
     if bucket == "layer":
         return np.unique(np.array(layout.offsets, dtype=np.int64))
     size = d if bucket == "tensor" else int(bucket)
-    return np.append(np.arange(0, d, size, dtype=np.int64), d)
+    starts = [np.arange(begin, begin + count, size) for _, begin, count in layout.pieces]
+    return np.append(np.concatenate(starts), d)

@@ -1,7 +1,8 @@
-"""Settings of a codec."""
+"""Settings of a codec, and of the codecs that single tensors have in its place."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,20 +15,8 @@ CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "l
 EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
 
-class CodecConfig(Settings):
-    """The quantizer of the clients' updates, and how fine it is.
-
-    - qsgd: codes of `bits`, which are s = 2^(bits − 1) − 1 levels for each sign, or `levels` = s, with a `scale` per
-      `bucket`
-    - affine: codes of `bits` in the range of a `bucket`
-    - topk, randk: a `fraction` of the coordinates
-    - sign: one bit, and a scale per `bucket`
-    - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
-    - lattice: each element's nearest multiple of `spacing`; the last `bits` of its number are sent, and the receiver
-      takes the multiple with these bits that is nearest to what it has itself. It suits whole models
-    - identity: no quantization
-    - module:Class: a codec of your own, made with `options`
-    """
+class QuantizerConfig(Settings):
+    """A quantizer, and what is done to the vector before it."""
 
     codec: str = Field(
         "qsgd",
@@ -92,9 +81,6 @@ class CodecConfig(Settings):
         description="What is done to the vector before the quantizer: rotation is a random one of 512 elements each.",
         json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "topk", "randk", "sign")),
     )
-    entropy: Literal["none", "zstd"] = Field(
-        "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
-    )
     options: dict[str, bool | int | float | str] | None = Field(
         None,
         description="Keyword arguments of the class of a codec of your own.",
@@ -111,6 +97,11 @@ class CodecConfig(Settings):
         """Whether the codec is a class of the user's, `module:Class`."""
         return ":" in self.codec
 
+    @property
+    def draws(self) -> bool:
+        """Whether it takes random numbers from the message's key."""
+        return self.transform != "none" or self.codec not in ("identity", "affine", "topk", "sign")
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_codec(cls, given: Any) -> Any:
@@ -121,7 +112,7 @@ class CodecConfig(Settings):
         return given
 
     @model_validator(mode="after")
-    def _fits_the_codec(self) -> CodecConfig:
+    def _fits_the_codec(self) -> QuantizerConfig:
         if self.codec == "qsgd" and self.levels is None and self.bits > 16 and self.bits != 32:
             raise ValueError(f"bits = {self.bits}: qsgd takes 1 to 16, or 32 for the identity")
         if self.codec == "affine" and self.bits > 8:
@@ -160,7 +151,124 @@ class CodecConfig(Settings):
             raise ValueError(f"bits = {self.bits}: lattice takes 1 to 16")
         if self.bucket == "layer":
             raise ValueError("bucket = 'layer': lattice takes a number of elements, or 'tensor'")
-        if self.entropy != "none":
+
+
+class RuleConfig(QuantizerConfig):
+    """A codec for some tensors. A tensor is one of them where all conditions that the rule gives hold for it."""
+
+    codec: str = Field(
+        description="Quantizer of these tensors.",
+        json_schema_extra=BOTH | takes(f"one of {', '.join(CODEC_NAMES)}, or module:Class"),
+    )
+    match: str | None = Field(
+        None,
+        description="A regular expression that the tensor's name has a match for, anywhere in it.",
+        json_schema_extra=BOTH | takes("a regular expression"),
+    )
+    min_elements: int | None = Field(
+        None, ge=1, description="Least number of elements of the tensor.", json_schema_extra=BOTH
+    )
+    max_elements: int | None = Field(
+        None, ge=1, description="Largest number of elements of the tensor.", json_schema_extra=BOTH
+    )
+    max_rank: int | None = Field(
+        None,
+        ge=0,
+        description="Largest number of the tensor's dimensions: 1 for biases and norms.",
+        json_schema_extra=BOTH,
+    )
+
+    @field_validator("match")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"match = {value!r}: not a regular expression: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> RuleConfig:
+        if not self.conditions:
+            raise ValueError(
+                f"a rule without a condition would take all tensors; give {', '.join(_CONDITIONS)}"
+            )
+        return self
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Those that it gives."""
+        return {name: given for name in _CONDITIONS if (given := getattr(self, name)) is not None}
+
+    def takes(self, name: str, shape: tuple[int, ...], elements: int) -> bool:
+        """Whether a tensor is one of the rule's."""
+        return not (
+            (self.match is not None and not re.search(self.match, name))
+            or (self.min_elements is not None and elements < self.min_elements)
+            or (self.max_elements is not None and elements > self.max_elements)
+            or (self.max_rank is not None and len(shape) > self.max_rank)
+        )
+
+
+_CONDITIONS = ("match", "min_elements", "max_elements", "max_rank")
+
+
+class CodecConfig(QuantizerConfig):
+    """The quantizer of the clients' updates, and how fine it is.
+
+    - qsgd: codes of `bits`, which are s = 2^(bits − 1) − 1 levels for each sign, or `levels` = s, with a `scale` per
+      `bucket`
+    - affine: codes of `bits` in the range of a `bucket`
+    - topk, randk: a `fraction` of the coordinates
+    - sign: one bit, and a scale per `bucket`
+    - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
+    - lattice: each element's nearest multiple of `spacing`; the last `bits` of its number are sent, and the receiver
+      takes the multiple with these bits that is nearest to what it has itself. It suits whole models
+    - identity: no quantization
+    - module:Class: a codec of your own, made with `options`
+    """
+
+    entropy: Literal["none", "zstd"] = Field(
+        "none", description="Lossless compression of the packed payload.", json_schema_extra=BOTH
+    )
+    rules: tuple[RuleConfig, ...] = Field(
+        (),
+        description="Codecs of single tensors, by name, size or rank. A tensor has the codec of the first rule that "
+        "takes it, and without one the section's own.",
+        json_schema_extra=BOTH
+        | takes(
+            f"a list of tables: {', '.join(_CONDITIONS)} are conditions, of which a rule gives one or more; codec "
+            "and all else are as in the section"
+        ),
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _as_a_tuple(cls, value: Any) -> Any:
+        """What JSON gave is Python's by now, because of _defaults_of_the_codec: strictness wants a tuple."""
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _suits_lattice(self) -> CodecConfig:
+        if self.codec == "lattice" and self.entropy != "none":
             raise ValueError(
                 f"entropy = {self.entropy!r}: lattice's codes are the last bits, which don't get shorter"
             )
+        if self.rules and any(one.codec == "lattice" for one in (self, *self.rules)):
+            raise ValueError(
+                "codec 'lattice' decodes a vector near one that the receiver has, and rules take vectors apart: leave "
+                "rules out, or take another codec"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_key_suits_all(self) -> CodecConfig:
+        """With a shared rotation all uploads have one key: nothing else may draw from it."""
+        every = (self, *self.rules)
+        drawing = [one for one in every if one.rotation != "shared" and one.draws]
+        if drawing and len(drawing) < len(every) and any(one.rotation == "shared" for one in every):
+            raise ValueError(
+                f"rotation = 'shared' gives all uploads one key, and codec {drawing[0].codec!r} beside it would "
+                "round all of them by the same random numbers; take one that draws none: identity, affine, topk, sign"
+            )
+        return self

@@ -10,6 +10,7 @@ from qafel_mpi.codecs.base import Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
 from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
+from qafel_mpi.kernels.numba.pieces import add_pieces, copy_pieces
 
 
 class Identity(DeviceCodec):
@@ -17,6 +18,7 @@ class Identity(DeviceCodec):
 
     name, id, unbiased = "identity", 1, True
     decodes_finite = True
+    in_place = True
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         super().__init__(layout, dtype)
@@ -33,7 +35,12 @@ class Identity(DeviceCodec):
         if x.is_cuda:
             return self.begin(x, out, key).finish()
         size = self.payload_bytes()
-        if not copy_finite(x.numpy(), out[:size].view(self._numpy)):
+        values = out[:size].view(self._numpy)
+        if self.layout.places is None:
+            finite = copy_finite(x.numpy(), values)
+        else:
+            finite = copy_pieces(x.numpy(), self.layout.pieces, values)
+        if not finite:
             self.refuse(x)
         return size
 
@@ -46,6 +53,8 @@ class Identity(DeviceCodec):
     def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
         if acc.is_cuda:  # not a copy from pageable memory, which waits for all that is queued
             self._on(acc.device).decode(valid, acc, weight, assign=assign)
+        elif self.layout.places is not None:
+            add_pieces(floats(valid, self._numpy), self.layout.pieces, acc.numpy(), weight, assign=assign)
         elif assign:
             acc.copy_(self._vector(valid))
         else:

@@ -7,13 +7,13 @@ import torch
 
 from qafel_mpi import own
 from qafel_mpi.codecs.base import Codec, Layout
-from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.codecs.config import QuantizerConfig
 from qafel_mpi.parsing import DataError
 
 OWN_IDS = range(128, 256)  # on the wire; the others are the package's
 
 
-def own_codec(config: CodecConfig, layout: Layout, dtype: torch.dtype) -> Codec:
+def own_codec(config: QuantizerConfig, layout: Layout, dtype: torch.dtype) -> Codec:
     """The class that the setting names, with the options given.
 
     Raises DataError where it is no codec, does not take the options, or where a method of it fails.

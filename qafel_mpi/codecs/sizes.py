@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from qafel_mpi.codecs import build
+from qafel_mpi.codecs import build_quantizer
 from qafel_mpi.codecs.base import Layout
-from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.codecs.config import CodecConfig, QuantizerConfig
+from qafel_mpi.codecs.rules import parts_of
 
 
 def paper_message_bytes(layout: Layout, codec: CodecConfig) -> float:
@@ -16,10 +17,14 @@ def paper_message_bytes(layout: Layout, codec: CodecConfig) -> float:
     point) and 4 per element of a 1-D tensor; identity: 4 per element. The paper gives no formula for sparse
     codecs: here a kept coordinate counts 4 bytes and its index, where it is sent (top-k), 4 more. sign counts
     as 1 bit, and eden as its bits. qsgd with `levels` counts log2(levels) bits, as the paper's plots label it. A
-    codec of the user's own counts the bytes of its payload.
+    codec of the user's own counts the bytes of its payload. With rules each codec counts for its own tensors.
     """
+    return sum(_message_bytes(part, own) for own, part in parts_of(codec, layout))
+
+
+def _message_bytes(layout: Layout, codec: QuantizerConfig) -> float:
     if codec.own:
-        return float(build(codec, layout).payload_bytes())
+        return float(build_quantizer(codec, layout).payload_bytes())
     d = layout.elements
     if codec.codec == "identity" or (codec.codec == "qsgd" and codec.levels is None and codec.bits == 32):
         return 4.0 * d

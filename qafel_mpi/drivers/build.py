@@ -21,7 +21,7 @@ from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.feedback import ErrorFeedback
 from qafel_mpi.algorithms.quafl import local_rate
 from qafel_mpi.algorithms.server import Server
-from qafel_mpi.codecs import Codec
+from qafel_mpi.codecs import Codec, CodecConfig
 from qafel_mpi.codecs import build as build_codec
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
@@ -259,8 +259,9 @@ def build(
             data_dir=data_dir,
             once=partial(_once, experiment, memory),
         )
-        uplink = build_codec(experiment.uplink, task.layout, task.dtype, threads=threads)
-        downlink = build_codec(experiment.downlink, task.layout, task.dtype, threads=threads)
+        uplink, downlink = (
+            _codec(link, getattr(experiment, link), task, threads) for link in ("uplink", "downlink")
+        )
         x0 = task.initial(experiment.seed).to("cpu")
         if experiment.stop.accuracy is not None and math.isnan(_accuracy(task, x0)):
             raise ConfigError(
@@ -277,6 +278,14 @@ def _trained_as(experiment: Experiment) -> ClientConfig:
         return client
     rate = local_rate(client.learning_rate, experiment.server.buffer_size)
     return client.model_copy(update={"local_steps": 1, "local_epochs": None, "learning_rate": rate})
+
+
+def _codec(link: str, config: CodecConfig, task: Task, threads: int) -> Codec:
+    """Raises DataError that names the link."""
+    try:
+        return build_codec(config, task.layout, task.dtype, threads=threads)
+    except DataError as error:
+        raise DataError(f"{link}: {error}") from error
 
 
 def refuse_what_no_message_holds(setup: Setup) -> None:

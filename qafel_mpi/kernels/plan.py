@@ -19,6 +19,7 @@ from qafel_mpi.kernels.reference import SEGMENT, slot_starts
 # Below this many elements a thread costs more than it brings (it is woken in some 50 microseconds).
 ELEMENTS_PER_THREAD = 1 << 18
 START, SLOT, BUCKET = 0, 1, 2  # columns of Plan.table
+PLACE = 3  # and of `placed`
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,18 @@ def plan(bucket_starts: np.ndarray) -> Plan:
         table=table,
         single=bool((pieces == 1).all()),
     )
+
+
+def placed(cut: Plan, pieces: np.ndarray | None) -> np.ndarray:
+    """cut.table with a column more: where a segment begins in the vector that the pieces lie in.
+
+    pieces: (n, 3) int64 of [first element there, first element of what is cut, elements]. No bucket lies in two.
+    """
+    starts = cut.table[:, START]
+    if pieces is None:
+        return np.column_stack((cut.table, starts))
+    piece = np.searchsorted(pieces[:, 1], starts, side="right") - 1
+    return np.column_stack((cut.table, starts + pieces[piece, 0] - pieces[piece, 1]))
 
 
 def shares(ends: np.ndarray, threads: int) -> list[tuple[int, int]]:

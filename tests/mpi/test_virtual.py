@@ -30,8 +30,13 @@ SETTINGS = {
     "eden, shared rotation": [
         *("uplink.codec=eden", "uplink.bits=2", "uplink.rotation=shared"),
         *("downlink.codec=eden", "downlink.bits=1", "downlink.scale=least-squares"),
+        'uplink.rules=[{max_rank=1, codec="identity"}]',
     ],
-    "qafel-ef": ["algorithm=qafel-ef", "client.error_decay=0.9", "client.error_bits=8", "clock.start=always"],
+    "qafel-ef, rules": [
+        *("algorithm=qafel-ef", "client.error_decay=0.9", "client.error_bits=8", "clock.start=always"),
+        'uplink.rules=[{match="bias", codec="identity"}]',
+        'downlink.rules=[{max_elements=100, codec="qsgd", bits=8}]',
+    ],
     "zstd": ["uplink.entropy=zstd", "downlink.entropy=zstd"],
 }
 

@@ -43,6 +43,7 @@ DOWNLINKS = {
     "hidden zstd": ["algorithm=qafel", "downlink.entropy=zstd", "uplink.entropy=zstd"],
     "hidden eden": [
         *("uplink.codec=eden", "uplink.rotation=shared", "downlink.codec=eden", "downlink.bits=2"),
+        *(f'{link}.rules=[{{max_rank=1, codec="identity"}}]' for link in ("uplink", "downlink")),
     ],
     "error feedback": ["algorithm=qafel-ef"],
     "fadas": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cosine-exp"],
@@ -54,10 +55,16 @@ DOWNLINKS = {
     "checksum of payloads, zstd": ["transport.checksum=full", "uplink.entropy=zstd"],
     "checksum of payloads, tree": ["transport.checksum=full", "transport.broadcast=tree"],
     "thread": ["algorithm=qafel", "transport.progress=thread"],
-    "tree": ["algorithm=qafel", "transport.broadcast=tree", "downlink.entropy=zstd"],
+    "tree": [
+        *("algorithm=qafel", "transport.broadcast=tree", "downlink.entropy=zstd"),
+        'downlink.rules=[{match="bias", codec="qsgd", bits=8}]',
+    ],
     "tree, one at a time": ["algorithm=fedbuff", "transport.broadcast=tree", "transport.queue_limit=1"],
     "tree, thread": ["transport.broadcast=tree", "transport.progress=thread"],
-    "ibcast": ["algorithm=qafel", "transport.broadcast=ibcast"],
+    "ibcast": [
+        *("algorithm=qafel", "transport.broadcast=ibcast"),
+        'downlink.rules=[{match="bias", codec="identity"}]',
+    ],
     "ibcast, one at a time": ["algorithm=fedbuff", "transport.broadcast=ibcast", "transport.queue_limit=1"],
     "ibcast, thread": ["transport.broadcast=ibcast", "transport.progress=thread"],
 }

@@ -67,6 +67,15 @@ def test_an_unknown_section_gets_the_nearest_known_one(write):
         ("client.learning_rate=inf", "it must be a finite number"),
         ("uplink.bucket=tensr", "it takes a whole number or one of tensor, layer; did you mean tensor?"),
         ("task.shape=[1, 2.5]", "it takes a list, each a whole number"),
+        (
+            'uplink.rules=[{match="b", codec="identity", bitz=3}]',
+            "uplink.rules.bitz: unknown key; did you mean bits?",
+        ),
+        ("uplink.rules=3", "it takes a list of tables"),
+        (
+            'uplink.rules=[{match="b"}]',
+            "uplink.rules.codec: missing; it takes one of identity, qsgd",
+        ),
         ("algorithm=fedbuf", "did you mean fedbuff?"),
         ("clock.rate=0", "clock.rate: 0 is not allowed; it takes a number > 0"),
         ("seed=-1", "it takes a whole number >= 0"),
@@ -284,6 +293,8 @@ codecs = st.one_of(
               st.integers(1, 8), st.sampled_from(["layer", "512"])),
     st.builds(lambda codec, share: [f"codec={codec}", f"fraction={share}"],
               st.sampled_from(["topk", "randk"]), st.floats(1e-9, 1)),
+    st.builds(lambda most, bits: ["codec=qsgd", f'rules=[{{max_elements={most}, codec="affine", bits={bits}}}]'],
+              st.integers(1, 10**9), st.integers(1, 8)),
 )  # fmt: skip
 
 
@@ -365,3 +376,10 @@ def test_trainings_that_never_end_are_refused(key: str) -> None:
         ConfigError, match=f"{key}: 1000000000000 is not allowed; it takes a whole number .*<= 1000000"
     ):
         load("digits", [f"{key}=1000000000000"])
+
+
+def test_rules_stay_with_another_quantizer_and_go_where_the_algorithm_sends_the_full_vector(write):
+    path = write('[uplink]\nrules = [{ match = "bias", codec = "identity" }]')
+    (rule,) = load(path, ["uplink.codec=eden"]).uplink.rules
+    assert (rule.match, rule.codec) == ("bias", "identity")
+    assert load(path, ["algorithm=fedbuff"]).uplink.rules == ()

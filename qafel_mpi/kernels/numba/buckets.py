@@ -17,7 +17,7 @@ from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.numba.jit import bits_of, float_of, helper, jit, load32, part, prefetch, store
 from qafel_mpi.kernels.numba.packing import add_levels, pack, unpack
 from qafel_mpi.kernels.numba.rounding import draw, round_levels, round_pack4, sign_levels
-from qafel_mpi.kernels.plan import BUCKET, SLOT, START, Plan, shares, spread
+from qafel_mpi.kernels.plan import BUCKET, PLACE, SLOT, START, Plan, placed, shares, spread
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -117,6 +117,13 @@ def _unit(scale, s):
     return unit, _ONE
 
 
+@helper
+def _here(x, table, g):
+    """Segment g of the vector x."""
+    begin = table[g, PLACE]
+    return part(x, begin, begin + table[g + 1, START] - table[g, START])
+
+
 @jit
 def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     """Where a bucket has several segments: each one's part of the scale. A non-finite segment, or -1."""
@@ -124,7 +131,7 @@ def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     sums = scratch[_SUMS_AT:].view(np.float64)
     for g in range(first, last):
         v = part(values, 0, table[g + 1, START] - table[g, START])
-        tops[g] = take(part(x, table[g, START], table[g + 1, START]), v)
+        tops[g] = take(_here(x, table, g), v)
         if tops[g] >= _INF_BITS:
             return g
         if kind != LINF:
@@ -160,7 +167,8 @@ def encode_range(
     one = x_hat.dtype.type(1)
     fast = bits == 4 and kind == LINF and not step
     for g in range(first, last):
-        begin, end, slot = table[g, START], table[g + 1, START], table[g, SLOT]
+        begin, slot = table[g, PLACE], table[g, SLOT]
+        end = begin + table[g + 1, START] - table[g, START]
         here, v = part(x, begin, end), part(values, 0, end - begin)
         slots, codes_begin, scale_at = (
             table[g + 1, SLOT] - slot,
@@ -209,7 +217,7 @@ def decode_range(payload, table, first, last, s, bits, weight, assign, levels, c
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = part(acc, table[g, START], table[g + 1, START])
+        target = _here(acc, table, g)
         unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
         unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
         add_levels(levels, _ZERO, kind(weight) * kind(unit), drop, assign, target)
@@ -221,7 +229,7 @@ def accumulate_range(payloads, weights, count, table, first, last, s, bits, leve
     """acc += Σ weight · Q(x) of the first `count` payloads, in this order: a segment of acc is loaded once."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = part(acc, table[g, START], table[g + 1, START])
+        target = _here(acc, table, g)
         for i in range(count):  # decode_range's body; as a function of its own it takes a quarter longer
             payload = payloads[i]
             unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
@@ -262,8 +270,19 @@ class BucketKernels:
     (in float32), or -1.
     """
 
-    def __init__(self, plan: Plan, *, bits: int, s: int, kind: int, threads: int = 1):
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        bits: int,
+        s: int,
+        kind: int,
+        threads: int = 1,
+        pieces: np.ndarray | None = None,
+    ):
+        """pieces: where what the plan cuts lies in x (codecs.base.Layout.pieces); None: x is that."""
         self.plan, self.bits, self.s, self.kind = plan, bits, s, kind
+        self.table = placed(plan, pieces)
         self.codes_at = 4 * plan.buckets
         self.most = _most(bits, s)
         self._shares = shares(plan.table[1:, START], threads)
@@ -289,7 +308,7 @@ class BucketKernels:
 
         def call(i: int, first: int, last: int) -> int:
             return decode_range(
-                payload, self.plan.table, first, last, self.s, self.bits, weight, assign,
+                payload, self.table, first, last, self.s, self.bits, weight, assign,
                 self.levels[i], self.codes_at, acc,
             )  # fmt: skip
 
@@ -307,7 +326,7 @@ class BucketKernels:
 
         def call(i: int, first: int, last: int) -> int:
             return accumulate_range(
-                payloads, weights, count, self.plan.table, first, last, self.s, self.bits,
+                payloads, weights, count, self.table, first, last, self.s, self.bits,
                 self.levels[i], self.codes_at, acc,
             )  # fmt: skip
 
@@ -320,7 +339,7 @@ class BucketKernels:
 
         def call(i: int, first: int, last: int) -> int:
             return encode_range(
-                x, x_hat, step, known, self.plan.table, first, last, self.kind, self.s, self.bits, k0, k1,
+                x, x_hat, step, known, self.table, first, last, self.kind, self.s, self.bits, k0, k1,
                 self.scratch[i], self.levels[i], payload, self.codes_at,
             )  # fmt: skip
 
@@ -329,10 +348,10 @@ class BucketKernels:
     def _measure(self, x: np.ndarray, payload: np.ndarray) -> int:
         def call(i: int, first: int, last: int) -> int:
             return _measure_range(
-                x, self.plan.table, first, last, self.kind, self.scratch[i], self._partial, self._tops
+                x, self.table, first, last, self.kind, self.scratch[i], self._partial, self._tops
             )
 
         bad = spread(call, self._shares)
         if bad < 0:
-            _finish_scales(self.plan.table, self.kind, self._partial, self._tops, payload)
+            _finish_scales(self.table, self.kind, self._partial, self._tops, payload)
         return bad

@@ -10,12 +10,12 @@ import numpy as np
 from qafel_mpi.kernels.numba.jit import helper, jit, part
 from qafel_mpi.kernels.reference import SEGMENT
 
-_PATTERN = {4: np.int32, 8: np.int64}
-_INFINITY = {size: np.array(np.inf, dtype=f"f{size}").view(kind).item() for size, kind in _PATTERN.items()}
+PATTERN = {4: np.int32, 8: np.int64}
+INFINITY = {size: np.array(np.inf, dtype=f"f{size}").view(kind).item() for size, kind in PATTERN.items()}
 
 
 @helper
-def _greatest(patterns):
+def greatest(patterns):
     """The largest magnitude's bit pattern, of floats given by theirs."""
     kind, magnitude = patterns.dtype.type, np.iinfo(patterns.dtype).max
     top = kind(0)
@@ -32,26 +32,26 @@ def _copy(x, out):
 
 @jit
 def _top(patterns):
-    """See _greatest."""
-    return _greatest(patterns)
+    """See greatest."""
+    return greatest(patterns)
 
 
 @jit
 def _copy_top(x, out, patterns):
-    """out = x, rounded to out's type. Returns _greatest of out. patterns: out's."""
+    """out = x, rounded to out's type. Returns greatest of out. patterns: out's."""
     top = patterns.dtype.type(0)
     for first in range(0, out.size, SEGMENT):
         last = min(first + SEGMENT, out.size)
         _copy(part(x, first, last), part(out, first, last))
-        top = max(top, _greatest(part(patterns, first, last)))
+        top = max(top, greatest(part(patterns, first, last)))
     return top
 
 
 def all_finite(x: np.ndarray) -> bool:
     """Whether no element of x, (d,) float32 or float64, is NaN or an infinity."""
-    return bool(_top(x.view(_PATTERN[x.itemsize])) < _INFINITY[x.itemsize])
+    return bool(_top(x.view(PATTERN[x.itemsize])) < INFINITY[x.itemsize])
 
 
 def copy_finite(x: np.ndarray, out: np.ndarray) -> bool:
     """out = x, both (d,) float32 or float64, rounded to out's type. Whether all of out is finite."""
-    return bool(_copy_top(x, out, out.view(_PATTERN[out.itemsize])) < _INFINITY[out.itemsize])
+    return bool(_copy_top(x, out, out.view(PATTERN[out.itemsize])) < INFINITY[out.itemsize])

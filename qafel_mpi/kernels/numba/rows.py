@@ -77,7 +77,7 @@ class RowKernels:
         """xs: (n, d). payloads: (n, bytes) uint8. keys: (n,) uint64. A row that is not finite, or -1."""
         k = self.one
         return _encode(
-            xs, keys, k.plan.table, k.kind, k.s, k.bits, k.scratch[0], k.levels[0], payloads, k.codes_at
+            xs, keys, k.table, k.kind, k.s, k.bits, k.scratch[0], k.levels[0], payloads, k.codes_at
         )
 
     def invalid(self, payloads: np.ndarray) -> int:
@@ -87,4 +87,4 @@ class RowKernels:
     def accumulate(self, payloads: np.ndarray, acc: np.ndarray, weights: np.ndarray) -> None:
         """acc += Σ weights_i · Q(x_i), in this order. weights: (n,) float64."""
         k = self.one
-        _accumulate(payloads, k.plan.table, k.s, k.bits, weights, k.levels[0], k.codes_at, acc)
+        _accumulate(payloads, k.table, k.s, k.bits, weights, k.levels[0], k.codes_at, acc)

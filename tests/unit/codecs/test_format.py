@@ -4,6 +4,7 @@ import json
 import math
 import re
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from qafel_mpi import codecs
 from qafel_mpi.codecs import CodecConfig, Layout, build
+from qafel_mpi.codecs.mixed import Mixed
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "codecs.json").read_text())
 SHAPES = [tuple(shape) for shape in GOLDEN["shapes"]]
@@ -23,7 +25,9 @@ WORD = 2**32
 
 def name_of(case: dict) -> str:
     first = case["x"][:8]
-    return f"{'-'.join(str(v) for v in case['settings'].values())}-{case['dtype']}-{first}"
+    rules = f"-{len(case['settings']['rules'])} rules" if "rules" in case["settings"] else ""
+    own = "-".join(str(v) for k, v in case["settings"].items() if k != "rules")
+    return f"{own}{rules}-{case['dtype']}-{first}"
 
 
 CASES = pytest.mark.parametrize("case", GOLDEN["cases"], ids=name_of)
@@ -52,8 +56,10 @@ def bucket_starts(bucket: int | str) -> list[int]:
     return [*range(0, D, bucket), D]  # type: ignore[arg-type]
 
 
-def decode_buckets(data: bytes, bits: int, s: int, bucket: int | str, float_: type) -> list:
-    starts = bucket_starts(bucket)
+def decode_buckets(
+    data: bytes, bits: int, s: int, bucket: int | str, float_: type, starts: list[int] | None = None
+) -> list:
+    starts = starts or bucket_starts(bucket)
     scales = [np.float32(c) for (c,) in struct.iter_unpack("<f", data[: 4 * (len(starts) - 1)])]
     codes = codes_of(data[4 * len(scales) :], bits)
     values, slot = [], 0
@@ -73,8 +79,15 @@ def decode_buckets(data: bytes, bits: int, s: int, bucket: int | str, float_: ty
     return values
 
 
-def decode_affine(data: bytes, bits: int, bucket: int | str, float_: type) -> list:
-    tensors = [size for size, shape in zip(SIZES, SHAPES, strict=True) if len(shape) >= 2]
+def decode_affine(
+    data: bytes,
+    bits: int,
+    bucket: int | str,
+    float_: type,
+    tensors_: tuple[int, ...] = tuple(range(len(SIZES))),
+) -> list:
+    sizes_, shapes_ = [SIZES[i] for i in tensors_], [SHAPES[i] for i in tensors_]
+    tensors = [size for size, shape in zip(sizes_, shapes_, strict=True) if len(shape) >= 2]
     per_tensor = [
         [size] if isinstance(bucket, str) else [min(bucket, size - a) for a in range(0, size, bucket)]
         for size in tensors
@@ -83,7 +96,7 @@ def decode_affine(data: bytes, bits: int, bucket: int | str, float_: type) -> li
     n = len(wide)
     scales = [s for (s,) in struct.iter_unpack("<d", data[: 8 * n])]
     zeros = [z for (z,) in struct.iter_unpack("<i", data[8 * n : 12 * n])]
-    plain_end = 12 * n + 4 * (D - sum(wide))
+    plain_end = 12 * n + 4 * (sum(sizes_) - sum(wide))
     plain = [v for (v,) in struct.iter_unpack("<f", data[12 * n : plain_end])]
     quantized, at = [], plain_end
     for size, scale, zero in zip(wide, scales, zeros, strict=True):
@@ -95,7 +108,7 @@ def decode_affine(data: bytes, bits: int, bucket: int | str, float_: type) -> li
         )
         at = end
     values: list = []
-    for size, shape in zip(SIZES, SHAPES, strict=True):
+    for size, shape in zip(sizes_, shapes_, strict=True):
         if len(shape) < 2:
             values += [float_(plain.pop(0)) for _ in range(size)]
             continue
@@ -104,14 +117,14 @@ def decode_affine(data: bytes, bits: int, bucket: int | str, float_: type) -> li
     return values
 
 
-def decode_sparse(data: bytes, settings: dict, key: int, float_: type) -> list:
-    k = max(1, int(settings["fraction"] * D))
+def decode_sparse(data: bytes, settings: dict, key: int, float_: type, d: int = D) -> list:
+    k = max(1, int(settings["fraction"] * d))
     kept = [v for (v,) in struct.iter_unpack("<f", data[: 4 * k])]
     if settings["codec"] == "topk":
         where = [i for (i,) in struct.iter_unpack("<I", data[4 * k :])]
     else:
-        where = sorted(sorted(range(D), key=lambda i: hash_of(key, i))[:k])
-    values = [float_(0)] * D
+        where = sorted(sorted(range(d), key=lambda i: hash_of(key, i))[:k])
+    values = [float_(0)] * d
     for i, v in zip(where, kept, strict=True):
         values[i] = float_(v)
     return values
@@ -253,27 +266,105 @@ def open_frame(data: bytes) -> bytes:
     return content
 
 
-def decode_plainly(case: dict, float_: type) -> np.ndarray:
+MASKS = (0, 0x910A2DEC89025CC1, 0x975835DE1C9756CE, 0x1D0B14E4DB018FED)
+
+
+def parts_of(settings: dict) -> list[tuple[dict, list[int]]]:
+    """(settings, numbers of its tensors) of each part. The rules of the golden file have one condition each."""
+    conditions = {
+        "match": lambda i, value: re.search(value, f"t{i}"),
+        "max_rank": lambda i, value: len(SHAPES[i]) <= value,
+        "max_elements": lambda i, value: SIZES[i] <= value,
+    }
+    left, parts = list(range(len(SIZES))), []
+    for rule in settings["rules"]:
+        ((name, value),) = [(name, rule[name]) for name in conditions if name in rule]
+        taken = [i for i in left if conditions[name](i, value)]
+        left = [i for i in left if i not in taken]
+        parts.append(({k: v for k, v in rule.items() if k not in conditions}, taken))
+    return [*parts, ({k: v for k, v in settings.items() if k != "rules"}, left)]
+
+
+def starts_in(tensors: list[int], bucket: int | str) -> list[int]:
+    """Where the buckets of a part begin: none goes on where tensors do not lie side by side."""
+    pieces: list[int] = []
+    for before, i in zip([-2, *tensors], tensors, strict=False):
+        if i == before + 1:
+            pieces[-1] += SIZES[i]
+        else:
+            pieces.append(SIZES[i])
+    starts: list[int] = []
+    at = 0
+    for size in pieces:
+        starts += [at] if isinstance(bucket, str) else range(at, at + size, bucket)
+        at += size
+    return [*starts, at]
+
+
+def payload_size(settings: dict, tensors: list[int], kind: str) -> int:
+    d = sum(SIZES[i] for i in tensors)
+    match settings.get("codec", "qsgd"):
+        case "identity":
+            return d * (4 if kind == "float32" else 8)
+        case "topk":
+            return 8 * max(1, int(settings["fraction"] * d))
+        case "eden":  # one block of 2 buckets of 16
+            assert d == 20
+            return 4 * 1 + 32 * settings["bits"] // 8
+        case "affine":
+            wide = [SIZES[i] for i in tensors if len(SHAPES[i]) >= 2]
+            codes = sum(math.ceil(size * settings["bits"] / 8) for size in wide)
+            return 12 * len(wide) + 4 * (d - sum(wide)) + codes
+    starts, bits = starts_in(tensors, settings.get("bucket", 512)), settings.get("bits", 1)
+    slots = sum(8 * math.ceil((b - a) / 8) for a, b in pairwise(starts[:-1]))
+    return 4 * (len(starts) - 1) + math.ceil((slots + starts[-1] - starts[-2]) * bits / 8)
+
+
+def decode_mixed(case: dict, float_: type) -> np.ndarray:
+    values, at = np.full(D, np.nan, dtype=float_), 0
+    begins = np.concatenate(([0], np.cumsum(SIZES)))
+    for number, (settings, tensors) in enumerate(parts_of(case["settings"])):
+        at = 8 * math.ceil(at / 8)
+        end = at + payload_size(settings, tensors, case["dtype"])
+        part = {**case, "payload": case["payload"][2 * at : 2 * end], "settings": settings}
+        part["key"] = case["key"] ^ MASKS[number]
+        where = np.concatenate([np.arange(begins[i], begins[i + 1]) for i in tensors])
+        values[where] = decode_plainly(part, float_, tensors)
+        at = end
+    assert at == len(case["payload"]) // 2
+    return values
+
+
+def decode_plainly(case: dict, float_: type, tensors: list[int] | None = None) -> np.ndarray:
+    """tensors: of a part, the numbers of its tensors."""
     data, settings = bytes.fromhex(case["payload"]), case["settings"]
+    if "rules" in settings:
+        return decode_mixed(case, float_)
+    numbers = list(range(len(SIZES))) if tensors is None else tensors
+    d = sum(SIZES[i] for i in numbers)
     match settings.get("codec", "qsgd"):
         case "identity":
             kind = "<f" if case["dtype"] == "float32" else "<d"
             values = [float_(v) for (v,) in struct.iter_unpack(kind, data)]
         case "eden":
-            values = decode_eden(data, settings, case["key"], D, float_)
+            values = decode_eden(data, settings, case["key"], d, float_)
         case "affine":
-            values = decode_affine(data, settings["bits"], settings.get("bucket", "layer"), float_)
+            values = decode_affine(
+                data, settings["bits"], settings.get("bucket", "layer"), float_, tuple(numbers)
+            )
         case "lattice":
-            values = decode_lattice(data, settings, case["key"], [0.0] * D, float_)
+            values = decode_lattice(data, settings, case["key"], [0.0] * d, float_)
         case "topk" | "randk":
-            values = decode_sparse(data, settings, case["key"], float_)
+            values = decode_sparse(data, settings, case["key"], float_, d)
         case "sign":
-            values = decode_buckets(data, 1, 1, settings["bucket"], float_)
+            starts = tensors and starts_in(tensors, settings["bucket"])
+            values = decode_buckets(data, 1, 1, settings["bucket"], float_, starts)
         case _:
             levels = settings.get("levels")
             bits = settings["bits"] if levels is None else 1 + math.ceil(math.log2(levels + 1))
             s = levels or max(1, 2 ** (bits - 1) - 1)
-            values = decode_buckets(data, bits, s, settings.get("bucket", 512), float_)
+            bucket = settings.get("bucket", 512)
+            values = decode_buckets(data, bits, s, bucket, float_, tensors and starts_in(tensors, bucket))
     return np.array(values, dtype=float_)
 
 
@@ -326,7 +417,7 @@ def encode_plainly(x: np.ndarray, kind: str, bits: int, bucket: int, key: int) -
 
 
 def codec_of(case: dict) -> codecs.Codec:
-    return build(CodecConfig(**case["settings"]), LAYOUT, getattr(torch, case["dtype"]))
+    return build(CodecConfig.model_validate(case["settings"]), LAYOUT, getattr(torch, case["dtype"]))
 
 
 def vector_of(case: dict) -> torch.Tensor:
@@ -358,6 +449,8 @@ def test_the_plain_decoder_reads_what_the_codecs_read_bit_for_bit(case, float_):
 def test_golden_payloads_are_near_their_vectors(case):
     """So that a golden file of nonsense would be noticed: within a step of the grid, or the values sent."""
     settings, x = case["settings"], vector_of(case).double().numpy()
+    if "rules" in settings:
+        return  # of which the parts are looked at above
     q = decode_plainly(case, np.float64)
     match settings.get("codec", "qsgd"):
         case "identity":
@@ -477,7 +570,7 @@ def test_the_documents_random_numbers():
 def test_the_document_lists_every_codec_with_its_id():
     page = (Path(codecs.__file__).parent / "FORMAT.md").read_text()
     rows = {name: int(id_) for id_, name in re.findall(r"^\| (\d+)\s+\| (\w+)", page, flags=re.M)}
-    assert rows == {name: kind.id for name, kind in codecs.CODECS.items()}
+    assert rows == {name: kind.id for name, kind in codecs.CODECS.items()} | {"mixed": Mixed.id}
 
 
 @pytest.mark.parametrize("bits", [1, 4, 11])

@@ -39,6 +39,19 @@ LATEST: list[dict[str, Any]] = [
     *({"codec": "lattice", "bits": bits, "bucket": 24, "spacing": 2.0**-bits} for bits in (1, 3, 8, 13)),
     {"codec": "lattice", "bits": 16, "bucket": "tensor", "spacing": 1e-3},
 ]
+_EXACT = {"max_rank": 1, "codec": "identity"}
+RULES: list[dict[str, Any]] = [
+    {"bits": 4, "bucket": 24, "rules": [_EXACT]},
+    {
+        "codec": "affine",
+        "bits": 3,
+        "rules": [
+            {"match": "[13]", "codec": "qsgd", "bits": 2},
+            {"match": "t2", "codec": "eden", "bits": 2, "bucket": 128},
+        ],
+    },
+    {"codec": "topk", "fraction": 0.2, "rules": [{"max_elements": 20, "codec": "sign", "bucket": "tensor"}]},
+]
 
 
 def vector(kind: str) -> np.ndarray:
@@ -54,7 +67,7 @@ def vector(kind: str) -> np.ndarray:
 
 def case(settings: dict[str, object], kind: str, dtype: torch.dtype) -> dict[str, object]:
     layout = Layout(tuple(f"t{i}" for i in range(len(SHAPES))), SHAPES)
-    codec = build(CodecConfig(**settings), layout, dtype)  # type: ignore[arg-type]
+    codec = build(CodecConfig.model_validate(settings), layout, dtype)
     payload = np.zeros(codec.payload_bytes(), dtype=np.uint8)
     size = codec.encode(torch.from_numpy(vector(kind)).to(dtype), payload, KEY)
     return {
@@ -73,6 +86,8 @@ def main() -> None:
     cases += [case(s, "normal", torch.float64) for s in LATER]
     cases += [case(s, kind, torch.float32) for s in LATEST for kind in ("normal", "tiny", "huge")]
     cases += [case(s, "normal", torch.float64) for s in LATEST]
+    cases += [case(s, kind, torch.float32) for s in RULES for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in RULES]
     lines = ",\n".join(json.dumps(c) for c in cases)
     text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
     Path(__file__).with_name("codecs.json").write_text(text)
