@@ -24,6 +24,8 @@ _CODEC_OPTIONS = (
         "spacing",
         "rotations",
         "rotation",
+        "format",
+        "rounding",
         "transform",
         "entropy",
         "options",

@@ -23,9 +23,11 @@ from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave
 from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.codecs.eden import Eden
+from qafel_mpi.codecs.fp4 import Fp4
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
+from qafel_mpi.kernels.reference_fp4 import encode_fp4
 
 OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
 ROTATED_SUM = "rotated_sum"
@@ -98,7 +100,7 @@ def rows(
         bench = _Bench(point)
         for operation in (*OPERATIONS, ROTATED_SUM) if point.config.codec == "eden" else OPERATIONS:
             yield from bench.operation(operation, limits, against, tell)
-        if point.config.codec in ("qsgd", "affine", "sign", "eden"):
+        if point.config.codec in ("qsgd", "affine", "sign", "eden", "fp4"):
             yield from bench.entropy(limits)
 
 
@@ -210,7 +212,7 @@ class _Bench:
 
     def _not_by_the_formula(self) -> int:
         """Bytes at the payload's beginning that kernels.reference writes otherwise, for codecs with buckets."""
-        if not isinstance(self.codec, Bucketed | Eden):
+        if not isinstance(self.codec, Bucketed | Eden | Fp4):
             return 0
         x = self.x[:CHECKED].clone()
         short = build(self.point.config, Layout(("weight",), ((1, len(x)),)))
@@ -218,6 +220,8 @@ class _Bench:
         short.encode(x, found, self.key)
         if isinstance(short, Eden):
             wanted = encode_eden(x.numpy(), short.blocks, short.bits, self.key)
+        elif isinstance(short, Fp4):
+            wanted = encode_fp4(x.numpy(), short.kind, short.nearest, self.key)
         else:
             assert isinstance(short, Bucketed)
             wanted = encode_qsgd(x.numpy(), short.plan.starts, short.bits, short.s, short.kind, self.key)

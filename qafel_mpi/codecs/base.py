@@ -228,6 +228,8 @@ class Codec(ABC):
     def require_finite_decoding(self, valid: np.ndarray, like: Tensor, key: int) -> None:
         """Decode what `validate` returned to a vector like this one. Raises PayloadError where that isn't finite."""
         q = self.scratch(like)
+        if self.layout.places is not None:
+            q.zero_()  # where other parts lie nothing is written
         self._decode(valid, q, 1.0, key, assign=True)
         if not _is_finite(q):
             raise PayloadError(f"{self.name}: it decodes to a number that is not finite")

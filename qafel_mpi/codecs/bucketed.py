@@ -107,7 +107,7 @@ class Bucketed(DeviceCodec):
             if not cpu.scales_valid(payload, self.plan.buckets, cpu.FINITE):
                 raise PayloadError(f"{self.name}: a scale is negative or not finite")
             # Near the largest float, a code that no encoder writes may be an infinity.
-            self.require_finite_decoding(payload, vector(self.layout.extent, torch.float32).zero_(), 0)
+            self.require_finite_decoding(payload, vector(self.layout.extent, torch.float32), 0)
         return payload
 
     def _kernels_on(self, device: torch.device) -> Any:

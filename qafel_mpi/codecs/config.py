@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
-CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice")
+CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice", "fp4")
 
 EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -76,10 +76,21 @@ class QuantizerConfig(Settings):
         "the server adds them up as they are and turns the sum back once a step.",
         json_schema_extra=BOTH | only_with(codec="eden", rotations=1),
     )
+    format: Literal["mxfp4", "nvfp4"] = Field(
+        "mxfp4",
+        description="Layout of fp4's 4-bit floats: mxfp4 has a power of two for each 32, nvfp4 an E4M3 number for "
+        "each 16 and a float32 for all.",
+        json_schema_extra=BOTH | only_with(codec="fp4"),
+    )
+    rounding: Literal["stochastic", "nearest"] = Field(
+        "stochastic",
+        description="How fp4 rounds: stochastic is unbiased, nearest is what the formats' standards convert with.",
+        json_schema_extra=BOTH | only_with(codec="fp4"),
+    )
     transform: Literal["none", "rotation"] = Field(
         "none",
         description="What is done to the vector before the quantizer: rotation is a random one of 512 elements each.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "topk", "randk", "sign")),
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "topk", "randk", "sign", "fp4")),
     )
     options: dict[str, bool | int | float | str] | None = Field(
         None,
@@ -100,7 +111,9 @@ class QuantizerConfig(Settings):
     @property
     def draws(self) -> bool:
         """Whether it takes random numbers from the message's key."""
-        return self.transform != "none" or self.codec not in ("identity", "affine", "topk", "sign")
+        exact = self.codec in ("identity", "affine", "topk", "sign")
+        exact = exact or (self.codec == "fp4" and self.rounding == "nearest")
+        return self.transform != "none" or not exact
 
     @model_validator(mode="before")
     @classmethod
@@ -224,6 +237,7 @@ class CodecConfig(QuantizerConfig):
     - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
     - lattice: each element's nearest multiple of `spacing`; the last `bits` of its number are sent, and the receiver
       takes the multiple with these bits that is nearest to what it has itself. It suits whole models
+    - fp4: 4-bit floats, in the `format` of OCP or NVIDIA
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`
     """

@@ -16,8 +16,8 @@ def paper_message_bytes(layout: Layout, codec: CodecConfig) -> float:
     b/8 bytes per element of a tensor with 2 or more dimensions, 12 per such tensor (float64 scale, int32 zero
     point) and 4 per element of a 1-D tensor; identity: 4 per element. The paper gives no formula for sparse
     codecs: here a kept coordinate counts 4 bytes and its index, where it is sent (top-k), 4 more. sign counts
-    as 1 bit, and eden as its bits. qsgd with `levels` counts log2(levels) bits, as the paper's plots label it. A
-    codec of the user's own counts the bytes of its payload. With rules each codec counts for its own tensors.
+    as 1 bit, and eden and fp4 as their bits. qsgd with `levels` counts log2(levels) bits, as the paper's plots label
+    it. A codec of the user's own counts the bytes of its payload. With rules each codec counts for its own tensors.
     """
     return sum(_message_bytes(part, own) for own, part in parts_of(codec, layout))
 

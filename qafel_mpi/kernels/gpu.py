@@ -19,6 +19,7 @@ from torch import Tensor
 from qafel_mpi.kernels.blocks import Blocks
 from qafel_mpi.kernels.eager import EagerAffine, EagerKernels
 from qafel_mpi.kernels.eager_eden import EagerEden
+from qafel_mpi.kernels.eager_fp4 import EagerFp4
 from qafel_mpi.kernels.plan import Plan
 
 FUSED_BITS = 8  # widest code that the Triton kernels write
@@ -182,6 +183,15 @@ def eden_kernels(blocks: Blocks, bits: int, rotations: int, least_squares: bool,
 
         return FusedEden(blocks, bits=bits, rotations=rotations, least_squares=least_squares, device=device)
     return EagerEden(blocks, bits=bits, rotations=rotations, least_squares=least_squares)
+
+
+def fp4_kernels(d: int, kind: int, nearest: bool, device: torch.device) -> Any:
+    """As bucket_kernels."""
+    if _has_triton():
+        from qafel_mpi.kernels.triton.fp4 import FusedFp4
+
+        return FusedFp4(d, kind=kind, nearest=nearest, device=device)
+    return EagerFp4(d, kind=kind, nearest=nearest)
 
 
 def affine_kernels(wide: np.ndarray, plain: np.ndarray, bits: int, device: torch.device) -> Any:

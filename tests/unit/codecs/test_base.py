@@ -37,6 +37,11 @@ CONFIGS = {
     "eden zstd": {"codec": "eden", "bits": 4, "entropy": "zstd"},
     "lattice": {"codec": "lattice", "bits": 8, "bucket": 64, "spacing": 0.05},
     "lattice 3": {"codec": "lattice", "bits": 3, "bucket": "tensor", "spacing": 1.5},
+    **{
+        f"fp4 {form} {rounding}": {"codec": "fp4", "format": form, "rounding": rounding}
+        for form in ("mxfp4", "nvfp4")
+        for rounding in ("stochastic", "nearest")
+    },
     "rotated qsgd": {"bits": 2, "transform": "rotation"},
     "rotated topk": {"codec": "topk", "fraction": 0.2, "transform": "rotation", "entropy": "zstd"},
 }
@@ -66,9 +71,8 @@ class TestContract(CodecContract):
 def test_codecs_that_draw_give_other_bytes_for_another_key_and_others_do_not(name):
     c, x = codec(name), gaussian(LAYOUT.elements)
     different = encoded(c, x, key=7).tobytes() != encoded(c, x, key=8).tobytes()
-    assert different == (
-        name.startswith(("qsgd", "randk", "zstd", "eden", "rotated", "lattice")) and "32" not in name
-    )
+    draws = name.startswith(("qsgd", "randk", "zstd", "eden", "rotated", "lattice")) or "stochastic" in name
+    assert different == (draws and "32" not in name)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -250,6 +250,68 @@ def encode_eden(x: np.ndarray, settings: dict, key: int) -> bytes:
     return scales + out
 
 
+MAGNITUDES = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+
+
+def e4m3_of(byte: int) -> np.float32:
+    return np.float32(byte / 512 if byte < 8 else (8 + byte % 8) * 2.0 ** (byte // 8 - 10))
+
+
+def decode_fp4(data: bytes, settings: dict, float_: type) -> list:
+    m, head = (32, 0) if settings["format"] == "mxfp4" else (16, 4)
+    blocks = math.ceil(D / m)
+    unit = np.frombuffer(data[:4], "<f4")[0]  # of nvfp4
+    values = []
+    for i in range(D):
+        byte = data[head + i // m]
+        scale = e4m3_of(byte) * unit if head else np.float32(2.0 ** (byte - 127))
+        half = np.float32(scale / np.float32(2))
+        code = data[head + blocks + i // 2] >> 4 * (i % 2) & 15
+        level = 2 * MAGNITUDES[code & 7]
+        values.append(float_(-level if code > 7 else level) * float_(half))
+    return values
+
+
+def encode_fp4(x: np.ndarray, settings: dict, key: int) -> bytes:
+    mx, near = settings["format"] == "mxfp4", settings["rounding"] == "nearest"
+    m, one = 32 if mx else 16, np.float32(1)
+    tops = [max(abs(v) for v in x[a : a + m]) for a in range(0, len(x), m)]
+    unit = np.float32(0)
+    if not mx and max(tops) >= 2.0**-100:
+        unit = min(
+            max(tops) / np.float32(2688), np.float32(float(np.finfo(np.float32).max) / 2688 * (1 - 2**-20))
+        )
+    scales, codes = [], []
+    for b, top in enumerate(tops):
+        if mx:
+            e = math.frexp(top)[1] - 1 if top >= 2.0**-126 else -127
+            byte = min(max(e + 125 + (not near and float(top) > 1.5 * 2.0**e), 0), 252)
+            inverse = np.float32(2.0 ** (127 - byte))
+        else:
+            wanted = (top / np.float32(6)) / unit if unit else np.float32(0)
+            far = [abs(float(e4m3_of(c)) - float(wanted)) for c in range(127)]
+            ties = [c for c in range(127) if far[c] == min(far)]
+            above = [c for c in range(127) if e4m3_of(c) >= wanted] or [126]
+            byte = (ties[0] if len(ties) == 1 or ties[0] % 2 == 0 else ties[1]) if near else above[0]
+            inverse = one / (e4m3_of(byte) * unit) if byte else np.float32(0)
+        scales.append(byte)
+        for p in range(b * m, min((b + 1) * m, len(x))):
+            y = min(abs(x[p] * inverse), np.float32(6))
+            if near:
+                far = [abs(float(y) - g) for g in MAGNITUDES]
+                ties = [k for k in range(8) if far[k] == min(far)]
+                code = ties[0] if len(ties) == 1 or ties[0] % 2 == 0 else ties[1]
+            else:
+                h = hash_of(key, p // 2)
+                u, n = h >> 16 if p % 2 else h & 0xFFFF, int(np.rint(y * np.float32(2.0**17)))
+                k = (n >= 2**18) + (n >= 2**19)
+                code = ((n + (u << k)) >> (16 + k)) + 2 * k
+            codes.append(code + 8 * bool(np.signbit(x[p])))
+    codes += [0] * (len(codes) % 2)
+    packed = bytes(a + 16 * b for a, b in zip(codes[::2], codes[1::2], strict=True))
+    return (b"" if mx else struct.pack("<f", unit)) + bytes(scales) + packed
+
+
 def open_frame(data: bytes) -> bytes:
     """The content of a Zstandard frame (RFC 8878) of one segment below 256 bytes, of raw and RLE blocks."""
     assert data[:5] == bytes.fromhex("28b52ffd20"), (
@@ -348,6 +410,8 @@ def decode_plainly(case: dict, float_: type, tensors: list[int] | None = None) -
             values = [float_(v) for (v,) in struct.iter_unpack(kind, data)]
         case "eden":
             values = decode_eden(data, settings, case["key"], d, float_)
+        case "fp4":
+            values = decode_fp4(data, settings, float_)
         case "affine":
             values = decode_affine(
                 data, settings["bits"], settings.get("bucket", "layer"), float_, tuple(numbers)
@@ -481,6 +545,9 @@ def test_golden_payloads_are_near_their_vectors(case):
                 2.0**-100 < np.abs(x).max() < 2.0**100
             )  # tiny ones are zeros, and huge ones' scales are held
             assert ((q - x) ** 2).sum() <= (error if exact else 1) * (x**2).sum()
+        case "fp4":
+            exact = np.abs(x).max() > 2.0**-100
+            assert ((q - x) ** 2).sum() <= (0.06 if exact else 1) * (x**2).sum() + len(x) * 2.0**-260
         case "affine":
             assert np.abs(q - x).max() <= 2.02 * np.abs(x).max() / (2 ** settings["bits"] - 1) + 2.0**-149
         case _:
@@ -520,6 +587,14 @@ def test_the_plain_encoder_and_decoder_of_eden_do_what_the_codec_does(d, bucket,
     decoded = torch.zeros(d, dtype=torch.float64)
     codec.decode(out, decoded, 0x0123456789ABCDEF)
     assert decoded.tolist() == decode_eden(out.tobytes(), settings, 0x0123456789ABCDEF, d, np.float64)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in GOLDEN["cases"] if c["settings"].get("codec") == "fp4"], ids=name_of
+)
+def test_the_plain_encoder_of_fp4_writes_the_golden_bytes(case):
+    x = np.frombuffer(bytes.fromhex(case["x"]), dtype="<f4")
+    assert encode_fp4(x, case["settings"], case["key"]).hex() == case["payload"]
 
 
 def settings_of(kind: str, bits: int, bucket: int) -> CodecConfig:

@@ -12,10 +12,13 @@ from qafel_mpi.kernels import gpu, plan
 from qafel_mpi.kernels.blocks import Blocks
 from qafel_mpi.kernels.numba import buckets as cpu
 from qafel_mpi.kernels.numba.eden import EdenKernels
+from qafel_mpi.kernels.numba.fp4 import Fp4Kernels
 from qafel_mpi.kernels.reference import L2, LINF, MEAN
+from qafel_mpi.kernels.reference_fp4 import MX, NV, fp4_bytes
 from qafel_mpi.kernels.triton.affine import FusedAffine
 from qafel_mpi.kernels.triton.buckets import FusedKernels
 from qafel_mpi.kernels.triton.eden import FusedEden
+from qafel_mpi.kernels.triton.fp4 import FusedFp4
 from tests import pretended_gpu
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_kernels_gpu.py"
@@ -185,3 +188,26 @@ def test_triton_gives_the_bytes_of_eden(d, bucket, rotations, bits):
     bad = torch.from_numpy(x.copy())
     bad[d - 1] = float("inf")
     assert int(theirs.encode(bad, payload, KEY)) == 0
+
+
+@pytest.mark.parametrize("d", [1, 33, 2048, 4103])
+@pytest.mark.parametrize("nearest", [False, True])
+@pytest.mark.parametrize("kind", [MX, NV])
+def test_triton_gives_the_bytes_of_fp4(d, nearest, kind):
+    exponent, dtype = (0, -41, -31, 37)[(d + nearest) % 4], (np.float32, np.float64)[d % 2]
+    ours = Fp4Kernels(d, kind=kind, nearest=nearest)
+    theirs = FusedFp4(d, kind=kind, nearest=nearest, device=CPU)
+    x = vector(d, exponent).astype(dtype)
+    out = np.zeros(fp4_bytes(d, kind), dtype=np.uint8)
+    ours.encode(x, out, KEY)
+    payload = torch.full((out.size,), 0xA5, dtype=torch.uint8)
+    assert int(theirs.encode(torch.from_numpy(x), payload, KEY)) == 1
+    assert payload.numpy().tobytes() == out.tobytes()
+    state = vector(d, 0).astype(dtype)
+    moved = torch.from_numpy(state.copy())
+    for weight, assign in ((0.3, False), (1.0, True)):
+        ours.decode(out, state, weight, assign=assign)
+        theirs.decode(payload, moved, weight, assign=assign)
+        assert moved.numpy().tobytes() == state.tobytes()
+    x[d - 1] = float("nan")
+    assert int(theirs.encode(torch.from_numpy(x), payload, KEY)) == 0

@@ -39,6 +39,11 @@ LATEST: list[dict[str, Any]] = [
     *({"codec": "lattice", "bits": bits, "bucket": 24, "spacing": 2.0**-bits} for bits in (1, 3, 8, 13)),
     {"codec": "lattice", "bits": 16, "bucket": "tensor", "spacing": 1e-3},
 ]
+FP4: list[dict[str, Any]] = [
+    {"codec": "fp4", "format": form, "rounding": rounding}
+    for form in ("mxfp4", "nvfp4")
+    for rounding in ("stochastic", "nearest")
+]
 _EXACT = {"max_rank": 1, "codec": "identity"}
 RULES: list[dict[str, Any]] = [
     {"bits": 4, "bucket": 24, "rules": [_EXACT]},
@@ -88,6 +93,8 @@ def main() -> None:
     cases += [case(s, "normal", torch.float64) for s in LATEST]
     cases += [case(s, kind, torch.float32) for s in RULES for kind in ("normal", "tiny", "huge")]
     cases += [case(s, "normal", torch.float64) for s in RULES]
+    cases += [case(s, kind, torch.float32) for s in FP4 for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in FP4]
     lines = ",\n".join(json.dumps(c) for c in cases)
     text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
     Path(__file__).with_name("codecs.json").write_text(text)
