@@ -32,6 +32,7 @@ class Eden(DeviceCodec):
 
     name, id, unbiased = "eden", 7, False
     decodes_finite = True
+    in_place = True
 
     def __init__(
         self,
@@ -50,8 +51,14 @@ class Eden(DeviceCodec):
         self.blocks = Blocks(layout.elements, bucket)
         self._bytes = 4 * self.blocks.buckets + self.blocks.padded * bits // 8
         self._least = scale == "least-squares"
+        pieces = None if layout.places is None else layout.pieces
         self._cpu = EdenKernels(
-            self.blocks, bits=bits, rotations=rotations, least_squares=self._least, threads=threads
+            self.blocks,
+            bits=bits,
+            rotations=rotations,
+            least_squares=self._least,
+            threads=threads,
+            pieces=pieces,
         )
         self._turn: RotationKernels | None = None
 

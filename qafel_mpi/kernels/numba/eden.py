@@ -24,7 +24,18 @@ class EdenKernels:
     is not finite (in float32), or -1.
     """
 
-    def __init__(self, blocks: Blocks, *, bits: int, rotations: int, least_squares: bool, threads: int = 1):
+    def __init__(
+        self,
+        blocks: Blocks,
+        *,
+        bits: int,
+        rotations: int,
+        least_squares: bool,
+        threads: int = 1,
+        pieces: np.ndarray | None = None,
+    ):
+        """pieces: where the elements lie in x (codecs.base.Layout.pieces); None: x is they."""
+        self._pieces = np.empty((0, 3), dtype=np.int64) if pieces is None else pieces
         self.blocks, self.bits, self.rotations, self.least_squares = blocks, bits, rotations, least_squares
         self.codes_at = 4 * blocks.buckets
         self._m, self._whole = blocks.bucket, blocks.whole
@@ -76,9 +87,9 @@ class EdenKernels:
         def encode(i: int, first: int, last: int) -> int:
             return int(
                 encode_range(
-                    x, x_hat, step, self._m, self._whole, self._last_m, self._lanes, first, last, self.bits,
-                    self.rotations, self.least_squares, *self._most, k0, k1, self._scratch[i], payload,
-                    self.codes_at,
+                    x, x_hat, step, self._pieces, self.blocks.elements, self._m, self._whole, self._last_m,
+                    self._lanes, first, last, self.bits, self.rotations, self.least_squares, *self._most, k0,
+                    k1, self._scratch[i], payload, self.codes_at,
                 )
             )  # fmt: skip
 
@@ -105,16 +116,16 @@ class EdenKernels:
         factors, values = self._room(acc.dtype)[i]
         return int(
             decode_range(
-                payload, self._m, self._whole, self._last_m, self._lanes, first, last, self.bits, self.rotations,
-                self._narrow, weight, assign, key & 0xFFFFFFFF, key >> 32, self._scratch[i], factors, values,
-                self.codes_at, acc,
+                payload, self._pieces, self.blocks.elements, self._m, self._whole, self._last_m, self._lanes, first,
+                last, self.bits, self.rotations, self._narrow, weight, assign, key & 0xFFFFFFFF,
+                key >> 32, self._scratch[i], factors, values, self.codes_at, acc,
             )
         )  # fmt: skip
 
     def _room(self, kind: np.dtype) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-        """Of each thread: factors of a block's buckets, values of the last block."""
+        """Of each thread: factors of a block's buckets, and values of the last block, or of any with pieces."""
         if kind not in self._rooms:
-            last = LANES * self._last_m
+            last = LANES * (max(self._m, self._last_m) if len(self._pieces) else self._last_m)
             self._rooms[kind] = [(_room(LANES, kind), _room(last, kind)) for _ in self._shares]
         return self._rooms[kind]
 

@@ -82,19 +82,53 @@ def _decode_block(
         _add(wide, m, factors, signs, acc, acc_at, assign)
 
 
+@helper
+def _put(values, assign, acc):
+    if assign:
+        for i in range(acc.size):
+            acc[i] = values[i]
+    else:
+        for i in range(acc.size):
+            acc[i] += values[i]
+
+
+@helper
+def _put_pieces(values, pieces, k, first, assign, acc):
+    """acc += values, the elements from `first` on of what the pieces make; as eden_encode's _take_pieces."""
+    done = 0
+    while done < values.size:
+        while pieces[k, 1] + pieces[k, 2] <= first + done:
+            k += 1
+        into = first + done - pieces[k, 1]
+        n, place = min(pieces[k, 2] - into, values.size - done), pieces[k, 0] + into
+        _put(part(values, done, done + n), assign, part(acc, place, place + n))
+        done += n
+    return k
+
+
 @jit
 def decode_range(
-    payload, m, whole, last_m, lanes, first, last, bits, rotations, narrow, weight, assign, k0, k1, scratch,
-    factors, values, codes_at, acc,
+    payload, pieces, d, m, whole, last_m, lanes, first, last, bits, rotations, narrow, weight, assign, k0, k1,
+    scratch, factors, values, codes_at, acc,
 ):  # fmt: skip
-    """acc += weight · Q(x), or acc = Q(x), for blocks first..last-1. factors, values: of acc's type."""
+    """acc += weight · Q(x), or acc = Q(x), for blocks first..last-1. factors, values: of acc's type.
+
+    pieces: where the d elements lie in acc, if not side by side.
+    """
     kind = acc.dtype.type
+    apart, piece = len(pieces) > 0, 0
     for k in range(first, last):
         begin, at = LANES * m * k, codes_at + 2 * m * bits * k
         full = k < whole
         width = LANES if full else lanes
         for lane in range(width):
             factors[lane] = kind(weight) * kind(float_of(load32(payload, 4 * (LANES * k + lane))))
+        if full and apart:
+            _decode_block(
+                payload, at, m, bits, rotations, narrow, m * k, k0, k1, scratch, factors, values, 0, True
+            )
+            piece = _put_pieces(part(values, 0, LANES * m), pieces, piece, begin, assign, acc)
+            continue
         if full:
             prefetch(acc, acc.itemsize * (begin + LANES * m))
             _decode_block(
@@ -109,11 +143,15 @@ def decode_range(
         _decode_block(
             codes, 0, last_m, bits, rotations, narrow, m * k, k0, k1, scratch, factors, values, 0, True
         )
-        left = acc.size - begin
+        left = d - begin
         for p in range((left + lanes - 1) // lanes):
             for lane in range(min(lanes, left - p * lanes)):
                 value = values[LANES * p + lane]
                 i = begin + p * lanes + lane
+                if apart:
+                    while pieces[piece, 1] + pieces[piece, 2] <= i:
+                        piece += 1
+                    i += pieces[piece, 0] - pieces[piece, 1]
                 acc[i] = value if assign else acc[i] + value
     return -1
 

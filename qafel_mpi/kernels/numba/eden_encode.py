@@ -81,41 +81,67 @@ def _encode_block(
         scales[lane] = np.float32(min(scale, most))
 
 
+@helper
+def _take_pieces(x, x_hat, step, pieces, k, first, out):
+    """out = the elements from `first` on of what the pieces make, of x or x − x̂. k: a piece that is not behind them.
+
+    Returns (the largest value's bit pattern, the last piece).
+    """
+    top, done = np.int32(0), 0
+    while done < out.size:
+        while pieces[k, 1] + pieces[k, 2] <= first + done:
+            k += 1
+        into = first + done - pieces[k, 1]
+        n, place = min(pieces[k, 2] - into, out.size - done), pieces[k, 0] + into
+        here, target = part(x, place, place + n), part(out, done, done + n)
+        if step:
+            top = max(top, take_difference(here, part(x_hat, place, place + n), target))
+        else:
+            top = max(top, take(here, target))
+        done += n
+    return top, k
+
+
 @jit
 def encode_range(
-    x, x_hat, step, m, whole, last_m, lanes, first, last, bits, rotations, least, most, last_most,
+    x, x_hat, step, pieces, d, m, whole, last_m, lanes, first, last, bits, rotations, least, most, last_most,
     k0, k1, scratch, payload, codes_at,
 ):  # fmt: skip
-    """Scales and codes of blocks first..last-1. A block that is not finite, or -1. step: of x − x̂."""
+    """Scales and codes of blocks first..last-1. A block that is not finite, or -1. step: of x − x̂.
+
+    pieces: where the d elements lie in x, if not side by side.
+    """
     scales = np.empty(LANES, np.float32)
+    apart, piece = len(pieces) > 0, 0
     for k in range(first, last):
         begin, at = LANES * m * k, codes_at + 2 * m * bits * k
         full = k < whole
         size, width = (m, LANES) if full else (last_m, lanes)
-        end = begin + LANES * m if full else x.size
-        here = part(x, begin, end)
+        end = begin + LANES * m if full else d
         v = part(scratch, VALUES, VALUES + 64 * size).view(np.float32)
         # The last block is taken to where its integers will be, and spread from there.
         behind = VALUES + 64 * size
-        flat = v if full else part(scratch, behind, behind + 4 * here.size).view(np.float32)
-        if step:
-            top = take_difference(here, part(x_hat, begin, end), flat)
+        flat = v if full else part(scratch, behind, behind + 4 * (end - begin)).view(np.float32)
+        if apart:
+            top, piece = _take_pieces(x, x_hat, step, pieces, piece, begin, part(flat, 0, end - begin))
+        elif step:
+            top = take_difference(part(x, begin, end), part(x_hat, begin, end), flat)
         elif full:
-            top = top_of(here)
+            top = top_of(part(x, begin, end))
         else:
-            top = take(here, flat)
+            top = take(part(x, begin, end), flat)
         if top >= _INF_BITS:
             return k
         if full:
             prefetch(x, x.itemsize * end)
         else:
-            spread_out(flat, here.size, lanes, v)
+            spread_out(flat, end - begin, lanes, v)
         if top < _LEAST_BITS:
             for lane in range(width):
                 store(payload, 4 * (LANES * k + lane), np.float32(0))
             part(payload, at, at + width * size * bits // 8)[:] = 0
             continue
-        if full and not step:
+        if full and not step and not apart:
             _encode_block(
                 x, begin, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at, scales
             )

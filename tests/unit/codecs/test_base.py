@@ -155,7 +155,16 @@ def test_golden_bytes():
 
 def test_ids_and_names_on_the_wire_are_fixed_for_ever():
     ids = {name: kind.id for name, kind in CODECS.items()}
-    assert ids == {"identity": 1, "qsgd": 2, "affine": 3, "topk": 4, "randk": 5, "sign": 6, "eden": 7}
+    assert ids == {
+        "identity": 1,
+        "qsgd": 2,
+        "affine": 3,
+        "topk": 4,
+        "randk": 5,
+        "sign": 6,
+        "eden": 7,
+        "fp4": 10,
+    }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
