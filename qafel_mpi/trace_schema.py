@@ -57,8 +57,7 @@ FAULT_NAMES = {
 }
 FAULT_NUMBERS = {name: number for number, name in FAULT_NAMES.items()}
 CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign", 7: "eden"}
-# The numbers on the wire; a test keeps them in agreement with codecs/.
-CODEC_NAMES |= {9: "mixed", 10: "fp4", 12: "lattice"}
+CODEC_NAMES |= {9: "mixed", 10: "fp4", 12: "lattice"}  # on the wire; a test holds them against codecs/
 _KINDS = {0: "unknown"} | KIND_NAMES  # of a message that failed the header's check
 _CODECS = {0: "none"} | CODEC_NAMES  # of a kind without payload
 

@@ -270,8 +270,8 @@ class CodecConfig(QuantizerConfig):
             )
         if self.rules and any(one.codec == "lattice" for one in (self, *self.rules)):
             raise ValueError(
-                "codec 'lattice' decodes a vector near one that the receiver has, and rules take vectors apart: leave "
-                "rules out, or take another codec"
+                "codec 'lattice' decodes a vector near one that the receiver has, and rules take vectors apart: "
+                "leave rules out, or take another codec"
             )
         return self
 

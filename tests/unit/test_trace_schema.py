@@ -7,6 +7,7 @@ import pytest
 
 from qafel_mpi import wire
 from qafel_mpi.codecs import CODECS
+from qafel_mpi.codecs.mixed import Mixed
 from qafel_mpi.drivers import session
 from qafel_mpi.trace_schema import (
     ATTRIBUTES,
@@ -22,7 +23,7 @@ from qafel_mpi.trace_schema import (
 def test_the_schema_knows_the_wire():
     assert {int(kind): kind.name.lower() for kind in wire.Kind} == KIND_NAMES
     assert wire.HEADER_BYTES == HEADER_BYTES
-    assert {codec.id: name for name, codec in CODECS.items()} == CODEC_NAMES
+    assert {codec.id: name for name, codec in CODECS.items()} | {Mixed.id: "mixed"} == CODEC_NAMES
     assert (session.TAG_DOWN, session.TAG_UP) == (TAG_DOWN, TAG_UP)
 
 

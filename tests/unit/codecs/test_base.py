@@ -164,6 +164,7 @@ def test_ids_and_names_on_the_wire_are_fixed_for_ever():
         "sign": 6,
         "eden": 7,
         "fp4": 10,
+        "lattice": 12,
     }
 
 
