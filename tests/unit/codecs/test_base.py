@@ -75,7 +75,10 @@ def test_codecs_that_draw_give_other_bytes_for_another_key_and_others_do_not(nam
     assert different == (draws and "32" not in name)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+REFUSING = [name for name in CONFIGS if "lattice" not in name]  # which refuses no payload of the right length
+
+
+@pytest.mark.parametrize("name", REFUSING)
 def test_what_damage_can_be_seen_is_refused_and_codes_are_not_looked_at(name):
     c = codec(name)
     with pytest.raises(PayloadError):
@@ -168,7 +171,7 @@ def test_ids_and_names_on_the_wire_are_fixed_for_ever():
     }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", REFUSING)
 def test_of_several_messages_none_is_added_where_one_can_not_be_decoded(name):
     c = codec(name)
     payloads = [encoded(c, gaussian(LAYOUT.elements, seed)) for seed in range(3)]
