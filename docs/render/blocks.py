@@ -42,6 +42,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "message-sizes": sizes.messages,
     "messages": transport.messages,
     "progress": scaling.progress,
+    "replay": replays.replay,
     "resnet18": learning.resnet18,
     "results": summary.summary,
     "scaling": scaling.measured,
