@@ -77,13 +77,14 @@ single_run() { # RANKS OPTIONS...: $EXPERIMENT; in a job that was requeued, from
 }
 
 # Slurm's warning before the time limit (--signal) comes to this shell, and is passed on: the ranks end their run,
-# write the trace and leave with 75.
+# write the trace and leave with 75. So does the SIGTERM of scancel or of a preemption.
+cancelled=""
 warned() {
     local code=0
     "$@" &
     local child=$!
     trap 'kill -USR1 $child 2>/dev/null' USR1
-    trap 'kill -TERM $child 2>/dev/null' TERM
+    trap 'cancelled=yes; kill -TERM $child 2>/dev/null' TERM
     wait $child || code=$?
     while kill -0 $child 2>/dev/null; do # a signal ended the wait, not the child
         code=0
@@ -110,6 +111,8 @@ scaling_table() { # of the runs that there are, also where a size could not run
 }
 
 go_on_later() { # EXIT_CODE: a suite that was interrupted is put back into the queue, to do what is left of it
+    # A job that was cancelled stays so, and SLURM itself puts back one that was preempted.
+    [ -z "$cancelled" ] || return 0
     # The number of an array's last task is the array's own, which would put back all of its tasks.
     local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     if [ "$1" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
