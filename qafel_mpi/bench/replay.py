@@ -7,6 +7,7 @@ a run also schedule and trace, of a replay the digests.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +31,8 @@ class Found(Protocol):
     def uploads(self) -> int: ...
     @property
     def outcome(self) -> str: ...
+    @property
+    def first_text(self) -> str: ...
 
 
 Again = Callable[[Path], Found]  # drivers.replay.run.run
@@ -70,8 +73,9 @@ def rows(
 
 
 def replay_seconds(again: Again, trace: Path, wrong: list[str]) -> float:
-    """Seconds an upload; an outcome other than the same is added to wrong."""
+    """Seconds an upload; an outcome other than the same is said on stderr and added to wrong."""
     found = again(trace)
     if found.outcome != "the same":
         wrong.append(found.outcome)
+        print(f"bench: replay {trace}: {found.outcome}. {found.first_text}", file=sys.stderr)
     return found.seconds / found.uploads
