@@ -34,7 +34,7 @@ def needs(program: str, package: str = PINNED) -> str:
 def call(*words: str, cwd: Path, env: Mapping[str, str] | None = None, code: int = 0) -> str:
     """stdout and stderr of a program that is to end with that code."""
     environment = os.environ | {"PATH": search_path()} | dict(env or {})
-    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=900)
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

@@ -211,7 +211,8 @@ def test_tasks_of_an_array_that_ran_out_of_time_go_on_from_their_checkpoints(slu
     assert [job.restarts for job in slurm.jobs(number)] == [1, 1]
     assert not any("uploads 0  steps 0" in text for text in second_starts()), "neither begins anew"
     slurm.command("scancel", number)
-    assert [job.state for job in slurm.wait([number], SECONDS)] == ["CANCELLED", "CANCELLED"]
+    for job in slurm.wait([number], SECONDS):
+        assert (job.state, job.restarts) == ("CANCELLED", 1), said(job)
 
 
 def test_a_rendered_script_runs_on_its_own(slurm, tmp_path):
