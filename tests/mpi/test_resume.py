@@ -134,7 +134,7 @@ def test_a_virtual_run_goes_on_with_other_ranks(comm, folder, digits):
 )
 def test_a_wall_run_goes_on_from_a_signal_and_ends_with_one_hidden_state(comm, folder, digits, settings):
     """That all ranks hold the same x̂ is checked by the run itself, which fails where they do not."""
-    experiment = digits("stop.uploads=300", "stop.accuracy=1.0", "transport.clock_seconds=0.05", *settings)
+    experiment = digits("stop.uploads=1500", "stop.accuracy=1.0", "transport.clock_seconds=0.05", *settings)
     out = folder / "a.h5"
     first = wall.run(
         experiment,

@@ -374,7 +374,8 @@ class Simulation:
             sent=self.workers.sent,
             received=self.workers.received,
             # A step that failed has moved the server's hidden state in part.
-            shared_state=not self.unicast and not self.ledger.reason.startswith("failed: server step"),
+            shared_state=not self.unicast,
+            compare=not self.ledger.reason.startswith("failed: server step"),
         )
         return self.session.finish(
             self.ledger,

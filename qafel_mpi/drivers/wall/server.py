@@ -377,7 +377,8 @@ class WallServer:
             server.x_hat,
             sent=self.broadcast.total,
             received=self.inbox.total,
-            shared_state=not self.setup.unicast and not self.ledger.reason.startswith(NOT_SHARED),
+            shared_state=not self.setup.unicast,
+            compare=not self.ledger.reason.startswith(NOT_SHARED),
         )
         return self.session.finish(
             self.ledger,
