@@ -181,7 +181,14 @@ class Simulated(Session):
         self.deaths.look()
 
     def close(
-        self, version: int, x_hat: Tensor, *, sent: int, received: int, shared_state: bool = True
+        self,
+        version: int,
+        x_hat: Tensor,
+        *,
+        sent: int,
+        received: int,
+        shared_state: bool,
+        compare: bool = True,
     ) -> None:
         self.end, self.counts = (version, x_hat.numpy().tobytes()), (sent, received)
 
