@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 SIZES = (1, 2, 3, 5)
-LIMIT_SECONDS = 1200  # for one size, on a slow machine with another part of the tests beside it
+LIMIT_SECONDS = 1800  # for one size, on a slow machine with another part of the tests beside it
 GRACE_SECONDS = 20  # how long a rank that failed a test waits for the others to end it
 DUMP_AT = 0.8  # of the limit: then every rank shows its stacks
 TAIL_LINES = 60
