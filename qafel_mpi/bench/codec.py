@@ -24,6 +24,7 @@ from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.fp4 import Fp4
+from qafel_mpi.codecs.near import NearCodec
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
@@ -46,6 +47,10 @@ class Point:
 
     def parameters(self, codec: Codec) -> dict[str, object]:
         return {"codec": codec.name, "bits": codec.bits, "d": self.d, "threads": self.threads}
+
+
+# A codec that decodes near a reference (lattice) needs one, and a spacing: its three operations are others.
+MEASURED = tuple(name for name, kind in CODECS.items() if not issubclass(kind, NearCodec))
 
 
 def sweep(

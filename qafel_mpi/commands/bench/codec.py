@@ -69,11 +69,11 @@ def codec(
     Time/pass: our time over that of the memory pass; 2.0 means that it takes twice as long. Ratio, against a library:
     its time over ours. In the files, ratio is the reference's time over ours in both cases.
     """
+    from qafel_mpi.bench.codec import MEASURED
     from qafel_mpi.bench.measuring.peers import NAMES
-    from qafel_mpi.codecs import CODECS
     from qafel_mpi.config_text import choices, whole_numbers
 
-    names = choices("--codec", codecs, tuple(CODECS))
+    names = choices("--codec", codecs, MEASURED)
     peers = choices("--against", against, NAMES)
     widths = whole_numbers("--bits", bits, 1, 16)
     sizes = whole_numbers("--d", d, 1, 2**31)
