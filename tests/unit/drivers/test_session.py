@@ -101,6 +101,7 @@ def test_a_client_names_the_late_ones_below_it_in_the_tree():
 
 def test_rank_0_names_the_workers_that_owe_results():
     workers = RemoteWorkers.__new__(RemoteWorkers)
+    workers.session = SimpleNamespace(comm=SimpleNamespace(size=4))  # type: ignore[assignment]
     workers.ranks, workers.outstanding = [1, 2, 3], {1: 0, 2: 4, 3: 1}
     workers._scores = dict.fromkeys((0, 1, 4), None)  # type: ignore[arg-type]
     assert workers._busy() == "ranks 2, 3"
