@@ -68,7 +68,11 @@ def ended(trace):
 @needs_ulfm
 def test_a_run_goes_on_without_the_ranks_that_die_and_their_clients_move(tmp_path):
     """By a signal, an exit of any code, and an exception: each is named with its host, and the trace replays."""
-    settings = ("--set", "task.clients=20", "--set", "stop.uploads=150", "--set", "stop.accuracy=1.0")
+    # Long enough for all to be noticed: a rank that fails is gone 0.3 s later.
+    settings = (
+        *("--set", "task.clients=20", "--set", "stop.uploads=2000", "--set", "stop.accuracy=1.0"),
+        *("--set", "client.pause_seconds=0.002"),
+    )
     dies = "1:kill:5 2:exit0:9 3:raise:4 4:exit3:7 5:sysexit3:6"
     done = run(tmp_path, *settings, "--out", "a.h5", ranks=7, die=dies)
     assert done.returncode == 0, done.stderr
