@@ -181,16 +181,10 @@ class Simulated(Session):
         self.deaths.look()
 
     def close(
-        self,
-        version: int,
-        x_hat: Tensor,
-        *,
-        sent: int,
-        received: int,
-        shared_state: bool,
-        compare: bool = True,
+        self, version: int, x_hat: Tensor, *, shared_state: bool, compare: bool = True, **counts: int
     ) -> None:
-        self.end, self.counts = (version, x_hat.numpy().tobytes()), (sent, received)
+        self.end = (version, x_hat.numpy().tobytes())
+        self.counts = (counts["sent"], counts["received"])
 
     def finish(self, ledger: Any, x: Tensor | None, **totals: Any) -> RunSummary:
         self.outcome = "" if ledger is None else ledger.reason
