@@ -47,7 +47,7 @@ def started(folder: Path, seconds: int) -> subprocess.Popen:
 
 
 def test_a_running_job_is_followed_to_its_end(tmp_path):
-    job = started(tmp_path, 5)
+    job = started(tmp_path, 15)  # a look takes some seconds on a busy machine
     seen = []
     try:
         while job.poll() is None:
@@ -72,7 +72,7 @@ def test_a_running_job_is_followed_to_its_end(tmp_path):
     assert last["uploads"] <= whole.attributes["uploads"]
     step = whole.steps[whole.steps["version"] == last["server_steps"]].iloc[0]
     assert last["payload_bytes_up"] == step["payload_bytes_up"]
-    assert all(one["seconds"] <= 5.5 for one in last["left"] if one["what"] == "seconds 5")
+    assert all(one["seconds"] <= 15.5 for one in last["left"] if one["what"] == "seconds 15")
 
 
 def free_port() -> int:
