@@ -51,8 +51,8 @@ def run(folder, *arguments, ranks, die, survive=True):
     fault_tolerant = ["--with-ft", "ulfm"] if survive else []
     return subprocess.run(
         [mpirun(), *fault_tolerant, "-n", str(ranks), sys.executable, "program.py", "run", "digits", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-        env=os.environ | {"DIE": die, "MPIEXEC_TIMEOUT": "100", "COLUMNS": "200"},
+        cwd=folder, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"DIE": die, "MPIEXEC_TIMEOUT": "280", "COLUMNS": "200"},
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_a_run_goes_on_without_the_ranks_that_die_and_their_clients_move(tmp_pat
     """By a signal, an exit of any code, and an exception: each is named with its host, and the trace replays."""
     # Long enough for all to be noticed: a rank that fails is gone 0.3 s later.
     settings = (
-        *("--set", "task.clients=20", "--set", "stop.uploads=2000", "--set", "stop.accuracy=1.0"),
+        *("--set", "task.clients=20", "--set", "stop.uploads=1200", "--set", "stop.accuracy=1.0"),
         *("--set", "client.pause_seconds=0.002"),
     )
     dies = "1:kill:5 2:exit0:9 3:raise:4 4:exit3:7 5:sysexit3:6"
