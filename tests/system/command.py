@@ -27,10 +27,10 @@ def qafel(
 ) -> subprocess.CompletedProcess[str]:
     """Run qafel-mpi; ranks: 0 without mpirun. command: a program that stands for it."""
     launcher = [mpirun(), "-n", str(ranks)] if ranks else []
-    environment = os.environ | {"MPIEXEC_TIMEOUT": "110", "COLUMNS": "200"} | (env or {})
+    environment = os.environ | {"MPIEXEC_TIMEOUT": "290", "COLUMNS": "200"} | (env or {})
     return subprocess.run(
         [*launcher, *command, *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def begin(*arguments: str, ranks: int, cwd: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [*launcher, COMMAND, "run", "digits", *ENDLESS, *arguments],
         cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"MPIEXEC_TIMEOUT": "110"},
+        env=os.environ | {"MPIEXEC_TIMEOUT": "290"},
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:

@@ -37,7 +37,7 @@ def test_what_needs_no_numbers_loads_no_numbers(arguments):
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env=dict(os.environ),  # without what an MPI library that the tests have loaded puts beside it
     )
     assert done.stderr.splitlines()[-1] == "[]"

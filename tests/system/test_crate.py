@@ -21,7 +21,7 @@ MAIN = "from qafel_mpi.commands.app import main; main()"
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", MAIN, "crate", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     while not list(tmp_path.glob(".crate.*")) and time.monotonic() < end_s:
         time.sleep(0.02)
     os.killpg(job.pid, signal.SIGINT)
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=300)
     assert job.returncode not in (0, None)
     assert "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

@@ -111,7 +111,7 @@ def demo(server: Server, tmp_path: Path) -> Callable[..., list[str]]:
     def run(*options: str, **variables: str) -> list[str]:
         done = subprocess.run(
             ["sh", "jobs/demo.sh", *options],
-            cwd=tmp_path, env=fresh | variables, capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, env=fresh | variables, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()

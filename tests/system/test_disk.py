@@ -225,6 +225,6 @@ def test_ranks_whose_files_may_not_grow(tmp_path, go_on):
     )
     words = [sys.executable, "-c", limited, *RUN, *TINY, *(GO_ON if go_on else ())]
     launch = [mpirun(), "-n", "3", *words]
-    done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     judge(End(done.returncode, 0, done.stdout + done.stderr, 0), go_on, "File too large")
     nothing_half_written(tmp_path / "d")

@@ -157,7 +157,7 @@ def test_the_command_writes_the_page(file, tmp_path):
     command = [sys.executable, "-c", "from qafel_analysis.commands.app import main; main()", "report"]
     runs = map(str, sorted(file.parent.glob("q*.h5")))
     done = subprocess.run(
-        [*command, *runs, "-o", "page.html"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*command, *runs, "-o", "page.html"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, "page.html\n"), done.stderr
     assert 4e6 < (tmp_path / "page.html").stat().st_size < 15e6

@@ -21,7 +21,7 @@ def run(module: str, *arguments: str | Path, ci: bool = False) -> subprocess.Com
         {"CI": "true"} if ci else {}
     )
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_parts_run_side_by_side_and_some_alone(begin) -> None:
         "part('second', until='running/long')",
         "part('third')",
     )
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert {"third beside long", "alone beside"} <= set(said.splitlines())
     assert said.count("passed in") == 8, "where a part is shown, and at the end"
@@ -167,7 +167,7 @@ def test_a_part_that_fails_is_the_last_that_begins(begin) -> None:
     process = begin(
         "part('good')", "part('bad', code=3)", "part('late')", "part('alone', alone=True)", jobs=1
     )
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "good: passed in" in said
     assert "bad: FAILED with 3 in" in said
@@ -180,7 +180,7 @@ def test_parts_that_are_interrupted_show_what_they_printed(begin, tmp_path) -> N
     while not (tmp_path / "running/stuck").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "stuck: interrupted\nstuck beside\n" in said
     assert "KeyboardInterrupt" in said

@@ -50,7 +50,7 @@ def test_two_runs_that_start_together_have_two_names(tmp_path):
         subprocess.Popen([*command, *more], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         for more in ([], ["--set", "trace.flush_seconds=2"])
     ]
-    traces = [re.search(r"^trace +(.*)$", run.communicate(timeout=120)[0], re.MULTILINE) for run in both]
+    traces = [re.search(r"^trace +(.*)$", run.communicate(timeout=300)[0], re.MULTILINE) for run in both]
     assert [run.returncode for run in both] == [0, 0]
     names = {Path(found[1]).name for found in traces if found}
     assert names == {"digits-qafel-seed0.h5", "digits-qafel-seed0-2.h5"}
@@ -64,7 +64,7 @@ def test_ranks_that_neither_we_nor_mpi_take_for_ranks_are_not_a_run_each(tmp_pat
     """As under a launcher that is not known, with an MPI library that is not its own."""
     command = [COMMAND, "run", "digits", "--set", "stop.uploads=3000"]
     ranks = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    said = [rank.communicate(timeout=300)[1] for rank in ranks]
     assert sorted(rank.returncode for rank in ranks) == [0, 2, 2]
     assert sum("runs the same command" in text for text in said) == 2
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-qafel-seed0.h5"]
@@ -80,7 +80,7 @@ def test_a_launcher_that_only_mpi_knows_starts_one_run(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     for more, code in ((SHORT, 0), (["--set", "stop.accuracy=2"], 2)):
         done = subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == code
         assert done.stdout.count("x digest") == (code == 0)
@@ -97,7 +97,7 @@ def test_nothing_around_a_finished_run_fails_it(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+        command, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300
     )
     os.close(writer)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ MAIN = "from {0}.commands.app import main; main()"
 
 def watch(folder: Path, *options: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", MAIN.format("qafel_analysis"), "watch", str(folder), "--json", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 def started(folder: Path, seconds: int) -> subprocess.Popen:
@@ -41,7 +41,7 @@ def started(folder: Path, seconds: int) -> subprocess.Popen:
     return subprocess.Popen(
         [mpirun(), "-n", "3", sys.executable, "-c", MAIN.format("qafel_mpi"), "run", "digits",
          *(part for one in settings for part in ("--set", one)), "--out", "runs/a.h5"],
-        cwd=folder, env=os.environ | mpi_environment() | {"PATH": search_path(), "MPIEXEC_TIMEOUT": "100"},
+        cwd=folder, env=os.environ | mpi_environment() | {"PATH": search_path(), "MPIEXEC_TIMEOUT": "290"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def prometheus(folder: Path, texts: Path) -> Iterator[str]:
         for one in running:
             one.terminate()
         for one in running:
-            one.wait(timeout=30)
+            one.wait(timeout=120)
 
 
 def scraped(address: str, query: str) -> list[tuple[dict[str, str], list[float]]]:
@@ -183,7 +183,7 @@ def test_prometheus_scrapes_a_run_that_goes_on(tmp_path):
             assert set(becomes(address, "qafel_run_active", 1)) == {1}
             run.end()
             states = becomes(address, "qafel_run_active", 0)
-            assert watched.wait(timeout=60) == 0, (tmp_path / "watch.log").read_text()
+            assert watched.wait(timeout=300) == 0, (tmp_path / "watch.log").read_text()
         finally:
             watched.kill()
             watched.wait()

@@ -69,7 +69,7 @@ def user(environment, tmp_path) -> Callable[..., str]:
     def call(program: str, *arguments: str) -> str:
         done = subprocess.run(
             [environment / "bin" / program, *arguments],
-            cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120,
+            cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
