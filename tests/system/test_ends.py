@@ -114,7 +114,7 @@ def test_data_missing_everywhere_is_one_message(tmp_path):
 def test_an_interrupted_run_keeps_its_trace_and_exits_with_75(number, tmp_path):
     process = begin("--out", "a.h5", ranks=0, cwd=tmp_path)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "outcome          interrupted" in stdout
     with h5py.File(tmp_path / "a.h5") as trace:
@@ -131,7 +131,7 @@ def test_an_interrupted_mpirun_has_named_the_trace_that_is_left(tmp_path):
             time.sleep(0.2)
         time.sleep(1.5)  # rows are flushed every second
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=300) in (1, 75)
+        assert process.wait(timeout=60) in (1, 75)
     trace = tmp_path / "runs/digits-qafel-seed0.h5"
     shards = trace.with_suffix(".shards")
     assert f"trace: {trace}; " in (tmp_path / "said").read_text()
@@ -145,7 +145,7 @@ def test_an_interrupted_mpirun_has_named_the_trace_that_is_left(tmp_path):
 def test_a_batch_systems_warning_reaches_the_ranks_through_mpirun(tmp_path):
     process = begin("--out", "a.h5", ranks=3, cwd=tmp_path)
     process.send_signal(signal.SIGUSR1)  # as sbatch --signal=B:USR1 with a trap
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "outcome          interrupted" in stdout
 
@@ -155,7 +155,7 @@ def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
     while not list(tmp_path.glob("a.shards/updates.*")):
         assert process.poll() is None, "it goes on until it is killed"
     process.kill()
-    process.communicate(timeout=300)
+    process.communicate(timeout=60)
     assert not (tmp_path / "a.h5").exists()
     again = qafel("run", "digits", *SHORT, "--out", "a.h5", cwd=tmp_path)
     assert again.returncode == 2

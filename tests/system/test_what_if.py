@@ -48,7 +48,7 @@ def begin(folder: Path, *words: str, ranks: int = 2) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [mpirun(), "-n", str(ranks), COMMAND, "run", "digits", *ENDLESS, *SOON, *words],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"MPIEXEC_TIMEOUT": "290"},
+        env=os.environ | {"MPIEXEC_TIMEOUT": "110"},
     )  # fmt: skip
     until(lambda: any(folder.glob("a.shards/updates*")) or process.poll() is not None)
     time.sleep(0.3)  # a flush or two
@@ -78,7 +78,7 @@ def outcome(folder: Path) -> str:
 def merged(folder: Path) -> str:
     assert not (folder / "a.h5").exists()
     done = subprocess.run(
-        [COMMAND, "merge", "a.shards"], cwd=folder, capture_output=True, text=True, timeout=300
+        [COMMAND, "merge", "a.shards"], cwd=folder, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return outcome(folder)
@@ -95,9 +95,9 @@ def test_a_killed_rank_ends_the_job_and_its_rows_can_be_merged(what, act, tmp_pa
     process = begin(tmp_path)
     ranks = psutil.Process(process.pid).children(recursive=True)
     act(process)
-    process.communicate(timeout=120)
+    process.communicate(timeout=30)
     assert str(process.returncode) == row(what)[2]
-    psutil.wait_procs(ranks, timeout=120)  # merge refuses a folder that somebody still writes to
+    psutil.wait_procs(ranks, timeout=30)  # merge refuses a folder that somebody still writes to
     assert merged(tmp_path).startswith("failed")
 
 
@@ -108,9 +108,9 @@ def test_mpirun_that_is_interrupted_leaves_at_once_and_the_trace_follows(what, n
     process = begin(tmp_path)
     ranks = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)
-    stdout, _ = process.communicate(timeout=120)
+    stdout, _ = process.communicate(timeout=30)
     assert str(process.returncode) == row(what)[2]
-    psutil.wait_procs(ranks, timeout=120)
+    psutil.wait_procs(ranks, timeout=30)
     assert stdout == ""
     found = outcome(tmp_path) if (tmp_path / "a.h5").exists() else merged(tmp_path)
     assert found.startswith(("interrupted", "failed"))
@@ -125,7 +125,7 @@ def test_a_frozen_client_holds_up_the_end_alone_and_rank_0_says_so(tmp_path):
     said = next(line for line in process.stderr if "waits for" in line)
     assert re.search(r"rank 0 on \S+ waits for the last messages of rank 2", said)
     frozen.resume()
-    process.communicate(timeout=120)
+    process.communicate(timeout=30)
     assert process.returncode == 0
     assert outcome(tmp_path) == "finished"
 
@@ -134,8 +134,8 @@ def test_a_killed_mpirun_takes_its_ranks_with_it(tmp_path):
     process = begin(tmp_path)
     ranks = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.communicate(timeout=120)
-    _, alive = psutil.wait_procs(ranks, timeout=120)
+    process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(ranks, timeout=30)
     assert alive == []
     assert row("mpirun itself is killed")[2] == str(128 - process.returncode)  # as a shell says it
     assert merged(tmp_path).startswith("failed")
