@@ -22,6 +22,7 @@ NODES = ("n1", "n2", "n3")
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 # cred_expire: a requeued job starts again after so many seconds, not two minutes.
+# MinJobAge: an ended job is kept until its test looks, an hour and not five minutes: the tests share one SLURM.
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -48,6 +49,7 @@ ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
 KillWait=20
+MinJobAge=3600
 SchedulerParameters=bf_interval=1,sched_interval=2
 NodeName=DEFAULT CPUs=8 RealMemory=1000 Gres=gpu:1 State=UNKNOWN
 NodeName=n[1-3] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[3]}]
