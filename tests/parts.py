@@ -1,10 +1,11 @@
 """All tests in parts, a few parts at a time: what `make test` runs.
 
-    python -m tests.parts [--jobs N] [PART ...]
+    python -m tests.parts [--jobs N] [--keep-going] [PART ...]
 
 A part is a command: pytest on some paths, the MPI tests, or mypy. A path of one part is left out of the folders of
 the others, so that a new file is in exactly one part. What a part prints is shown when it has ended. Parts whose
-tests need the machine for themselves come last, one at a time. Once a part has failed no other begins.
+tests need the machine for themselves come last, one at a time. Once a part has failed no other begins, but for
+--keep-going.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def next_ended(running: list[Running]) -> Ended:
     return ended
 
 
-def run(parts: Sequence[Part], jobs: int) -> Iterator[Ended]:
-    """Each part as it ends. The first failure is the last that begins; an interruption ends all and shows them."""
+def run(parts: Sequence[Part], jobs: int, keep_going: bool = False) -> Iterator[Ended]:
+    """Each part as it ends. After a failure none begins, unless asked to; an interruption ends all and shows them."""
     running: list[Running] = []
     waiting = [part for part in parts if not part.alone]
     alone = [part for part in parts if part.alone]
@@ -148,7 +149,7 @@ def run(parts: Sequence[Part], jobs: int) -> Iterator[Ended]:
             if not running:
                 running.append(begin(alone.pop(0)))
             ended = next_ended(running)
-            failed |= ended.code != 0
+            failed |= ended.code != 0 and not keep_going
             yield ended
     except KeyboardInterrupt:
         for one in running:
@@ -171,6 +172,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run all tests, part by part.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(part.name for part in PARTS))
     parser.add_argument("--jobs", type=int, default=JOBS, help="parts at a time")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="begin the other parts also after a failure"
+    )
     options = parser.parse_args()
     named = {part.name: part for part in PARTS}
     if unknown := set(options.parts) - named.keys():
@@ -182,7 +186,7 @@ def main() -> None:
     try:
         if not options.parts:
             warm_up()
-        ended = [*run(chosen, max(1, options.jobs))]
+        ended = [*run(chosen, max(1, options.jobs), options.keep_going)]
     except KeyboardInterrupt:
         sys.exit(130)
     print("\n====")
