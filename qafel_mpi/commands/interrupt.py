@@ -19,6 +19,7 @@ from types import FrameType
 from qafel_mpi.commands.launcher import launcher_rank
 
 HANDLER_SECONDS = 2.0  # the thread leaves so much time to the handler of a second Ctrl-C
+SAYING_SECONDS = 0.5  # the thread has so much time to say what it has begun to
 AGAIN_CODE = 130  # of an end by a second Ctrl-C, as a shell has it: 128 + SIGINT
 START_CODE = 75  # EX_TEMPFAIL, as ExitCode.INTERRUPTED: nothing was done, so start it again
 
@@ -73,7 +74,8 @@ class Interrupt:
         self._write = write
         self._wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
-        Thread(target=self._listen, name="signals", daemon=True).start()
+        self._thread = Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -81,6 +83,7 @@ class Interrupt:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._write)  # the thread reads the end of it
+        self._thread.join(SAYING_SECONDS)  # what it has to say comes before what follows
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
