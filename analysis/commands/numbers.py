@@ -11,8 +11,7 @@ from qafel_analysis.commands.files import Seconds, window_of
 from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
-from qafel_analysis.figures import convergence
-from qafel_analysis.read import timeline as spans
+from qafel_analysis.figures.axes import AGAINST, MEASURED
 from qafel_analysis.read.damage import reading
 from qafel_analysis.tables import compare
 from qafel_analysis.tables import launches as tables
@@ -26,12 +25,8 @@ AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown t
 
 def curves(
     runs: Runs,
-    x: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(convergence.AGAINST)}.")] = (
-        "payload_bytes"
-    ),
-    y: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(convergence.MEASURED)}.")] = (
-        "accuracy"
-    ),
+    x: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(AGAINST)}.")] = ("payload_bytes"),
+    y: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(MEASURED)}.")] = ("accuracy"),
     at: Annotated[
         str,
         typer.Option(
@@ -50,7 +45,9 @@ def curves(
     A run that reached its target keeps its last value; a curve ends where half of its runs have ended. With --at the
     value is that of the last evaluation at or before each x.
     """
-    for option, name, known in (("--x", x, convergence.AGAINST), ("--y", y, convergence.MEASURED)):
+    from qafel_analysis.figures import convergence  # pandas, here and below: `--help` does without it
+
+    for option, name, known in (("--x", x, AGAINST), ("--y", y, MEASURED)):
         if name not in known:
             raise typer.BadParameter(f"{option} {name}: not one of {', '.join(known)}")
     points = _points(at)
@@ -77,6 +74,8 @@ def timeline(
 
     As a table: the share of the window that each rank spent on each. As JSON: every span of time as well.
     """
+    from qafel_analysis.read import timeline as spans
+
     shown = window_of(window)
     try:
         with reading(run), open_trace(run, salvage=True) as trace:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from qafel_analysis.commands.options import NOTHING_READ, Runs, say
 from qafel_analysis.commands.record import Note, Record, record
-from qafel_analysis.read.bench import read_bench
 from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
-from qafel_analysis.theory import loggp
 from qafel_analysis.theory import scaling as study
 from qafel_analysis.theory import scaling_paper as paper
-from qafel_analysis.theory.pace import Pace, pace_grid
-from qafel_analysis.theory.pace import as_json as pace_as_json
-from qafel_analysis.theory.pace import pace as pace_of
 
 from qafel_mpi.trace.reader import TraceError
+
+if TYPE_CHECKING:
+    from qafel_analysis.theory.loggp import LogGP, Observation
 
 
 def scaling(
@@ -110,6 +108,8 @@ def broadcast(
     note: Note = "",
 ) -> None:
     """Fit a LogGP model to benchmarks, and project each broadcast algorithm's cost to 10,000 ranks."""
+    from qafel_analysis.theory import loggp  # scipy: `--help` does without it
+
     fitted, seen = _fitted(files)
     network = loggp.on_link(fitted, latency_us=latency_us, link_gbit=link_gbit)
     found = loggp.as_json(fitted, network, seen, poll_s=1e-3 * poll_ms)
@@ -128,24 +128,29 @@ def pace(
     note: Note = "",
 ) -> None:
     """Show seconds per server step and to the target against FedBuff, bytes, and what a step spends its time on."""
-    found: list[Pace] = []
+    from qafel_analysis.theory import pace as study
+
+    found: list[study.Pace] = []
     for path in runs:
         try:
-            found.append(pace_of(path))
+            found.append(study.pace(path))
         except TraceError as error:
             say([error])
     if not found:
         raise typer.Exit(NOTHING_READ)
-    content = pace_as_json(found)
+    content = study.as_json(found)
     record(kept, note, "pace", content, runs)
     if as_json:
         print(json.dumps(content, indent=1))
     else:
-        _print([pace_grid(found)], as_markdown)
+        _print([study.pace_grid(found)], as_markdown)
 
 
-def _fitted(files: Sequence[Path]) -> tuple[loggp.LogGP, list[loggp.Observation]]:
+def _fitted(files: Sequence[Path]) -> tuple[LogGP, list[Observation]]:
     """The network that benchmarks show; where they don't, that is said and the command ends."""
+    from qafel_analysis.read.bench import read_bench
+    from qafel_analysis.theory import loggp
+
     benches = []
     for path in files:
         try:

@@ -8,23 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from qafel_analysis.figures.axes import AGAINST
 from qafel_analysis.tables.compare import Group
 from qafel_analysis.tables.grid import Grid, number
 
 from qafel_mpi.trace.reader import Trace, open_trace
 
 POINTS = 200  # of a curve that is drawn
-
-# What a curve may run against -> its axis.
-AGAINST = {
-    "uploads": "uploads",
-    "server_steps": "server steps",
-    "payload_bytes_up": "payload bytes up",
-    "payload_bytes": "payload bytes up and down (broadcast)",
-    "seconds": "seconds",
-}
-
-MEASURED = ("accuracy", "loss", "gap", "step_norm", "quantization_error", "gradient_norm_squared")
 
 
 def curve(trace: Trace) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from qafel_analysis.figures import convergence as curves
 from qafel_analysis.figures import plots as figures
 from qafel_analysis.figures import points
+from qafel_analysis.figures.axes import AGAINST
 from qafel_analysis.figures.collect import Collection, Detail
 from qafel_analysis.figures.convergence import Band
 from qafel_analysis.read import bench
@@ -81,7 +82,7 @@ def _convergence(found: Collection) -> Iterator[Drawing]:
     for y in ("accuracy", "loss", "gradient_norm_squared"):
         for x in ("uploads", "payload_bytes", "seconds"):
             if made := bands(found, x, y):
-                title = f"{y.replace('_', ' ').capitalize()} against {curves.AGAINST[x]}"
+                title = f"{y.replace('_', ' ').capitalize()} against {AGAINST[x]}"
                 yield Drawing(
                     f"{y}_against_{x}",
                     f"{title}: median over seeds and range; a run that reached its target keeps its last value.",

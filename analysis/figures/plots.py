@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from qafel_analysis.figures.convergence import AGAINST, Band
+from qafel_analysis.figures.axes import AGAINST
+from qafel_analysis.figures.convergence import Band
 from qafel_analysis.figures.palette import ACTIVITY_COLOURS, COLOURS, MARKERS, colour
 from qafel_analysis.figures.style import legend, line_style, new_figure, panels, styled, wrapped
 from qafel_analysis.read.timeline import ACTIVITIES, Window

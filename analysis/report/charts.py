@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from qafel_analysis.figures import points
+from qafel_analysis.figures.axes import AGAINST
 from qafel_analysis.figures.collect import Collection, Detail
-from qafel_analysis.figures.convergence import AGAINST, Band
+from qafel_analysis.figures.convergence import Band
 from qafel_analysis.figures.draw import bands
 from qafel_analysis.figures.palette import ACTIVITY_COLOURS, colour, dash
 from qafel_analysis.figures.plots import FEWEST_MESSAGES

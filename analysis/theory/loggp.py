@@ -20,15 +20,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from qafel_analysis.read.bench import Bench
 from qafel_analysis.tables.grid import Grid
-from scipy.optimize import least_squares
 
 from qafel_mpi.trace.reader import TraceError
+
+if TYPE_CHECKING:
+    from qafel_analysis.read.bench import Bench
 
 ALGORITHMS = ("fanout", "tree", "ibcast")
 PAPER_RANKS = (16, 100, 1_000, 10_000)
@@ -131,6 +131,8 @@ def fit(seen: Sequence[Observation]) -> LogGP:
         return np.array([math.log(predicted_s(p, one) / one.seconds) for one in seen])
 
     start = np.log([getattr(LogGP(), name) for name in names])
+    from scipy.optimize import least_squares  # a third of a second, which a model that is read does without
+
     found = least_squares(residuals, start, bounds=(start - 12, start + 12), loss="soft_l1", f_scale=0.3)
     return LogGP(**dict(zip(names, np.exp(found.x).tolist(), strict=True)))
 
@@ -163,7 +165,7 @@ def _of_broadcast(row: dict[Any, Any]) -> list[Observation]:
         found += [
             Observation(what, size, 1e-6 * row[f"{what}_us"])
             for what, usable in parts.items()
-            if usable and pd.notna(row.get(f"{what}_us"))
+            if usable and not math.isnan(row.get(f"{what}_us") or math.nan)
         ]
     return found
 

@@ -148,6 +148,15 @@ def test_the_run_that_was_written_to_last_is_followed(tmp_path, run):
         newest(tmp_path / "empty")
 
 
+def test_the_name_of_the_trace_to_come_finds_the_run_and_a_trace_says_how_to_read_it(run):
+    trace = run.directory.with_suffix(".h5")
+    assert newest(trace) == run.directory
+    other = trace.with_name("other.h5")
+    other.touch()
+    with pytest.raises(TraceError, match=r"has ended; `qafel-analysis table .*other\.h5` shows it"):
+        newest(other)
+
+
 def test_a_run_that_has_ended_is_found_by_the_name_of_its_shards(run):
     run.step()
     run.end("target reached")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -182,6 +183,10 @@ def test_every_command_has_help_with_examples_and_exit_codes(command):
     assert done.exit_code == 0
     assert f"qafel-analysis {command} runs" in done.stdout
     assert "Exit codes" in done.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    assert analysis("--version").stdout == f"qafel-analysis {version('qafel-mpi')}\n"
 
 
 def test_bad_usage_is_exit_code_2(good, tmp_path):
