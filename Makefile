@@ -1,7 +1,7 @@
 # make env    the virtual environment .venv with everything installed
 # make demo   QAFeL against FedBuff on real data over MPI: a comparison on screen, report.html and traces in runs/demo
 # make test   format and lint, then types and all tests (unit, MPI, system) in parts, JOBS=2 of them at a time
-# make unit   the unit tests without the slowest few, in less than three minutes
+# make unit   the unit tests without the slowest, JOBS=2 parts at a time, in less than three minutes
 # make lint   format, lint and types
 # make fuzz   changed bytes for every reader, with fresh seeds, for MINUTES=10; what is found is printed
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
@@ -46,7 +46,7 @@ test: env
 	$(RUN) tests.parts --jobs $(JOBS)
 
 unit: env
-	$(RUN) pytest --strict-skips -q -m "not slow" tests/unit
+	$(RUN) tests.parts --jobs $(JOBS) --quick unit "kernels and codecs" analysis
 
 lint: env
 	$(RUN) ruff format --check .

@@ -1,6 +1,6 @@
 """All tests in parts, a few parts at a time: what `make test` runs.
 
-    python -m tests.parts [--jobs N] [--keep-going] [PART ...]
+    python -m tests.parts [--jobs N] [--keep-going] [--quick] [PART ...]
 
 A part is a command: pytest on some paths, the MPI tests, or mypy. A path of one part is left out of the folders of
 the others, so that a new file is in exactly one part. What a part prints is shown when it has ended. Parts whose
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import IO
 
@@ -70,6 +70,11 @@ PARTS = (
         alone=True,
     ),
 )
+
+
+def without_the_slow(part: Part) -> Part:
+    """The part without the tests that are marked so."""
+    return replace(part, command=(*part.command, "-m", "not slow")) if part.paths else part
 
 
 @dataclass
@@ -175,11 +180,14 @@ def main() -> None:
     parser.add_argument(
         "--keep-going", action="store_true", help="begin the other parts also after a failure"
     )
+    parser.add_argument("--quick", action="store_true", help="leave out the tests that are marked as slow")
     options = parser.parse_args()
     named = {part.name: part for part in PARTS}
     if unknown := set(options.parts) - named.keys():
         parser.error(f"{', '.join(sorted(unknown))}: no part; there are: {', '.join(named)}")
     chosen = [named[name] for name in options.parts] or list(PARTS)
+    if options.quick:
+        chosen = [without_the_slow(part) for part in chosen]
     signal.signal(signal.SIGTERM, _interrupt)  # from `timeout`, through make
     begun_s = time.monotonic()
     ended = []

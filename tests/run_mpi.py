@@ -248,9 +248,11 @@ def main() -> None:
         run_rank(options.rank, options.limit, options.grace, pytest_arguments)
         return
 
+    if not any(Path(word.partition("::")[0]).exists() for word in pytest_arguments):
+        pytest_arguments.append("tests/mpi")
     outcomes = []
     for size in map(int, options.sizes.split(",")):
-        outcomes.append(launch(size, options.limit, options.grace, pytest_arguments or ["tests/mpi"]))
+        outcomes.append(launch(size, options.limit, options.grace, pytest_arguments))
         report(outcomes[-1])
         if not outcomes[-1].complete:
             print("the other sizes are left out")
