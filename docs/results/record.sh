@@ -37,6 +37,12 @@ resnet18() {
     done
 }
 
+headline() {
+    for task in digits mushrooms text fashion-mnist; do
+        qafel-analysis compare $raw/headline/$task/*.h5 --record $out/headline-$task.json
+    done
+}
+
 codec() {
     qafel-analysis bench $raw/codec/qsgd4-*.json --record $out/codec.json
     for name in widths threads identity neighbour; do
@@ -53,6 +59,11 @@ print(", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "bitsan
 
 codec_large() {
     qafel-analysis bench $raw/codec-large/*.json --record $out/codec-large.json
+}
+
+codec_error() { # of the updates of FedBuff's first seed
+    python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
+        $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5 $raw/codec-error/resnet18.h5
 }
 
 p2p() {
