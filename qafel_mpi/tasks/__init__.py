@@ -76,7 +76,7 @@ def build(
             dtype=dtype,
             device=device,
             seed=seed,
-            small_layers=task.model == "mlp",
+            mlp=task.model == "mlp",
             own=task.model not in MODELS or task.loss is not None,
             loss=None if task.loss is None else load_own("task.loss", task.loss),
         )

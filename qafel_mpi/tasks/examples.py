@@ -20,13 +20,14 @@ EVALUATION_OUTPUTS = 2**25  # at most, of a batch: of a large vocabulary they ne
 class Examples:
     """Pixels stay bytes and tokens keep their small type: what a model sees is made batch by batch.
 
-    x, y: all training examples; test_x, test_y: those that are evaluated, which may be the same.
+    A model sees x·scale + shift. x, y: all training examples; test_x, test_y: those that are evaluated, which may be
+    the same.
     """
 
     def __init__(self, data: Dataset, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self.kind, self.classes, self._tokens = data.targets, data.classes, data.vocabulary is not None
-        self._scale, self._shift = data.scale, data.shift
+        self.kind, self.classes, self.tokens = data.targets, data.classes, data.vocabulary is not None
+        self.scale, self.shift = data.scale, data.shift
         self.x, self.y = self._placed("training", data.x, data.y)
         self.test_x, self.test_y = (
             self._placed("test", *data.evaluated) if data.test_x is not None else (self.x, self.y)
@@ -57,15 +58,15 @@ class Examples:
 
     def _placed(self, part: str, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
         """Raises DataError where a number is too large for dtype."""
-        x, y = fitted(part, self.kind, x, y, self.dtype, tokens=self._tokens)
+        x, y = fitted(part, self.kind, x, y, self.dtype, tokens=self.tokens)
         return tensor_of(x).to(self.device), tensor_of(y).to(self.device)
 
     def _seen(self, x: Tensor) -> Tensor:
-        if self._tokens:
+        if self.tokens:
             return x.long()
-        if x.dtype == self.dtype and (self._scale, self._shift) == (1.0, 0.0):
+        if x.dtype == self.dtype and (self.scale, self.shift) == (1.0, 0.0):
             return x
-        return (x.to(self.dtype) * self._scale).add_(self._shift)
+        return (x.to(self.dtype) * self.scale).add_(self.shift)
 
 
 def fitted(

@@ -128,12 +128,14 @@ def test_the_start_may_move_while_the_client_trains() -> None:
     assert len(polls) == 4
 
 
-@pytest.mark.parametrize("model", ["mlp", "vectors:resnet18"])
+@pytest.mark.parametrize(
+    ("model", "client"), [("mlp", {"optimizer": "adamw"}), ("vectors:resnet18", {})], ids=["mlp", "vectors"]
+)
 def test_a_gpu_that_is_behind_is_polled_beside_and_not_waited_for(
-    model: str, monkeypatch: pytest.MonkeyPatch
+    model: str, client: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretended_gpu.pretend(monkeypatch)
-    task = make({"local_steps": 1, "batch_size": 8}, model=model)
+    task = make({"local_steps": 1, "batch_size": 8, **client}, model=model)
     start, polls = task.initial(0), []
     delta = torch.empty_like(start).as_subclass(pretended_gpu.OnGpu)
     task.train(0, start, delta, 1, lambda: polls.append(1))
