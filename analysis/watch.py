@@ -87,7 +87,9 @@ def newest(directory: Path, but: Container[Path] = ()) -> Path:
     if directory.suffix == ".shards" and directory.with_suffix(".h5").is_file():
         return directory
     if directory.is_file():
-        raise TraceError(f"{directory}: a file, so that run has ended; `qafel-analysis table {directory}` shows it")
+        raise TraceError(
+            f"{directory}: a file, so that run has ended; `qafel-analysis table {directory}` shows it"
+        )
     if not directory.is_dir():
         raise TraceError(
             f"{directory}: no such folder; give a run's shards (RUN.shards) or a folder above them"

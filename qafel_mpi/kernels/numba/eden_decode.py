@@ -9,7 +9,7 @@ import numpy as np
 
 from qafel_mpi.kernels.blocks import LANES
 from qafel_mpi.kernels.numba import lanes as simd
-from qafel_mpi.kernels.numba.hadamard import AGAIN, VALUES, passes
+from qafel_mpi.kernels.numba.hadamard import AGAIN, VALUES, draw_in, passes, spread_out
 from qafel_mpi.kernels.numba.jit import float_of, helper, jit, load32, part, prefetch
 from qafel_mpi.kernels.numba.rounding import draw
 
@@ -136,23 +136,18 @@ def decode_range(
             )
             continue
         codes_begin = VALUES + 128 * last_m
-        codes = part(scratch, codes_begin, codes_begin + 8 * last_m)
-        for row in range(last_m * bits // 8):
-            for lane in range(lanes):
-                codes[LANES * row + lane] = payload[at + row * lanes + lane]
+        codes = part(scratch, codes_begin, codes_begin + 2 * last_m * bits)
+        own = lanes * (last_m * bits // 8)
+        spread_out(part(payload, at, at + own), own, lanes, codes)
         _decode_block(
             codes, 0, last_m, bits, rotations, narrow, m * k, k0, k1, scratch, factors, values, 0, True
         )
         left = d - begin
-        for p in range((left + lanes - 1) // lanes):
-            for lane in range(min(lanes, left - p * lanes)):
-                value = values[LANES * p + lane]
-                i = begin + p * lanes + lane
-                if apart:
-                    while pieces[piece, 1] + pieces[piece, 2] <= i:
-                        piece += 1
-                    i += pieces[piece, 0] - pieces[piece, 1]
-                acc[i] = value if assign else acc[i] + value
+        draw_in(values, left, lanes, values, 0)
+        if apart:
+            _put_pieces(part(values, 0, left), pieces, piece, begin, assign, acc)
+        else:
+            _put(part(values, 0, left), assign, part(acc, begin, d))
     return -1
 
 
@@ -188,15 +183,13 @@ def sum_range(
             _sum(payload, at, m, bits, factors, sums, begin)
             continue
         codes_begin = VALUES + 128 * last_m
-        codes = part(scratch, codes_begin, codes_begin + 8 * last_m)
-        for row in range(last_m * bits // 8):
-            for lane in range(lanes):
-                codes[LANES * row + lane] = payload[at + row * lanes + lane]
+        codes = part(scratch, codes_begin, codes_begin + 2 * last_m * bits)
+        own = lanes * (last_m * bits // 8)
+        spread_out(part(payload, at, at + own), own, lanes, codes)
         values[:] = 0
         _sum(codes, 0, last_m, bits, factors, values, 0)
-        for p in range(last_m):
-            for lane in range(lanes):
-                sums[begin + p * lanes + lane] += values[LANES * p + lane]
+        draw_in(values, lanes * last_m, lanes, values, 0)
+        _put(part(values, 0, lanes * last_m), False, part(sums, begin, begin + lanes * last_m))
     return -1
 
 

@@ -8,7 +8,17 @@ from qafel_mpi.kernels import reference
 from qafel_mpi.kernels.blocks import LANES
 from qafel_mpi.kernels.numba import lanes as simd
 from qafel_mpi.kernels.numba.buckets import take, take_difference, top_of
-from qafel_mpi.kernels.numba.hadamard import AGAIN, INVERSES, NORMS, SQUARES, SUMS, VALUES, passes, spread_out
+from qafel_mpi.kernels.numba.hadamard import (
+    AGAIN,
+    INVERSES,
+    NORMS,
+    SQUARES,
+    SUMS,
+    VALUES,
+    draw_in,
+    passes,
+    spread_out,
+)
 from qafel_mpi.kernels.numba.jit import float_of, helper, jit, part, prefetch, store
 from qafel_mpi.kernels.numba.rounding import draw
 from qafel_mpi.kernels.reference import EDEN_BITS, EDEN_UNIT
@@ -154,10 +164,7 @@ def encode_range(
             _encode_block(
                 v, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0, scales
             )
+            draw_in(codes, lanes * (size * bits // 8), lanes, payload, at)
         for lane in range(width):
             store(payload, 4 * (LANES * k + lane), scales[lane])
-        if not full:
-            for row in range(size * bits // 8):
-                for lane in range(lanes):
-                    payload[at + row * lanes + lane] = scratch[behind + 64 * size + LANES * row + lane]
     return -1

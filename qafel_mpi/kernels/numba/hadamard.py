@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qafel_mpi.kernels.blocks import LANES
 from qafel_mpi.kernels.numba import lanes as simd
-from qafel_mpi.kernels.numba.jit import helper
+from qafel_mpi.kernels.numba.jit import helper, part
 from qafel_mpi.kernels.reference import SECOND
 
 AGAIN = 2 * SECOND  # where the second rotation's signs begin, in positions
@@ -41,8 +41,22 @@ def passes(z, m):
 
 @helper
 def spread_out(source, n, lanes, rows):
-    """The last block's n elements to rows of LANES; zeros elsewhere."""
-    rows[:] = 0
-    for p in range((n + lanes - 1) // lanes):
+    """The last block's n elements to rows of LANES; zeros elsewhere. Nothing behind them is read."""
+    whole = max(0, (n - LANES) // lanes + 1)
+    for p in range(whole):
+        simd.row(source, p * lanes, lanes, rows, LANES * p)
+    part(rows, LANES * whole, rows.size)[:] = 0
+    for p in range(whole, (n + lanes - 1) // lanes):
         for lane in range(min(lanes, n - p * lanes)):
             rows[LANES * p + lane] = source[p * lanes + lane]
+
+
+@helper
+def draw_in(rows, n, lanes, out, at):
+    """n elements from `at` on of out, from rows of LANES: spread_out's inverse. out may be rows, with at = 0."""
+    whole = max(0, (n - LANES) // lanes + 1)
+    for p in range(whole):  # what a row has too much, the next one writes over
+        simd.copy(rows, LANES * p, out, at + p * lanes)
+    for p in range(whole, (n + lanes - 1) // lanes):
+        for lane in range(min(lanes, n - p * lanes)):
+            out[at + p * lanes + lane] = rows[LANES * p + lane]

@@ -126,6 +126,18 @@ def _place(b: Any, at: Any, i: int) -> Any:
     return b.add(at, _I64(LANES * i))
 
 
+def _emit_row(b: Any, source: _Array, at: Any, width: Any, out: _Array, out_at: Any) -> None:
+    """out = the first `width` elements of source from `at` on, LANES of them; zeros behind."""
+    lanes = ir.Constant(_of(_I64), list(range(LANES)))
+    zeros = ir.Constant(_of(out.element), None)
+    out.store(b.select(b.icmp_signed("<", lanes, _spread(b, width)), source.load(at), zeros), out_at)
+
+
+def _emit_copy(b: Any, source: _Array, at: Any, out: _Array, out_at: Any) -> None:
+    """out = source, LANES elements."""
+    out.store(source.load(at), out_at)
+
+
 def _emit_to_integers(
     b: Any, v: _Array, v_at: Any, z: _Array, at: Any, factor: Any, signs: _Array, signs_at: Any, norms: _Array
 ) -> None:
@@ -316,6 +328,7 @@ def _emit_flip(b: Any, z: _Array, at: Any, factors: _Array, signs: _Array, signs
 
 
 butterflies2, butterflies4, butterflies8 = _butterflies(2), _butterflies(4), _butterflies(8)
+row, copy = _vector_code(_emit_row, "aiiai"), _vector_code(_emit_copy, "aiai")
 to_integers = _vector_code(_emit_to_integers, "aiaifaia")
 again = _vector_code(_emit_again, "aiiaia")
 back = _vector_code(_emit_back, "aaiai")

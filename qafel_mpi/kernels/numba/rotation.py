@@ -10,7 +10,7 @@ import numpy as np
 from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.blocks import LANES, Blocks
 from qafel_mpi.kernels.numba import lanes as simd
-from qafel_mpi.kernels.numba.hadamard import passes, spread_out
+from qafel_mpi.kernels.numba.hadamard import draw_in, passes, spread_out
 from qafel_mpi.kernels.numba.jit import helper, jit, part
 from qafel_mpi.kernels.numba.rounding import draw
 
@@ -43,10 +43,7 @@ def _rotate(source, target, m, whole, last_m, lanes, k0, k1, factors, last_facto
         return
     spread_out(part(source, begin, source.size), source.size - begin, lanes, rows)
     _turn(rows, last_m, m * whole, k0, k1, last_factors, signs, back)
-    left = target.size - begin
-    for p in range((left + lanes - 1) // lanes):
-        for lane in range(min(lanes, left - p * lanes)):
-            target[begin + p * lanes + lane] = rows[LANES * p + lane]
+    draw_in(rows, target.size - begin, lanes, target, begin)
 
 
 class RotationKernels:
