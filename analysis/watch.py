@@ -78,9 +78,9 @@ class Progress:
 def newest(directory: Path, but: Container[Path] = ()) -> Path:
     """The folder itself where it is a run's shards, else the folder of shards below it that was written to last.
 
-    RUN.h5 stands for the shards of the run that is to become it. A run that has ended has no shards any more: then the
-    name is enough, if the trace stands in their place. but: folders that do not count. Raises TraceError where there
-    is none.
+    RUN.h5 stands for the shards of the run that is to become it. A run that has ended has no shards any more: then
+    the name is enough, if the trace stands in their place. but: folders that do not count. Raises TraceError where
+    there is none.
     """
     if directory.suffix == ".h5" and directory.with_suffix(".shards").is_dir():
         directory = directory.with_suffix(".shards")

@@ -20,7 +20,7 @@ from qafel_mpi.bench.measuring import peers
 from qafel_mpi.bench.measuring.passes import Passes
 from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, timed
-from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, build
+from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, NonFiniteError, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.fp4 import Fp4
@@ -93,7 +93,8 @@ def rows(
     against: Sequence[str] = (),
     missing: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Row]:
-    """Rows of all points. against: names of bench.peers; `missing` is told of those that can't take part."""
+    """Rows of all points. against: names of bench.peers; `missing` is told of those that can't take part, and of
+    codecs that hold no x̂ to x."""
     told: set[str] = set()
 
     def tell(line: str) -> None:
@@ -104,7 +105,15 @@ def rows(
     for point in points:
         bench = _Bench(point)
         for operation in (*OPERATIONS, ROTATED_SUM) if point.config.codec == "eden" else OPERATIONS:
-            yield from bench.operation(operation, limits, against, tell)
+            try:
+                yield from bench.operation(operation, limits, against, tell)
+            except NonFiniteError:
+                if operation != "hidden_step":
+                    raise
+                tell(
+                    f"{bench.codec.name} at {bench.codec.bits} bits is no contraction: x̂ runs away from x, so there "
+                    "is no row hidden_step"
+                )
         if point.config.codec in ("qsgd", "affine", "sign", "eden", "fp4"):
             yield from bench.entropy(limits)
 

@@ -181,3 +181,11 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
     assert bench._wrong("hidden_step") > D
     bench.codec.encode = lambda x, out, key, encode=bench.codec.encode: encode(x, out, key + 1)
     assert bench._wrong("encode") > D // 8
+
+
+def test_a_codec_that_is_no_contraction_has_no_hidden_state_step_and_the_bench_says_so():
+    said: list[str] = []
+    found = list(codec.rows([codec.Point(CodecConfig(bits=1), D, 1)], SHORT, missing=said.append))
+    operations = [row.parameters["operation"] for row in found]
+    assert operations == ["encode", "decode_accumulate", "encode_zstd", "decode_accumulate_zstd"]
+    assert said == ["qsgd at 1 bits is no contraction: x̂ runs away from x, so there is no row hidden_step"]
