@@ -77,7 +77,7 @@ def page(found: Collection, library: str) -> str:
         "figures": "".join(map(_figure, general)),
         "messages": "".join(map(_figure, close))
         or "<p>No run here has messages: on one process, the virtual clock sends none.</p>",
-        "runs": tables.runs(found.runs) + tables.faults(found.runs),
+        "runs": tables.runs(found.runs) + tables.faults(found.runs) + tables.energy(found.runs),
         "environments": "".join(map(_environment, found.drawn)),
         "data": _json([_chart_data(c) for c in (*general, *close)]),
     }

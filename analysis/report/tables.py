@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from qafel_analysis.read.energy import KINDS
 from qafel_analysis.tables import views
 from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, baseline_of, label, saving
 from qafel_analysis.tables.grid import NOTHING, number, size, spread, times
@@ -154,6 +157,24 @@ def faults(found: Sequence[Run]) -> str:
         Column("of clients", lambda r: views.fault_clients(r[0], r[1])),
     ]
     return html("faults-table", "Faults: what went wrong, and how often", columns, rows) if rows else ""
+
+
+def energy(found: Sequence[Run]) -> str:
+    """One row a run that energy was looked for in; empty where there is none."""
+    rows = [run for run in found if run["energy_notes"] or run["cpu_joules"] is not None]
+
+    def plain(key: str, heading: str) -> Column[Run]:
+        return Column(heading, lambda r: number(r[key]), lambda r: r[key])
+
+    columns: list[Column[Run]] = [Column("run", lambda r: Path(r["run"]).name)]
+    for kind, name in KINDS.items():
+        key = f"{kind}_joules"
+        columns += [
+            Column(f"{name}, joules", partial(views.joules, kind=kind), itemgetter(key)),
+            plain(f"{key}_per_upload", f"{name}, joules per upload"),
+        ]
+    columns.append(Column("why not", lambda r: "; ".join(r["energy_notes"].values())))
+    return html("energy-table", "Energy: what the machine's counters moved by", columns, rows) if rows else ""
 
 
 def facts(rows: Sequence[tuple[str, Any]]) -> str:

@@ -62,6 +62,16 @@ def test_faults_have_a_table_where_there_are_any(found):
     assert "<img" not in text
 
 
+def test_energy_has_a_table_where_it_was_looked_for(found):
+    assert report_tables.energy(found.runs) == ""
+    measured = {"cpu_joules": 1234.0, "cpu_joules_per_upload": 1.25}
+    refused = {"energy_notes": {"gpu": f"no NVML {EVIL}"}}
+    text = report_tables.energy([found.runs[0] | measured, found.runs[1] | refused])
+    for words in ('<td class=n data-v="1234">1,234</td>', "1.25", "not measured", "no NVML"):
+        assert words in text
+    assert "<img" not in text
+
+
 def test_the_findings_say_how_much_less_was_sent_with_the_interval_and_how_many_more_uploads(found):
     words = next(report_words.findings(found))
     qafel, fedbuff = found.groups
