@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.memory import tensor_of, vector_like
+from qafel_mpi.kernels.state import State, restore_array
 
 
 class Calibration:
@@ -25,6 +26,26 @@ class Calibration:
         before = self._last.get(client)
         self._last[client] = payload.copy(), key
         return before
+
+    def state(self) -> State:
+        """h, and by client in the order of `clients` the payloads end to end, with their sizes and keys."""
+        payloads = [payload for payload, _ in self._last.values()]
+        return {
+            "mean": self.mean.cpu().numpy(),
+            "clients": np.array(list(self._last), np.int64),
+            "keys": np.array([key for _, key in self._last.values()], np.uint64),
+            "sizes": np.array([payload.size for payload in payloads], np.int64),
+            "payloads": np.concatenate(payloads) if payloads else np.zeros(0, np.uint8),
+        }
+
+    def restore(self, state: State) -> None:
+        """Raises ValueError where it does not fit."""
+        mean = np.empty(self.mean.numel(), self.mean.cpu().numpy().dtype)
+        restore_array(mean, state["mean"])
+        self.mean.copy_(tensor_of(mean))
+        payloads = np.split(state["payloads"], np.cumsum(state["sizes"])[:-1]) if len(state["sizes"]) else []
+        rows = zip(state["clients"].tolist(), payloads, state["keys"].tolist(), strict=True)
+        self._last = {client: (payload.copy(), key) for client, payload, key in rows}
 
     def moved(self, total: Tensor) -> None:
         """h += (1/n) Σ (u_i − h_i). total: (d,), that sum."""

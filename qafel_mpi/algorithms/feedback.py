@@ -6,6 +6,8 @@ Seide et al. (Interspeech 2014), Karimireddy et al. (ICML 2019, arXiv 1901.09847
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -61,7 +63,7 @@ class ErrorFeedback:
         """What is kept by client, for a checkpoint: bytes, and the key of their random numbers."""
         return {client: (kept.tobytes(), self._keys.get(client, 0)) for client, kept in self._kept.items()}
 
-    def restore(self, state: dict[int, tuple[bytes, int]], dtype: torch.dtype) -> None:
+    def restore(self, state: Mapping[int, tuple[bytes, int]], dtype: torch.dtype) -> None:
         """The inverse of `state`. dtype: of the run."""
         kind = np.dtype(np.uint8) if self._coarse else np.dtype(str(dtype).removeprefix("torch."))
         self._kept = {client: np.frombuffer(data, kind).copy() for client, (data, _) in state.items()}

@@ -8,6 +8,7 @@ dec(y_i; x). No state is shared: each end decodes near what it has itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.codecs.near import decode_near
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.kernels.memory import copy_of, vector_like
+from qafel_mpi.kernels.memory import copy_of, tensor_of, vector_like
+from qafel_mpi.kernels.state import restore_array
 
 
 def local_rate(rate: float, asked: int) -> float:
@@ -54,6 +56,22 @@ class LocalModels:
     def version(self, client: int) -> int:
         """Of the x that the client has mixed last; 0 where it has x^0."""
         return self._versions.get(client, 0)
+
+    def state(self) -> dict[int, tuple[bytes, int]]:
+        """For a checkpoint: by client the bytes of its model, and `version`."""
+        return {
+            client: (y.cpu().numpy().tobytes(), self.version(client)) for client, y in self._models.items()
+        }
+
+    def restore(self, state: Mapping[int, tuple[bytes, int]]) -> None:
+        """The inverse of `state`. Raises ValueError where a model is of another size."""
+        kind = self._x0.cpu().numpy().dtype
+        self._models = {client: copy_of(self._x0) for client in state}
+        for client, (data, _) in state.items():
+            y = np.empty(self._x0.numel(), kind)
+            restore_array(y, np.frombuffer(data, kind))
+            self._models[client].copy_(tensor_of(y))
+        self._versions = {client: version for client, (_, version) in state.items()}
 
     def answer(
         self, client: int, participation: int, question: Question, out: np.ndarray

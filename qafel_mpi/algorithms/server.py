@@ -277,7 +277,7 @@ class Server:
         return self.replica.x_hat
 
     def state(self) -> State:
-        """x, x̂, what the buffer holds and the optimizer's vectors: all that Algorithm 1 has become, as views."""
+        """All that Algorithm 1 has become: x, x̂, buffer and optimizer as views, and the clients' last updates."""
         return {
             "x": self.x.numpy(),
             "replica": self.replica.state(),
@@ -288,6 +288,7 @@ class Server:
             "weights": self._weights,
             "coefficients": self._coefficients,
             "stalest": self._stalest,
+            "calibration": {} if self.calibration is None else self.calibration.state(),
         }
 
     def restore(self, state: State) -> None:
@@ -299,6 +300,8 @@ class Server:
         self.filled, self.uploads = int(state["filled"]), int(state["uploads"])
         self._weights, self._coefficients = float(state["weights"]), float(state["coefficients"])
         self._stalest = int(state["stalest"])
+        if self.calibration is not None:
+            self.calibration.restore(state["calibration"])
 
     def _aggregate(self) -> Tensor:
         """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself or in the uplink's memory."""

@@ -100,7 +100,7 @@ def run(
             require(hold)
             if resume is not None:
                 return plan_again(resume, data_dir, alone=comm is None)
-            return plan(str(name), settings, variant, out, data_dir, overwrite, alone=comm is None)
+            return plan(str(name), settings, variant, out, data_dir, overwrite, comm is None, often)
 
         with given_up():
             planned = job.from_rank_0(comm, prepared)
@@ -140,12 +140,14 @@ def plan(
     data_dir: Path | None,
     overwrite: bool,
     alone: bool,
+    every: Every = DEFAULT,
 ) -> dict[str, Any]:
     """What rank 0 tells the others: the experiment, checked and complete, and where files go."""
     from qafel_mpi.config import refuse_other_clock, to_toml
 
     experiment = resolve(name, settings, variant, alone)
     refuse_other_clock(settings, experiment.clock.kind)
+    refuse_without_effect(every, experiment)
     if alone and experiment.clock.kind == "virtual":
         print(
             "running in one process on the virtual clock; use `mpirun -n 4` to run it in real time",
@@ -180,6 +182,15 @@ def refuse_contradictions(name: str | None, resume: Path | None, with_name: Sequ
                 "--out, --target-accuracy and --overwrite out"
             ]
         )
+
+
+def refuse_without_effect(every: Every, experiment: Experiment) -> None:
+    """Raise ConfigError where checkpoints are asked for, and the experiment has none."""
+    from qafel_mpi.drivers.survival.resume import why_none
+
+    asked = every.steps is not None or every.seconds is not None
+    if asked and (why := why_none(experiment)):
+        raise ConfigError([f"--checkpoint-every: {why}; leave it out, or set clock.kind=virtual"])
 
 
 def plan_again(out: Path, data_dir: Path | None, alone: bool) -> dict[str, Any]:

@@ -79,7 +79,13 @@ def suite(
             if comm is None or comm.rank == 0:
                 print(plan["overview"])
             return
-        plan = job.from_rank_0(comm, lambda: {"data_dir": launch.data_folder(data_dir)})
+
+        def prepared() -> dict[str, Any]:
+            if often != DEFAULT:
+                refuse_without_effect(often, name, seeds, chosen, settings, out, alone=comm is None)
+            return {"data_dir": launch.data_folder(data_dir)}
+
+        plan = job.from_rank_0(comm, prepared)
         here = data_dir or launch.own_data_dir() or Path(plan["data_dir"])
         interrupted.recorded = "the same command continues from here"
         code = carry_out(
@@ -96,6 +102,17 @@ def look(
 
     runs = plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone))
     return {"overview": overview(runs)}
+
+
+def refuse_without_effect(
+    every: Every, name: str, seeds: str, only: list[str], settings: list[str], out: Path, alone: bool
+) -> None:
+    """Raise ConfigError where checkpoints are asked for, and a run of the suite has none."""
+    from qafel_mpi.config import from_toml
+    from qafel_mpi.drivers.suite_plan import plan
+
+    for run in plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone)):
+        launch.refuse_without_effect(every, from_toml(run.experiment))
 
 
 def carry_out(

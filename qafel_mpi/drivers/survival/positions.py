@@ -78,20 +78,21 @@ class Answering:
         self._receive.Start()
         self._asked = NOBODY_ASKS  # the messages that rank 0 has sent, where it waits for an answer
 
-    def answer(self, recorder: Recorder, *, idle: bool, received: int) -> None:
-        """Answer where rank 0 has asked, and all is here. Never waits.
+    def answer(self, recorder: Recorder, *, idle: bool, received: int) -> bool:
+        """Answer where rank 0 has asked, and all is here; whether that is so. Never waits.
 
         idle: every message of this rank has been taken. received: messages so far.
         """
         if self._asked == NOBODY_ASKS and self._receive.Test():
             self._asked = int(self._question[0])
         if not idle or received != self._asked:
-            return
+            return False
         self._send.Wait()  # the answer before: rank 0 has had it, or it would not ask again
         self._answer[:] = recorder.positions()
         self._send.Start()
         self._asked = NOBODY_ASKS
         self._receive.Start()
+        return True
 
     def close(self) -> None:
         """At the end of a run: rank 0 asks no more."""

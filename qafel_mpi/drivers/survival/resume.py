@@ -23,6 +23,7 @@ from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers.provenance import source_digest, versions
 from qafel_mpi.drivers.survival.checkpoints import Recovery, newest, numbered
 from qafel_mpi.drivers.survival.container import CheckpointError, read
+from qafel_mpi.drivers.survival.kept import parts
 from qafel_mpi.kernels.memory import tensor_of
 from qafel_mpi.kernels.state import State
 from qafel_mpi.tasks.errors import DataError
@@ -64,10 +65,13 @@ class Session(Protocol):
 # --- what a checkpoint says -----------------------------------------------------------------------------------------
 
 
-def possible(experiment: Experiment) -> bool:
-    """Whether a run has checkpoints: what clients keep from one training to the next is in none."""
+def why_none(experiment: Experiment) -> str:
+    """Why a run has no checkpoints, in words; empty where it has."""
     e = experiment
-    return not (e.client.error_feedback or e.server.calibration == "clients" or e.server.pull)
+    kept = "client.error_feedback" if e.client.error_feedback else "server.pull" if e.server.pull else ""
+    if not kept or e.clock.kind == "virtual":
+        return ""
+    return f"{kept} = true on the wall clock: what clients keep between trainings is in no checkpoint there"
 
 
 def whole_state(session: Session, run: State, positions: dict[int, np.ndarray]) -> State:
@@ -299,6 +303,19 @@ def spread(session: Session, array: np.ndarray) -> None:
     for begin in range(0, data.size, PART_BYTES):
         part = session.comm.Ibcast([data[begin : begin + PART_BYTES], MPI.BYTE], 0)
         session.wait(part.Test, lambda: session.by_one("rank 0 to send the state of the checkpoint"))
+
+
+def spread_kept(
+    session: Session, rows: np.ndarray | None = None, take: Callable[[np.ndarray], None] | None = None
+) -> None:
+    """Collective: what clients keep, (n, w), of rank 0's checkpoint, part by part. rows: rank 0's. take: others'."""
+    shape = "" if rows is None else json.dumps(rows.shape)
+    count, width = json.loads(broadcast_text(session.comm, shape))
+    for part in parts(count, width):
+        some = np.empty((part.stop - part.start, width), np.uint8) if rows is None else rows[part]
+        spread(session, some.reshape(-1))
+        if take is not None:
+            take(some)
 
 
 def misfit(error: Exception) -> CheckpointError:

@@ -144,7 +144,6 @@ class WallCheckpoints:
             "ranks": np.array(list(taken), dtype=np.int64),
             "turns": np.array(list(taken.values()), dtype=np.int64),
             "round": self.played.begun(s.server.version),
-            "clients": {},  # by name: what clients keep between their participations
         }
 
 

@@ -16,6 +16,7 @@ from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.failures import reason
 from qafel_mpi.drivers.pulled import Progressing
 from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.kept import Kept
 from qafel_mpi.drivers.survival.stopping import Guarded
 from qafel_mpi.drivers.virtual.planned import pulls
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer
@@ -35,6 +36,12 @@ class PullTrainer(Trainer):
     def download(self, payload: np.ndarray, key: int, version: int) -> None:
         self._question = Question(payload.copy(), key, version)
         self.client.replica.version = version
+
+    def kept(self) -> Kept:
+        return self._progress.models.state()
+
+    def restore(self, kept: Kept) -> None:
+        self._progress.models.restore(kept)
 
     def train(
         self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None

@@ -180,6 +180,10 @@ class Simulation:
             raise misfit(error) from error
         self.checkpoints.begin_at(self.server.version)
         share(self.session, None, self.server.x_hat.numpy())
+        try:
+            self.workers.give_back(state["clients"])
+        except MISFITS as error:
+            raise misfit(error) from error
 
     def _checkpoint(self) -> None:
         """Between two events: all that the run has become, with the results of all that was handed out."""

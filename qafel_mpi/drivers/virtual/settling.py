@@ -7,7 +7,9 @@ from torch import Tensor
 
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.kept import gather, rows_of
 from qafel_mpi.drivers.survival.positions import Asking
+from qafel_mpi.drivers.survival.resume import spread_kept
 from qafel_mpi.drivers.virtual.remote import RemoteWorkers
 from qafel_mpi.drivers.virtual.workers import Job, Result
 from qafel_mpi.tasks.base import Poll
@@ -23,6 +25,7 @@ class SettlingWorkers(RemoteWorkers):
         super().__init__(session, setup, gpus=gpus, poll=poll)
         self._sent_to = dict.fromkeys(self.ranks, 0)
         self._positions = Asking(self.session.comm)
+        self._kept = rows_of({})
 
     def _post(self, frame: Frame, rank: int) -> None:
         super()._post(frame, rank)
@@ -49,10 +52,21 @@ class SettlingWorkers(RemoteWorkers):
 
         self.session.wait(trained, lambda: f"what was handed out to {self._busy()}, for a checkpoint")
         positions = self._positions.of(self._sent_to, self.session.wait)
+        if self.setup.kept:
+            self._kept = gather(self.session.comm, self.ranks, self.session.wait)
         if gone := self.session.deaths.failures.gone:  # what they had written by then stays
             theirs = positions_of(self.session.recorder.directory, self.session.comm.size)
             positions |= {rank: theirs[rank] for rank in gone}
         return self._results, positions
+
+    def kept(self) -> np.ndarray:
+        """See Workers.kept. Each worker gives what its clients keep when it has told its positions."""
+        return self._kept
+
+    def give_back(self, kept: np.ndarray) -> None:
+        """See Workers.give_back."""
+        if self.setup.kept:
+            spread_kept(self.session, kept)
 
     @property
     def sequence(self) -> int:

@@ -52,7 +52,7 @@ def state_of(simulation: Simulation, results: Mapping[Job, Result]) -> State:
         "down_links": s.down_links,
         "now_s": s.now_s,
         "sequence": s.workers.sequence,
-        "clients": {},  # by name: what clients keep between their participations
+        "clients": s.workers.kept(),  # what they keep between their trainings
     }
 
 

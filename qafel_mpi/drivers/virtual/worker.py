@@ -13,8 +13,9 @@ from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.failures import EvaluationError, evaluating, frame_of
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
+from qafel_mpi.drivers.survival.kept import Giving, kept_of, rows_of
 from qafel_mpi.drivers.survival.positions import Answering
-from qafel_mpi.drivers.survival.resume import share
+from qafel_mpi.drivers.survival.resume import share, spread_kept
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, TAG_HALT, describe
 from qafel_mpi.drivers.virtual.pull import trainer_of
@@ -50,6 +51,7 @@ class Worker:
             None  # x̂ of an earlier version, for what a dead worker left
         )
         self.positions = Answering(self.comm)
+        self.giving = Giving(self.comm)
 
     @property
     def received(self) -> int:
@@ -65,13 +67,26 @@ class Worker:
         self.inbox.close()
         self.halts.close()
         self.positions.close()
+        self.giving.close()
+
+    def take_up(self) -> None:
+        """Collective, of a run that is resumed: what this rank's clients keep, shared out by messages.addressee."""
+        kept: dict[int, tuple[bytes, int]] = {}
+        workers, place = self.comm.size - 1, self.comm.rank - 1
+        spread_kept(
+            self.session,
+            take=lambda rows: kept.update(kept_of(rows, lambda client: client % workers == place)),
+        )
+        self.trainer.restore(kept)
 
     def _turn(self) -> bool:
         """Whether there was an order, or there will be none."""
         arrived = self.inbox.poll()
         for received in arrived:
             self._obey(received)
-        self.positions.answer(self.session.recorder, idle=self._idle(), received=self.inbox.total)
+        idle, total = self._idle(), self.inbox.total
+        if self.positions.answer(self.session.recorder, idle=idle, received=total) and self.setup.kept:
+            self.giving.give(rows_of(self.trainer.kept()))
         self._look_for_halt()
         self.session.keep_books()
         return bool(arrived) or (self.stopped and self.halted)
@@ -225,6 +240,8 @@ def work(session: Session, setup: Setup) -> RunSummary:
     worker = Worker(session, setup)
     if session.recovery.goes_on:
         share(session, worker.replica)
+        if setup.kept:
+            worker.take_up()
     worker.run()
     session.close(
         worker.replica.version,

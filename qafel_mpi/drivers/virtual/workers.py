@@ -20,6 +20,7 @@ from qafel_mpi.codecs.base import Buffers
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.encodings import EncodingErrors
 from qafel_mpi.drivers.failures import evaluating, reason
+from qafel_mpi.drivers.survival.kept import Kept, kept_of, rows_of
 from qafel_mpi.drivers.survival.stopping import Guarded
 from qafel_mpi.kernels.keys import Stream
 from qafel_mpi.kernels.memory import copy_of, vector
@@ -84,6 +85,12 @@ class Workers(Protocol):
     def restore(self, results: dict[Job, Result], version: int, sequence: int, x_hat: Tensor) -> None:
         """Go on from what `settle` and `sequence` gave, at this version; the ranks are given x̂ by the session."""
 
+    def kept(self) -> np.ndarray:
+        """Behind `settle`: what all clients keep between their trainings, as kept.rows_of gives it."""
+
+    def give_back(self, kept: np.ndarray) -> None:
+        """Behind `restore`, and collective: what `kept` gave. Raises ValueError where it does not fit."""
+
     def halt(self) -> None:
         """Give up what is still to be trained: nobody will take it."""
 
@@ -104,6 +111,15 @@ class Trainer:
     def download(self, payload: np.ndarray, key: int, version: int) -> None:
         """A unicast download, for the next batch."""
         self.client.replica.download(payload, key, version)
+
+    def kept(self) -> Kept:
+        """What the clients that are trained here keep between their trainings."""
+        return {} if self.client.feedback is None else self.client.feedback.state()
+
+    def restore(self, kept: Kept) -> None:
+        """The inverse of `kept`. Raises ValueError where it does not fit."""
+        if self.client.feedback is not None:
+            self.client.feedback.restore(kept, self.task.dtype)
 
     def train(
         self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None
@@ -185,6 +201,12 @@ class LocalWorkers:
 
     def restore(self, results: dict[Job, Result], version: int, sequence: int, x_hat: Tensor) -> None:
         self._results = results
+
+    def kept(self) -> np.ndarray:
+        return rows_of(self.trainer.kept())
+
+    def give_back(self, kept: np.ndarray) -> None:
+        self.trainer.restore(kept_of(kept))
 
     def halt(self) -> None:
         self._results.clear()

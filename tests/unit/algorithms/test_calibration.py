@@ -94,3 +94,25 @@ def test_where_a_payload_is_refused_nothing_is_remembered(bounds):
             upload(one, up, start(client), client=client)
         assert torch.equal(server.buffer, fresh.buffer)
     assert server.filled == fresh.filled == 3
+
+
+def test_a_server_goes_on_from_its_saved_state():
+    """The last updates come back: client 0's next one, (4, 0), moves the buffer by its difference, (−2, 0)."""
+    servers = [server_of(buffer_size=1), server_of(buffer_size=1)]
+    receive(servers[0], 0, (6, 0))
+    servers[0].step(np.zeros(8, np.uint8))
+    servers[1].restore(servers[0].state())
+    for server in servers:
+        receive(server, 0, (4, 0))
+        server.step(np.zeros(8, np.uint8))
+    assert servers[1].x.tolist() == servers[0].x.tolist()
+    assert servers[1].calibration is not None
+    assert servers[1].calibration.mean.tolist() == [2, 0]
+
+
+def test_a_state_of_another_size_is_refused():
+    server = server_of(buffer_size=1)
+    state = server.state()
+    state["calibration"] = state["calibration"] | {"mean": np.zeros(3, np.float32)}
+    with pytest.raises(ValueError, match="is needed"):
+        server.restore(state)

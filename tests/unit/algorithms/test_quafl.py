@@ -81,3 +81,15 @@ def test_the_local_rate_makes_up_for_what_mixing_takes():
     """1 − 1/(S + 1) of a step is left: S = 1: half of it; S = 3: three quarters."""
     assert local_rate(0.1, 1) == pytest.approx(0.2)
     assert local_rate(0.3, 3) == pytest.approx(0.4)
+
+
+def test_models_come_back_from_a_saved_state():
+    server, models = made(CodecConfig(codec="lattice", bits=4, spacing=1.0))
+    asked(server, models, [(6.0, 0.0), (0.0, 3.0)], 0)
+    _, others = made(CodecConfig(codec="lattice", bits=4, spacing=1.0))
+    others.restore(models.state())
+    for client in range(2):
+        assert torch.equal(others.model(client), models.model(client))
+        assert others.version(client) == models.version(client)
+    with pytest.raises(ValueError, match="is needed"):
+        others.restore({0: (b"1234", 0)})

@@ -42,9 +42,13 @@ RUNS = {
     "fedpaq": ("clock.concurrency=4", "algorithm=fedpaq"),
     "naive": (*TIMED, "algorithm=naive"),
     "unicast": (*TIMED, "clock.start=always", "algorithm=naive", "downlink.delivery=unicast"),
+    "qafel-ef": (*TIMED, "algorithm=qafel-ef"),
+    "coarse residuals": (*TIMED, "algorithm=qafel-ef", "client.error_bits=8"),
+    "ca2fl": (*TIMED, "algorithm=ca2fl"),
+    "quafl": ("algorithm=quafl",),
     "staleness": ("clock.staleness.kind=uniform", "clock.staleness.max=2"),
 }
-KILLS = 2  # of each run: 20 in all
+KILLS = 2  # of each run
 
 
 class Moments:
