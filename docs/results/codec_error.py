@@ -45,13 +45,17 @@ def updates_of(replay: Replay) -> tuple[list[list[Tensor]], list[dict[str, Any]]
 
 def measured(path: Path) -> dict[str, Any]:
     """What the codecs make of one run's updates."""
-    with open_replay(path) as replay:
+    with open_replay(
+        path, anyway=True
+    ) as replay:  # of other versions too: the digests tell whether it matters
         experiment, layout = replay.recorded.experiment, replay.setup.task.layout
         if experiment.uplink.codec != "identity":
             raise SystemExit(
                 f"{path}: its clients send {experiment.uplink.codec}; take a run that sends float32"
             )
         batches, about = updates_of(replay)
+        if replay.differences:
+            raise SystemExit(f"{path}: its updates can't be had here: {replay.differences[0]}")
         return {
             "dataset": experiment.task.dataset,
             "model": experiment.task.model,
