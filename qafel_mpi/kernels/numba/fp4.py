@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from qafel_mpi.kernels.aligned import aligned_bytes
+from qafel_mpi.kernels.blocks import LANES
+from qafel_mpi.kernels.numba import fp4_lanes as simd
 from qafel_mpi.kernels.numba.buckets import top_of
-from qafel_mpi.kernels.numba.jit import bits_of, float_of, helper, jit, load32, nearest, part, prefetch
-from qafel_mpi.kernels.numba.packing import unpack
+from qafel_mpi.kernels.numba.fp4_lanes import PAIRS
+from qafel_mpi.kernels.numba.jit import bits_of, float_of, helper, jit, load32, part, prefetch
 from qafel_mpi.kernels.numba.rounding import draw
 from qafel_mpi.kernels.plan import shares, spread
 from qafel_mpi.kernels.reference import SEGMENT
@@ -22,14 +24,17 @@ from qafel_mpi.kernels.reference_fp4 import (
     RANGE,
 )
 
-_MAGNITUDE, _INF_BITS = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+_INF_BITS = np.int32(0x7F800000)
 _SIX, _ONE, _HALF = np.float32(6), np.float32(1), np.float32(0.5)
-_FIXED = np.float32(2.0**17)
 _SMALL, _STEPS = np.float32(2.0**-6), np.float32(512)
-# Scratch of one thread, in bytes: hashes of a segment's draws, its values, its codes.
-_VALUES_AT = 2 * SEGMENT
-_CODES_AT = _VALUES_AT + 4 * SEGMENT
-_SCRATCH_BYTES = _CODES_AT + SEGMENT
+# Scratch of one thread, in bytes: hashes of a segment's draws, its largest magnitudes and inverse scales, each of 16
+# elements, and what is left over of its last 32 elements, with their codes.
+_TOPS_AT = 2 * SEGMENT
+_INVERSES_AT = _TOPS_AT + 4 * (SEGMENT // LANES)
+_REST_AT = _INVERSES_AT + 4 * (SEGMENT // LANES)
+_REST_CODES_AT = _REST_AT + 4 * PAIRS
+_SCRATCH_BYTES = _REST_CODES_AT + LANES
+_ROOM = SEGMENT // LANES + PAIRS  # of a decoder: factors, and what is left over
 
 
 @helper
@@ -65,59 +70,6 @@ def _half_of(code, kind, unit):
     return np.float32(np.float32(_value_of_e4m3(code) * unit) * _HALF)
 
 
-@helper
-def _scaled(x, inverse, out):
-    """out = min(|x| · inverse, 6) with the sign of x."""
-    for i in range(out.size):
-        v = np.float32(x[i])
-        y = min(np.float32(abs(v) * inverse), _SIX)
-        out[i] = float_of(bits_of(y) | (bits_of(v) & ~_MAGNITUDE))
-
-
-@helper
-def _scaled_block(x, at, inverse, out, size):
-    """_scaled of a whole block: `size` is a constant where this is compiled into its caller."""
-    for j in range(size):
-        v = np.float32(x[at + j])
-        y = min(np.float32(abs(v) * inverse), _SIX)
-        out[at + j] = float_of(bits_of(y) | (bits_of(v) & ~_MAGNITUDE))
-
-
-@helper
-def _top_block(x, at, size):
-    top = np.int32(0)
-    for j in range(size):
-        top = max(top, np.int32(bits_of(np.float32(x[at + j])) & _MAGNITUDE))
-    return top
-
-
-@helper
-def _stochastic(values, draws, codes):
-    for i in range(values.size):
-        pattern = bits_of(values[i])
-        n = nearest(np.float32(float_of(pattern & _MAGNITUDE) * _FIXED))
-        more = np.int32(n >= np.int32(1 << 18)) + np.int32(n >= np.int32(1 << 19))
-        k = ((n + (np.int32(draws[i]) << more)) >> (np.int32(16) + more)) + np.int32(2) * more
-        codes[i] = np.uint8(k | ((pattern >> 28) & np.int32(8)))
-
-
-@helper
-def _nearest(values, codes):
-    for i in range(values.size):
-        pattern = bits_of(values[i])
-        y = float_of(pattern & _MAGNITUDE)
-        k = np.int32(y > np.float32(0.25)) + np.int32(y >= np.float32(0.75)) + np.int32(y > np.float32(1.25))
-        k += np.int32(y >= np.float32(1.75)) + np.int32(y > np.float32(2.5)) + np.int32(y >= np.float32(3.5))
-        k += np.int32(y > np.float32(5))
-        codes[i] = np.uint8(k | ((pattern >> 28) & np.int32(8)))
-
-
-@helper
-def _pack(codes, out):
-    for p in range(out.size):
-        out[p] = np.uint8(codes[2 * p] | np.uint8(codes[2 * p + 1] << np.uint8(4)))
-
-
 @jit
 def largest(x):
     """The largest magnitude's bit pattern, of x rounded to float32."""
@@ -128,101 +80,126 @@ def largest(x):
 
 
 @helper
-def _scale(top, kind, near, unit, payload, at):
-    """Writes a block's scale. Returns its inverse."""
+def _scale(top, kind, near, unit):
+    """(code, inverse) of a block's scale."""
     if kind == MX:
         code = _e8m0(top, near)
-        payload[at] = np.uint8(code)
-        return float_of(np.int32((254 - code) << 23))
+        return code, float_of(np.int32((254 - code) << 23))
     if unit == 0:
-        payload[at] = 0
-        return np.float32(0)
+        return np.int32(0), np.float32(0)
     code = _e4m3(np.float32(np.float32(float_of(top) / _SIX) / unit), near)
-    payload[at] = np.uint8(code)
-    return np.float32(_ONE / np.float32(_value_of_e4m3(code) * unit)) if code > 0 else np.float32(0)
+    return code, np.float32(_ONE / np.float32(_value_of_e4m3(code) * unit)) if code > 0 else np.float32(0)
+
+
+@helper
+def _scales(tops, blocks, block, kind, near, unit, out, inverses):
+    """Scales to `out`, and their inverses, one for 16 elements, as the tops are. Returns the largest top."""
+    largest = np.int32(0)
+    for k in range(blocks):
+        top = max(tops[2 * k], tops[2 * k + 1]) if block == PAIRS else tops[k]
+        largest = max(largest, top)
+        code, inverse = _scale(top, kind, near, unit)
+        out[k] = np.uint8(code)
+        if block == PAIRS:
+            inverses[2 * k] = inverse
+            inverses[2 * k + 1] = inverse
+        else:
+            inverses[k] = inverse
+    return largest
+
+
+@helper
+def _codes(x, pairs, inverses, first, near, hashes, out, out_at):
+    """Codes of `pairs` times 32 elements of x. first: pair of inverses, and of hashes, sixteen of them each."""
+    if near:
+        for k in range(pairs):
+            simd.codes_nearest(
+                x, PAIRS * k, inverses, first + k, hashes, LANES * (first + k), out, out_at + LANES * k
+            )
+    else:
+        for k in range(pairs):
+            simd.codes_stochastic(
+                x, PAIRS * k, inverses, first + k, hashes, LANES * (first + k), out, out_at + LANES * k
+            )
 
 
 @jit
 def encode_range(x, first, last, kind, block, near, unit, k0, k1, scratch, payload, scales_at, codes_at):
     """Scales and codes of segments first..last-1. A segment that is not finite, or -1."""
-    hashes, draws = scratch[:_VALUES_AT].view(np.uint32), scratch[:_VALUES_AT].view(np.uint16)
-    values = scratch[_VALUES_AT:_CODES_AT].view(np.float32)
+    hashes = part(scratch, 0, _TOPS_AT).view(np.uint32)
+    tops = part(scratch, _TOPS_AT, _INVERSES_AT).view(np.int32)
+    inverses = part(scratch, _INVERSES_AT, _REST_AT).view(np.float32)
+    rest = part(scratch, _REST_AT, _REST_CODES_AT).view(np.float32)
     for g in range(first, last):
         begin = g * SEGMENT
         here = part(x, begin, min(begin + SEGMENT, x.size))
-        size, at = here.size, scales_at + begin // block
+        size, at, out = here.size, scales_at + begin // block, codes_at + begin // 2
         prefetch(x, x.itemsize * (begin + SEGMENT))
-        whole = size // block
-        for b in range(whole):
-            top = _top_block(here, 32 * b, 32) if block == 32 else _top_block(here, 16 * b, 16)
-            if top >= _INF_BITS:
-                return g
-            inverse = _scale(top, kind, near, unit, payload, at + b)
-            if block == 32:
-                _scaled_block(here, 32 * b, inverse, values, 32)
-            else:
-                _scaled_block(here, 16 * b, inverse, values, 16)
-        if whole * block < size:
-            rest = part(here, whole * block, size)
-            top = top_of(rest)
-            if top >= _INF_BITS:
-                return g
-            inverse = _scale(top, kind, near, unit, payload, at + whole)
-            _scaled(rest, inverse, part(values, whole * block, size))
-        codes = part(scratch, _CODES_AT, _CODES_AT + SEGMENT)
-        if size & 1:
-            codes[size] = 0
-        if near:
-            _nearest(part(values, 0, size), codes)
-        else:
+        whole = size // PAIRS
+        for k in range(whole):
+            simd.tops(here, PAIRS * k, tops, k)
+        if whole * PAIRS < size:
+            rest[:] = 0
+            for i in range(size - whole * PAIRS):
+                rest[i] = np.float32(here[whole * PAIRS + i])
+            simd.tops(rest, 0, tops, whole)
+            inverses[2 * whole + 1] = 0  # of a block that there is not
+        blocks = (size + block - 1) // block
+        top = _scales(tops, blocks, block, kind, near, unit, part(payload, at, at + blocks), inverses)
+        if top >= _INF_BITS:
+            return g
+        if not near:
             draw(k0, k1, begin, size, hashes)
-            _stochastic(part(values, 0, size), draws, codes)
-        out = codes_at + begin // 2
-        _pack(codes, part(payload, out, out + (size + 1) // 2))
+        _codes(here, whole, inverses, 0, near, hashes, payload, out)
+        if whole * PAIRS < size:
+            _codes(rest, 1, inverses, whole, near, hashes, scratch, _REST_CODES_AT)
+            for i in range((size - whole * PAIRS + 1) // 2):
+                payload[out + LANES * whole + i] = scratch[_REST_CODES_AT + i]
     return -1
 
 
 @helper
-def _levels(levels):
-    """Codes become twice their values: 0, 1, 2, 3, 4, 6, 8, 12 with signs."""
-    for i in range(levels.size):
-        code = levels[i]
-        k = np.int8(code & np.int8(7))
-        value = np.int8(k + max(np.int8(k - np.int8(4)), np.int8(0)))
-        value = np.int8(12) if k == np.int8(7) else value
-        levels[i] = np.int8(-value) if code > np.int8(7) else value
-
-
-@helper
-def _add_block(levels, at, factor, assign, acc, size):
+def _add(codes, codes_at, pairs, factors, first, assign, acc):
     if assign:
-        for j in range(size):
-            acc[at + j] = acc.dtype.type(levels[at + j]) * factor
+        for k in range(pairs):
+            simd.assign(codes, codes_at + LANES * k, factors, first + k, acc, PAIRS * k)
     else:
-        for j in range(size):
-            acc[at + j] += acc.dtype.type(levels[at + j]) * factor
+        for k in range(pairs):
+            simd.add(codes, codes_at + LANES * k, factors, first + k, acc, PAIRS * k)
 
 
 @jit
-def decode_range(payload, first, last, kind, block, unit, weight, assign, levels, scales_at, codes_at, acc):
-    """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
+def decode_range(
+    payload, first, last, kind, block, unit, weight, assign, room, scratch, scales_at, codes_at, acc
+):
+    """acc += weight · Q(x), or acc = Q(x), for segments first..last-1. room: _ROOM elements of acc's type."""
     of = acc.dtype.type
+    factors, rest = part(room, 0, SEGMENT // LANES), part(room, SEGMENT // LANES, _ROOM)
     for g in range(first, last):
         begin = g * SEGMENT
         here = part(acc, begin, min(begin + SEGMENT, acc.size))
         size, at, codes = here.size, scales_at + begin // block, codes_at + begin // 2
         prefetch(acc, acc.itemsize * (begin + SEGMENT))
-        unpack(payload, codes, size, 4, False, levels)
-        _levels(part(levels, 0, size))
-        for b in range((size + block - 1) // block):
-            factor = of(weight) * of(_half_of(np.int32(payload[at + b]), kind, unit))
-            left = size - b * block
-            if left >= block and block == 32:
-                _add_block(levels, 32 * b, factor, assign, here, 32)
-            elif left >= block:
-                _add_block(levels, 16 * b, factor, assign, here, 16)
+        for k in range((size + block - 1) // block):
+            factor = of(weight) * of(_half_of(np.int32(payload[at + k]), kind, unit))
+            if block == PAIRS:
+                factors[2 * k] = factor
+                factors[2 * k + 1] = factor
             else:
-                _add_block(levels, block * b, factor, assign, here, left)
+                factors[k] = factor
+        whole = size // PAIRS
+        _add(payload, codes, whole, factors, 0, assign, here)
+        left = size - whole * PAIRS
+        if left:
+            if left <= LANES:
+                factors[2 * whole + 1] = 0
+            for i in range(left):
+                rest[i] = here[whole * PAIRS + i]
+            for i in range((left + 1) // 2):
+                scratch[i] = payload[codes + LANES * whole + i]
+            _add(scratch, 0, 1, factors, whole, assign, rest)
+            for i in range(left):
+                here[whole * PAIRS + i] = rest[i]
     return -1
 
 
@@ -258,7 +235,7 @@ class Fp4Kernels:
         ends = np.minimum(np.arange(SEGMENT, d + SEGMENT, SEGMENT), d)
         self._shares = shares(ends, threads)
         self._scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self._shares]
-        self._levels = [aligned_bytes(SEGMENT + 8).view(np.int8) for _ in self._shares]
+        self._rooms: dict[np.dtype, list[np.ndarray]] = {}
 
     def encode(self, x: np.ndarray, payload: np.ndarray, key: int) -> int:
         unit = np.float32(1)
@@ -285,10 +262,15 @@ class Fp4Kernels:
         """acc += weight · Q(x), or acc = Q(x)."""
         unit = np.float32(1) if self.kind == MX else np.frombuffer(payload[:4].tobytes(), dtype="<f4")[0]
 
+        if acc.dtype not in self._rooms:
+            rooms = [aligned_bytes(_ROOM * acc.itemsize).view(acc.dtype) for _ in self._shares]
+            self._rooms[acc.dtype] = rooms
+        rooms = self._rooms[acc.dtype]
+
         def call(i: int, first: int, last: int) -> int:
             return int(
                 decode_range(
-                    payload, first, last, self.kind, self.block, unit, weight, assign, self._levels[i],
+                    payload, first, last, self.kind, self.block, unit, weight, assign, rooms[i], self._scratch[i],
                     self.scales_at, self.codes_at, acc,
                 )
             )  # fmt: skip
