@@ -1,4 +1,4 @@
-"""The two pictures of the README, drawn from the records of `qafel-analysis curves` and `timeline`.
+"""The pictures of README and results, drawn from records: of `qafel-analysis curves`, `timeline`, and codec_error.py.
 
     python -m qafel_analysis.figures.published docs/results docs/figures        (make figures)
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from qafel_analysis.figures import convergence
-from qafel_analysis.figures.palette import ACTIVITY_COLOURS, colour
+from qafel_analysis.figures.palette import ACTIVITY_COLOURS, MARKERS, colour
 from qafel_analysis.figures.style import new_figure, styled
 from qafel_analysis.read import timeline as spans
 from qafel_analysis.read.extras import extra
@@ -25,6 +26,22 @@ _STYLE = {"font.size": 9.5, "svg.hashsalt": "qafel_mpi", "svg.fonttype": "path"}
 _NAMES = {"qafel": "QAFeL, 4 bits", "fedbuff": "FedBuff, 32-bit floats"}
 _TARGET = 0.9
 _LABEL_AT = (0.7, 0.4)  # accuracies at which the first and the second curve are named
+_FAMILIES = {  # of codecs -> how the names of its members begin, and what they have behind the bits
+    "qsgd": ("qsgd, ", ""),
+    "qsgd, zstd": ("qsgd, ", ", zstd"),
+    "affine, 128": ("affine, ", ", 128"),
+    "eden": ("eden, ", ""),
+    "eden, least squares": ("eden, ", ", least squares"),
+    "topk": ("topk, ", "' worth"),
+    "lattice": ("lattice, ", ""),
+    "fp4, nearest": ("fp4, ", ", nearest"),
+}
+_PANELS = {
+    ("digits", "mlp"): "digits, mlp",
+    ("fashion-mnist", "cnn"): "Fashion-MNIST, the paper's CNN",
+    ("stdlib-text", "transformer"): "stdlib-text, transformer",
+    ("fashion-mnist", "resnet18"): "Fashion-MNIST, ResNet-18",
+}
 _ACTIVITIES = {
     "train": "train",
     "encode": "encode",
@@ -90,10 +107,44 @@ def timeline(content: Any) -> Any:
     return figure
 
 
+@styled
+def errors_by_bits(content: Any) -> Any:
+    """A panel a run: the error of an update over the bits that an element has on the wire, a line a family of codecs.
+
+    content: of docs/results/codec_error.py.
+    """
+    rows = (len(content) + 1) // 2
+    figure = extra("matplotlib.figure").Figure(figsize=(7.2, 0.6 + 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    for run, own in zip(content, axes, strict=False):
+        for k, name in enumerate(_FAMILIES):
+            found = sorted((one["bits_per_element"], one["error"]) for one in _family(run["codecs"], name))
+            own.plot(*zip(*found, strict=True), marker=MARKERS[k], markersize=4, color=colour(k), label=name)
+        own.set(xscale="log", yscale="log", ylim=(5e-6, 10), title=_PANELS[run["dataset"], run["model"]])
+        own.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+        own.minorticks_off()
+        own.axhline(1, color="#888888", linewidth=0.8, linestyle="--")
+    for own in axes[len(content) :]:
+        own.set_visible(False)
+    figure.supxlabel("bits an element on the wire")
+    figure.supylabel("error of an update, relative")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _family(codecs: Any, name: str) -> list[Any]:
+    """Those whose names have nothing but bits between the family's beginning and end."""
+    begin, end = _FAMILIES[name]
+    member = re.compile(f"{re.escape(begin)}(?:\\d bits|mxfp4|nvfp4)?{re.escape(end)}")
+    return [one for one in codecs if member.fullmatch(one["codec"])]
+
+
 # Name of the picture -> (name of its record, what draws it).
 PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
     "timeline": ("timeline", timeline),
+    "codec-error": ("codec-error", errors_by_bits),
 }
 
 

@@ -139,7 +139,11 @@ class Ratio:
 
 
 def saving(setting: Group, baseline: Group, key: str, *, seed: int = 0) -> Ratio | None:
-    """How many times fewer than the baseline; None where either never reached the target or needed nothing."""
+    """How many times fewer than the baseline; None where either never reached the target or needed nothing.
+
+    Where the runs that count have the same seeds on both sides, a seed's two runs are drawn together: most of what
+    makes runs differ (who trains when, on what) is a function of the seed, and cancels out.
+    """
     ours, theirs = np.array(setting.values(key)), np.array(baseline.values(key))
     if not len(ours) or not len(theirs) or ours.mean() == 0:
         return None
@@ -147,14 +151,30 @@ def saving(setting: Group, baseline: Group, key: str, *, seed: int = 0) -> Ratio
     if min(len(ours), len(theirs)) < 2:
         return Ratio(ratio, None, None)
     generator = np.random.default_rng(seed)
-    samples = _means(theirs, generator) / np.maximum(_means(ours, generator), 1e-300)
+    of_theirs = of_ours = _picks(generator, len(theirs))
+    if pairs := _in_pairs(setting, baseline, key):
+        ours, theirs = np.array(pairs).T
+    else:
+        of_ours = _picks(generator, len(ours))
+    samples = theirs[of_theirs].mean(axis=1) / np.maximum(ours[of_ours].mean(axis=1), 1e-300)
     low, high = np.quantile(samples, [0.025, 0.975])
     return Ratio(ratio, float(low), float(high))
 
 
-def _means(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    picks = generator.integers(0, len(values), (BOOTSTRAP_SAMPLES, len(values)))
-    return values[picks].mean(axis=1)
+def _picks(generator: np.random.Generator, runs: int) -> np.ndarray:
+    """(BOOTSTRAP_SAMPLES, runs) of the runs' numbers."""
+    return generator.integers(0, runs, (BOOTSTRAP_SAMPLES, runs))
+
+
+def _in_pairs(setting: Group, baseline: Group, key: str) -> list[tuple[float, float]]:
+    """(setting's, baseline's) value of each seed; none unless both have one run that counts for each."""
+    ours, theirs = ([run["seed"] for run in group.reached] for group in (setting, baseline))
+    values = [group.values(key) for group in (setting, baseline)]
+    alike = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+    if not alike or [len(v) for v in values] != [len(ours), len(theirs)]:
+        return []
+    own, other = dict(zip(ours, values[0], strict=True)), dict(zip(theirs, values[1], strict=True))
+    return [(own[seed], other[seed]) for seed in sorted(own)]
 
 
 def summary(group: Group, others: Sequence[Group]) -> dict[str, Any]:

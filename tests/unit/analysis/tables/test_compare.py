@@ -232,3 +232,18 @@ def test_a_single_run_has_no_interval(tmp_path):
     ours, baseline = compare.groups(runs)
     saving = compare.saving(ours, baseline, "payload_bytes_up")
     assert saving == compare.Ratio(8.0, None, None)
+
+
+def costs(by_seed: dict[int, float]) -> compare.Group:
+    runs = ({"target": "loss", "uploads_to_target": v, "seed": seed} for seed, v in by_seed.items())
+    return compare.Group("setting", tuple(runs))
+
+
+def test_two_runs_of_one_seed_are_drawn_together():
+    baseline = costs({0: 100, 1: 300, 2: 500})
+    half = compare.saving(costs({2: 250, 0: 50, 1: 150}), baseline, "uploads")
+    assert half == compare.Ratio(2.0, 2.0, 2.0), "each seed needs half of what the baseline needs"
+    apart = compare.saving(costs({2: 250, 0: 50, 3: 150}), baseline, "uploads")
+    assert apart is not None
+    assert apart.low is not None
+    assert apart.low < 1 < 3 < apart.high

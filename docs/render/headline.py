@@ -1,0 +1,101 @@
+"""Blocks of docs/results.md: uploads and bytes to the target, QAFeL and its rivals by codec and bits."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+from qafel_analysis.tables.grid import size
+
+from docs.render.pages import table
+from docs.render.records import NOTHING, content, digits, interval, origin, ratio
+
+_LABEL = re.compile(r"(?P<algorithm>\S+), (?P<up>.+?) up, (?P<down>.+?) down, K = \d+(?P<more>, .*)?")
+_FIRST = ("fedbuff", "qafel", "qafel-ef")  # the others by name
+# What one setting differs in from the others is in its label, but for the weight that all but three have.
+_USUAL = ", staleness.weight = polynomial"
+_HEADER = (
+    "",
+    "runs that reached it",
+    "uploads",
+    "uploads / FedBuff's [95%]",
+    "payload up",
+    "FedBuff's / this [95%]",
+    "payload down",
+    "FedBuff's / this [95%]",
+    "wire up",
+    "wire down",
+)
+
+
+def _suite(name: str) -> str:
+    found = sorted(content(name), key=_rank)
+    (target,) = {one["target"] for one in found}
+    seeds = {len(one["seeds"]) for one in found}
+    words = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    text = f"Until {target}. Means over {words} seeds, ± their standard deviation."
+    return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}\n\n{origin(name)}"
+
+
+def _rank(one: dict[str, Any]) -> tuple[int, str]:
+    name = one["algorithm"]
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+def _line(one: dict[str, Any]) -> tuple[str, ...]:
+    reached = f"{one['reached']} of {one['runs']}"
+    if not one["reached"]:
+        return (setting(one["setting"]), reached, *(NOTHING for _ in _HEADER[2:]))
+    mean, over = one["mean"], one["fedbuff_over_this"]
+    return (
+        setting(one["setting"]),
+        reached,
+        _spread(mean["uploads"], one["standard_deviation"]["uploads"]),
+        inverse(over.get("uploads")),
+        size(mean["payload_bytes_up"]),
+        ratio(over.get("payload_bytes_up")),
+        size(mean["payload_bytes_down"]),
+        ratio(over.get("payload_bytes_down")),
+        size(mean["wire_bytes_up"]),
+        size(mean["wire_bytes_down"]),
+    )
+
+
+def setting(label: str) -> str:
+    """
+    >>> setting("qafel, eden 2 bits up, eden 2 bits down, K = 10, staleness.weight = rate")
+    'qafel, eden 2 bits, staleness.weight = rate'
+    >>> setting("fedasync, float32 up, float32 down, K = 1")
+    'fedasync, float32'
+    >>> setting("naive, qsgd 8 bits up, qsgd 4 bits down, K = 10")
+    'naive, qsgd 8 bits up, qsgd 4 bits down'
+    """
+    found = _LABEL.fullmatch(label)
+    if found is None:
+        return label
+    up, down, more = found["up"], found["down"], (found["more"] or "").replace(_USUAL, "")
+    codec = up if up == down else f"{up} up, {down} down"
+    return f"{found['algorithm']}, {codec}{more}"
+
+
+def inverse(found: dict[str, Any] | None) -> str:
+    """This one's over FedBuff's.
+
+    >>> inverse({"ratio": 0.5, "low": 0.4, "high": 0.8}), inverse({"ratio": 2.0, "low": None, "high": None})
+    ('2.00 [1.25, 2.50]', '0.500')
+    """
+    if found is None:
+        return NOTHING
+    if found["low"] is None:
+        return digits(1 / found["ratio"])
+    return interval((1 / found["ratio"], 1 / found["high"], 1 / found["low"]))
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return digits(mean) if deviation is None else f"{digits(mean)} ± {digits(deviation, 2)}"
+
+
+digits_suite, mushrooms, text, fashion_mnist = (
+    partial(_suite, f"headline-{task}") for task in ("digits", "mushrooms", "text", "fashion-mnist")
+)
