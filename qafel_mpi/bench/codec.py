@@ -2,7 +2,8 @@
 
 Operations: encode (a client's upload), decode_accumulate (what the server does for each upload, weight ½),
 hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast), rotated_sum (eden's decode_accumulate with a
-shared rotation; the turning back, once a step, is no part of it). The vector is Gaussian, one tensor.
+shared rotation; the turning back, once a step, is no part of it). Of lattice: encode and decode_near (a vector from
+payload and reference). The vector is Gaussian, one tensor.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, NonFiniteError,
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.fp4 import Fp4
+from qafel_mpi.codecs.lattice import Lattice
 from qafel_mpi.codecs.near import NearCodec
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
 from qafel_mpi.kernels.reference_fp4 import encode_fp4
+from qafel_mpi.kernels.reference_lattice import encode_lattice
 
 OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
-ROTATED_SUM = "rotated_sum"
+ROTATED_SUM, DECODE_NEAR = "rotated_sum", "decode_near"
+LATTICE_REACH = 8.0  # of lattice's codes, in standard deviations: none of 10^9 Gaussian elements is beyond it
 BYTES_PER_ELEMENT = 40  # float32 and float64 vectors, payloads and a peer's temporaries, about
 CHECKED = 64 * 512  # elements whose payload is held against the plain formula
 SEED = 0
@@ -47,10 +51,6 @@ class Point:
 
     def parameters(self, codec: Codec) -> dict[str, object]:
         return {"codec": codec.name, "bits": codec.bits, "d": self.d, "threads": self.threads}
-
-
-# A codec that decodes near a reference (lattice) needs one, and a spacing: its three operations are others.
-MEASURED = tuple(name for name, kind in CODECS.items() if not issubclass(kind, NearCodec))
 
 
 def sweep(
@@ -76,10 +76,23 @@ def _configs(name: str, bits: Sequence[int]) -> list[CodecConfig]:
             return [CodecConfig.model_validate({"codec": "eden", "bits": b}) for b in bits if b <= 4]
         case "affine":
             return [CodecConfig(codec="affine", bits=b, bucket=peers.GROUP) for b in bits if b <= 8]
+        case "lattice":
+            spacings = {b: 2 * LATTICE_REACH / (2**b - 1) for b in bits}
+            return [CodecConfig(codec="lattice", bits=b, spacing=spacing) for b, spacing in spacings.items()]
         case "topk" | "randk":
             return [CodecConfig.model_validate({"codec": name, "fraction": 0.01})]
         case _:
             return [CodecConfig.model_validate({"codec": name})]
+
+
+def _operations(config: CodecConfig) -> Sequence[str]:
+    match config.codec:
+        case "eden":
+            return (*OPERATIONS, ROTATED_SUM)
+        case "lattice":  # a model, decoded near another: nothing is added up
+            return ("encode", DECODE_NEAR)
+        case _:
+            return OPERATIONS
 
 
 def fits(d: int) -> bool:
@@ -104,7 +117,7 @@ def rows(
 
     for point in points:
         bench = _Bench(point)
-        for operation in (*OPERATIONS, ROTATED_SUM) if point.config.codec == "eden" else OPERATIONS:
+        for operation in _operations(point.config):
             try:
                 yield from bench.operation(operation, limits, against, tell)
             except NonFiniteError:
@@ -178,6 +191,10 @@ class _Bench:
                 return lambda: codec.encode(x, payload, key)
             case "decode_accumulate":
                 return lambda: codec.accumulate(filled, acc, 0.5, key)
+            case "decode_near":
+                near, out, receiver = 0.9 * x, vector(self.point.d, torch.float32), self.codec
+                assert isinstance(receiver, NearCodec)
+                return lambda: receiver.decode_near(filled, near, out, key)
             case "rotated_sum":
                 config = self.point.config.model_copy(update={"rotation": "shared"})
                 shared = build(config, codec.layout, threads=self.point.threads)
@@ -192,14 +209,14 @@ class _Bench:
         match operation:
             case "encode":
                 return lambda: self.passes.encode(x)
-            case "decode_accumulate" | "rotated_sum":
+            case "decode_accumulate" | "rotated_sum" | "decode_near":
                 return lambda: self.passes.decode_accumulate(acc)
             case _:
                 return lambda: self.passes.hidden_step(x, x_hat)
 
     def _traffic(self, operation: str) -> float:
         """Bytes that must be read and written at least."""
-        vectors = {"encode": 1, "decode_accumulate": 2, "hidden_step": 3, "rotated_sum": 2}[operation]
+        vectors = {"encode": 1, "hidden_step": 3}.get(operation, 2)
         return 4.0 * vectors * self.point.d + self.bytes
 
     def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
@@ -226,7 +243,7 @@ class _Bench:
 
     def _not_by_the_formula(self) -> int:
         """Bytes at the payload's beginning that kernels.reference writes otherwise, for codecs with buckets."""
-        if not isinstance(self.codec, Bucketed | Eden | Fp4):
+        if not isinstance(self.codec, Bucketed | Eden | Fp4 | Lattice):
             return 0
         x = self.x[:CHECKED].clone()
         short = build(self.point.config, Layout(("weight",), ((1, len(x)),)))
@@ -236,6 +253,11 @@ class _Bench:
             wanted = encode_eden(x.numpy(), short.blocks, short.bits, self.key)
         elif isinstance(short, Fp4):
             wanted = encode_fp4(x.numpy(), short.kind, short.nearest, self.key)
+        elif isinstance(short, Lattice):
+            own = encode_lattice(
+                x.numpy(), spacing=short.spacing, bits=short.bits, bucket=short.bucket, key=self.key
+            )
+            wanted = np.frombuffer(own, dtype=np.uint8)
         else:
             assert isinstance(short, Bucketed)
             wanted = encode_qsgd(x.numpy(), short.plan.starts, short.bits, short.s, short.kind, self.key)

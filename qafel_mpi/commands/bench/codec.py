@@ -35,10 +35,14 @@ def codec(
     codecs: Annotated[
         str,
         typer.Option(
-            "--codec", metavar="LIST", help="Any of identity, qsgd, affine, topk, randk, sign, eden."
+            "--codec",
+            metavar="LIST",
+            help="Any of identity, qsgd, affine, topk, randk, sign, eden, fp4, lattice.",
         ),
     ] = "qsgd,affine,sign,topk,randk,eden",
-    bits: Annotated[str, typer.Option(metavar="LIST", help="Widths of qsgd, affine and eden.")] = "2,3,4,8",
+    bits: Annotated[
+        str, typer.Option(metavar="LIST", help="Widths of qsgd, affine, eden and lattice.")
+    ] = "2,3,4,8",
     d: Annotated[
         str,
         typer.Option(
@@ -69,11 +73,11 @@ def codec(
     Time/pass: our time over that of the memory pass; 2.0 means that it takes twice as long. Ratio, against a library:
     its time over ours. In the files, ratio is the reference's time over ours in both cases.
     """
-    from qafel_mpi.bench.codec import MEASURED
     from qafel_mpi.bench.measuring.peers import NAMES
+    from qafel_mpi.codecs.config import CODEC_NAMES
     from qafel_mpi.config_text import choices, whole_numbers
 
-    names = choices("--codec", codecs, MEASURED)
+    names = choices("--codec", codecs, CODEC_NAMES)
     peers = choices("--against", against, NAMES)
     widths = whole_numbers("--bits", bits, 1, 16)
     sizes = whole_numbers("--d", d, 1, 2**31)

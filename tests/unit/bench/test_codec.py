@@ -125,11 +125,10 @@ def test_the_sweep_has_bits_where_a_codec_has_a_choice_of_them():
 
 
 def test_rows_with_several_threads_are_of_codecs_that_use_them():
-    points = codec.sweep(codec.MEASURED, [4], [10], [2, 3])
-    counts = {name: [p.threads for p in points if p.config.codec == name] for name in codec.MEASURED}
-    alone = {"topk", "randk"}
-    assert counts == {name: [1] if name in alone else [2, 3] for name in codec.MEASURED}
-    assert "lattice" not in counts
+    points = codec.sweep(codec.CODECS, [4], [10], [2, 3])
+    counts = {name: [p.threads for p in points if p.config.codec == name] for name in codec.CODECS}
+    alone = {"topk", "randk", "lattice"}
+    assert counts == {name: [1] if name in alone else [2, 3] for name in codec.CODECS}
 
 
 def test_the_hidden_state_stays_away_from_its_target_however_long_it_is_timed():
@@ -189,3 +188,13 @@ def test_a_codec_that_is_no_contraction_has_no_hidden_state_step_and_the_bench_s
     operations = [row.parameters["operation"] for row in found]
     assert operations == ["encode", "decode_accumulate", "encode_zstd", "decode_accumulate_zstd"]
     assert said == ["qsgd at 1 bits is no contraction: x̂ runs away from x, so there is no row hidden_step"]
+
+
+def test_lattice_is_measured_near_a_reference_and_checked():
+    (config,) = codec._configs("lattice", [8])
+    rows = list(codec.rows([codec.Point(config, D, 1)], SHORT))
+    assert [row.parameters["operation"] for row in rows] == ["encode", "decode_near"]
+    assert all(row.wrong == 0 for row in rows)
+    bench = codec._Bench(codec.Point(config, D, 1))
+    bench._ours("decode_near")()
+    assert bench.codec.wrapped == 0, "all of it lies within the codes' reach"
