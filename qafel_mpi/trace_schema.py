@@ -116,7 +116,7 @@ SCHEMA: dict[str, Table] = {
             _C("kind", "u1", "", "what the message is", _KINDS),
             _C("codec", "u1", "", "codec of the payload", _CODECS),
             _C("bits", "u1", "bits", "width of a quantized element"),
-            _C("dropped", "u1", "", "1 where the message failed the check and nothing of it was used"),
+            _C("dropped", "u1", "", "1 where the message failed the check, or came twice, and was not used"),
             _C("src", "<i4", "", "rank of the sender"),
             _C("dst", "<i4", "", "rank of the receiver"),
             _C("client", "<i8", "", "client that the message is from or for"),
@@ -158,8 +158,8 @@ SCHEMA: dict[str, Table] = {
                 "u1",
                 "",
                 "what became of it: used; late: its round was over; ended: it came after the last step; dropped: it "
-                "failed the check, and only rank, payload_bytes, finish_s and digest are known; refused: its values "
-                "were not finite, or too large",
+                "failed the check, or came twice, and only rank, payload_bytes, finish_s and digest are known; "
+                "refused: its values were not finite, or too large",
                 USE_NAMES,
             ),
             _C("order", "<i4", "", "place within its server step, from 0; −1 where it was not used"),
@@ -224,7 +224,7 @@ SCHEMA: dict[str, Table] = {
             _C("x_hat_digest", "S64", "", "SHA-256 of the hidden state at the end"),
             _C("sent", "<i8", "", "protocol messages sent over the whole run"),
             _C("received", "<i8", "", "protocol messages received over the whole run"),
-            _C("dropped", "<i8", "", "received messages that failed the check"),
+            _C("dropped", "<i8", "", "received messages that failed the check, or came twice"),
             _C("peak_memory_bytes", "<i8", "bytes", "largest resident memory"),
             _C(
                 "rows_written",
@@ -374,7 +374,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "paper_bytes_up": ("bytes", "size of all uploads by the paper's formula"),
     "paper_bytes_down": ("bytes", "size of all broadcasts by the paper's formula"),
     "down_links": ("bytes", "payload sent down, summed over all links"),
-    "dropped_messages": ("", "messages that failed the check"),
+    "dropped_messages": ("", "messages that failed the check, or came twice"),
     "skipped_versions": (
         "",
         "wall clock: broadcasts that a client never got because a later one or a model took their place, summed over "

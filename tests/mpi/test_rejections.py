@@ -13,7 +13,9 @@ from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.trace_schema import FAULT_NUMBERS, REFUSED, USED
+from qafel_mpi.trace_schema import DROPPED, FAULT_NUMBERS, REFUSED, USED
+from qafel_mpi.transport.frames import Sends, new_frame
+from qafel_mpi.wire import Kind
 from tests.mpi.conftest import same_everywhere
 
 RUNS = {"wall": wall.run, "virtual": virtual.run}
@@ -98,3 +100,31 @@ def test_a_run_whose_updates_are_all_rejected_ends_and_says_why(comm, folder, di
         assert re.match(r"failed: the last 1\d\d updates were all rejected", summary.outcome)
         assert "above server.reject_norm = 1e-06" in summary.outcome
         assert summary.rejected_updates >= 100
+
+
+@pytest.mark.mpi(min_size=2)
+def test_an_update_that_comes_twice_is_used_once_and_counted(comm, folder, digits, monkeypatch):
+    post, again = Sends.post, []
+
+    def posted(self, frame, rank):
+        post(self, frame, rank)
+        m = frame.message
+        if comm.rank == 1 and m.kind == Kind.UPDATE and not again:
+            copy = new_frame(m.payload_bytes)
+            copy.buffer[:] = frame.buffer[: copy.buffer.size]
+            copy.message = m
+            again.append((m.client, m.sequence))
+            post(self, copy, rank)
+
+    monkeypatch.setattr(Sends, "post", posted)
+    summary = wall.run(digits("stop.uploads=60"), comm, folder / "a.h5")
+    monkeypatch.undo()
+    assert len(same_everywhere(comm, summary.x_digest)) == 1
+    found = tables(folder / "a.h5")
+    used = found["updates"][found["updates"]["use"] == USED]
+    jobs = list(zip(used["client"].tolist(), used["participation"].tolist(), strict=True))
+    assert len(set(jobs)) == len(jobs) == 60
+    assert (found["updates"]["use"] == DROPPED).sum() == found["about"]["dropped_messages"] == 1
+    details = [row["detail"].decode() for row in found["faults"]]
+    assert any("came before" in detail for detail in details)
+    assert replay.run(folder / "a.h5", comm).outcome == "the same"

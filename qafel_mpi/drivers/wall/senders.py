@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qafel_mpi.transport.backoff import some_ranks
 
@@ -62,6 +62,41 @@ class Senders:
         if silent := self.owing - self._leaving.keys():
             return f"the last messages of {some_ranks(silent)}"
         return f"updates that {some_ranks(self.owing)} sent before the goodbye" if self.owing else ""
+
+
+class Once:
+    """Which updates have come, by client and training: none is used twice.
+
+    A client's updates may overtake each other, so each client has the number that it has come to and those below that
+    are missing. Of these the WINDOW latest are remembered, which is more than a rank ever has under way.
+    """
+
+    WINDOW = 64
+
+    def __init__(self, played: Sequence[int]):
+        """played: by client, the trainings that were taken before, all of them."""
+        self._next = list(played)
+        self._missing: dict[int, set[int]] = {}
+
+    def is_new(self, client: int, participation: int) -> bool:
+        """Note an update; False where it has come before."""
+        due, missing = self._next[client], self._missing.get(client)
+        if participation == due and missing is None:  # most of them
+            self._next[client] = due + 1
+            return True
+        missing = missing or set()
+        if participation >= due:
+            missing.update(range(max(due, participation - self.WINDOW), participation))
+            self._next[client] = participation + 1
+        elif participation in missing:
+            missing.remove(participation)
+        else:
+            return False
+        missing = {n for n in missing if n >= self._next[client] - self.WINDOW}
+        self._missing[client] = missing
+        if not missing:
+            del self._missing[client]
+        return True
 
 
 class Round:

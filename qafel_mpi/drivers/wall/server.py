@@ -23,7 +23,7 @@ from qafel_mpi.drivers.wall.members import Members
 from qafel_mpi.drivers.wall.models import catch_up, download_next
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.questions import Questions
-from qafel_mpi.drivers.wall.senders import Round, Senders
+from qafel_mpi.drivers.wall.senders import Once, Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import ENDED, LATE, REFUSED, USED
@@ -99,6 +99,7 @@ class WallServer:
     def run(self) -> RunSummary:
         self.interrupted()  # from here on a signal is a question: something is recorded
         self.checkpoints.begin(self._step)
+        self.once = Once(self.checkpoints.played.participations.tolist())
         self.watch.begin()
         while not self.ledger.reason:
             if not self._turn():
@@ -177,8 +178,12 @@ class WallServer:
                 self.inbox.release(received.slot)
                 row = received_row(received, message, 0, begin_s, perf_counter())
                 self.session.recorder.messages.append(row)
-            else:
+            elif self.once.is_new(message.client, message.sequence):
                 uploads.append((received, message))
+            else:
+                why = f"the update of client {message.client}, participation {message.sequence}, came before"
+                self._put_aside(received, f"message from rank {received.source}: {why}", message.sequence)
+                self.inbox.release(received.slot)
         return uploads
 
     def _receive(self, uploads: list[Upload], begin_s: float) -> None:
@@ -324,12 +329,7 @@ class WallServer:
         It was an update, as far as one can know: its client waits for what would have followed that. But of a rank
         that has been told to stop, a header without a payload is a goodbye, whatever its bytes say.
         """
-        self.session.dropped += 1
-        self.session.fault("message dropped", received.source, detail=str(error))
-        self.session.recorder.messages.append(dropped_row(received, error.sequence, 0))
-        arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
-        self.ledger.dropped(received.source, payload.size, arrived_s, self.digest(payload))
-        print(f"qafel-mpi: rank 0 dropped a message: {error}", file=sys.stderr, flush=True)
+        self._put_aside(received, str(error), error.sequence)
         size = received.wire_bytes - HEADER_BYTES
         if size == 0 and self.stopping:
             self.senders.said_goodbye(received.source, received.number, None)
@@ -338,6 +338,14 @@ class WallServer:
             self.round.report(received.source, refused=True)
         self.inbox.release(received.slot)
         self._was_heard(received.source)
+
+    def _put_aside(self, received: Received, why: str, sequence: int) -> None:
+        self.session.dropped += 1
+        self.session.fault("message dropped", received.source, detail=why)
+        self.session.recorder.messages.append(dropped_row(received, sequence, 0))
+        arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
+        self.ledger.dropped(received.source, payload.size, arrived_s, self.digest(payload))
+        print(f"qafel-mpi: rank 0 dropped a message: {why}", file=sys.stderr, flush=True)
 
     def _stop(self) -> None:
         """Tell every client to stop and take all that they still have sent.

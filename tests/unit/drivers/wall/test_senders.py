@@ -1,6 +1,6 @@
 """Who still owes rank 0 something at the end of a wall run."""
 
-from qafel_mpi.drivers.wall.senders import Round, Senders
+from qafel_mpi.drivers.wall.senders import Once, Round, Senders
 
 
 def test_a_rank_owes_until_all_has_come_that_was_matched_before_its_goodbye():
@@ -75,3 +75,27 @@ def test_a_rank_that_has_died_owes_nothing_and_is_not_asked_again():
         round_.report(2)
         assert round_.refused == 0
         assert round_.over == (reports == 3)
+
+
+def test_an_update_that_comes_again_is_known_also_where_others_overtook_it():
+    once = Once([0, 3])
+    assert [once.is_new(0, n) for n in (0, 2, 2, 1, 1, 0, 3, 3)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [once.is_new(1, n) for n in (2, 4, 3, 3, 5)] == [False, True, True, False, True]
+    assert not once._missing  # nothing is kept of what has come in order
+
+
+def test_of_updates_that_never_came_no_more_than_a_window_is_remembered():
+    once = Once([0])
+    assert once.is_new(0, 10**12)
+    assert len(once._missing[0]) < Once.WINDOW
+    assert once.is_new(0, 10**12 - 1)
+    assert not once.is_new(0, 10**12 - Once.WINDOW - 1)
