@@ -33,6 +33,8 @@ class Found(Protocol):
     def outcome(self) -> str: ...
     @property
     def first_text(self) -> str: ...
+    @property
+    def slip_text(self) -> str: ...
 
 
 Again = Callable[[Path], Found]  # drivers.replay.run.run
@@ -73,8 +75,11 @@ def rows(
 
 
 def replay_seconds(again: Again, trace: Path, wrong: list[str]) -> float:
-    """Seconds an upload; an outcome other than the same is said on stderr and added to wrong."""
+    """Seconds an upload; an outcome other than the same is added to wrong, and said on stderr as is a training that
+    gave the recorded bits at the second attempt only."""
     found = again(trace)
+    if found.slip_text:
+        print(f"bench: replay {trace}: {found.slip_text}", file=sys.stderr)
     if found.outcome != "the same":
         wrong.append(found.outcome)
         print(f"bench: replay {trace}: {found.outcome}. {found.first_text}", file=sys.stderr)

@@ -192,6 +192,8 @@ def text(found: Verdict) -> str:
             lines.append(("differ in all", f"{found.differing:,} uploads"))
         if found.others_same or found.others_differ:
             lines.append(("trained beside it", _others(found)))
+    if found.slips:
+        lines.append(("trained twice", f"{found.slips:,} uploads: {found.slip_text}"))
     if found.x_same is False and found.x_apart is not None:
         lines.append(("x is apart by", f"{found.x_apart:.3g} in an element, at most"))
     if found.out:

@@ -65,13 +65,43 @@ class Apart:
         )
 
 
+RECORDED, FIRST, OTHER = "the recorded bits", "the same bits as at first", "other bits"
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What further trainings of one upload gave. gave: (how it was trained, RECORDED, FIRST or OTHER), in order.
+
+    apart: the first training's update and the recorded one where a further training gave it; else the first other.
+    """
+
+    gave: tuple[tuple[str, str], ...]
+    apart: Apart | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether one of them gave the recorded bits: the first training here was wrong."""
+        return any(what == RECORDED for _, what in self.gave)
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{how}: {what}" for how, what in self.gave)
+        if self.found:
+            verdict = "this machine computed it wrongly at first, or does not compute the same each time"
+        elif all(what == FIRST for _, what in self.gave):
+            verdict = "this machine computes the same each time, so the rank computed otherwise"
+        else:
+            verdict = "this machine does not compute the same each time"
+        return f"trained again here ({each}): {verdict}" + (f"; {self.apart}" if self.apart else "")
+
+
 @dataclass(frozen=True)
 class Difference:
     """An upload whose payload is not the recorded one. Its number counts the rows of /updates from 0.
 
     byte, apart: where the payloads differ in one byte or element alone. computed_bytes, computed_loss, computed_norm:
     what the replay has made, the norm of the decoded update; failure: that its training failed here. norm, error: of
-    what the rank encoded, and what encoding lost of it, where the run recorded them (trace.encoding_error).
+    what the rank encoded, and what encoding lost of it, where the run recorded them (trace.encoding_error). repeats:
+    what further trainings here gave, in one process.
     """
 
     upload: int
@@ -91,6 +121,7 @@ class Difference:
     computed_norm: float = float("nan")
     norm: float = float("nan")
     error: float = float("nan")
+    repeats: Repeats | None = None
 
     @property
     def apart_at_least(self) -> float:
@@ -106,6 +137,9 @@ class Difference:
 
     def by_how_much(self) -> str:
         """A phrase."""
+        return self._differs() + (f"; {self.repeats}" if self.repeats is not None else "")
+
+    def _differs(self) -> str:
         if self.failure:
             return f"its training fails here: {self.failure}"
         if self.byte is not None:

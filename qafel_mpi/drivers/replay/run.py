@@ -24,6 +24,7 @@ from qafel_mpi.drivers.replay import same
 from qafel_mpi.drivers.replay.again import TABLES_AGAIN, Again
 from qafel_mpi.drivers.replay.plan import OfTheSchedule, OfTheTrace, Plan
 from qafel_mpi.drivers.replay.recorded import Recorded, ReplayError, read
+from qafel_mpi.drivers.replay.repeat import Repeat
 from qafel_mpi.drivers.replay.verdict import Verdict, verdict
 from qafel_mpi.drivers.replay.walk import Replay
 from qafel_mpi.drivers.session import NOWHERE, Session, begin, giving_the_name_up
@@ -286,6 +287,9 @@ def _furnish(found: Opened, recorded: Recorded, plan: Plan, poll: Poll, *, anywa
         anyway=anyway,
         observe=found.again.handed_in if found.again else None,
         observe_step=found.again.stepped if found.again else None,
+        repeat=None
+        if setup.kept or not isinstance(workers, LocalWorkers)
+        else Repeat(recorded, setup, workers, session.recorder),
     )
 
 

@@ -22,7 +22,8 @@ class Verdict:
     compared: uploads whose payload was compared; whole: the replay went to the run's end. x_same, x_hat_same: None
     where they were not compared. x_apart: the largest difference of an element of x. first: the first upload that
     differs. differing: how many do. others_same, others_differ: of the uploads that were trained and not handed in
-    when the replay stopped at one that differs, by rank.
+    when the replay stopped at one that differs, by rank. slips: uploads of which the first training here gave other
+    bits, and a further one the recorded ones; slip_text: the first of them.
     """
 
     outcome: str
@@ -45,6 +46,8 @@ class Verdict:
     updates_per_s: float = 0.0
     ranks: int = 1
     out: str = ""
+    slips: int = 0
+    slip_text: str = ""
 
     @property
     def failed(self) -> bool:
@@ -90,6 +93,8 @@ def verdict(replay: Replay, *, seconds: float, ranks: int, out: str, interrupted
         updates_per_s=replay.at / seconds if seconds else 0.0,
         ranks=ranks,
         out=out,
+        slips=len(replay.slips),
+        slip_text=str(replay.slips[0]) if replay.slips else "",
     )
 
 

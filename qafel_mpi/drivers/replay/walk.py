@@ -17,6 +17,7 @@ from qafel_mpi.drivers.digests import digest
 from qafel_mpi.drivers.replay.compare import Difference, apart, differing_byte, mended
 from qafel_mpi.drivers.replay.plan import Plan
 from qafel_mpi.drivers.replay.recorded import Recorded, ReplayError
+from qafel_mpi.drivers.replay.repeat import Repeat
 from qafel_mpi.drivers.virtual.workers import Job, Result, Workers
 from qafel_mpi.trace_schema import REFUSED
 
@@ -55,6 +56,8 @@ class Replay:
     """The run's server at a moment: so many of the recorded uploads have been handed to it.
 
     anyway: go on with what is computed here where a payload differs. observe, observe_step: for the replay's trace.
+    repeat: what trains an upload that differs again, at once. differences: uploads whose payload differed; slips:
+    those of which a further training gave the recorded one.
     """
 
     def __init__(
@@ -68,10 +71,12 @@ class Replay:
         anyway: bool = False,
         observe: Observe | None = None,
         observe_step: ObserveStep | None = None,
+        repeat: Repeat | None = None,
     ):
         self.recorded, self.setup, self.server, self.workers = recorded, setup, server, workers
         self.anyway, self.observe, self.observe_step = anyway, observe, observe_step
         self.differences: list[Difference] = []
+        self.slips: list[Difference] = []
         self.at = 0  # of recorded.served
         self.ended = False
         self._plan = plan
@@ -87,6 +92,7 @@ class Replay:
         self._as_they_are = _first_of_each_rank(recorded) if setup.unicast and recorded.wall else set()
         self._threads = _threads_of(recorded)
         self._held: dict[Job, Result] = {}  # taken from the workers and looked at, not handed in yet
+        self._repeat = repeat if recorded.has_digests else None
 
     # --- what there is to see ---------------------------------------------------------------------------------------
 
@@ -218,6 +224,11 @@ class Replay:
             size, key = self.server.download(self._payload, client=client, participation=participation)
             self.workers.download(self._payload[:size], version, key)
         self.workers.train(batch, version, self._threads(batch[0]))
+        if self._repeat is not None:
+            for at, job, first, result in self._repeat.looked_at(batch):
+                self._held[job] = result
+                if result is not first:
+                    self.slips.append(self._difference(at, self._rows[at], first))
 
     def _result(self, job: Job) -> Result:
         if job not in self._held:
@@ -277,22 +288,7 @@ class Replay:
 
     def _look_at(self, at: int, row: np.void, result: Result) -> Result:
         """Note an upload that differs. Returns the result to go on with: as it arrived, where that can be told."""
-        rank = self.recorded.sender(row)
-        found = Difference(
-            upload=int(self.recorded.served[at]),
-            rank=rank,
-            host=self.recorded.hosts.get(rank, "an unknown host"),
-            client=int(row["client"]),
-            participation=int(row["participation"]),
-            start_version=int(row["start_version"]),
-            version=int(row["version"]),
-            payload_bytes=int(row["payload_bytes"]),
-            computed_bytes=int(result.payload.size),
-            loss=float(row["loss"]),
-            computed_loss=result.loss,
-            failure=result.error,
-            **self._norms(row, result),
-        )
+        found = self._difference(at, row, result)
         if not result.error and result.payload.size == found.payload_bytes:
             byte = differing_byte(result.payload, int(row["digest"]))
             if byte is not None:
@@ -303,6 +299,25 @@ class Replay:
                     result = result._replace(payload=arrived)
         self.differences.append(found)
         return result
+
+    def _difference(self, at: int, row: np.void, result: Result) -> Difference:
+        rank, job = self.recorded.sender(row), (int(row["client"]), int(row["participation"]))
+        return Difference(
+            upload=int(self.recorded.served[at]),
+            rank=rank,
+            host=self.recorded.hosts.get(rank, "an unknown host"),
+            client=job[0],
+            participation=job[1],
+            start_version=int(row["start_version"]),
+            version=int(row["version"]),
+            payload_bytes=int(row["payload_bytes"]),
+            computed_bytes=int(result.payload.size),
+            loss=float(row["loss"]),
+            computed_loss=result.loss,
+            failure=result.error,
+            repeats=None if self._repeat is None else self._repeat.made.get(job),
+            **self._norms(row, result),
+        )
 
     def _norms(self, row: np.void, result: Result) -> dict[str, Any]:
         """Of a Difference, where the run recorded what it encoded."""

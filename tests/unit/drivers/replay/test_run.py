@@ -9,6 +9,7 @@ from qafel_mpi.config import load
 from qafel_mpi.drivers.replay.recorded import ReplayError
 from qafel_mpi.drivers.replay.run import opened, run
 from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.drivers.virtual import workers
 from qafel_mpi.trace.seal import write_seal
 from qafel_mpi.trace_schema import REFUSED
 
@@ -105,10 +106,49 @@ def test_an_upload_that_differs_stops_it_and_those_beside_it_are_looked_at(trace
     assert (found.outcome, found.first["upload"], found.uploads) == ("differs", 13, 13)
     assert "upload 13 differs: rank 0" in found.first_text
     assert "more than one element differs; its training loss is the same" in found.first_text
+    assert "this machine computes the same each time, so the rank computed otherwise" in found.first_text
+    assert found.slips == 0
     assert sum(found.others_same.values()) > 0
     assert sum(found.others_differ.values()) == 1
     went_on = run(tmp_path / "edited.h5", anyway=True)
     assert (went_on.outcome, went_on.differing, went_on.x_same) == ("differs", 1, True)
+
+
+def computing_wrongly(monkeypatch, job, times):
+    """This process gets two bytes of an update wrong, so often, and each time others."""
+    train, left = workers.Trainer.train, [times]
+
+    def trained(self, jobs, *arguments):
+        results = train(self, jobs, *arguments)
+        if job in jobs and left[0]:
+            results[list(jobs).index(job)].payload[[2, 9]] ^= left[0]
+            left[0] -= 1
+        return results
+
+    monkeypatch.setattr(workers.Trainer, "train", trained)
+
+
+def used(trace, number):
+    with h5py.File(trace) as file:
+        row = file["updates"][number]
+    return int(row["client"]), int(row["participation"])
+
+
+def test_what_this_machine_computes_wrongly_once_is_trained_again_and_said(trace, monkeypatch):
+    with monkeypatch.context() as once:
+        computing_wrongly(once, used(trace, 13), times=1)
+        found = run(trace)
+    assert (found.outcome, found.x_same, found.differing, found.slips) == ("the same", True, 0, 1)
+    assert "upload 13 differs" in found.slip_text
+    assert "alone: the recorded bits" in found.slip_text
+    assert "this machine computed it wrongly at first" in found.slip_text
+    assert "of the update's elements differ" in found.slip_text
+    computing_wrongly(monkeypatch, used(trace, 13), times=99)
+    found = run(trace)
+    assert (found.outcome, found.first["upload"], found.slips) == ("differs", 13, 0)
+    assert "alone: other bits" in found.first_text
+    assert "this machine does not compute the same each time" in found.first_text
+    json.loads(found.to_json())
 
 
 def attribute(name, change):
