@@ -59,8 +59,7 @@ def main() -> None:
     """The console script. Under mpirun only rank 0 speaks, and every rank ends with the same code."""
     make_steadfast("qafel-mpi")
     sys.argv[1:] = map(expanded, sys.argv[1:])
-    job.ask_for_threads()
-    job.keep_windows_quiet()
+    job.ready_mpi()
     rank = job.launcher_rank()
     if rank:
         job.mute()
@@ -71,6 +70,7 @@ def main() -> None:
         wrong_line = end.code == ExitCode.USAGE  # on every rank
         if rank is not None and end.code and (wrong_line or isinstance(end, job.AllLeave)):
             job.leave_together()
+        job.part()
         raise
 
 

@@ -20,7 +20,7 @@ from tests.system.namespaces import launcher
 PROGRAM = """
 import os, sys, signal
 from qafel_mpi.commands import app, process
-process.ask_for_threads()
+process.ready_mpi()
 from qafel_mpi.drivers.wall import client, server
 from qafel_mpi.drivers.virtual import workers
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])

@@ -72,7 +72,7 @@ def test_a_rank_in_an_endless_loop_says_where_and_its_job_ends(tmp_path):
     """In code that never comes back, and so polls nothing: the thread beside it, or rank 0, notices."""
     (tmp_path / "program.py").write_text(
         "from qafel_mpi.commands import app, process\n"
-        "process.ask_for_threads()\n"
+        "process.ready_mpi()\n"
         "from qafel_mpi.drivers.wall.client import WallClient\n"
         "train = WallClient._train\n"
         "def spin():\n"
@@ -150,7 +150,7 @@ def test_rank_0_that_can_not_plan_ends_the_job_on_all_ranks(tmp_path):
     """Whatever the planning raises."""
     (tmp_path / "program.py").write_text(
         "from qafel_mpi.commands import app, process, run\n"
-        "process.ask_for_threads()\n"
+        "process.ready_mpi()\n"
         "def boom(*_, **__): raise PermissionError(13, 'boom')\n"
         "run.resolve = boom\n"
         "app.main()\n"

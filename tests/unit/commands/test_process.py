@@ -119,3 +119,26 @@ def test_in_one_process_an_exit_stays_what_it_is(end):
     with pytest.raises(type(end)) as raised, all_ranks_end():
         raise end
     assert raised.value is end
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, None),
+        ({process.SURVIVES: "1"}, "1"),
+        ({process.SURVIVES: "false"}, None),
+        ({process.SURVIVES: "true", process.NO_BARRIER: "0"}, "0"),
+    ],
+    ids=str,
+)
+def test_open_mpi_ends_without_its_barrier_where_ranks_may_die_and_the_user_has_not_said_else(
+    monkeypatch, given, wanted
+):
+    for name in ("MPI4PY_RC_THREAD_LEVEL", "OMPI_MCA_osc", process.SURVIVES, process.NO_BARRIER):
+        monkeypatch.setenv(name, "")  # so that what is set here is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process.ready_mpi()
+    assert os.environ.get(process.NO_BARRIER) == wanted
+    assert os.environ["MPI4PY_RC_THREAD_LEVEL"] == "serialized"
