@@ -14,6 +14,7 @@ from qafel_mpi.tasks.datasets import Dataset
 from qafel_mpi.tasks.errors import DataError
 
 EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}  # a CNN's activations should fit into a core's cache
+SMALL_BATCH = 1000  # of a model of one small layer
 EVALUATION_OUTPUTS = 2**25  # at most, of a batch: of a large vocabulary they need more memory than all else
 
 
@@ -47,10 +48,14 @@ class Examples:
         """The same of the examples that are evaluated."""
         return self._seen(self.test_x[where].clone()), targets.taken(self.kind, self.test_y[where])
 
-    def slices(self, n: int) -> list[slice]:
-        """Batches for a pass over n examples. Of one example only where n is 1: some layers need two."""
+    def slices(self, n: int, *, small: bool = False) -> list[slice]:
+        """Batches for a pass over n examples. Of one example only where n is 1: some layers need two.
+
+        small: the model's activations are so few that larger batches fit as well, and calls cost most.
+        """
         outputs = math.prod(targets.output_shape(self.kind, self.y[:1], self.classes))
-        size = min(EVALUATION_BATCH.get(self.device.type, 100), max(2, EVALUATION_OUTPUTS // outputs))
+        most = SMALL_BATCH if small else EVALUATION_BATCH.get(self.device.type, 100)
+        size = min(most, max(2, EVALUATION_OUTPUTS // outputs))
         begins = list(range(0, n, size))
         if n > 1 and n - begins[-1] == 1:
             begins.pop()

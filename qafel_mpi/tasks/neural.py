@@ -263,7 +263,8 @@ class NeuralTask(Task):
     def _slices(self, examples: int | None) -> list[slice]:
         """Of the first `examples` that are evaluated: two at least, for layers that need so many."""
         most = len(self.data.test_y)
-        return self.data.slices(min(max(2, examples or most), most))
+        small = self._perceptron is not None
+        return self.data.slices(min(max(2, examples or most), most), small=small)
 
     @torch.no_grad()
     def evaluate_part(self, x: Tensor, part: int, examples: int | None = None) -> Evaluation:

@@ -399,7 +399,7 @@ def test_the_number_of_local_steps(settings: dict[str, Any], examples: int, step
 
 def test_an_evaluation_in_parts_is_the_evaluation():
     """Ranks that share the work get the bits of one that does it all; the count of right answers is exact."""
-    made = make(examples=3000)
+    made = make(model="cnn", shape=[1, 28, 28], examples=3000)
     x = made.initial(0)
     assert made.parts(250) == 3
     parts = [made.evaluate_part(x, part, 250) for part in range(3)]
@@ -407,3 +407,4 @@ def test_an_evaluation_in_parts_is_the_evaluation():
     assert made.evaluate(x, 250) == Evaluation.combined(parts)
     parts = [Evaluation(0.5, k / 99, 99) for k in (33, 66, 71)]
     assert Evaluation.combined(parts).accuracy == 170 / 297
+    assert make(examples=3000).parts(250) == 1, "a small model is evaluated in larger batches"
