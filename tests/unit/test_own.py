@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import code
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,40 +12,30 @@ from qafel_mpi import own
 from qafel_mpi.parsing import DataError
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("name", ["code", "test", "numpy", "mine"])
-def test_a_file_in_the_working_folder_comes_before_a_module_of_that_name(folder: Path, name: str) -> None:
-    (folder / f"{name}.py").write_text("def made():\n    return 'of the folder'\n")
+def test_a_file_in_the_working_folder_comes_before_a_module_of_that_name(own_folder: Path, name: str) -> None:
+    (own_folder / f"{name}.py").write_text("def made():\n    return 'of the folder'\n")
     for _ in range(2):
         assert own.load("task.dataset", f"{name}:made")() == "of the folder"
 
 
-def test_what_others_import_stays_the_module_that_they_mean(folder: Path) -> None:
-    (folder / "code.py").write_text(
+def test_what_others_import_stays_the_module_that_they_mean(own_folder: Path) -> None:
+    (own_folder / "code.py").write_text(
         "from dataclasses import dataclass\n@dataclass\nclass Made:\n    x: 'int' = 1\n"
     )
     assert own.load("task.model", "code:Made")().x == 1
     assert importlib.import_module("code") is code
 
 
-def test_a_module_that_fails_is_not_kept(folder: Path) -> None:
-    (folder / "code.py").write_text("1 / 0\n")
+def test_a_module_that_fails_is_not_kept(own_folder: Path) -> None:
+    (own_folder / "code.py").write_text("1 / 0\n")
     for _ in range(2):
         with pytest.raises(DataError, match=r"ZeroDivisionError: division by zero .*code\.py, line 1"):
             own.load("task.dataset", "code:made")
 
 
-def test_what_is_not_there_is_said_with_the_setting(folder: Path) -> None:
-    (folder / "code.py").write_text("x = 1\n")
+def test_what_is_not_there_is_said_with_the_setting(own_folder: Path) -> None:
+    (own_folder / "code.py").write_text("x = 1\n")
     for name, why in (
         ("code:made", "has no attribute 'made'"),
         ("code:x", "this is a int"),
@@ -71,21 +59,21 @@ def test_what_is_not_there_is_said_with_the_setting(folder: Path) -> None:
         ("import json\njson.loads('{')\n", "JSONDecodeError: Expecting property name"),
     ],
 )
-def test_a_file_that_fails_is_one_message_with_its_line(folder: Path, text: str, says: str) -> None:
-    (folder / "mine.py").write_text(text)
+def test_a_file_that_fails_is_one_message_with_its_line(own_folder: Path, text: str, says: str) -> None:
+    (own_folder / "mine.py").write_text(text)
     with pytest.raises(DataError) as error:
         own.load("task.dataset", "mine:made")
     said = str(error.value)
     assert said.startswith(
-        f"task.dataset = 'mine:made': {says.replace('FILE', str(folder / 'mine.py'))[:60]}"
+        f"task.dataset = 'mine:made': {says.replace('FILE', str(own_folder / 'mine.py'))[:60]}"
     )
-    assert f"{folder / 'mine.py'}, line {2 if 'made' in text or 'json' in text else 1})" in said
+    assert f"{own_folder / 'mine.py'}, line {2 if 'made' in text or 'json' in text else 1})" in said
     assert "PYTHONPATH" not in said, "the module was found"
 
 
 @pytest.mark.parametrize("name", [":made", ".mine:made", "mine.part:made", "mine:", "mine:a.b"])
-def test_a_name_that_is_none_is_said_with_what_it_should_be(folder: Path, name: str) -> None:
-    (folder / "mine.py").write_text("x = 1\n")
+def test_a_name_that_is_none_is_said_with_what_it_should_be(own_folder: Path, name: str) -> None:
+    (own_folder / "mine.py").write_text("x = 1\n")
     with pytest.raises(DataError, match=f"task.loss = '{name}': .*write 'module:name'"):
         own.load("task.loss", name)
 

@@ -13,13 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from qafel_mpi.algorithms import server as algorithms
-from qafel_mpi.drivers.build import Setup
-from qafel_mpi.drivers.ledger import Ledger
-from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.wall import Server as Kept
 from qafel_mpi.drivers.survival.wall import WallCheckpoints
 from qafel_mpi.drivers.wall.questions import Questions
-from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.broadcast import Root
@@ -31,16 +27,9 @@ PAIRS = np.dtype("<i8")  # of an ADOPT: client, participations so far, client, .
 AT_ONCE = ADOPT_BYTES // (2 * PAIRS.itemsize)  # clients that one message names
 
 
-class Server(Protocol):
+class Server(Kept, Protocol):
     """What is needed here of drivers/wall/server.py's."""
 
-    session: Session
-    setup: Setup
-    server: algorithms.Server
-    ledger: Ledger
-    senders: Senders
-    round: Round
-    turns: dict[int, Turns]
     inbox: Inbox
     broadcast: Root
     described: dict[Kind, Expected]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,33 +63,23 @@ SOUND = {
 LINE = r"\(.*mine\.py, line \d+\)$"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def made(folder: Path, task: dict[str, str], **code: str) -> Task:
+def made(own_folder: Path, task: dict[str, str], **code: str) -> Task:
     """What a run makes of mine.py with this code in place of what is sound."""
     text = FILE
     for name, line in (SOUND | code).items():
         text = text.replace(f"{{{name}}}", line)
-    (folder / "mine.py").write_text(text)
+    (own_folder / "mine.py").write_text(text)
     return build(TaskConfig.model_validate({"clients": 2} | task), ClientConfig(local_steps=1), seed=0)
 
 
-def refused(folder: Path, task: dict[str, str], **code: str) -> str:
+def refused(own_folder: Path, task: dict[str, str], **code: str) -> str:
     with pytest.raises(DataError) as error:
-        made(folder, task, **code)
+        made(own_folder, task, **code)
     return str(error.value)
 
 
-def test_what_the_other_tests_change_is_sound(folder: Path) -> None:
-    task = made(folder, {"dataset": "mine:data", "model": "mine:net", "loss": "mine:loss"})
+def test_what_the_other_tests_change_is_sound(own_folder: Path) -> None:
+    task = made(own_folder, {"dataset": "mine:data", "model": "mine:net", "loss": "mine:loss"})
     assert task.layout.names == ("weight", "bias", "seen")
 
 
@@ -105,13 +93,15 @@ def test_what_the_other_tests_change_is_sound(folder: Path) -> None:
         ("np.load('/nowhere.npy')", "FileNotFoundError: .*/nowhere.npy"),
     ],
 )
-def test_what_code_of_ones_own_raises_is_one_message(folder: Path, place: str, line: str, says: str) -> None:
+def test_what_code_of_ones_own_raises_is_one_message(
+    own_folder: Path, place: str, line: str, says: str
+) -> None:
     setting, name = {
         "data": ("dataset", "data"),
         "loss": ("loss", "loss"),
         "training": ("training", "Own"),
     }.get(place, ("model", "net"))
-    text = refused(folder, {"dataset": "mine:data", setting: f"mine:{name}"}, **{place: line})
+    text = refused(own_folder, {"dataset": "mine:data", setting: f"mine:{name}"}, **{place: line})
     assert text.startswith(f"task.{setting} = 'mine:{name}': ")
     assert re.search(f"{says}.* {LINE}", text), text
     assert "\n" not in text
@@ -126,24 +116,24 @@ def test_what_code_of_ones_own_raises_is_one_message(folder: Path, place: str, l
         ("['seen']", "buffer_policy of the model is a list of 1; it is a dictionary"),
     ],
 )
-def test_a_buffer_policy_that_fails_is_one_message(folder: Path, policy: str, says: str) -> None:
-    text = refused(folder, {"dataset": "mine:data", "model": "mine:net"}, policy=policy)
+def test_a_buffer_policy_that_fails_is_one_message(own_folder: Path, policy: str, says: str) -> None:
+    text = refused(own_folder, {"dataset": "mine:data", "model": "mine:net"}, policy=policy)
     assert text.startswith("task.model = 'mine:net': ")
     assert re.search(says, text), text
 
 
-def test_a_call_that_fails_has_the_line_of_the_function(folder: Path) -> None:
-    text = refused(folder, {"dataset": "mine:arrays"})
+def test_a_call_that_fails_has_the_line_of_the_function(own_folder: Path) -> None:
+    text = refused(own_folder, {"dataset": "mine:arrays"})
     assert "task.dataset = 'mine:arrays': TypeError: arrays() takes 0 positional arguments" in text
     assert text.endswith("mine.py, line 10)")
 
 
-def test_a_data_set_that_does_not_fit_has_its_line(folder: Path) -> None:
-    text = refused(folder, {"dataset": "mine:data"}, data="return Dataset(np.eye(8, 3), np.arange(7), 2)")
+def test_a_data_set_that_does_not_fit_has_its_line(own_folder: Path) -> None:
+    text = refused(own_folder, {"dataset": "mine:data"}, data="return Dataset(np.eye(8, 3), np.arange(7), 2)")
     assert text.startswith("task.dataset = 'mine:data': data set, training part: 8 examples and 7 labels (")
     assert text.endswith("mine.py, line 7)")
 
 
-def test_code_that_exits_ends_no_run_in_silence(folder: Path) -> None:
-    text = refused(folder, {"dataset": "mine:data"}, data="raise SystemExit(0)")
+def test_code_that_exits_ends_no_run_in_silence(own_folder: Path) -> None:
+    text = refused(own_folder, {"dataset": "mine:data"}, data="raise SystemExit(0)")
     assert "task.dataset = 'mine:data': it exits: SystemExit: 0 (" in text
