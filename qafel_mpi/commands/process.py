@@ -6,6 +6,8 @@ and only once the command line has been understood.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -13,7 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -64,6 +66,7 @@ def ready_mpi() -> None:
     _ask_for_threads()
     _keep_windows_quiet()
     _let_finalize_pass()
+    _spare_a_second()
 
 
 def _ask_for_threads() -> None:
@@ -103,6 +106,43 @@ def part() -> None:
 
     if survives():
         all_come(_meeting.comm, AGREE_SECONDS)
+
+
+def _spare_a_second() -> None:
+    """Have Open MPI leave its module btl/ofi out where all ranks are on one host.
+
+    That of Open MPI 5.0 sleeps for a second when it finds nothing to do, in every MPI_Init. What the user has said of
+    these modules holds.
+    """
+    local, everyone = (os.environ.get(f"OMPI_COMM_WORLD_{size}") for size in ("LOCAL_SIZE", "SIZE"))
+    if local == everyone:  # also where no launcher has set either
+        os.environ.setdefault("OMPI_MCA_btl", "^ofi")
+
+
+# What runs and benchmarks import, but for MPI. Most of a start's processor time.
+HEAVY = (
+    "torch",
+    "h5py",
+    "qafel_mpi.config",
+    "qafel_mpi.tasks",
+    "qafel_mpi.algorithms.server",
+    "qafel_mpi.trace.merge",
+)
+
+
+def load(modules: Sequence[str] = HEAVY) -> None:
+    """Import what a command will need, before it calls MPI: all ranks at the same time.
+
+    A rank that waits in MPI for others polls, and takes their processor time while they still import. Python's
+    garbage collector would look through all that is imported again and again, and find nothing.
+    """
+    gc.disable()
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def leave_together() -> None:
@@ -171,8 +211,9 @@ def from_rank_0(comm: MPI.Intracomm | None, prepare: Callable[[], dict[str, Any]
             _say(error, "")
             answer = {"code": int(_code(error))}
     if comm is not None:
-        from qafel_mpi.transport.exchange import broadcast_text
+        from qafel_mpi.transport.exchange import all_come, broadcast_text
 
+        all_come(comm, float("inf"))  # asleep: who polls takes rank 0's processor time
         answer = json.loads(broadcast_text(comm, json.dumps(answer)))
     if "code" in answer:
         raise AllLeave(answer["code"])

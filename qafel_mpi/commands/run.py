@@ -93,8 +93,9 @@ def run(
     settings += [f"stop.accuracy={target_accuracy!r}"] if target_accuracy is not None else []
     # From here on: torch and MPI take seconds to load.
     with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
-        comm = job.world()
         hold_down(hold)
+        job.load()
+        comm = job.world()
 
         def prepared() -> dict[str, Any]:
             require(hold)

@@ -72,6 +72,7 @@ def suite(
     """
     often = Every.parsed(every)
     with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
+        job.load()
         comm = job.world(ask_mpi=not show_only)
         chosen, settings = list(only or []), list(overrides or [])
         if show_only:

@@ -43,6 +43,30 @@ def test_what_needs_no_numbers_loads_no_numbers(arguments):
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+def test_a_run_imports_all_that_is_heavy_before_mpi_and_nothing_that_it_does_not_use(tmp_path):
+    script = (
+        "import sys; from qafel_mpi.commands import process; process.load()\n"
+        "early = 'mpi4py.MPI' in sys.modules\n"
+        "heavy = {'torch', 'numba', 'h5py'} <= set(sys.modules)\n"
+        "from qafel_mpi.commands.app import main\n"
+        "sys.argv = 'qafel-mpi run digits --set clock.kind=virtual --set stop.steps=1 --overwrite'.split()\n"
+        "sys.argv += ['--out', 'a.h5']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(early, heavy, sorted({'sympy', 'scipy.linalg', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    for _ in range(2):  # who compiles kernels loads SciPy's algebra; the second run finds them kept
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=dict(os.environ),
+        )
+    assert done.stdout.splitlines()[-1] == "False True []", done.stderr
+
+
 def test_the_version_is_the_packages(tmp_path):
     from importlib.metadata import version
 

@@ -192,5 +192,5 @@ def test_the_settings_for_mpirun_on_one_machine_are_plain_assignments() -> None:
     """A shell sources the file and the tests read it: both must see the same."""
     assert mpi_environment()["PRTE_MCA_rmaps_default_mapping_policy"] == ":oversubscribe"
     assert all(
-        re.fullmatch(r"\w+", name) and re.fullmatch(r"[\w:/.]+", v) for name, v in mpi_environment().items()
+        re.fullmatch(r"\w+", name) and re.fullmatch(r"[\w:/.^]+", v) for name, v in mpi_environment().items()
     )

@@ -60,14 +60,15 @@ def run(
     parts: the benchmarks that it is made of; left out: itself. Files that can't be written are refused before it
     begins; if it ends early they hold what there was.
     """
-    from mpi4py import MPI
-
-    from qafel_mpi.bench.measuring import ranks as shared
-    from qafel_mpi.bench.measuring.keep import Keeper
-    from qafel_mpi.bench.measuring.timing import Limits
-
     with job.all_ranks_end():
+        job.load()
         world = job.world()
+        from mpi4py import MPI
+
+        from qafel_mpi.bench.measuring import ranks as shared
+        from qafel_mpi.bench.measuring.keep import Keeper
+        from qafel_mpi.bench.measuring.timing import Limits
+
         comm = shared.require(world, name, ranks) if ranks > 1 else (world or MPI.COMM_SELF)
         job.from_rank_0(comm, output.refuse_unwritable)
         references = _references(comm, output.reference)

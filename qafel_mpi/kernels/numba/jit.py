@@ -15,6 +15,7 @@ import numba
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 from numba.extending import intrinsic as _typed_intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -35,10 +36,19 @@ class _Kept(FunctionCache):
 
     def load_overload(self, *arguments: Any) -> Any:
         try:
-            return super().load_overload(*arguments)
+            return self._loaded(*arguments)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             self._say(error)
             return None
+
+    def _loaded(self, signature: Any, context: Any) -> Any:
+        """As numba's own, without its registries of what it can compile, which take a quarter of a second to load.
+
+        A compiled function needs only the runtime that manages memory; who compiles loads the rest.
+        """
+        rtsys.initialize(context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(signature, context)
 
     def save_overload(self, *arguments: Any) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -112,6 +113,38 @@ def test_a_failure_says_how_to_find_what_was_recorded(capfd, monkeypatch):
         "rank 1 waits for rank 0; transport.watchdog_seconds = 5 allows no more\n"
         "qafel-mpi: `qafel-mpi merge a.shards` makes a trace of what was recorded\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ({}, "^ofi"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, "^ofi"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, None),
+        ({"OMPI_MCA_btl": "self,tcp"}, "self,tcp"),
+    ],
+)
+def test_open_mpi_keeps_all_its_modules_where_ranks_are_on_several_hosts_or_the_user_has_named_some(
+    monkeypatch, given, becomes
+):
+    for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_btl"):
+        monkeypatch.setenv(name, "")  # to be restored
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    process.ready_mpi()
+    assert dict(os.environ).get("OMPI_MCA_btl") == becomes
+
+
+def test_what_is_loaded_is_left_alone_by_the_garbage_collector_which_then_goes_on():
+    gc.unfreeze()
+    process.load(["json"])
+    assert gc.get_freeze_count() > 0
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError):
+        process.load(["no_such_module_at_all"])
+    assert gc.isenabled()
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("end", [SystemExit(2), AllLeave(3), KeyboardInterrupt()])

@@ -17,7 +17,7 @@ from qafel_mpi.tasks.config import ClientConfig
 from qafel_mpi.tasks.neural import NeuralTask
 from qafel_mpi.tasks.partition_config import PartitionConfig
 from qafel_mpi.tasks.partitions import partition
-from qafel_mpi.tasks.targets import Targets
+from qafel_mpi.tasks.targets import Targets, loss
 
 KINDS: list[Targets] = ["classes", "tokens", "labels", "values"]
 
@@ -66,6 +66,27 @@ def test_every_kind_of_target_is_learnt(kind: Targets) -> None:
         assert math.isnan(after.accuracy)
     else:
         assert after.accuracy > max(0.75, before.accuracy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_of_each_example_has_torchs_bits_and_gradients_alone_and_in_a_batch_of_clients(dtype):
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, 20, 7, generator=generator, dtype=dtype) * 30
+    y = torch.randint(0, 7, (3, 20), generator=generator)
+    for each in (loss_of, torch.vmap(loss_of)):
+        shape = (60, 7) if each is loss_of else (3, 20, 7)
+        ours, theirs = (outputs.reshape(shape).clone().requires_grad_() for _ in range(2))
+        found = each(ours, y.reshape(shape[:-1]))
+        wanted = cross_entropy(theirs.reshape(60, 7), y.flatten(), reduction="none")
+        assert torch.equal(found.flatten(), wanted)
+        weights = torch.rand(60, generator=generator, dtype=dtype)
+        (found.flatten() * weights).sum().backward()
+        (wanted * weights).sum().backward()
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def loss_of(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return loss("classes", outputs, y, "none")
 
 
 def test_tokens_are_judged_one_by_one() -> None:
