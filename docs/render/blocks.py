@@ -36,6 +36,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "demo-mushrooms": learning.demo_mushrooms,
     "digests": replays.digests,
     "headline-digits": headline.digits_suite,
+    "headline-mushrooms": headline.mushrooms,
     "hidden": transport.hidden,
     "link-cnn": links.link_cnn,
     "link-resnet18": links.link_resnet18,
