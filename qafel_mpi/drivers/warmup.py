@@ -39,7 +39,8 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
             for x in vectors:
                 _call_codec(codec, x)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
-            with _said(), _explained(_first_training(setup), say=first and comm.rank < 2):
+            alone = first and comm.rank < 2 and not setup.task.compiled
+            with _said(), _explained(_first_training(setup), say=alone):
                 _call_task(setup.task, setup.x0)
 
 

@@ -69,6 +69,7 @@ class Task(ABC):
     together: how many clients that start from one version are trained as one batch; a property of the task
     and its settings alone, so that results don't depend on who trains.
     same_bits_together: whether a client that is trained with others gets the very bits that it gets alone.
+    compiled: whether kernels of ours train, which the first run on a machine compiles.
     data_digest: of the data set as it was loaded; "" where there is none.
     state_digest: of all that training reads beside x and the data (frozen parameters, constants); "" where there is
     nothing.
@@ -82,6 +83,7 @@ class Task(ABC):
     clients: int
     together: int = 1
     same_bits_together: bool = False
+    compiled: bool = False
     data_digest: str = ""
     state_digest: str = ""
     notes: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ class LogisticTask(Task):
     Every client is computed as if alone: `together` changes no bit.
     """
 
-    same_bits_together = True
+    same_bits_together = compiled = True
 
     def __init__(self, arrays: Arrays, client: ClientConfig, *, dtype: torch.dtype, l2: float | str):
         """arrays: what `pack` has made of the data; they are only read."""

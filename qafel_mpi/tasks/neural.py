@@ -81,7 +81,7 @@ class NeuralTask(Task):
         fits = mlp and suits(self.flat, client, self.data, self.objective)
         self._perceptron = Perceptron(self.flat, client, self.data) if fits else None
         if fits:
-            self.same_bits_together = True
+            self.same_bits_together = self.compiled = True
             self.together = USUALLY_TOGETHER if client.together == "auto" else client.together
         self._batch = None if fits else self._clients_together(small_layers=mlp)
 
