@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from qafel_mpi.bench import broadcast, codec, data, ingest, overlap, p2p, sizes, tracing, virtual
+from qafel_mpi.bench.peers import work
 
 Seeds = Mapping[str, int | str]
 OF_A_RANK = "the sender's rank"  # of bytes that ranks.pattern makes
@@ -18,6 +19,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "overlap": lambda: {"run": overlap.experiment(1).seed},
     "tracing": lambda: {"run": tracing.experiment(1).seed},
     "data": lambda: {"data": data.experiment(1).seed},
+    "peers": lambda: {"run": work.SEED},
     "sizes": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "virtual": lambda: {
         "cnn": virtual.cnn_experiment(1).seed,

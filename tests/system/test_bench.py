@@ -28,7 +28,8 @@ def results(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "p2p", "ingest", "broadcast", "backoff", "overlap", "tracing", "all", "check", "compare"]
+    "command",
+    ["", "p2p", "ingest", "broadcast", "backoff", "overlap", "tracing", "peers", "all", "check", "compare"],
 )
 def test_every_benchmark_has_help_with_examples(command, tmp_path):
     done = qafel("bench", *command.split(), "--help", cwd=tmp_path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi.commands.bench import codec, files, parts, site
+from qafel_mpi.commands.bench import codec, files, parts, peers, site
 from qafel_mpi.commands.bench.measure import Output, run
 from qafel_mpi.commands.bench.options import (
     PAYLOADS,
@@ -300,6 +300,9 @@ def virtual(
     counts = sorted(clients or [100, 10_000, 1_000_000])
     measure = parts.virtual([part.value for part in only or list(VirtualPart)], uploads, steps, counts)
     run("virtual", measure, Output(json, out, reference), seconds=seconds, width=width)
+
+
+bench.command(epilog=peers.EXAMPLES)(peers.peers)
 
 
 # --- files ------------------------------------------------------------------------------------------

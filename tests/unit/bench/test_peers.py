@@ -1,0 +1,210 @@
+"""The benchmark against other frameworks, with a made-up peer; no real one is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qafel_mpi.bench.measuring.timing import Limits
+from qafel_mpi.bench.peers import environments, rows, runner, work
+from qafel_mpi.bench.peers.rows import OURS, Contender, compared
+from qafel_mpi.bench.peers.work import Part
+from qafel_mpi.commands.bench import ourselves
+from qafel_mpi.tasks.config import TaskConfig
+from qafel_mpi.tasks.models import MODELS
+from qafel_mpi.tasks.targets import Signature
+
+ONCE = Limits(seconds=0.0, least=1, most=1, warmups=1)
+SMALL = Part("mlp", "fedavg", 4, updates=12, clients=4)
+
+# FedAvg of all clients, written out.
+PEER = """
+import torch
+
+def train(work):
+    start = work.arrays["start"]
+    for _ in range(work.steps):
+        total = torch.zeros_like(start)
+        for client in range(work.clients):
+            module = work.module()
+            torch.nn.utils.vector_to_parameters(start, module.parameters())
+            x, y = work.examples(client)
+            torch.nn.functional.cross_entropy(module(x), y).backward()
+            total += torch.cat([p.grad.flatten() for p in module.parameters()])
+        start = start - work.learning_rate * total / work.clients
+        work.lap()
+    print("chatter")
+    return work.report(start, sent_bytes=7.0)
+"""
+IDLE = """
+def train(work):
+    for _ in range(work.steps):
+        work.lap()
+    return work.report(work.arrays["start"])
+"""
+BROKEN = """
+def train(work):
+    raise RuntimeError("no such thing")
+"""
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Contenders answer in this process: a start of Python each would take longer than all of the test."""
+
+    class Process:
+        def __init__(self, one, settings):
+            self.name, self.found, self.settings = one.name, {}, settings
+            scope: dict = {}
+            exec(one.recipe.read_text(encoding="utf-8"), scope)
+            self.train = scope["train"]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def sample(self):
+            todo = runner.Work(**self.settings)
+            try:
+                self.found = runner.figures(todo, self.train(todo))
+            except RuntimeError as error:
+                raise environments.PeerError(f"{self.name}: {error}") from error
+            return self.found["seconds"] / self.found["updates"]
+
+    monkeypatch.setattr(rows, "Process", Process)
+
+
+def peer(folder: Path, name: str, text: str) -> Contender:
+    path = folder / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    return Contender(name, Path(sys.executable), path, ("fedavg",))
+
+
+def test_a_peer_that_does_the_same_work_ends_with_our_model(in_process, tmp_path):
+    said: list[str] = []
+    found = list(
+        rows.rows(
+            [rows.ourselves(Path(ourselves.__file__)), peer(tmp_path, "plain", PEER)],
+            [SMALL],
+            ONCE,
+            said.append,
+        )
+    )
+    assert said == []
+    assert [row.parameters.get("against") for row in found] == [None, "plain"]
+    columns = found[1].columns()
+    assert columns["apart"] < 1e-4
+    assert columns["comparable"] == 1
+    assert columns["peer_accuracy"] == columns["accuracy"]
+    assert columns["peer_sent_bytes"] == 7
+    assert columns["reported_bytes"] == 4 * 4810 * (1 + 1 / 4)  # float32: every client up, every round down
+    assert columns["reference"] == "plain"
+
+
+def test_a_peer_that_learns_nothing_is_said_to_be_void_and_one_that_fails_is_left_out(in_process, tmp_path):
+    said: list[str] = []
+    found = list(
+        rows.rows(
+            [
+                Contender(OURS, Path(sys.executable), peer(tmp_path, "ours", PEER).recipe, work.ALGORITHMS),
+                peer(tmp_path, "idle", IDLE),
+                peer(tmp_path, "broken", BROKEN),
+            ],
+            [Part("mlp", "fedavg", 4, updates=12, clients=4)],
+            ONCE,
+            said.append,
+        )
+    )
+    assert [row.parameters.get("against") for row in found] == [None, "idle"]
+    assert found[1].columns()["comparable"] == 0
+    assert "left out: broken: no such thing" in said[0]
+    assert "void" in said[1]
+
+
+def test_a_peer_takes_part_only_in_what_it_can_do(in_process, tmp_path):
+    ours = Contender(OURS, Path(sys.executable), peer(tmp_path, "ours", PEER).recipe, work.ALGORITHMS)
+    part = Part("mlp", "fedbuff", 4, updates=20, clients=4)
+    found = list(rows.rows([ours, peer(tmp_path, "plain", PEER)], [part], ONCE, print))
+    assert len(found) == 1
+
+
+def test_a_process_answers_line_by_line_and_says_what_killed_it(tmp_path):
+    data = tmp_path / "data.npz"
+    work.write(SMALL, data)
+    with rows.Process(peer(tmp_path, "plain", PEER), SMALL.settings(data)) as process:
+        assert process.sample() > 0
+        before = process.found
+        assert process.sample() > 0
+        assert process.found["digest"] == before["digest"]
+        assert process.found["updates"] == 8  # of three steps, two lie between the first lap and the last one
+        assert process.found["peak_bytes"] > 50e6
+    with (
+        rows.Process(peer(tmp_path, "broken", BROKEN), SMALL.settings(data)) as process,
+        pytest.raises(environments.PeerError, match=r"broken ended with 1: RuntimeError: no such thing"),
+    ):
+        process.sample()
+
+
+@pytest.mark.parametrize("model", work.MODELS)
+def test_the_runners_models_compute_what_ours_do(model):
+    shape = {"mlp": (64,), "cnn": (1, 32, 32)}[model]
+    ours = MODELS[model](TaskConfig(model=model), Signature(shape, 10))
+    theirs = runner.MODELS[model](shape, 10)
+    names = [name for name, _ in ours.named_parameters()]
+    assert names == [name for name, _ in theirs.named_parameters()]
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours(x), theirs(x))
+
+
+def test_unequal_work_is_not_comparable():
+    ours = {"digest": [1.0, 0.0], "accuracy": 0.9, "server_steps": 3, "moved": 1.0}
+    assert compared(ours, ours) == {"apart": 0.0, "accuracy_short": 0.0, "comparable": 1.0}
+    assert compared(ours, {**ours, "digest": [0.0, 1.0]})["comparable"] == 1  # other clients, as good
+    assert compared(ours, {**ours, "digest": [0.0, 1.0], "accuracy": 0.7})["comparable"] == 0
+    assert compared(ours, {**ours, "server_steps": 2})["comparable"] == 0
+
+
+def test_the_cnn_sees_each_pixel_enlarged(tmp_path):
+    small, large = (tmp_path / f"{model}.npz" for model in ("mlp", "cnn"))
+    for model, path in (("mlp", small), ("cnn", large)):
+        work.write(Part(model, "fedavg", 2, 2, clients=2), path)
+    with np.load(small) as a, np.load(large) as b:
+        assert b["x"].shape == (28, 1, 32, 32)
+        assert np.array_equal(b["x"][:, 0, ::4, ::4].reshape(28, 64), a["x"])
+        assert np.array_equal(b["x"][:, 0, 3::4, 3::4].reshape(28, 64), a["x"])
+        assert np.array_equal(np.bincount(a["client"]), [14, 14])
+
+
+def test_recipes_pin_what_they_install():
+    for name in environments.NAMES:
+        module = environments.recipe(name)
+        assert set(module.ALGORITHMS) <= set(work.ALGORITHMS)
+        assert all(
+            "==" in requirement
+            for call in environments.commands(module)
+            for requirement in call
+            if requirement != "--no-deps"
+        )
+
+
+def test_what_is_not_installed_is_not_found(tmp_path):
+    python = environments.python_of(tmp_path, "pfl")
+    assert environments.installed(tmp_path, ["pfl"]) == {}
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert environments.installed(tmp_path, ["pfl"]) == {"pfl": python}
+
+
+def test_the_family_of_a_process_has_itself():
+    import os
+
+    assert os.getpid() in runner.family(os.getpid())
+    assert json.dumps(runner.peak_bytes()) != "0"
