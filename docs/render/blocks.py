@@ -29,6 +29,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "codec": codecs.qsgd,
     "codec-large": codecs.large,
     "codec-neighbour": codecs.neighbour,
+    "codec-others": codecs.others,
     "codec-peers": codecs.peers,
     "codec-variants": codecs.variants,
     "codec-zstd": codecs.zstd_saves,

@@ -54,6 +54,56 @@ def variants() -> str:
     return f"{table(header, lines, right=range(1, 7))}\n\n{names}"
 
 
+_OTHERS = (("qsgd", (1, 2, 4)), ("eden", (1, 2, 4)), ("fp4", (4,)), ("lattice", (4,)))
+_DECODE = ("decode_accumulate", "decode_near")
+_TARGETS = {
+    "encode": (20, 3),
+    "decode_accumulate": (15, 2.5),
+}  # of eden: µs for a short vector, passes for a long one
+
+
+def others() -> str:
+    """eden, fp4 and lattice beside qsgd in one run: times, and over the memory pass."""
+    lines = []
+    for codec, widths in _OTHERS:
+        for bits in widths:
+            for d in (SIZES[0], SIZES[-1]):
+                found = {
+                    row["parameters"]["operation"]: row
+                    for row in rows("codec-others", codec=codec, bits=bits, d=d)
+                }
+                decode = next(name for name in _DECODE if name in found)
+                cells = [
+                    _time_and_passes(found.get(name))
+                    for name in ("encode", decode, "hidden_step", "rotated_sum")
+                ]
+                name = codec if codec == "fp4" else f"{codec}, {bits} bit{'s' * (bits > 1)}"
+                lines.append((name, f"{d:,}", *cells))
+    header = ("", "elements", "encode", "decode and accumulate", "hidden-state step", "sum, shared rotation")
+    shown = f"{table(header, lines, right=range(1, 6))}\n\n{_targets()}"
+    return f"{shown}\n\n{origin('codec-others')}"
+
+
+def _targets() -> str:
+    parts = []
+    for operation, (us, most) in _TARGETS.items():
+        short, long = (
+            [one("codec-others", codec="eden", bits=b, d=d, operation=operation) for b in (1, 2, 4)]
+            for d in (SIZES[0], SIZES[-1])
+        )
+        times = sum(first(row, "median_us") <= us for row in short)
+        ratios = sum(passes(row)[0] <= most for row in long)
+        parts.append(
+            f"{OPERATIONS[operation]} at most {us} µs for {SIZES[0]:,} elements, met at {times} of 3 widths, and "
+            f"{most:g} passes for {SIZES[-1]:,}, met at {ratios} of 3"
+        )
+    return f"Targets for eden: {'; '.join(parts)}."
+
+
+def _time_and_passes(row: dict[str, Any] | None) -> str:
+    return NOTHING if row is None else f"{span(values(row, 'median_us'), time)}; {span(passes(row))}×"
+
+
 LIBRARIES = ("numpy", "torch", "bitsandbytes", "torchao")
 
 
