@@ -70,15 +70,24 @@ def drive(run: suite.SuiteRun, comm: None) -> RunSummary:
 
 
 def made(name: str) -> list[str]:
-    """One server step on made data, one example a client."""
+    """One server step on made data, one example a client; of text, on the first that there is."""
     task = load(name).task
-    clients = (
-        1100 if task.model == "cnn" else 100
-    )  # as many as train at a time in the experiments of concurrency
+    short = ["evaluation.examples=20", "stop.steps=1"]
+    if task.model == "transformer":
+        return [
+            *short,
+            "client.local_steps=1",
+            "task.depth=1",
+            "task.width=8",
+            "task.heads=1",
+            "task.context=8",
+        ]
+    # As many as train at a time in the experiments of concurrency.
+    clients = 1100 if task.model == "cnn" else 100
     shape = ["client.local_steps=1"] if task.model == "cnn" else ["task.shape=[6]"]
     classes = [] if task.model == "cnn" and task.classes else ["task.classes=2"]
-    sizes = [f"task.clients={clients}", f"task.examples={clients}", "evaluation.examples=20"]
-    return ["task.dataset=synthetic", *sizes, *shape, *classes, "task.partition={kind='iid'}", "stop.steps=1"]
+    sizes = [f"task.clients={clients}", f"task.examples={clients}"]
+    return ["task.dataset=synthetic", *sizes, *shape, *classes, "task.partition={kind='iid'}", *short]
 
 
 @pytest.mark.parametrize("name", SUITES)
