@@ -18,7 +18,6 @@ CODECS = {
     "qsgd, 2 bits": CodecConfig(codec="qsgd", bits=2),
     "topk, 1%": CodecConfig(codec="topk", fraction=0.01),
 }
-MOST_BYTES = 2**31 - 1  # of one MPI call
 LINK_BYTES_PER_S = 125e6  # 1 Gbit/s
 
 
@@ -91,11 +90,7 @@ def _memory(row: dict[str, Any], rank: str) -> str:
 
 def _message(config: CodecConfig, parameters: int) -> str:
     size = HEADER_BYTES + build(config, Layout(("x",), ((parameters,),))).payload_bytes()
-    return (
-        f"{_bytes(size)}, {_time(size / LINK_BYTES_PER_S)}"
-        if size <= MOST_BYTES
-        else f"{_bytes(size)}: too large"
-    )
+    return f"{_bytes(size)}, {_time(size / LINK_BYTES_PER_S)}"
 
 
 def _time(seconds: float) -> str:

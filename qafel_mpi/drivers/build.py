@@ -26,6 +26,8 @@ from qafel_mpi.codecs import build as build_codec
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
+from qafel_mpi.config_idle import idle_settings
+from qafel_mpi.drivers.room import parameters_fit
 from qafel_mpi.own import said
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.tasks.config import ClientConfig
@@ -38,7 +40,6 @@ from qafel_mpi.wire import (
     ADOPT_BYTES,
     DIGEST_BYTES,
     FLAG_ENTROPY,
-    HEADER_BYTES,
     Expected,
     Kind,
     without_payload_checksum,
@@ -59,7 +60,6 @@ class Progress:
     bits_per_byte: float = float("nan")  # of text
 
 
-MOST_BYTES = 2**31 - 1  # of a message: Open MPI's calls count them in 32 bits
 ERROR_BYTES = 1024  # of a DIVERGED: why a training failed
 Report = Callable[[Progress], None]
 Interrupted = Callable[[], bool]
@@ -203,22 +203,35 @@ _TOO_LARGE = re.compile(
     "allocate|out of memory|(?<!without )overflow|negative dimension|too big|dimension exceeded|too large",
     re.IGNORECASE,
 )
-_NO_SIZES = ("seed", "stop", "client.pause_seconds")
+# Of what is made before a run: the model, the data and their parts, a batch, and what is drawn for every client.
+_SIZES = (
+    "task.",
+    "client.batch_size",
+    "evaluation.examples",
+    "clock.",
+    "server.buffer_size",
+    "transport.receive_slots",
+)
 
 
 @contextmanager
 def affordable(experiment: Experiment) -> Iterator[None]:
-    """What is larger than memory in this block becomes a DataError that names the experiment's largest numbers."""
+    """What is larger than memory in this block becomes a DataError that names what decides it: the model, and the
+    largest numbers of those settings that sizes come from."""
     try:
         yield
     except (MemoryError, OverflowError, RuntimeError, ValueError, TypeError) as error:
         if not isinstance(error, MemoryError | OverflowError) and not _TOO_LARGE.search(str(error)):
             raise
-        sizes = sorted(_numbers(experiment.model_dump()), reverse=True)[:2]
+        given = experiment.model_dump()
+        idle = {".".join(one.keys) for one in idle_settings(given, Experiment)}
+        sizes = sorted((size for size in _numbers(given) if size[1] not in idle), reverse=True)[:2]
         largest = ", ".join(f"{key} = {value}" for value, key in sizes)
+        model = experiment.task.model
         why = (str(error).splitlines() or ["out of memory"])[0]
         raise DataError(
-            f"this run needs more memory than there is ({why}); the largest numbers of the experiment are {largest}"
+            f"this run needs more memory than there is ({why}); it comes from task.model = {model!r}, and from its "
+            f"largest numbers, {largest}"
         ) from error
 
 
@@ -228,7 +241,7 @@ def _numbers(tables: Mapping[str, Any], section: str = "") -> Iterator[tuple[int
         key = f"{section}{name}"
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{key}.")
-        elif not key.startswith(_NO_SIZES):
+        elif key.startswith(_SIZES):
             items = value if isinstance(value, list | tuple) else [value]
             yield from ((item, key) for item in items if isinstance(item, int) and not isinstance(item, bool))
 
@@ -247,7 +260,7 @@ def build(
 
     Raises DataError or ConfigError where the settings don't fit the data.
     """
-    with affordable(experiment):
+    with affordable(experiment), parameters_fit():
         torch.set_num_threads(threads)
         use(device)
         task = tasks.build(
@@ -286,25 +299,6 @@ def _codec(link: str, config: CodecConfig, task: Task, threads: int) -> Codec:
         return build_codec(config, task.layout, task.dtype, threads=threads)
     except DataError as error:
         raise DataError(f"{link}: {error}") from error
-
-
-def refuse_what_no_message_holds(setup: Setup) -> None:
-    """Raise ConfigError where a message of the run is larger than one MPI call sends: they are not split yet."""
-    what = {Kind.UPDATE: "an upload", Kind.BROADCAST: "a broadcast", Kind.MODEL: "the unquantized model"}
-    fix = {
-        Kind.UPDATE: "set fewer uplink.bits, or a sparse uplink.codec",
-        Kind.BROADCAST: "set fewer downlink.bits, or a sparse downlink.codec",
-        Kind.MODEL: f"take a model of at most {(MOST_BYTES - HEADER_BYTES) // setup.x0.element_size():,} parameters",
-    }
-    sizes = {kind: HEADER_BYTES + expected.payload_bytes for kind, expected in setup.expected().items()}
-    problems = [
-        f"{what[kind]} of {setup.task.layout.elements:,} parameters takes {sizes[kind]:,} bytes, and an MPI message "
-        f"holds {MOST_BYTES:,}: {fix[kind]}; client.trainable sends the parameters of a part of the model alone"
-        for kind in what
-        if sizes[kind] > MOST_BYTES
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _accuracy(task: Task, x: Tensor) -> float:

@@ -20,6 +20,7 @@ from qafel_mpi.transport.tree import Branch, Tree
 
 Root = FanOut | Tree | Ibcast
 Leaf = Direct | Branch | Ring
+DOWN_SLOTS = 4  # receives that a client keeps posted
 LARGE_BYTES = 1 << 20  # of payload, from which on a client keeps two receives: one fills, one is applied
 ALGORITHMS: tuple[str, ...] = get_args(TransportConfig.model_fields["broadcast"].annotation)
 

@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from qafel_mpi import wire
 from qafel_mpi.kernels.aligned import aligned_bytes
-from qafel_mpi.transport import mortal
+from qafel_mpi.transport import large, mortal
 
 _NAN = float("nan")
 _NOTHING = wire.Expected()
@@ -165,7 +165,7 @@ class Sends:
         else:
             t_post = perf_counter()
             try:
-                request = self.comm.Issend([frame.sent[:size], MPI.BYTE], rank, self.tag)
+                request = self.comm.Issend(large.spec(frame.sent, size), rank, self.tag)
             except MPI.Exception as error:
                 if rank == 0 or not mortal.is_death(error):
                     raise
@@ -183,7 +183,7 @@ class Sends:
         if (old := self._persistent.pop(frame, None)) is not None:
             old[1].Free()
         assert self.peer is not None, "only asked for messages to the one peer"
-        request = self.comm.Ssend_init([frame.sent[:size], MPI.BYTE], self.peer, self.tag)
+        request = self.comm.Ssend_init(large.spec(frame.sent, size), self.peer, self.tag)
         self._persistent[frame] = (size, request)
         return request
 
@@ -291,7 +291,7 @@ class Slot:
 
     def __init__(self, comm: MPI.Intracomm, index: int, source: int, tag: int, payload_bytes: int):
         self.index, self.frame = index, new_frame(payload_bytes)
-        self.request = comm.Recv_init([self.frame.buffer, MPI.BYTE], source, tag)
+        self.request = comm.Recv_init(large.spec(self.frame.buffer, self.frame.buffer.size), source, tag)
         self.posted_s, self.number = 0.0, 0
 
 
@@ -382,7 +382,8 @@ class Inbox:
 
     def _received(self, slot: Slot, status: MPI.Status) -> Received:
         self.total += 1
-        size, data, payload = status.Get_count(MPI.BYTE), slot.frame.data, slot.frame.payload
+        data, payload = slot.frame.data, slot.frame.payload
+        size = large.received(status, len(data))
         if size != len(data):
             data, payload = data[:size], payload[: max(0, size - wire.HEADER_BYTES)]
         return Received(

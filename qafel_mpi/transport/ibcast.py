@@ -20,6 +20,7 @@ from mpi4py import MPI
 
 from qafel_mpi import wire
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sent, new_frame
+from qafel_mpi.transport.large import Ibcasts
 
 RING = 2  # Ibcasts that a client keeps posted: one is filled while the other is applied
 
@@ -63,7 +64,7 @@ class Ibcast:
         self.link_bytes = (
             0  # payload, as often as a client gets it; what the library's way costs is not known
         )
-        self._under_way: deque[tuple[MPI.Request, Frame, float]] = deque()
+        self._under_way: deque[tuple[Ibcasts, Frame, float]] = deque()
 
     def frame(self) -> Frame:
         """A buffer for the next payload."""
@@ -141,7 +142,7 @@ class Ibcast:
 
     def _post(self, frame: Frame) -> None:
         t_post = perf_counter()
-        self._under_way.append((self.comm.Ibcast([frame.buffer, MPI.BYTE], 0), frame, t_post))
+        self._under_way.append((Ibcasts(self.comm, frame.buffer), frame, t_post))
         self.calls += 1
         self.credits.count(self.calls)
 
@@ -159,7 +160,7 @@ class Ring:
         self.released = 0
         self.stopped = False
         self.frames = [new_frame(payload_bytes) for _ in range(RING)]
-        self._posted: deque[tuple[int, MPI.Request, float]] = deque()
+        self._posted: deque[tuple[int, Ibcasts, float]] = deque()
         for slot in range(RING):
             self._post(slot)
 
@@ -203,7 +204,7 @@ class Ring:
 
     def _post(self, slot: int) -> None:
         t_post = perf_counter()
-        self._posted.append((slot, self.comm.Ibcast([self.frames[slot].buffer, MPI.BYTE], 0), t_post))
+        self._posted.append((slot, Ibcasts(self.comm, self.frames[slot].buffer), t_post))
 
 
 def stop_of(payload_bytes: int) -> wire.Expected:

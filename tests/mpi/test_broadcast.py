@@ -8,7 +8,7 @@ import time
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.transport import broadcast, tree
+from qafel_mpi.transport import broadcast, large, tree
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.frames import Sent
@@ -109,6 +109,19 @@ def test_every_rank_gets_every_version_in_order_and_all_that_was_sent_arrives(co
     assert run.everywhere(run.seen == (list(range(100)) if comm.rank else []))
     assert comm.allreduce(run.sent) == comm.allreduce(run.received)
     assert run.everywhere(comm.rank != 0 or run.link_bytes == 100 * PAYLOAD * (comm.size - 1))
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", broadcast.ALGORITHMS)
+def test_a_message_that_is_larger_than_one_call_of_mpi_takes_goes_by_every_broadcast(
+    comm, algorithm, monkeypatch
+):
+    """The limit is lowered to below a frame's bytes: 2^31 − 1 in truth."""
+    monkeypatch.setattr(large, "MOST_BYTES", PAYLOAD // 2)
+    monkeypatch.setattr(large, "PART_BYTES", PAYLOAD // 3)
+    monkeypatch.setattr(large, "BLOCK_BYTES", 48)
+    run = Run(comm, algorithm, 20, queue_limit=2)
+    assert run.everywhere(run.seen == (list(range(20)) if comm.rank else []))
 
 
 @pytest.mark.mpi(min_size=3)

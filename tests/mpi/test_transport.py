@@ -11,7 +11,7 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.transport import placement
+from qafel_mpi.transport import large, placement
 from qafel_mpi.transport.assignment import Gpu
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import clocks, synchronise
@@ -425,6 +425,44 @@ def test_a_large_message_ahead_of_small_ones_keeps_its_place(comm, source, nudge
         assert inbox.total == 5
         inbox.close()
     assert comm.allreduce(int(order == list(range(5))), MPI.MIN) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("peer", [0, None], ids=["persistent", "one by one"])
+def test_uploads_larger_than_one_call_of_mpi_takes_arrive_whole_beside_small_ones(comm, peer, monkeypatch):
+    """The limit is lowered to below a frame's bytes: 2^31 − 1 in truth. Buffers are those of one message."""
+    monkeypatch.setattr(large, "MOST_BYTES", 500)
+    monkeypatch.setattr(large, "BLOCK_BYTES", 48)
+    sizes = [PAYLOAD, 10, 700, PAYLOAD, 436, 437]  # with a header at, just below and above the limit
+    kinds = {Kind.UPDATE: Expected(payload_bytes=PAYLOAD, variable=True)}
+    right = True
+    if comm.rank == 0:
+        inbox = Inbox(comm, 9, payload_bytes=PAYLOAD, slots=2, source=MPI.ANY_SOURCE)
+        found = {rank: [] for rank in range(1, comm.size)}
+
+        def all_there() -> bool:
+            for received in inbox.poll():
+                message = check(received.data, kinds, rank=received.source)
+                assert received.wire_bytes == wire.HEADER_BYTES + message.payload_bytes
+                assert (received.payload == received.source + message.sequence).all()
+                found[received.source].append(message.payload_bytes)
+                inbox.release(received.slot)
+            return all(len(some) == len(sizes) for some in found.values())
+
+        until(all_there)
+        right = all(some == sizes for some in found.values())
+        inbox.close()
+    else:
+        sends = Sends(comm, 9, peer)
+        for k, size in enumerate(sizes):
+            frame = new_frame(size)
+            frame.payload[:] = comm.rank + k
+            sends.post(
+                frame.seal(Kind.UPDATE, payload_bytes=size, expected=kinds[Kind.UPDATE], sequence=k), 0
+            )
+        until(lambda: not sends.poll() and not len(sends))
+        sends.close()
+    assert comm.allreduce(int(right), MPI.MIN) == 1
 
 
 @pytest.mark.mpi(min_size=2)

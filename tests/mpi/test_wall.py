@@ -28,6 +28,7 @@ from qafel_mpi.drivers.wall import server as wall_server
 from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import ATTRIBUTES, FAULT_NUMBERS, UPDATES, taken
+from qafel_mpi.transport import large
 from qafel_mpi.transport.backoff import WaitedTooLongError
 from qafel_mpi.transport.fanout import MODELS
 from qafel_mpi.transport.frames import Frame, Inbox, Sends
@@ -86,6 +87,23 @@ def test_hidden_state_is_identical_on_every_rank_after_a_wall_run(comm, folder, 
     assert {row.decode() for row in ranks["x_hat_digest"]} == {final}
     assert set(ranks["version"]) == {summary.server_steps}
     assert len(same_everywhere(comm, summary.x_digest)) == 1
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("algorithm", BROADCASTS)
+def test_fedbuff_runs_with_messages_larger_than_one_call_of_mpi_takes(
+    comm, folder, digits, algorithm, monkeypatch
+):
+    """The limit is lowered to below a message's bytes: 2^31 − 1 in truth."""
+    monkeypatch.setattr(large, "MOST_BYTES", 5000)
+    monkeypatch.setattr(large, "PART_BYTES", 4096)
+    monkeypatch.setattr(large, "BLOCK_BYTES", 1000)
+    experiment = digits("algorithm=fedbuff", f"transport.broadcast={algorithm}", "stop.uploads=30")
+    summary = run(comm, folder, experiment)
+    assert summary.payload_bytes_up > 30 * 5000
+    assert len(same_everywhere(comm, summary.x_digest)) == 1
+    assert summary.outcome == "finished"
+    assert summary.dropped_messages == 0
 
 
 @pytest.mark.mpi(min_size=2)

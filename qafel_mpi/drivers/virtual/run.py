@@ -28,11 +28,11 @@ from qafel_mpi.drivers.build import (
     Setup,
     build,
     compute_device,
-    refuse_what_no_message_holds,
     visible_gpus,
 )
 from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.ledger import Ledger
+from qafel_mpi.drivers.memory import refuse_what_does_not_fit
 from qafel_mpi.drivers.rows import places
 from qafel_mpi.drivers.session import Session, begin, giving_the_name_up
 from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED
@@ -96,8 +96,7 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
-            if comm.size > 1:
-                refuse_what_no_message_holds(setup)
+            refuse_what_does_not_fit(setup, comm, spot)
         session.open(setup)
         if plan is None:
             with dying_alone(session):

@@ -30,7 +30,6 @@ from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
 from qafel_mpi.wire import ADOPT_BYTES, Kind, Message, check
 
-DOWN_SLOTS = 4  # receives that a client keeps posted
 POLL_SECONDS = 500e-6  # of the progress thread
 PAUSE_SLICE_SECONDS = (
     5e-3  # a client that idles on purpose looks for broadcasts so often, and leaves its core alone
@@ -79,7 +78,7 @@ class WallClient:
                 0 if setup.assigns else setup.full.payload_bytes(),
                 ADOPT_BYTES if session.deaths.endured else 0,
             ),
-            slots=DOWN_SLOTS,
+            slots=broadcasts.DOWN_SLOTS,
         )
         down = (Kind.BROADCAST, Kind.DOWNLOAD, Kind.MODEL, Kind.ADOPT)
         self.expected = {kind: self.described[kind] for kind in down} | {Kind.STOP: self.inbox.stop}

@@ -19,9 +19,9 @@ from qafel_mpi.drivers.build import (
     RunSummary,
     build,
     compute_device,
-    refuse_what_no_message_holds,
     visible_gpus,
 )
+from qafel_mpi.drivers.memory import refuse_what_does_not_fit
 from qafel_mpi.drivers.session import begin, giving_the_name_up
 from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
@@ -69,7 +69,7 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
-            refuse_what_no_message_holds(setup)
+            refuse_what_does_not_fit(setup, comm, spot)
         session.open(setup)
         hosting = hosting_of(setup, comm.size - 1)
         with dying_alone(session):

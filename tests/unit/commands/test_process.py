@@ -132,7 +132,7 @@ def test_open_mpi_keeps_all_its_modules_where_ranks_are_on_several_hosts_or_the_
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    process.ready_mpi()
+    process._spare_a_second()
     assert dict(os.environ).get("OMPI_MCA_btl") == becomes
 
 
@@ -172,6 +172,6 @@ def test_open_mpi_ends_without_its_barrier_where_ranks_may_die_and_the_user_has_
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    process.ready_mpi()
+    process._spare_a_second()
     assert os.environ.get(process.NO_BARRIER) == wanted
     assert os.environ["MPI4PY_RC_THREAD_LEVEL"] == "serialized"

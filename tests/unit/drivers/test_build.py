@@ -1,46 +1,26 @@
-"""What every run refuses before its first step."""
+"""What is larger than memory while a run is made is said with what decides it."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
-import torch
 
-from qafel_mpi.codecs.base import Layout
-from qafel_mpi.codecs.identity import Identity
-from qafel_mpi.codecs.sparse import TopK
-from qafel_mpi.config import ConfigError
-from qafel_mpi.drivers.build import Setup, refuse_what_no_message_holds
+from qafel_mpi.config import load
+from qafel_mpi.drivers.build import affordable
+from qafel_mpi.tasks.errors import DataError
 
 
-def setup(elements: int, *, sparse: bool) -> Any:
-    layout = Layout(("x",), ((elements,),))
-    full = Identity(layout)
-    codec = TopK(layout, fraction=0.01) if sparse else full
-    task = SimpleNamespace(together=1, layout=layout)
-    return Setup(None, task, codec, codec, full, 1, torch.zeros(1), "full", "")  # type: ignore[arg-type]
-
-
-def test_the_largest_messages_that_mpi_sends_are_sent() -> None:
-    refuse_what_no_message_holds(setup((2**31 - 1 - 64) // 4, sparse=False))
-
-
-def test_larger_ones_are_refused_with_their_bytes_and_what_to_set() -> None:
-    with pytest.raises(ConfigError) as caught:
-        refuse_what_no_message_holds(setup(2**29, sparse=False))
-    upload, broadcast, model = caught.value.problems
-    holds = "takes 2,147,483,712 bytes, and an MPI message holds 2,147,483,647: "
-    assert upload.startswith(f"an upload of 536,870,912 parameters {holds}set fewer uplink.bits")
-    assert broadcast.startswith(f"a broadcast of 536,870,912 parameters {holds}set fewer downlink.bits")
-    assert model.startswith(
-        f"the unquantized model of 536,870,912 parameters {holds}take a model of at most 536,870,895"
+def test_a_model_larger_than_memory_is_said_by_its_name_with_sizes_and_no_other_settings():
+    experiment = load("digits", ["task.hidden=9000000", "stop.uploads=99999999", "clock.kind=wall"])
+    with pytest.raises(DataError) as caught, affordable(experiment):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 2304000000000 bytes"
+        )
+    assert "it comes from task.model = 'mlp', and from its largest numbers, task.hidden = 9000000" in str(
+        caught.value
     )
+    assert "stop.uploads" not in str(caught.value)
 
 
-def test_small_messages_of_a_large_model_are_refused_for_the_model_that_is_sent_to_who_missed_much() -> None:
-    with pytest.raises(ConfigError) as caught:
-        refuse_what_no_message_holds(setup(2**29, sparse=True))
-    assert len(caught.value.problems) == 1
-    assert "the unquantized model" in caught.value.problems[0]
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(ValueError, match="not of this kind"), affordable(load("digits", [])):
+        raise ValueError("not of this kind")
