@@ -192,6 +192,13 @@ def text(found: Verdict) -> str:
             lines.append(("differ in all", f"{found.differing:,} uploads"))
         if found.others_same or found.others_differ:
             lines.append(("trained beside it", _others(found)))
+        if found.ranks > 1:
+            lines.append(
+                (
+                    "which side erred",
+                    "a replay in one process trains it again and says (not with error feedback)",
+                )
+            )
     if found.slips:
         lines.append(("trained twice", f"{found.slips:,} uploads: {found.slip_text}"))
     if found.x_same is False and found.x_apart is not None:
