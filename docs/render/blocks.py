@@ -16,6 +16,7 @@ from docs.render import (
     settings,
     sizes,
     summary,
+    survival,
     trace,
     transport,
 )
@@ -25,6 +26,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "broadcast": transport.broadcast,
     "broadcast-hosts": transport.broadcast_hosts,
     "broadcast-model": transport.broadcast_model,
+    "checkpoint": survival.checkpoints,
     "clocks": clocks.clocks,
     "codec": codecs.qsgd,
     "codec-large": codecs.large,

@@ -18,7 +18,7 @@ set +a
 raw=runs/results
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large p2p ingest overlap tracing waiting \
-progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes shared-data link-cnn-100mbit link-cnn-1gbit \
+progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data link-cnn-100mbit link-cnn-1gbit \
 link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
@@ -189,6 +189,10 @@ virtual_once() {
 sizes() {
     mpirun -n 3 qafel-mpi bench sizes --algorithm qafel --json $raw/sizes/qafel.json
     mpirun -n 3 qafel-mpi bench sizes --algorithm fedbuff --json $raw/sizes/fedbuff.json
+}
+
+checkpoint() {
+    mpirun -n 2 qafel-mpi bench checkpoint --json $raw/checkpoint/checkpoint.json
 }
 
 shared_data() {

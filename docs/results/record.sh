@@ -132,6 +132,10 @@ sizes() {
     qafel-analysis bench $raw/sizes/*.json --record $out/sizes.json
 }
 
+checkpoint() {
+    qafel-analysis bench $raw/checkpoint/*.json --record $out/checkpoint.json
+}
+
 shared_data() {
     qafel-analysis bench $raw/shared-data/500mb.json --record $out/shared-data.json
 }

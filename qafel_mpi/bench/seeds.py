@@ -21,6 +21,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "data": lambda: {"data": data.experiment(1).seed},
     "peers": lambda: {"run": work.SEED},
     "sizes": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
+    "checkpoint": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "virtual": lambda: {
         "cnn": virtual.cnn_experiment(1).seed,
         "logistic": virtual.logistic_experiment(1).seed,

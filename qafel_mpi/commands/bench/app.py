@@ -247,6 +247,36 @@ def sizes(
 
 
 @bench.command(
+    epilog="Examples:\n\n  mpirun -n 2 qafel-mpi bench checkpoint --json checkpoint.json\n\n"
+    "  mpirun -n 2 qafel-mpi bench checkpoint --d 1000000",
+)
+def checkpoint(
+    d: Annotated[
+        str, typer.Option("--d", metavar="LIST", help="Parameters of the model, approximately.")
+    ] = "29282,11700000",
+    uploads: Annotated[int, typer.Option(min=4, help="Length of each run.")] = 40,
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Measure what a checkpoint costs a wall run, and which share of its time they take at the default interval.
+
+    The share counts the time that the run stands still, and that of the thread that writes beside it.
+    """
+    from qafel_mpi.config_text import whole_numbers
+
+    counts = sorted(whole_numbers("--d", d, 1, 2**31))
+    run(
+        "checkpoint",
+        parts.checkpoint(counts, uploads),
+        Output(json, out, reference),
+        seconds=SECONDS,
+        width=WIDTH,
+        ranks=2,
+    )
+
+
+@bench.command(
     epilog="Example:\n\n  mpirun -n 8 qafel-mpi bench data --megabytes 500 --json data.json",
 )
 def data(

@@ -121,6 +121,21 @@ def sizes(d: Sequence[int], algorithm: str, uploads: int) -> Measure:
     return measure
 
 
+def checkpoint(d: Sequence[int], uploads: int) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from functools import partial
+
+        from qafel_mpi.bench import checkpoint as ours
+        from qafel_mpi.drivers.survival.checkpoints import LEAST_SECONDS, SHARE
+        from qafel_mpi.drivers.survival.every import Every
+        from qafel_mpi.drivers.wall import run as wall
+
+        drive = partial(wall.run, every=Every(steps=1))
+        return ours.rows(comm, drive, d, uploads, least_s=LEAST_SECONDS, share=SHARE)
+
+    return measure
+
+
 def _sizes(text: str) -> list[int]:
     """Raises ConfigError."""
     try:
