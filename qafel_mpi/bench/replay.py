@@ -35,6 +35,10 @@ class Found(Protocol):
     def first_text(self) -> str: ...
     @property
     def slip_text(self) -> str: ...
+    @property
+    def x_same(self) -> bool | None: ...
+    @property
+    def x_hat_same(self) -> bool | None: ...
 
 
 Again = Callable[[Path], Found]  # drivers.replay.run.run
@@ -82,5 +86,6 @@ def replay_seconds(again: Again, trace: Path, wrong: list[str]) -> float:
         print(f"bench: replay {trace}: {found.slip_text}", file=sys.stderr)
     if found.outcome != "the same":
         wrong.append(found.outcome)
-        print(f"bench: replay {trace}: {found.outcome}. {found.first_text}", file=sys.stderr)
+        ends = f"every payload is the run's; x is: {found.x_same}, x̂ is: {found.x_hat_same}"
+        print(f"bench: replay {trace}: {found.outcome}. {found.first_text or ends}", file=sys.stderr)
     return found.seconds / found.uploads
