@@ -127,9 +127,9 @@ def test_what_can_not_go_on_says_so_beforehand_and_ends_with_one_message(tmp_pat
 @needs_ulfm
 def test_a_virtual_run_ends_with_the_same_bits_without_the_workers_that_die(tmp_path):
     """What they had been given goes to others, from the versions that it was to start from."""
-    settings = [f"--set={key}" for key in ("clock.kind=virtual", "stop.uploads=400", "stop.accuracy=1.0",
+    settings = [f"--set={key}" for key in ("clock.kind=virtual", "stop.uploads=3000", "stop.accuracy=1.0",
                 "task.clients=40", "clock.concurrency=20", "evaluation.every_steps=5")]  # fmt: skip
-    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="2:kill:2 3:exit3:3 4:raise:2")
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="2:kill:1 3:exit3:2 4:raise:1")
     assert done.returncode == 0, done.stderr
     alone = qafel("run", "digits", *settings, "--out", "b.h5", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
