@@ -45,6 +45,7 @@ BENCHES = (
     "ingest",
     "overlap",
     "p2p",
+    "peers",
     "run",
     "sizes",
     "tracing",

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("pfl",)
+NAMES = ("pfl", "flower")
 HOST = "host.pth"  # the file that names our folder of packages
 
 

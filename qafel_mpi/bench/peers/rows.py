@@ -38,6 +38,7 @@ class Contender(NamedTuple):
     python: Path
     recipe: Path
     algorithms: Sequence[str]
+    share: float = 1.0  # of the updates of a sample
 
 
 def ourselves(recipe: Path) -> Contender:
@@ -47,7 +48,9 @@ def ourselves(recipe: Path) -> Contender:
 def contender(name: str, python: Path) -> Contender:
     """One of environments.NAMES."""
     module = environments.recipe(name)
-    return Contender(name, python, Path(str(module.__file__)), module.ALGORITHMS)
+    return Contender(
+        name, python, Path(str(module.__file__)), module.ALGORITHMS, getattr(module, "SHARE", 1.0)
+    )
 
 
 def rows(
@@ -63,20 +66,20 @@ def rows(
             if not data.exists():
                 work.write(part, data)
             able = [one for one in contenders if part.algorithm in one.algorithms]
-            yield from _of_a_part(part, able, part.settings(data), limits, tell)
+            yield from _of_a_part(part, able, data, limits, tell)
 
 
 def _of_a_part(
     part: Part,
     contenders: Sequence[Contender],
-    settings: Mapping[str, Any],
+    data: Path,
     limits: Limits,
     tell: Callable[[str], None],
 ) -> Iterator[Row]:
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
         for one in contenders:
-            process = stack.enter_context(Process(one, settings))
+            process = stack.enter_context(Process(one, part.settings(data, one.share)))
             try:
                 process.sample()  # imports, compiles, and shows whether it can
             except PeerError as error:
@@ -93,12 +96,23 @@ def _of_a_part(
     ours = processes.pop(OURS)
     yield Row("peers", about, samples[OURS], derived=derived(ours.found, samples[OURS]))
     for name, process in processes.items():
-        alike = compared(ours.found, process.found)
+        one = next(one for one in contenders if one.name == name)
+        alike = compared(_of_ours(contenders[0], part, data, one.share) or ours.found, process.found)
         if not alike["comparable"]:
             tell(f"{name} learned something else than ours: {alike}; its row is void")
-        theirs = derived(process.found, samples[name])
+        taken = replace(samples[name], loops=process.found["updates"])
+        theirs = derived(process.found, taken)
         columns = derived(ours.found, samples[OURS]) | {f"peer_{k}": v for k, v in theirs.items()} | alike
-        yield Row("peers", about | {"against": name}, samples[OURS], samples[name], name, derived=columns)
+        yield Row("peers", about | {"against": name}, samples[OURS], taken, name, derived=columns)
+
+
+def _of_ours(one: Contender, part: Part, data: Path, share: float) -> Mapping[str, Any]:
+    """What our run of so much of the work ends with; of all of it: nothing, for that is known."""
+    if share == 1:
+        return {}
+    with Process(one, part.settings(data, share)) as process:
+        process.sample()
+        return process.found
 
 
 def derived(found: Mapping[str, Any], samples: Samples) -> dict[str, float]:

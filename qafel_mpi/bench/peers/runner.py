@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,17 +40,33 @@ class Work:
     seed: int
     data: str  # an .npz: x (n, *shape) float32, y and client (n,) int64, test_x, test_y; start (d,) float32
     laps: list[float] = field(default_factory=list, init=False)
+    tcp_bytes: list[int] = field(default_factory=list, init=False)  # at the first lap and the last one
     peak_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         with np.load(self.data) as file:
             self.arrays = {name: torch.from_numpy(file[name]) for name in file.files}
 
-    def lap(self) -> None:
-        """To be called after every server step: time and memory are taken here."""
-        self.laps.append(perf_counter())
-        if len(self.laps) == self.steps:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process of the peer it goes as its settings, and is made once there."""
+        return kept, (json.dumps({name: getattr(self, name) for name in SETTINGS}),)
+
+    def lap(self, *, sockets: bool = False) -> None:
+        """To be called after every server step: time and memory are taken here. sockets: and bytes sent by TCP."""
+        last = len(self.laps) + 1 == self.steps
+        if last:
+            self.laps.append(perf_counter())
             self.peak_bytes = peak_bytes()
+        if sockets and (last or not self.laps):
+            self.tcp_bytes.append(tcp_bytes())
+        if not last:
+            self.laps.append(perf_counter())
+
+    def sent_bytes(self) -> float | None:
+        """An update's bytes on the sockets that lap looked at; None: there were none, or `ss` is missing."""
+        if len(self.tcp_bytes) < 2 or min(self.tcp_bytes) < 0:
+            return None
+        return (self.tcp_bytes[1] - self.tcp_bytes[0]) / ((self.steps - 1) * self.buffer)
 
     def module(self) -> nn.Module:
         """The model with its start values."""
@@ -70,6 +90,16 @@ class Work:
         nn.utils.vector_to_parameters(x, made.parameters())
         with torch.no_grad():
             return float((made(self.arrays["test_x"]).argmax(1) == self.arrays["test_y"]).float().mean())
+
+
+SETTINGS = tuple(name for name, one in Work.__dataclass_fields__.items() if one.init)
+
+
+@cache
+def kept(settings: str) -> Work:
+    """In a process that a peer has started."""
+    torch.set_num_threads(1)
+    return Work(**json.loads(settings))
 
 
 @dataclass
@@ -132,7 +162,7 @@ class CNN(nn.Module):
 MODELS: dict[str, Any] = {"mlp": mlp, "cnn": CNN}
 
 
-# --- memory --------------------------------------------------------------------------------------------------
+# --- memory and sockets ---------------------------------------------------------------------------------------
 
 
 def peak_bytes() -> int:
@@ -146,6 +176,23 @@ def peak_bytes() -> int:
             for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmHWM:"):
                     total += 1024 * int(line.split()[1])
+    return total
+
+
+def tcp_bytes() -> int:
+    """Bytes that this process and those below it have sent by TCP, on connections that are open; -1: unknown.
+
+    Both ends of a connection on this machine may be ours: each byte is sent once.
+    """
+    try:
+        listed = subprocess.run(["ss", "-tinpHO"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return -1
+    ours, total = set(family(os.getpid())), 0
+    for line in listed.splitlines():
+        sent = re.search(r"bytes_sent:(\d+)", line)
+        if sent and any(int(pid) in ours for pid in re.findall(r"pid=(\d+)", line)):
+            total += int(sent[1])
     return total
 
 
@@ -176,4 +223,6 @@ def main(recipe: str, work: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # Once more as a module of its folder, which comes last: a peer's own processes find Work there.
+    sys.path.append(str(Path(__file__).parent))
+    import_module("runner").main(*sys.argv[1:])

@@ -45,8 +45,8 @@ class Part:
     updates: int
     clients: int = CLIENTS
 
-    def settings(self, data: Path) -> dict[str, Any]:
-        """runner.Work's."""
+    def settings(self, data: Path, share: float = 1.0) -> dict[str, Any]:
+        """runner.Work's, of this share of the updates; three server steps at least."""
         buffer = self.cohort if self.algorithm == "fedavg" else BUFFER
         return {
             "algorithm": self.algorithm,
@@ -54,7 +54,7 @@ class Part:
             "clients": self.clients,
             "cohort": self.cohort,
             "buffer": buffer,
-            "steps": self.updates // buffer,
+            "steps": max(3, int(share * self.updates) // buffer),
             "local_steps": 1,
             "learning_rate": RATES[self.model],
             "seed": SEED,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -164,6 +166,40 @@ def test_the_runners_models_compute_what_ours_do(model):
     assert torch.equal(ours(x), theirs(x))
 
 
+def test_a_slow_peer_does_a_share_of_the_work_and_is_compared_with_our_share(in_process, tmp_path):
+    said: list[str] = []
+    ours = Contender(OURS, Path(sys.executable), peer(tmp_path, "ours", PEER).recipe, work.ALGORITHMS)
+    slow = peer(tmp_path, "slow", PEER)._replace(share=0.25)
+    part = Part("mlp", "fedavg", 4, updates=48, clients=4)
+    (_, row) = rows.rows([ours, slow], [part], ONCE, said.append)
+    assert said == []
+    columns = row.columns()
+    assert columns["apart"] == 0
+    assert columns["loops"] == 48
+    assert columns["reference_loops"] == 8  # two of three steps are timed
+
+
+def test_work_goes_to_another_process_as_its_settings(tmp_path):
+    work.write(SMALL, tmp_path / "data.npz")
+    first = runner.Work(**SMALL.settings(tmp_path / "data.npz"))
+    sent = pickle.dumps(first)
+    assert len(sent) < 1000
+    there = pickle.loads(sent)
+    assert pickle.loads(sent) is there  # made once
+    assert torch.equal(there.arrays["x"], first.arrays["x"])
+
+
+def test_bytes_on_sockets_are_those_between_the_first_lap_and_the_last_one(monkeypatch, tmp_path):
+    work.write(SMALL, tmp_path / "data.npz")
+    one = runner.Work(**SMALL.settings(tmp_path / "data.npz"))
+    assert one.sent_bytes() is None
+    counts = iter([1000, 1800])
+    monkeypatch.setattr(runner, "tcp_bytes", lambda: next(counts))
+    for _ in range(one.steps):
+        one.lap(sockets=True)
+    assert one.sent_bytes() == 100  # of 8 updates
+
+
 def test_unequal_work_is_not_comparable():
     ours = {"digest": [1.0, 0.0], "accuracy": 0.9, "server_steps": 3, "moved": 1.0}
     assert compared(ours, ours) == {"apart": 0.0, "accuracy_short": 0.0, "comparable": 1.0}
@@ -204,7 +240,5 @@ def test_what_is_not_installed_is_not_found(tmp_path):
 
 
 def test_the_family_of_a_process_has_itself():
-    import os
-
     assert os.getpid() in runner.family(os.getpid())
     assert json.dumps(runner.peak_bytes()) != "0"
