@@ -1,15 +1,19 @@
 """Server optimizers: they move x along the aggregated update, which plays the role of minus a gradient.
 
-step(x, direction, rate): x and direction are (d,), rate is this step's η_g.
+motion(x, total, …) is a step as the kernels make it, piece by piece (kernels.numba.moving): x and total are (d,), the
+direction is total · factor, rate is this step's η_g. reference_step.py has the arithmetic.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.config import ServerConfig
 from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.numba.moving import ADAM, MOMENTUM, NESTEROV, Motion, Mover
+from qafel_mpi.kernels.numba.moving import SGD as PLAIN
 from qafel_mpi.kernels.state import State, restore_array
 
 
@@ -20,14 +24,16 @@ class SGD:
     """
 
     def __init__(self, config: ServerConfig, x: Tensor):
-        self.beta, self.nesterov = config.momentum, config.nesterov
+        self.beta = config.momentum
         self.m = vector_like(x).zero_() if self.beta else None
+        self._nothing = np.empty(0, dtype=x.numpy().dtype)
+        self._kind = PLAIN if self.m is None else NESTEROV if config.nesterov else MOMENTUM
 
-    def step(self, x: Tensor, direction: Tensor, rate: float) -> None:
-        if self.m is not None:
-            m = self.m.mul_(self.beta).add_(direction)
-            direction = direction.add(m, alpha=self.beta) if self.nesterov else m
-        x.add_(direction, alpha=rate)
+    def motion(self, x: Tensor, total: Tensor, *, factor: float, zero: float, rate: float) -> Motion:
+        """See Motion."""
+        m = self._nothing if self.m is None else self.m.numpy()
+        numbers = np.array((zero, factor, self.beta, rate, 0.0), dtype=m.dtype)
+        return Motion(self._kind, total.numpy(), x.numpy(), m, self._nothing, numbers)
 
     def state(self) -> State:
         return {} if self.m is None else {"m": self.m.numpy()}
@@ -45,17 +51,21 @@ class Adam:
 
     def __init__(self, config: ServerConfig, x: Tensor):
         self.epsilon = config.epsilon
-        self.beta1, self.beta2 = config.beta1, config.beta2
-        self.m, self.v, self.scale = vector_like(x).zero_(), vector_like(x).zero_(), vector_like(x)
+        self.betas = config.beta1, config.beta2
+        self.m, self.v, self.root = vector_like(x).zero_(), vector_like(x).zero_(), vector_like(x)
+        self.largest: Tensor | None = None
+        self._nothing = np.empty(0, dtype=x.numpy().dtype)
+        self._mover = Mover(x.numel(), torch.get_num_threads())
 
-    def step(self, x: Tensor, direction: Tensor, rate: float) -> None:
-        self.m.mul_(self.beta1).add_(direction, alpha=1 - self.beta1)
-        self.v.mul_(self.beta2).addcmul_(direction, direction, value=1 - self.beta2)
-        torch.sqrt(self._denominator(), out=self.scale).add_(self.epsilon)
-        x.addcdiv_(self.m, self.scale, value=rate)
-
-    def _denominator(self) -> Tensor:
-        return self.v
+    def motion(self, x: Tensor, total: Tensor, *, factor: float, zero: float, rate: float) -> Motion:
+        """See Motion. m and v move at once."""
+        m, v = self.m.numpy(), self.v.numpy()
+        largest = self._nothing if self.largest is None else self.largest.numpy()
+        self._mover.moments(total.numpy(), m, v, largest, zero=zero, factor=factor, betas=self.betas)
+        # torch's own root: on some processors its last bit is another than IEEE 754's.
+        torch.sqrt(self.v if self.largest is None else self.largest, out=self.root)
+        numbers = np.array((0.0, 1.0, 0.0, rate, self.epsilon), dtype=m.dtype)
+        return Motion(ADAM, self._nothing, x.numpy(), m, self.root.numpy(), numbers)
 
     def state(self) -> State:
         return {"m": self.m.numpy(), "v": self.v.numpy()}
@@ -71,6 +81,8 @@ class AMSGrad(Adam):
     Wang et al., FADAS (ICML 2024, arXiv 2407.18365), Algorithm 1.
     """
 
+    largest: Tensor
+
     def __init__(self, config: ServerConfig, x: Tensor):
         super().__init__(config, x)
         self.largest = vector_like(x).zero_()
@@ -81,9 +93,6 @@ class AMSGrad(Adam):
     def restore(self, state: State) -> None:
         super().restore(state)
         restore_array(self.largest.numpy(), state["largest"])
-
-    def _denominator(self) -> Tensor:
-        return torch.maximum(self.largest, self.v, out=self.largest)
 
 
 OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "amsgrad": AMSGrad}

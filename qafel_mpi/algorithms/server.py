@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, WRAPPED, Finding, Rejected, factor
@@ -19,6 +20,7 @@ from qafel_mpi.codecs.base import Codec, PayloadError
 from qafel_mpi.codecs.near import NearCodec, decode_near
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
+from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.kernels.state import State, restore_array
 
@@ -87,7 +89,10 @@ class Server:
         self.seed = seed
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
-        self.buffer = vector(uplink.sum_elements, self.x.dtype, self.x.device).zero_()
+        self._buffer = vector(uplink.sum_elements, self.x.dtype)
+        # Whether what the buffer holds was used, or is nothing yet: the next upload is assigned to it, not added.
+        self._spent = True
+        self._mover = Mover(self.x.numel(), torch.get_num_threads())
         self.shared_key = shared_key(seed)
         self.calibration = Calibration(self.x, clients) if server.calibration == "clients" else None
         self.filled = 0
@@ -106,6 +111,14 @@ class Server:
     @property
     def version(self) -> int:
         return self.replica.version
+
+    @property
+    def buffer(self) -> Tensor:
+        """Σ w_i s(τ_i) u_i since the last step: (d,), or what the uplink's sums are."""
+        if self._spent:
+            self._buffer.zero_()
+            self._spent = False
+        return self._buffer
 
     @property
     def room(self) -> int:
@@ -189,7 +202,11 @@ class Server:
             self._add_near(updates[0], coefficients[0], index)  # one at a time: see receive_all
         elif len(updates) == 1 and not self.uplink.shared:
             (u,) = updates
-            self.uplink.accumulate(u.payload, self.buffer, coefficients[0], u.key)
+            if self._spent:
+                self.uplink.start_sum(u.payload, self._buffer, coefficients[0], u.key)
+                self._spent = False
+            else:
+                self.uplink.accumulate(u.payload, self._buffer, coefficients[0], u.key)
         else:
             payloads, keys = [u.payload for u in updates], [u.key for u in updates]
             self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
@@ -251,21 +268,15 @@ class Server:
         A partly filled buffer is allowed: that is the flush at the end of an epoch. Raises NonFiniteError where the
         updates' sum is not finite, and then x is as it was, or where what is to be quantized is not.
         """
-        previous = self._aside().copy_(self.x) if measure else None
-        aggregate = self._aggregate()
-        self.uplink.require_finite(aggregate)  # each update is finite, their sum may be too large for a float
-        self.optimizer.step(self.x, aggregate, delayed_rate(self.config, self._stalest))
+        motion = self._motion()
         self._clear()
-        nan = float("nan")
-        step_norm = distance(self.x, previous) if previous is not None else nan
         key = derive(self.seed, Stream.DOWNLINK, SERVER, self.version)
-        if not measure:
-            payload_bytes = self._publish(out, key)
-            return Step(self.version, key, payload_bytes)
-        hidden = not self.replica.assigns
-        difference = distance(self.x, self.x_hat) if hidden else norm(self.x)
-        payload_bytes = self._publish(out, key)
-        return Step(self.version, key, payload_bytes, step_norm, difference, distance(self.x, self.x_hat))
+        payload_bytes, norms = self._publish(motion, out, key)
+        return (
+            Step(self.version, key, payload_bytes, *norms)
+            if measure
+            else Step(self.version, key, payload_bytes)
+        )
 
     def download(self, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
         """Unicast: Q_s(x^t) for one client that starts, quantized afresh. Returns (payload bytes, key)."""
@@ -303,14 +314,19 @@ class Server:
         if self.calibration is not None:
             self.calibration.restore(state["calibration"])
 
-    def _aggregate(self) -> Tensor:
-        """(1/n) · Σ w_i s(τ_i) u_i, in the buffer itself or in the uplink's memory."""
+    def _motion(self) -> Motion:
+        """x^t -> x^{t+1}. Raises NonFiniteError: each update is finite, their sum may be too large for a float."""
         total = self.uplink.resolve(self.buffer, self.shared_key)
+        factor, zero = 1.0, -0.0
         if self.calibration is not None:
-            return self._calibrated(total, self.calibration)
-        if self.config.update == "model":
-            total.add_(self.x, alpha=-self._coefficients)
-        return total.mul_(1.0 / self._divisor())
+            total = self._calibrated(total, self.calibration)
+        else:
+            factor, zero = 1.0 / self._divisor(), 0.0
+            if self.config.update == "model":
+                total.add_(self.x, alpha=-self._coefficients)
+        self.uplink.require_finite(total if factor <= 1 else total * factor)
+        rate = delayed_rate(self.config, self._stalest)
+        return self.optimizer.motion(self.x, total, factor=factor, zero=zero, rate=rate)
 
     def _divisor(self) -> float:
         if self.config.reduction == "sum":
@@ -325,22 +341,22 @@ class Server:
         calibration.moved(total)
         return direction
 
-    def _publish(self, out: np.ndarray | None, key: int) -> int:
-        codec = self.replica.downlink
+    def _publish(self, motion: Motion, out: np.ndarray | None, key: int) -> tuple[int, Norms]:
+        """x moves, and x̂ follows. Returns (payload bytes, norms)."""
+        assigns = self.replica.assigns
         if out is None:
+            moved = self._mover.move(motion)
+            difference = norm(self.x) if assigns else distance(self.x, self.x_hat)
             self.x_hat.copy_(self.x)
-            self.replica.version += 1
-            return 0
-        if not self.replica.assigns:
-            payload_bytes = codec.encode_difference(self.x, self.x_hat, out, key)
-            self.replica.version += 1
-            return payload_bytes
-        payload_bytes = codec.encode(self.x, out, key)
-        self.replica.apply(out[:payload_bytes], key, self.version)
-        return payload_bytes
+            payload_bytes, norms = 0, Norms(moved, difference, 0.0)
+        else:
+            codec = self.replica.downlink
+            payload_bytes, norms = codec.move_and_encode(motion, self.x_hat, out, key, assigns=assigns)
+        self.replica.version += 1
+        return payload_bytes, norms
 
     def _clear(self) -> None:
-        self.buffer.zero_()
+        self._spent = True
         self.filled = 0
         self._weights = self._coefficients = 0.0
         self._stalest = 0

@@ -106,7 +106,7 @@ def _quantizer(config: QuantizerConfig, layout: Layout, dtype: torch.dtype, thre
         case "sign":
             return Sign(layout, dtype, bucket=config.bucket, threads=threads)
         case _:
-            return Identity(layout, dtype)
+            return Identity(layout, dtype, threads=threads)
 
 
 def _fraction(config: QuantizerConfig) -> float:

@@ -29,6 +29,7 @@ class Affine(DeviceCodec):
     name, id, unbiased = "affine", 3, False
     decodes_finite = True
     in_place = True
+    starts_sums = True
 
     def __init__(
         self,

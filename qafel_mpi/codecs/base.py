@@ -15,6 +15,8 @@ from torch import Tensor
 
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
+from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
+from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.kernels.numba.pieces import subtract
 from qafel_mpi.own import source_digest
 
@@ -161,12 +163,21 @@ class Codec(ABC):
     shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
     # What `validate` lets pass decodes to finite numbers. Where it may not, payloads are decoded aside first.
     decodes_finite: bool = False
+    # _decode(assign=True) also takes a weight, writes every element, and what accumulate makes of zeros differs from
+    # that in the sign of zeros at most.
+    starts_sums: bool = False
+    moves: bool = False  # its kernels take a server optimizer's motion into their step
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Who decodes in another way than its parent has to say for itself what comes out."""
         super().__init_subclass__(**kwargs)
-        if {"_decode", "validate"} & vars(cls).keys() and "decodes_finite" not in vars(cls):
+        own = vars(cls).keys()
+        if {"_decode", "validate"} & own and "decodes_finite" not in own:
             cls.decodes_finite = False
+        if {"_decode", "_sum", "sum_all", "accumulate"} & own and "starts_sums" not in own:
+            cls.starts_sums = False
+        if {"_decode", "encode", "encode_difference"} & own and "moves" not in own:
+            cls.moves = False
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         if not layout.elements:
@@ -174,6 +185,7 @@ class Codec(ABC):
         self.layout = layout
         self.dtype = dtype
         self._scratch: Tensor | None = None
+        self._mover: Mover | None = None
 
     @abstractmethod
     def payload_bytes(self) -> int:
@@ -267,6 +279,16 @@ class Codec(ABC):
         for payload, weight, key in zip(valid, weights, keys, strict=True):
             self._sum(payload, sums, weight, key)
 
+    def start_sum(self, payload: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
+        """sums = weight · Q(x), whatever they held: sum_all of one payload to zeros, but for the sign of zeros.
+
+        Where it raises PayloadError, sums may hold anything.
+        """
+        if self.starts_sums and not self.shared and self.layout.places is None:
+            self._decode(self.checked(payload, sums, key), sums, weight, key, assign=True)
+        else:
+            self.sum_all([payload], sums.zero_(), [weight], [key])
+
     def _sum(self, valid: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
         """sums += weight · Q(x) in the basis of the sums."""
         self._decode(valid, sums, weight, key, assign=False)
@@ -292,6 +314,25 @@ class Codec(ABC):
             self.require_finite_decoding(out[:written], x_hat, key)
         self._decode(out[:written], x_hat, 1.0, key, assign=False)
         return written
+
+    def move_and_encode(
+        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+    ) -> tuple[int, Norms]:
+        """A server step: x moves as the motion says; then encode_difference, or where x̂ is assigned encode(x) and
+        decode. Returns (bytes written, the step's norms). Raises as they do: then x has moved, x̂ perhaps in part.
+        """
+        x = torch.from_numpy(motion.x)
+        if self._mover is None:
+            self._mover = Mover(x.numel(), torch.get_num_threads())
+        moved = self._mover.move(motion)
+        if assigns:
+            difference = norm(x)
+            written = self.encode(x, out, key)
+            self.decode(out[:written], x_hat, key)
+        else:
+            difference = distance(x, x_hat)
+            written = self.encode_difference(x, x_hat, out, key)
+        return written, Norms(moved, difference, distance(x, x_hat))
 
     def fingerprint(self) -> str:
         """What both ends must agree on before the first message."""

@@ -13,6 +13,8 @@ from qafel_mpi.codecs.base import Buffers, Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.numba import buckets as cpu
+from qafel_mpi.kernels.numba.bucket_step import BucketStep
+from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.rows import RowKernels
 from qafel_mpi.kernels.plan import plan
 
@@ -29,6 +31,8 @@ class Bucketed(DeviceCodec):
 
     decodes_finite = True
     in_place = True
+    starts_sums = True
+    moves = True
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Bucketed(DeviceCodec):
         self._bytes = 4 * self.plan.buckets + self.plan.code_bytes(bits)
         pieces = None if layout.places is None else layout.pieces
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads, pieces=pieces)
+        self._step = BucketStep(self._cpu, threads)
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
@@ -99,6 +104,16 @@ class Bucketed(DeviceCodec):
         if bad >= 0:
             self.refuse(x - x_hat)
         return self._bytes
+
+    def move_and_encode(
+        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+    ) -> tuple[int, Norms]:
+        if assigns or not self.moves or not self.plan.single or self.layout.places is not None:
+            return super().move_and_encode(motion, x_hat, out, key, assigns=assigns)
+        bad, norms = self._step.move_and_step(motion, x_hat.numpy(), out, key)
+        if bad >= 0:
+            self.refuse(torch.from_numpy(motion.x) - x_hat)
+        return self._bytes, norms
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         if payload.size != self._bytes:

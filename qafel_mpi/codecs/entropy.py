@@ -15,6 +15,7 @@ import zstandard
 from torch import Tensor
 
 from qafel_mpi.codecs.base import Codec, Encoding, PayloadError
+from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.wire import FLAG_ENTROPY
 
 
@@ -99,6 +100,15 @@ class Coded(Codec):
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         return self.compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
+
+    def move_and_encode(
+        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+    ) -> tuple[int, Norms]:
+        written, norms = self.inner.move_and_encode(motion, x_hat, self._raw, key, assigns=assigns)
+        return self.compress(written, out), norms
+
+    def start_sum(self, payload: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
+        self.inner.start_sum(self._decompress(payload, self._raw), sums, weight, key)
 
     def accumulate_all(
         self, payloads: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]

@@ -10,6 +10,8 @@ from qafel_mpi.codecs.base import Layout, PayloadError, floats
 from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
 from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
+from qafel_mpi.kernels.numba.floats_step import FloatsStep
+from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.pieces import add_pieces, copy_pieces
 
 
@@ -19,9 +21,12 @@ class Identity(DeviceCodec):
     name, id, unbiased = "identity", 1, True
     decodes_finite = True
     in_place = True
+    starts_sums = True
+    moves = True
 
-    def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
+    def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, threads: int = 1):
         super().__init__(layout, dtype)
+        self._steps = FloatsStep(layout.elements, threads)
         self.bits = torch.finfo(dtype).bits
         self._numpy = f"<f{self.bits // 8}"
 
@@ -44,6 +49,18 @@ class Identity(DeviceCodec):
             self.refuse(x)
         return size
 
+    def move_and_encode(
+        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+    ) -> tuple[int, Norms]:
+        if not self.moves or self.layout.places is not None:
+            return super().move_and_encode(motion, x_hat, out, key, assigns=assigns)
+        size = self.payload_bytes()
+        values = out[:size].view(self._numpy)
+        bad, norms = self._steps.move_and_step(motion, x_hat.numpy(), values, assign=assigns)
+        if bad >= 0:
+            self.refuse(torch.from_numpy(values))
+        return size, norms
+
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)
         if not all_finite(floats(payload, self._numpy)):
@@ -55,8 +72,10 @@ class Identity(DeviceCodec):
             self._on(acc.device).decode(valid, acc, weight, assign=assign)
         elif self.layout.places is not None:
             add_pieces(floats(valid, self._numpy), self.layout.pieces, acc.numpy(), weight, assign=assign)
-        elif assign:
+        elif assign and weight == 1:
             acc.copy_(self._vector(valid))
+        elif assign:
+            torch.mul(self._vector(valid), weight, out=acc)
         else:
             acc.add_(self._vector(valid), alpha=weight)
 

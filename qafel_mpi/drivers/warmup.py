@@ -13,9 +13,11 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from qafel_mpi.algorithms.optimizers import OPTIMIZERS
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.kernels.numba.moving import Mover, still
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.own import blamed
 from qafel_mpi.tasks.base import Task
@@ -38,6 +40,8 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
         for codec in {setup.uplink, setup.downlink, setup.full}:
             for x in vectors:
                 _call_codec(codec, x)
+        if comm.rank == 0:
+            _call_step(setup)
         if first or comm.rank > 0:  # rank 0 of several trains nothing
             alone = first and comm.rank < 2 and not setup.task.compiled
             with _said(), _explained(_first_training(setup), say=alone):
@@ -112,6 +116,17 @@ def _call_codec(codec: Codec, x0: Tensor) -> None:
         sums = torch.zeros(codec.sum_elements, dtype=x0.dtype, device=x0.device)
         codec.sum_all([payload[: sizes[1]]], sums, [1.0], [0])
         codec.resolve(sums, 0)
+
+
+def _call_step(setup: Setup) -> None:
+    x = torch.zeros_like(setup.x0)
+    config = setup.experiment.server
+    OPTIMIZERS[config.optimizer](config, x[:1]).motion(x[:1], x[:1], factor=1.0, zero=0.0, rate=0.0)
+    motion, payload = still(x.numpy()), np.zeros(setup.downlink.payload_bytes(), dtype=np.uint8)
+    if setup.unicast:
+        Mover(x.numel(), 1).move(motion)
+    else:
+        setup.downlink.move_and_encode(motion, torch.zeros_like(x), payload, 0, assigns=setup.assigns)
 
 
 def _call_task(task: Task, x0: Tensor) -> None:

@@ -84,6 +84,11 @@ def placed(cut: Plan, pieces: np.ndarray | None) -> np.ndarray:
     return np.column_stack((cut.table, starts + pieces[piece, 0] - pieces[piece, 1]))
 
 
+def segment_ends(d: int) -> np.ndarray:
+    """(segments,) int64: the ends of segments of SEGMENT elements, of a vector of d that no bucket divides."""
+    return np.append(np.arange(SEGMENT, d, SEGMENT), d)
+
+
 def shares(ends: np.ndarray, threads: int) -> list[tuple[int, int]]:
     """[first, last) pieces for each of up to `threads` threads, of about as many elements each.
 

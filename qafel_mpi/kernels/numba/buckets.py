@@ -21,20 +21,20 @@ from qafel_mpi.kernels.plan import BUCKET, PLACE, SLOT, START, Plan, placed, sha
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
-_INF_BITS = np.int32(0x7F800000)
-FINITE = np.int32(_INF_BITS - 1)  # the largest scale's bit pattern
+INF_BITS = np.int32(0x7F800000)
+FINITE = np.int32(INF_BITS - 1)  # the largest scale's bit pattern
 _ONE = np.float32(1)
-_ZERO = np.int32(0)
+ZERO = np.int32(0)
 # Scratch of one thread, in bytes: a segment's hashes, its float32 values, half as many float64 sums.
-_VALUES_AT = 2 * SEGMENT
-_SUMS_AT = _VALUES_AT + 4 * SEGMENT
-_SCRATCH_BYTES = _SUMS_AT + 4 * SEGMENT
+VALUES_AT = 2 * SEGMENT
+SUMS_AT = VALUES_AT + 4 * SEGMENT
+_SCRATCH_BYTES = SUMS_AT + 4 * SEGMENT
 TOGETHER = 4  # payloads that one call adds up
 
 
 @helper
 def top_of(x):
-    """The largest magnitude's bit pattern, of x rounded to float32; >= _INF_BITS: not finite."""
+    """The largest magnitude's bit pattern, of x rounded to float32; >= INF_BITS: not finite."""
     top = np.int32(0)
     for i in range(x.size):
         top = max(top, np.int32(bits_of(np.float32(x[i])) & _MAGNITUDE))
@@ -64,7 +64,7 @@ def take_difference(x, x_hat, out):
 
 
 @helper
-def _tree_sum(v, kind, sums):
+def tree_sum(v, kind, sums):
     """reference.tree_sum of v² (L2) or |v|. sums: float64, at least half as many as v has elements."""
     if v.size == 1:
         return np.float64(v[0]) * np.float64(v[0]) if kind == L2 else abs(np.float64(v[0]))
@@ -99,7 +99,7 @@ def _tree_sum(v, kind, sums):
 
 
 @helper
-def _scale(total, top, count, kind):
+def scale_of(total, top, count, kind):
     if kind == LINF:
         return float_of(top)
     value = np.sqrt(total) if kind == L2 else total / count
@@ -107,7 +107,7 @@ def _scale(total, top, count, kind):
 
 
 @helper
-def _unit(scale, s):
+def unit_of(scale, s):
     """(unit, drop): a level's value is level · unit · drop."""
     if scale < TINY:
         return np.float32(np.float32(scale * LIFT) / np.float32(s)), DROP
@@ -127,15 +127,15 @@ def _here(x, table, g):
 @jit
 def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     """Where a bucket has several segments: each one's part of the scale. A non-finite segment, or -1."""
-    values = scratch[_VALUES_AT:_SUMS_AT].view(np.float32)
-    sums = scratch[_SUMS_AT:].view(np.float64)
+    values = scratch[VALUES_AT:SUMS_AT].view(np.float32)
+    sums = scratch[SUMS_AT:].view(np.float64)
     for g in range(first, last):
         v = part(values, 0, table[g + 1, START] - table[g, START])
         tops[g] = take(_here(x, table, g), v)
-        if tops[g] >= _INF_BITS:
+        if tops[g] >= INF_BITS:
             return g
         if kind != LINF:
-            partial[g] = _tree_sum(v, kind, sums)
+            partial[g] = tree_sum(v, kind, sums)
     return -1
 
 
@@ -147,9 +147,9 @@ def _finish_scales(table, kind, partial, tops, payload):
         if table[g, BUCKET] != table[first, BUCKET]:
             part = partial[first:g]
             # MEAN: the parts are sums of squares already, and positive. In place.
-            total = 0.0 if kind == LINF else _tree_sum(part, MEAN, part)
+            total = 0.0 if kind == LINF else tree_sum(part, MEAN, part)
             count = table[g, START] - table[first, START]
-            store(payload, 4 * table[first, BUCKET], _scale(total, tops[first:g].max(), count, kind))
+            store(payload, 4 * table[first, BUCKET], scale_of(total, tops[first:g].max(), count, kind))
             first = g
 
 
@@ -161,9 +161,9 @@ def encode_range(
 
     step: of x − x̂, and x̂ += their value. Otherwise x̂ is not looked at.
     """
-    hashes, draws = scratch[:_VALUES_AT].view(np.uint32), scratch[:_VALUES_AT].view(np.uint16)
-    values = scratch[_VALUES_AT:_SUMS_AT].view(np.float32)
-    sums = scratch[_SUMS_AT:].view(np.float64)
+    hashes, draws = scratch[:VALUES_AT].view(np.uint32), scratch[:VALUES_AT].view(np.uint16)
+    values = scratch[VALUES_AT:SUMS_AT].view(np.float32)
+    sums = scratch[SUMS_AT:].view(np.float64)
     one = x_hat.dtype.type(1)
     fast = bits == 4 and kind == LINF and not step
     for g in range(first, last):
@@ -181,7 +181,7 @@ def encode_range(
             top = take_difference(here, part(x_hat, begin, end), v)
         else:
             top = take(here, v)
-        if top >= _INF_BITS:
+        if top >= INF_BITS:
             return g
         prefetch(x, x.itemsize * end)
         if step:
@@ -189,8 +189,8 @@ def encode_range(
         if known:
             scale = float_of(load32(payload, scale_at))
         else:
-            total = 0.0 if kind == LINF else _tree_sum(v, kind, sums)
-            scale = _scale(total, top, v.size, kind)
+            total = 0.0 if kind == LINF else tree_sum(v, kind, sums)
+            scale = scale_of(total, top, v.size, kind)
             store(payload, scale_at, scale)
         if fast and scale >= TINY:
             round_pack4(
@@ -205,8 +205,8 @@ def encode_range(
             draw(k0, k1, slot, v.size, hashes)
             round_levels(v, scale, s, bits, draws, levels)
         if step:
-            unit, drop = _unit(scale, s)
-            add_levels(levels, _ZERO, one * unit, drop, False, part(x_hat, begin, end))
+            unit, drop = unit_of(scale, s)
+            add_levels(levels, ZERO, one * unit, drop, False, part(x_hat, begin, end))
         part(levels, v.size, v.size + 8)[:] = 0  # up to the next segment's slot
         pack(levels, slots, bits, True, payload, codes_begin)
     return -1
@@ -218,9 +218,9 @@ def decode_range(payload, table, first, last, s, bits, weight, assign, levels, c
     kind = acc.dtype.type
     for g in range(first, last):
         target = _here(acc, table, g)
-        unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
+        unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
         unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
-        add_levels(levels, _ZERO, kind(weight) * kind(unit), drop, assign, target)
+        add_levels(levels, ZERO, kind(weight) * kind(unit), drop, assign, target)
     return -1
 
 
@@ -232,9 +232,9 @@ def accumulate_range(payloads, weights, count, table, first, last, s, bits, leve
         target = _here(acc, table, g)
         for i in range(count):  # decode_range's body; as a function of its own it takes a quarter longer
             payload = payloads[i]
-            unit, drop = _unit(float_of(load32(payload, 4 * table[g, BUCKET])), s)
+            unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
             unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
-            add_levels(levels, _ZERO, kind(weights[i]) * kind(unit), drop, False, target)
+            add_levels(levels, ZERO, kind(weights[i]) * kind(unit), drop, False, target)
     return -1
 
 

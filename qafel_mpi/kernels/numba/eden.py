@@ -11,7 +11,9 @@ from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.blocks import LANES, Blocks
 from qafel_mpi.kernels.numba.eden_decode import decode_range, scales_valid, sum_range
 from qafel_mpi.kernels.numba.eden_encode import encode_range
+from qafel_mpi.kernels.numba.eden_step import step_range
 from qafel_mpi.kernels.numba.hadamard import PER_POSITION, VALUES
+from qafel_mpi.kernels.numba.moving import Motion, Norms, norms_of
 from qafel_mpi.kernels.plan import shares, spread
 from qafel_mpi.kernels.reference import EDEN_LEVELS
 
@@ -41,6 +43,7 @@ class EdenKernels:
         self._m, self._whole = blocks.bucket, blocks.whole
         self._last_m, self._lanes = (blocks.last.bucket, blocks.last.lanes) if blocks.last else (8, LANES)
         self._shares = shares(blocks.ends, threads)
+        self._squares = np.zeros((len(blocks.ends), 3))
         m = blocks.largest_bucket
         self._scratch = [aligned_bytes(VALUES + PER_POSITION * m) for _ in self._shares]
         self._most = [reference.eden_largest_scale(bits, m, rotations) for m in (self._m, self._last_m)]
@@ -56,6 +59,24 @@ class EdenKernels:
     def step(self, x: np.ndarray, x_hat: np.ndarray, payload: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload). Where it refuses, x̂ has moved in part."""
         return self._encode(x, x_hat, payload, key, step=True)
+
+    def move_and_step(
+        self, motion: Motion, x_hat: np.ndarray, payload: np.ndarray, key: int
+    ) -> tuple[int, Norms]:
+        """x moves, then `step`. For all that x has."""
+        rooms = self._room(x_hat.dtype)
+
+        def call(i: int, first: int, last: int) -> int:
+            return int(
+                step_range(
+                    *motion, x_hat, self._pieces, self.blocks.elements, self._m, self._whole, self._last_m,
+                    self._lanes, first, last, self.bits, self.rotations, self.least_squares, *self._most,
+                    self._narrow, key & 0xFFFFFFFF, key >> 32, self._scratch[i], *rooms[i], payload,
+                    self.codes_at, self._squares,
+                )
+            )  # fmt: skip
+
+        return spread(call, self._shares), Norms(*norms_of(self._squares))
 
     def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, key: int, *, assign: bool) -> None:
         """acc += weight · Q(x), or acc = Q(x)."""

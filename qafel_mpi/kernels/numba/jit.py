@@ -127,6 +127,16 @@ umax32 = _operation(
 mul32 = _operation(lambda b, x, y: b.mul(x, y), types.uint32, types.uint32, types.uint32)
 
 
+@intrinsic
+def fma(typingctx, a, b, c):
+    """a · b + c of floats of one type, with one rounding: one instruction where the processor has it."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fma(*args)
+
+    return a(a, a, a), codegen
+
+
 def _pointer(context: Any, builder: Any, signature: Any, args: Any, kind: Any) -> Any:
     array = context.make_array(signature.args[0])(context, builder, args[0])
     byte = builder.gep(builder.bitcast(array.data, _BYTE.as_pointer()), [args[1]])
