@@ -17,7 +17,7 @@ set -a
 set +a
 raw=runs/results
 
-GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large p2p ingest overlap tracing waiting \
+GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
 progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data link-cnn-100mbit link-cnn-1gbit \
 link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
 
@@ -93,6 +93,16 @@ codec_peers() { # other libraries do not belong to the environment: a folder of 
 codec_large() {
     qafel-mpi bench codec --device cpu --codec qsgd --bits 4 --d 110000000 --seconds 0.2 --against torch \
         --json $raw/codec-large/110000000.json
+}
+
+server() {
+    qafel-mpi bench server --algorithm qafel,fedbuff,fadas --d 29282,1000000,11689512 --seconds 2 \
+        --json $raw/server/server.json
+    qafel-mpi bench server --algorithm qafel --set uplink.codec=eden --set downlink.codec=eden --d 29282,11689512 \
+        --seconds 2 --json $raw/server/eden.json
+    qafel-mpi bench server --algorithm qafel --d 11689512 --buffer 1,10 --threads 2 --seconds 2 \
+        --json $raw/server/threads.json
+    python docs/results/server_step.py bbaa444 $raw/server/older.json # in turns with the step as it was
 }
 
 codec_error() { # record.sh replays this run, and those of FedBuff that headline leaves

@@ -61,6 +61,13 @@ codec_large() {
     qafel-analysis bench $raw/codec-large/*.json --record $out/codec-large.json
 }
 
+server() {
+    for name in server eden threads; do
+        qafel-analysis bench $raw/server/$name.json --record $out/server-$name.json
+    done
+    cp $raw/server/older.json $out/server-older.json
+}
+
 codec_error() { # of the updates of FedBuff's first seed
     python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
         $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5 $raw/codec-error/resnet18.h5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from qafel_mpi.bench import broadcast, codec, data, ingest, overlap, p2p, sizes, tracing, virtual
+from qafel_mpi.bench import broadcast, codec, data, ingest, overlap, p2p, server, sizes, tracing, virtual
 from qafel_mpi.bench.peers import work
 
 Seeds = Mapping[str, int | str]
@@ -12,6 +12,7 @@ OF_A_RANK = "the sender's rank"  # of bytes that ranks.pattern makes
 
 _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "codec": lambda: {"vector": codec.SEED},
+    "server": lambda: {"vector": server.SEED},
     "p2p": lambda: {"vector": p2p.SEED, "content": OF_A_RANK},
     "ingest": lambda: {"vector": f"{ingest.SEED} + the client's rank"},
     "broadcast": lambda: {"vector": broadcast.SEED},

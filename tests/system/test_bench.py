@@ -29,7 +29,20 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "p2p", "ingest", "broadcast", "backoff", "overlap", "tracing", "peers", "all", "check", "compare"],
+    [
+        "",
+        "p2p",
+        "server",
+        "ingest",
+        "broadcast",
+        "backoff",
+        "overlap",
+        "tracing",
+        "peers",
+        "all",
+        "check",
+        "compare",
+    ],
 )
 def test_every_benchmark_has_help_with_examples(command, tmp_path):
     done = qafel("bench", *command.split(), "--help", cwd=tmp_path)
@@ -126,6 +139,19 @@ def test_a_run_below_its_reference_exits_with_4(target, code, tmp_path):
     done = qafel("bench", "p2p", *QUICK, "--reference", "site.toml", ranks=2, cwd=tmp_path)
     assert done.returncode == code
     assert ("reference missed: p2p operation=bandwidth: gb_per_s is" in done.stderr) == (code == 4)
+
+
+def test_the_server_is_timed_in_one_process_by_what_it_does(tmp_path):
+    quick = ("--algorithm", "qafel,fedbuff", "--d", "1000", "--buffer", "2", "--seconds", "0.01")
+    done = qafel(
+        "bench", "server", *quick, "--set", "server.optimizer=adam", "--json", "s.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "s.json").read_text())
+    check_against_schema("bench", content)
+    found = [(row["algorithm"], row["operation"], row["wrong"]) for row in content["rows"]]
+    assert found == [(a, o, 0) for a in ("qafel", "fedbuff") for o in ("receive", "step", "both")]
+    assert content["provenance"]["seeds"] == {"server": {"vector": 0}}
 
 
 @pytest.mark.parametrize(

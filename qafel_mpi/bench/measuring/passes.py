@@ -55,6 +55,20 @@ def _step(x, x_hat, payload, first, last, share):
 
 
 @numba.njit(**_OPTIONS)
+def _server_step(total, moved, written, payload, first, last, share):
+    for b in range(first, last):
+        block, sum_ = total[BLOCK * b : BLOCK * (b + 1)], np.float32(0)
+        for i in range(block.size):
+            sum_ += block[i]
+        for vector_ in moved:
+            state = vector_[BLOCK * b : BLOCK * (b + 1)]
+            for i in range(state.size):
+                state[i] = np.float32(0.5) * state[i] + sum_
+        written[BLOCK * b : BLOCK * (b + 1)] = sum_
+        payload[share * b : share * (b + 1)] = sum_
+
+
+@numba.njit(**_OPTIONS)
 def _read(words):
     found = np.uint64(0)
     for i in range(words.size):
@@ -88,6 +102,13 @@ class Passes:
     def hidden_step(self, x: np.ndarray, x_hat: np.ndarray) -> None:
         """Read x and x̂, write x̂ and a payload."""
         self._spread(lambda first, last: _step(x, x_hat, self._payload, first, last, self._share))
+
+    def server_step(self, total: np.ndarray, moved: tuple[np.ndarray, ...], written: np.ndarray) -> None:
+        """Read the sum, read and write the vectors in `moved`, write `written` (of no elements: nothing) and a
+        payload."""
+        self._spread(
+            lambda first, last: _server_step(total, moved, written, self._payload, first, last, self._share)
+        )
 
     def _spread(self, work: Callable[[int, int], None]) -> None:
         def call(share: int, first: int, last: int) -> int:

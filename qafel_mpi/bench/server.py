@@ -1,0 +1,182 @@
+"""What the server's own work costs in one process: uploads received, and the steps that they complete.
+
+receive: an upload is decoded and added to the buffer, the mean over the K of a step. step: the optimizer moves x, q^t
+is encoded, x̂ follows, and the three norms of the trace are taken. both: K uploads and their step. References are
+memory passes with the same reads and writes, in turns with ours. `copies` is our time in copies of the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from time import perf_counter
+
+import numpy as np
+import psutil
+import torch
+
+from qafel_mpi.algorithms.client import Replica
+from qafel_mpi.algorithms.server import Server, Update
+from qafel_mpi.bench.measuring.passes import Passes
+from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
+from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
+from qafel_mpi.codecs import Codec, Layout, build
+from qafel_mpi.config import Experiment, load
+from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.memory import vector
+
+OPERATIONS = ("receive", "step", "both")
+BYTES_PER_ELEMENT = 60  # of all vectors, ours and the passes'
+SEED = 0
+LEAST_SECONDS = 200e-6  # of a sample: as many steps are taken
+
+
+@dataclass(frozen=True)
+class Point:
+    """One server. algorithm: a preset. K: its buffer. settings: more of an experiment's, KEY=VALUE."""
+
+    algorithm: str
+    d: int
+    buffer: int
+    threads: int
+    settings: tuple[str, ...] = ()
+
+    def experiment(self) -> Experiment:
+        """Of the digits' settings. Raises ConfigError."""
+        own = [f"algorithm={self.algorithm}", f"server.buffer_size={self.buffer}", *self.settings]
+        return load("digits", own)
+
+
+def fits(d: int) -> bool:
+    """Whether vectors of d elements fit into half the free memory."""
+    return d * BYTES_PER_ELEMENT < psutil.virtual_memory().available / 2
+
+
+def rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
+    """Three rows of each point."""
+    for point in points:
+        yield from Work(point).rows(limits)
+
+
+class Work:
+    """A server, K uploads that it is handed again and again, and vectors for the passes."""
+
+    def __init__(self, point: Point):
+        torch.set_num_threads(point.threads)
+        e, d = point.experiment(), point.d
+        self.point, self.k = point, e.server.buffer_size
+        layout = Layout(("weight",), ((1, d),))
+        self.uplink, self.downlink = (build(c, layout, threads=point.threads) for c in (e.uplink, e.downlink))
+        self.assigns = e.downlink.mode != "hidden" or self.downlink.name == "identity"
+        x0 = vector(d, torch.float32).normal_(generator=torch.Generator().manual_seed(SEED))
+        replica = Replica(x0, self.downlink, assigns=self.assigns)
+        self.server = Server(x0, self.uplink, replica, e.server, e.staleness, seed=SEED, clients=self.k)
+        self.updates = [self._update(client, x0) for client in range(self.k)]
+        self.out = _zeros_bytes(self.downlink)
+        self.passes_up, self.passes_down = (
+            Passes(d, codec.payload_bytes(), point.threads) for codec in (self.uplink, self.downlink)
+        )
+        self.x, self.other = x0, vector(d, torch.float32).zero_()
+        states = 1 + len(self.server.optimizer.state()) + (not self.assigns)
+        self.moved = tuple(vector(d, torch.float32).zero_().numpy() for _ in range(states))
+        self.written = self.other.numpy()[: d if self.assigns else 0]
+        self.loops = 1
+
+    def _update(self, client: int, x0: torch.Tensor) -> Update:
+        payload, key = _zeros_bytes(self.uplink), derive(SEED, Stream.UPLINK, client, 0)
+        if self.uplink.shared:
+            key = derive(SEED, Stream.ROTATION)
+        size = self.uplink.encode(x0 if client % 2 else -x0, payload, key)  # so that x stays where it is
+        return Update(client, 0, payload[:size], key)
+
+    def rows(self, limits: Limits) -> Iterator[Row]:
+        wrong = self.wrong()
+        self.cycle(1)  # once for the caches, once to count
+        self.loops = max(1, ceil(LEAST_SECONDS / max(sum(self.cycle(1)), 1e-7)))
+        cases: dict[str, Case] = {
+            "receive": lambda: self.cycle(self.loops)[0] / self.k,
+            "step": lambda: self.cycle(self.loops)[1],
+            "both": lambda: sum(self.cycle(self.loops)),
+            "receive pass": self._timed(self._receive_pass),
+            "step pass": self._timed(self._step_pass),
+            "both pass": self._timed(self._both_pass),
+            "copy": self._timed(lambda: self.other.copy_(self.x)),
+        }
+        samples = interleave(cases, limits, loops=self.loops)
+        about = {"algorithm": self.point.algorithm, "d": self.point.d, "buffer": self.k}
+        for operation in OPERATIONS:
+            ours = samples[operation]
+            yield Row(
+                "server",
+                {"operation": operation} | about | {"threads": self.point.threads},
+                ours,
+                samples[f"{operation} pass"],
+                MEMORY_PASS,
+                self.traffic(operation),
+                wrong,
+                derived={"copies": float(np.median(ours.values / samples["copy"].values))},
+            )
+
+    def cycle(self, count: int) -> tuple[float, float]:
+        """Seconds of K uploads received, and of a step: the mean over `count` in turns."""
+        server, received_s, stepped_s = self.server, 0.0, 0.0
+        for _ in range(count):
+            updates = [update._replace(start_version=server.version) for update in self.updates]
+            begun = perf_counter()
+            for update in updates:
+                server.receive(update)
+            received = perf_counter()
+            server.step(self.out)
+            stepped_s += perf_counter() - received
+            received_s += received - begun
+        return received_s / count, stepped_s / count
+
+    def traffic(self, operation: str) -> float:
+        """Bytes that must be read and written at least; an upload's with `receive`."""
+        receive = 8.0 * self.point.d + self.updates[0].payload.size
+        vectors = 1 + 2 * len(self.moved) + self.assigns
+        step = 4.0 * vectors * self.point.d + self.out.size
+        return {"receive": receive, "step": step, "both": self.k * receive + step}[operation]
+
+    def wrong(self) -> int:
+        """Bytes of x, x̂ and q^t that the step in one pass makes otherwise than its parts one after the other."""
+        found = []
+        for follow in (type(self.downlink).move_and_encode, Codec.move_and_encode):
+            server, out = self._again(), _zeros_bytes(self.downlink)
+            server.receive(self.updates[0])
+            motion = server._motion()
+            follow(self.downlink, motion, server.x_hat, out, 1, assigns=self.assigns)
+            found.append([server.x.numpy().view(np.uint8), server.x_hat.numpy().view(np.uint8), out])
+        return sum(int((one != other).sum()) for one, other in zip(*found, strict=True))
+
+    def _again(self) -> Server:
+        """A server like ours at its beginning."""
+        s = self.server
+        replica = Replica(self.x, self.downlink, assigns=self.assigns)
+        staleness = self.point.experiment().staleness
+        return Server(self.x, self.uplink, replica, s.config, staleness, seed=SEED, clients=self.k)
+
+    def _timed(self, operation: Callable[[], object]) -> Case:
+        def case() -> float:
+            begun = perf_counter()
+            for _ in range(self.loops):
+                operation()
+            return (perf_counter() - begun) / self.loops
+
+        return case
+
+    def _receive_pass(self) -> None:
+        self.passes_up.decode_accumulate(self.other.numpy())
+
+    def _step_pass(self) -> None:
+        self.passes_down.server_step(self.x.numpy(), self.moved, self.written)
+
+    def _both_pass(self) -> None:
+        for _ in range(self.k):
+            self._receive_pass()
+        self._step_pass()
+
+
+def _zeros_bytes(codec: Codec) -> np.ndarray:
+    return vector(codec.payload_bytes(), torch.uint8).zero_().numpy()

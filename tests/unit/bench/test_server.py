@@ -1,0 +1,72 @@
+"""bench server: its numbers with a made-up clock, its traffic by hand, and that a wrong step is called wrong."""
+
+from itertools import count
+
+import numpy as np
+import pytest
+
+from qafel_mpi.bench import server
+from qafel_mpi.bench.measuring.result import MEMORY_PASS
+from qafel_mpi.bench.measuring.timing import Limits
+from qafel_mpi.codecs.bucketed import Bucketed
+
+SHORT = Limits(seconds=0.0, least=2, warmups=1)
+D = 1000
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds go up by 1 whenever the benchmark looks: a span between two looks is one second."""
+    ticks = count()
+    monkeypatch.setattr(server, "perf_counter", lambda: float(next(ticks)))
+
+
+def test_receive_is_of_one_upload_and_both_of_all_with_their_step(clock):
+    found = list(server.rows([server.Point("qafel", D, 4, 1)], SHORT))
+    assert [row.parameters["operation"] for row in found] == ["receive", "step", "both"]
+    assert [row.ours.median for row in found] == [1 / 4, 1.0, 2.0]
+    assert [row.derived["copies"] for row in found] == [1 / 4, 1.0, 2.0]
+    for row in found:
+        assert row.parameters == {"operation": row.parameters["operation"], "algorithm": "qafel"} | {
+            "d": D, "buffer": 4, "threads": 1
+        }  # fmt: skip
+        assert (row.reference_name, row.reference.median, row.wrong) == (MEMORY_PASS, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "up", "vectors", "down"),
+    [
+        # The sum; x, m and x̂ read and written; q^t: two buckets, 4 bits an element.
+        ("qafel", (), 508, 1 + 2 * 3, 508),
+        ("qafel", ("server.momentum=0",), 508, 1 + 2 * 2, 508),
+        # The sum; x and m read and written, x̂ and the model's message written.
+        ("fedbuff", (), 4 * D, 1 + 2 * 2 + 1, 4 * D),
+        ("fadas", (), 4 * D, 1 + 2 * 4 + 1, 4 * D),
+    ],
+)
+def test_the_traffic_is_what_must_be_read_and_written(algorithm, settings, up, vectors, down):
+    work = server.Work(server.Point(algorithm, D, 3, 1, settings))
+    receive, step = 8 * D + up, 4 * vectors * D + down
+    found = [work.traffic(operation) for operation in server.OPERATIONS]
+    assert found == [receive, step, 3 * receive + step]
+
+
+def test_the_pass_touches_all_that_a_step_is_said_to_touch():
+    work = server.Work(server.Point("fedbuff", 2048, 1, 1))
+    work._step_pass()
+    assert all((one != 0).all() for one in (*work.moved, work.written))
+    assert (work.passes_down._payload != 0).all()
+
+
+def test_a_step_that_is_not_its_parts_is_wrong(monkeypatch):
+    work = server.Work(server.Point("qafel", D, 2, 1))
+    assert work.wrong() == 0
+    honest = Bucketed.move_and_encode
+
+    def careless(codec, motion, x_hat, out, key, *, assigns):
+        made = honest(codec, motion, x_hat, out, key, assigns=assigns)
+        motion.x[:] = -motion.x
+        return made
+
+    monkeypatch.setattr(Bucketed, "move_and_encode", careless)
+    assert work.wrong() >= np.count_nonzero(work.x)
