@@ -1,4 +1,4 @@
-"""ReFrame tests of qafel-mpi: the benchmarks codec, p2p and ingest, and a run on the wall clock with its replay.
+"""ReFrame tests of qafel-mpi: the benchmarks codec, server, p2p and ingest, and a wall run with its replay.
 
     reframe -C jobs/site/reframe_settings.py -c jobs/site/reframe_qafel.py --run
     reframe ... --run -S references=references.toml        # judged; `qafel-mpi bench references` writes the file
@@ -108,6 +108,23 @@ class QafelCodec(Qafel):
         self.job.launcher = getlauncher("local")()
         self.executable_opts = [
             f"bench codec --codec qsgd --bits {self.bits} --d 29282,1000000 --device cpu",
+            f"--seconds {self.seconds} --json {self.results}",
+        ]
+
+
+@rfm.simple_test
+class QafelServer(Qafel):
+    """Uploads received and server steps in one process, against passes over memory."""
+
+    algorithm = parameter(["qafel", "fedbuff"])
+    sizes = variable(str, value="29282,1000000")
+    buffer = variable(int, value=10)
+
+    @run_before("run")
+    def measure(self):
+        self.job.launcher = getlauncher("local")()
+        self.executable_opts = [
+            f"bench server --algorithm {self.algorithm} --d {self.sizes} --buffer {self.buffer}",
             f"--seconds {self.seconds} --json {self.results}",
         ]
 

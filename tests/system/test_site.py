@@ -44,9 +44,9 @@ def call(*words: str, cwd: Path, env: Mapping[str, str] | None = None, code: int
 # What shrinks a call of ReFrame: small sizes, and of the tests one with each subject.
 QUICK = (
     "-S seconds=0.05 -S QafelDigits.uploads=100 -S QafelP2P.smallest=4096 -S QafelP2P.largest=4096 "
-    "-S QafelIngest.payloads=1024 -S QafelP2P.nodes=2"
+    "-S QafelIngest.payloads=1024 -S QafelP2P.nodes=2 -S QafelServer.sizes=29282"
 )
-NAMES = "QafelCodec.*bits=4|QafelP2P.*none|QafelIngest.*none.*ranks=2|QafelDigits.*none.*ranks=4"
+NAMES = "QafelCodec.*bits=4|QafelServer.*qafel|QafelP2P.*none|QafelIngest.*none.*ranks=2|QafelDigits.*none.*ranks=4"
 JUDGED = "QafelCodec.*bits=4|QafelDigits.*none.*ranks=4"
 # In the place of what a reader of docs/clusters.md does once.
 STAND_INS = f"""
@@ -97,7 +97,7 @@ def followed(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Page10:
 
 
 def test_the_page_leads_to_a_judged_run_of_reframe_on_slurm(followed):
-    assert followed.measured.keys() == {"QafelCodec", "QafelP2P", "QafelIngest", "QafelDigits"}
+    assert followed.measured.keys() == {"QafelCodec", "QafelServer", "QafelP2P", "QafelIngest", "QafelDigits"}
     for case in followed.measured.values():
         assert (case["result"], case["scheduler"], case["partition"]) == ("pass", "squeue", "slurm"), case
         assert all(low is high is None for _, _, low, high, *_ in case["perfvalues"].values())
