@@ -8,6 +8,7 @@ from docs.render import (
     analysis,
     clocks,
     codecs,
+    findings,
     headline,
     learning,
     links,
@@ -64,4 +65,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "uploads": transport.uploads,
     "virtual": learning.virtual,
     "waiting": transport.waiting,
+    **findings.blocks(),
 }

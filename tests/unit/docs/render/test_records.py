@@ -14,7 +14,7 @@ from docs.render.blocks import BLOCKS
 from tests.support import ROOT
 
 FILES = sorted(records.RESULTS.glob("*.json"))
-PAGES = ("docs/results.md", "docs/sizes.md", "docs/footguns.md", "docs/replay.md")
+PAGES = ("docs/results.md", "docs/findings.md", "docs/sizes.md", "docs/footguns.md", "docs/replay.md")
 MOST_BYTES = 3_000_000
 
 
@@ -42,11 +42,14 @@ def test_the_files_are_small_and_name_no_place_of_the_machine_that_wrote_them():
         assert not re.search(r"(?<![\w.*])/(?:home|root|tmp|work|Users|opt)/", text), path.name
 
 
-def test_every_table_of_results_is_generated_and_names_its_files():
-    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "least"), [("docs/results.md", 15), ("docs/findings.md", 2)])
+def test_every_table_of_results_and_findings_is_generated_and_names_its_files(page: str, least: int) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- generated: ([\w-]+) -->(.*?)<!-- end: \1 -->", text, re.S)
-    assert len(blocks) >= 15
+    assert len(blocks) >= least
     for name, body in blocks:
+        if name == "findings":  # the list of the others' verdicts
+            continue
         assert "](results/" in body, f"block {name} names no file"
         if body.strip().startswith("Not measured yet. [measure.sh](results/measure.sh)"):
             continue

@@ -1,0 +1,184 @@
+"""What a claim's numbers say of it: statements with bounds, judged by their intervals, and the verdict of all.
+
+All intervals are of 95%. Those over seeds are Student's t; those of `qafel-analysis compare` are its bootstrap over
+seeds. A statement that an interval neither bears out nor refutes is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, isnan, log, sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t
+
+from docs.render.records import digits, interval, origin
+
+Interval = tuple[float, float, float]  # middle, low, high
+_WORDS = {True: "holds", False: "does not hold", None: "open"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement of a claim, what was measured, and whether that bears it out. None: the interval allows both."""
+
+    words: str
+    measured: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim's statements, its table, and the records of both."""
+
+    checks: Sequence[Check]
+    table: str
+    records: Sequence[str]
+
+    @property
+    def verdict(self) -> str:
+        """
+        >>> Finding([Check("", "", True), Check("", "", None)], "", []).verdict
+        'holds partly'
+        """
+        found = [check.holds for check in self.checks]
+        if all(found):
+            return "holds"
+        if any(found):
+            return "holds partly"
+        return "does not hold here" if False in found else "open: the intervals are too wide"
+
+    def markdown(self) -> str:
+        """Verdict, statements, table, and where the numbers come from."""
+        lines = [f"- {check.words}: {_WORDS[check.holds]}. {check.measured}" for check in self.checks]
+        parts = (f"**Verdict: {self.verdict}.**", "\n".join(lines), self.table, origin(*self.records))
+        return "\n\n".join(parts)
+
+
+# --- judging an interval ------------------------------------------------------------------------------
+
+
+def at_least(found: Interval | None, bound: float) -> bool | None:
+    """
+    >>> at_least((2.0, 1.5, 3.0), 1.2), at_least((2.0, 1.1, 3.0), 1.2), at_least((1.0, 0.9, 1.1), 1.2)
+    (True, None, False)
+    """
+    if found is None:
+        return None
+    _, low, high = found
+    if isnan(low) or low < bound <= high:
+        return None
+    return low >= bound
+
+
+def at_most(found: Interval | None, bound: float) -> bool | None:
+    """
+    >>> at_most((1.0, 0.9, 1.1), 1.2), at_most((1.1, 0.9, 1.3), 1.2), at_most((2.0, 1.5, 3.0), 1.2)
+    (True, None, False)
+    """
+    if found is None:
+        return None
+    _, low, high = found
+    if isnan(low) or low <= bound < high:
+        return None
+    return high <= bound
+
+
+def within(found: Interval, low: float, high: float) -> bool | None:
+    """
+    >>> within((1.0, 0.95, 1.05), 0.9, 1.1), within((1.0, 0.8, 1.2), 0.9, 1.1), within((2.0, 1.9, 2.1), 0.9, 1.1)
+    (True, None, False)
+    """
+    if low <= found[1] and found[2] <= high:
+        return True
+    return False if found[2] < low or found[1] > high else None
+
+
+def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]]) -> Check:
+    """One statement about several settings: it holds where it does for all, and fails where it does for one.
+
+    >>> every("grows", {"a": ((2.0, 1.5, 3.0), True), "b": ((1.0, 0.5, 3.0), None)})
+    Check(words='grows', measured='a: 2.00 [1.50, 3.00]; b: 1.00 [0.500, 3.00] (open)', holds=None)
+    """
+    notes = {True: "", False: " (no)", None: " (open)"}
+    measured = "; ".join(f"{name}: {interval(one)}{notes[judged]}" for name, (one, judged) in found.items())
+    judgements = [judged for _, judged in found.values()]
+    return Check(words, measured, False if False in judgements else None if None in judgements else True)
+
+
+# --- intervals ----------------------------------------------------------------------------------------
+
+
+def mean(values: Sequence[float]) -> Interval:
+    """The mean over seeds with its 95% interval; all three the same where the values are.
+
+    >>> [round(v, 3) for v in mean([1.0, 2.0, 3.0])]
+    [2.0, -0.484, 4.484]
+    """
+    middle = fmean(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    return middle, middle - half, middle + half
+
+
+def times(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+    """Ours over theirs, a seed's two values together: the geometric mean over seeds with its 95% interval.
+
+    >>> [round(v, 2) for v in times([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])]
+    [2.0, 2.0, 2.0]
+    """
+    middle, low, high = mean([log(a / b) for a, b in zip(ours, theirs, strict=True)])
+    return exp(middle), exp(low), exp(high)
+
+
+def of_means(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> Interval | None:
+    """Ours over theirs, of two settings of `compare`, their seeds apart; None where one never reached the target."""
+    if not ours["reached"] or not theirs["reached"]:
+        return None
+    ratio = ours["mean"][key] / theirs["mean"][key]
+    parts = [
+        (one["standard_deviation"][key] or 0.0) / one["mean"][key] / sqrt(one["reached"])
+        for one in (ours, theirs)
+    ]
+    fewest = min(one["reached"] for one in (ours, theirs))
+    if fewest < 2:
+        return ratio, float("nan"), float("nan")
+    half = float(t.ppf(0.975, fewest - 1)) * sqrt(sum(part**2 for part in parts))
+    return ratio, ratio * exp(-half), ratio * exp(half)
+
+
+def saved(one: Mapping[str, Any], key: str) -> Interval | None:
+    """FedBuff's over this one's, as `compare` has it."""
+    found = one["fedbuff_over_this"].get(key)
+    if found is None:
+        return None
+    if found["low"] is None:
+        return found["ratio"], float("nan"), float("nan")
+    return found["ratio"], found["low"], found["high"]
+
+
+def needed(one: Mapping[str, Any], key: str = "uploads") -> Interval | None:
+    """This one's over FedBuff's."""
+    found = saved(one, key)
+    return None if found is None else (1 / found[0], 1 / found[2], 1 / found[1])
+
+
+# --- settings of a record -----------------------------------------------------------------------------
+
+
+def pick(found: Sequence[Mapping[str, Any]], *parts: str) -> Mapping[str, Any]:
+    """The setting whose label has all these parts. Raises LookupError unless there is exactly one."""
+    fitting = [one for one in found if set(parts) <= set(one["setting"].split(", "))]
+    if len(fitting) != 1:
+        raise LookupError(f"{len(fitting)} settings have {parts}")
+    return fitting[0]
+
+
+def spread(one: Mapping[str, Any], key: str) -> str:
+    """A mean of `compare` with its standard deviation, and how many runs it is of where some missed the target."""
+    if not one["reached"]:
+        return f"0 of {one['runs']} runs"
+    deviation = one["standard_deviation"][key]
+    text = digits(one["mean"][key]) + (f" ± {digits(deviation, 2)}" if deviation else "")
+    return text if one["reached"] == one["runs"] else f"{text} ({one['reached']} of {one['runs']} runs)"
