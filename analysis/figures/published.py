@@ -144,6 +144,7 @@ def _family(codecs: Any, name: str) -> list[Any]:
 PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
     "timeline": ("timeline", timeline),
+    "codec-error": ("codec-error", errors_by_bits),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from docs.render import (
     analysis,
     clocks,
+    codec_errors,
     codecs,
     findings,
     headline,
@@ -30,6 +31,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "checkpoint": survival.checkpoints,
     "clocks": clocks.clocks,
     "codec": codecs.qsgd,
+    "codec-error": codec_errors.errors,
     "codec-large": codecs.large,
     "codec-neighbour": codecs.neighbour,
     "codec-others": codecs.others,
