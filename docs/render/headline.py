@@ -32,9 +32,9 @@ _HEADER = (
 def _suite(name: str) -> str:
     found = sorted(content(name), key=_rank)
     (target,) = {one["target"] for one in found}
-    seeds = {len(one["seeds"]) for one in found}
-    words = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    text = f"Until {target}. Means over {words} seeds, ± their standard deviation."
+    seeds = sorted({len(one["seeds"]) for one in found})
+    means = f"Means over {' to '.join(str(n) for n in seeds)} seeds, ± their standard deviation"
+    text = f"Until {target}. {'One seed' if seeds == [1] else means}."
     return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}\n\n{origin(name)}"
 
 
