@@ -273,12 +273,31 @@ def all_ranks_end(*, exits: bool = True) -> Iterator[None]:
         if isinstance(error, SystemExit) and not exits:
             raise
         if _meeting.comm is not None:
-            _end_job(_meeting.comm, error)
+            _end_job(_meeting.comm, _in_words(error, _meeting.comm))
         if isinstance(error, SystemExit | KeyboardInterrupt):
             raise
         _say(error, "")
         _end_unmet(_code(error))
         sys.exit(_code(error))
+
+
+def _in_words(error: BaseException, comm: MPI.Intracomm) -> BaseException:
+    """MPI's error of a rank that has died where no run can name it yet: which rank it is; any other as it is."""
+    from mpi4py import MPI
+
+    from qafel_mpi.transport import mortal
+    from qafel_mpi.transport.backoff import some_ranks
+    from qafel_mpi.transport.failures import Failures, RankDiedError
+
+    if not (isinstance(error, MPI.Exception) and mortal.survives()):
+        return error
+    failures = Failures(comm)
+    failures.look()
+    # In the middle of a collective that makes a communicator a death has other error classes too.
+    if not (failures.gone or mortal.is_death(error)):
+        return error
+    who = some_ranks(failures.gone) if failures.gone else "a rank"
+    return RankDiedError(f"{who} died at the start: the run had not begun yet")
 
 
 def _end_unmet(code: int) -> None:

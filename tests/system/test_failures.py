@@ -12,16 +12,17 @@ import pytest
 
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import FAULT_NAMES
+from qafel_mpi.wire import Kind
 from tests.support import mpirun
 from tests.system.command import qafel
 from tests.system.namespaces import launcher
 
 # A command whose ranks die: DIE="1:kill:5 2:exit0:9" is rank, how, and at its how-manieth training.
 PROGRAM = """
-import os, sys, signal
+import os, sys, signal, subprocess
 from qafel_mpi.commands import app, process
 process.ready_mpi()
-from qafel_mpi.drivers.wall import client, server
+from qafel_mpi.drivers.wall import client, run, server
 from qafel_mpi.drivers.virtual import workers
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
 for plan in os.environ["DIE"].split():
@@ -32,12 +33,18 @@ for plan in os.environ["DIE"].split():
             def method(*arguments, **named):
                 left[0] -= 1
                 if left[0] == 0:
+                    if how == "freeze":
+                        subprocess.Popen(["sh", "-c", f"sleep 4; kill -CONT {os.getpid()}"])
+                        os.kill(os.getpid(), signal.SIGSTOP)
                     if how == "kill": os.kill(os.getpid(), signal.SIGKILL)
                     if how.startswith("exit"): os._exit(int(how[4:]))
                     if how.startswith("sysexit"): sys.exit(int(how[7:]))
-                    raise RuntimeError("boom")
+                    if how == "raise": raise RuntimeError("boom")
                 return before(*arguments, **named)
             setattr(cls, name, method)
+        if how == "start":
+            run.begin = lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL)
+            continue
         dies(*((server.WallServer, "_step") if rank == 0 else (client.WallClient, "_participate")))
         dies(workers.Trainer, "train")
 app.main()
@@ -96,6 +103,33 @@ def test_a_run_goes_on_without_the_ranks_that_die_and_their_clients_move(tmp_pat
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+def test_a_client_that_was_frozen_gets_the_full_state_and_ends_with_the_same_hidden_state(tmp_path):
+    """What it has missed meanwhile is longer than the model; that all ranks end with one x̂ the run itself checks."""
+    settings = (
+        "--set",
+        "stop.seconds=8",
+        "--set",
+        "stop.accuracy=1.0",
+        "--set",
+        "client.pause_seconds=0.002",
+    )
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=4, die="1:freeze:5", survive=False)
+    assert done.returncode == 0, done.stderr
+    with open_trace(tmp_path / "a.h5") as trace:
+        assert trace.attributes["outcome"] == "finished"
+        messages, ranks = trace.table("messages"), trace.table("ranks")
+        updates = trace.table("updates")
+    assert len(set(ranks["x_hat_digest"].tolist())) == 1
+    finished = np.sort(updates["finish_s"][updates["rank"] == 1])
+    gap = int(np.argmax(np.diff(finished)))
+    assert finished[gap + 1] - finished[gap] > 3, "it was frozen"
+    woke_s = finished[gap + 1]
+    model = messages[(messages["kind"] == Kind.MODEL) & (messages["dst"] == 1) & (messages["end"] == 1)]
+    assert len(model) >= 1
+    assert np.all(np.abs(model["t_complete"] - woke_s) < 3)
+    assert len(finished) > gap + 5, "it trains again"
+
+
 @needs_ulfm
 def test_without_rank_0_the_job_ends_with_one_message_and_resumes(tmp_path):
     settings = ("--set", "task.clients=20", "--set", "stop.uploads=200", "--set", "stop.accuracy=1.0")
@@ -122,6 +156,15 @@ def test_what_can_not_go_on_says_so_beforehand_and_ends_with_one_message(tmp_pat
     assert done.stderr.count(f"rank 2 on {HOST} has died") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert qafel("merge", "runs/digits-qafel-seed0.shards", cwd=tmp_path).returncode == 0
+
+
+@needs_ulfm
+def test_a_rank_that_dies_at_the_start_ends_the_job_with_one_message(tmp_path):
+    done = run(tmp_path, "--out", "a.h5", ranks=3, die="2:start:1")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("rank 2 died at the start: the run had not begun yet") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.shards").exists()
 
 
 @needs_ulfm
