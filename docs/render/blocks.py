@@ -43,6 +43,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "digests": replays.digests,
     "headline-digits": headline.digits_suite,
     "headline-mushrooms": headline.mushrooms,
+    "faults": survival.faults,
     "hidden": transport.hidden,
     "link-cnn": links.link_cnn,
     "link-resnet18": links.link_resnet18,

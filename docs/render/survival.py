@@ -1,11 +1,14 @@
-"""Blocks about faults: what checkpoints cost."""
+"""Blocks about faults: what checkpoints cost, and runs under a schedule of faults."""
 
 from __future__ import annotations
 
-from docs.render.pages import table
-from docs.render.records import RESULTS, content, digits, first, met, origin, time
+from typing import Any
 
-MOST_SHARE = 1  # percent
+from docs.render.pages import table
+from docs.render.records import NOTHING, RESULTS, content, digits, first, met, origin, time
+
+TASKS = {"chaos-digits": "digits", "chaos-cnn": "CNN"}
+LEAST_GOODPUT, MOST_SHARE = 98, 1  # percent
 
 
 def checkpoints() -> str:
@@ -36,6 +39,62 @@ def checkpoints() -> str:
         "target",
     )
     return f"{table(header, lines, right=range(6))}\n\n{origin('checkpoint')}"
+
+
+def faults() -> str:
+    """Runs under faults beside runs without: by kind, and all together."""
+    names = [name for name in TASKS if _measured(name)]
+    if not names:
+        return _none("chaos")
+    kinds, totals = [], []
+    for name in names:
+        for row in content(name):
+            if row["parameters"]["fault"] == "all":
+                totals.append((TASKS[name], *_total(row)))
+            else:
+                kinds.append((TASKS[name], *_kind(row)))
+    header = (
+        "",
+        "fault",
+        "injected",
+        "lost updates",
+        "wrong results",
+        "time to notice, and longest",
+        "time to recover",
+    )
+    of_all = ("", "ranks", "faults", "goodput", "target", "used updates", "lost", "wrong results", "hangs")
+    tables = (table(header, kinds, right=range(2, 7)), table(of_all, totals, right=range(1, 9)))
+    return "\n\n".join([*tables, origin(*names)])
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, ...]:
+    launch = row["launches"][0]
+    noticed = (
+        f"{time(launch['notice_us'])}, {time(launch['notice_max_us'])}" if "notice_us" in launch else NOTHING
+    )
+    return (
+        row["parameters"]["fault"],
+        f"{launch['injected']:,.0f}",
+        f"{launch['lost']:,.0f}",
+        str(launch["wrong"]),
+        noticed,
+        time(launch["median_us"]),
+    )
+
+
+def _total(row: dict[str, Any]) -> tuple[str, ...]:
+    launch = row["launches"][0]
+    share = 100 * float(launch["goodput"])
+    return (
+        str(row["parameters"]["ranks"]),
+        f"{launch['faults']:,.0f}",
+        f"{digits(share)}%",
+        f"at least {LEAST_GOODPUT}%, {met([share], LEAST_GOODPUT, at_least=True)}",
+        f"{launch['used']:,.0f}",
+        f"{launch['lost']:,.0f}",
+        str(launch["wrong"]),
+        f"{launch['hangs']:,.0f}",
+    )
 
 
 def _measured(name: str) -> bool:

@@ -143,6 +143,12 @@ checkpoint() {
     qafel-analysis bench $raw/checkpoint/*.json --record $out/checkpoint.json
 }
 
+chaos() {
+    for name in digits cnn; do
+        qafel-analysis bench $raw/chaos/$name.json --record $out/chaos-$name.json
+    done
+}
+
 shared_data() {
     qafel-analysis bench $raw/shared-data/500mb.json --record $out/shared-data.json
 }

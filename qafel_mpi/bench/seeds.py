@@ -23,6 +23,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "peers": lambda: {"run": work.SEED},
     "sizes": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "checkpoint": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
+    "chaos": lambda: {"faults": "--seed"},
     "virtual": lambda: {
         "cnn": virtual.cnn_experiment(1).seed,
         "logistic": virtual.logistic_experiment(1).seed,

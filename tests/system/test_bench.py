@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import check_against_schema
 from tests.system.command import own_words, qafel
+from tests.system.namespaces import launcher
 
 QUICK = ("--seconds", "0.05", "--from", "4096", "--to", "4096")
 
@@ -49,6 +50,33 @@ def test_every_benchmark_has_help_with_examples(command, tmp_path):
     assert done.returncode == 0
     assert "Example" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(launcher() == "hydra", reason="needs Open MPI 5, which goes on without a rank")
+def test_a_run_under_faults_gives_the_model_that_its_trace_says(tmp_path):
+    """A kill and a cut within three seconds, and the same run without; both are replayed."""
+    options = (
+        "--minutes",
+        "0.05",
+        "--every",
+        "1",
+        "--ranks",
+        "4",
+        "--faults",
+        "kill,cut",
+        "--json",
+        "a.json",
+    )
+    done = qafel("bench", "chaos", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "a.json").read_text())
+    check_against_schema("bench", content)
+    kill, cut, everything = content["rows"]
+    assert (kill["fault"], kill["injected"], cut["fault"], cut["injected"]) == ("kill", 1, "cut", 1)
+    assert kill["notice_us"] > 0
+    assert 0 < everything["goodput"] < 10
+    assert everything["wrong"] == everything["hangs"] == 0
+    assert everything["used"] > 10
 
 
 def test_both_files_hold_every_sample_and_where_they_come_from(results):

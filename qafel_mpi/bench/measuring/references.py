@@ -39,6 +39,7 @@ from qafel_mpi.config_text import ConfigError, did_you_mean
 BENCHES = (
     "backoff",
     "broadcast",
+    "chaos",
     "checkpoint",
     "codec",
     "data",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi.commands.bench import codec, files, parts, peers, server, site
+from qafel_mpi.commands.bench import chaos, codec, files, parts, peers, server, site
 from qafel_mpi.commands.bench.measure import Output, run
 from qafel_mpi.commands.bench.options import (
     PAYLOADS,
@@ -49,6 +49,7 @@ bench = App(
 
 bench.command(epilog=codec.EXAMPLES)(codec.codec)
 bench.command(epilog=server.EXAMPLES)(server.server)
+bench.command(epilog=chaos.EXAMPLES)(chaos.chaos)
 
 
 @bench.command(

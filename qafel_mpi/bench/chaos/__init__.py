@@ -1,0 +1,1 @@
+"""Runs under a seeded schedule of faults, beside the same runs without: `qafel-mpi bench chaos`."""
