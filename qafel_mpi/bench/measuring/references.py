@@ -48,6 +48,7 @@ BENCHES = (
     "p2p",
     "peers",
     "run",
+    "server",
     "sizes",
     "tracing",
     "virtual",
