@@ -36,6 +36,12 @@ def no_other_gpu(monkeypatch):
         monkeypatch.setattr(driver, "visible_gpus", lambda: ())
 
 
+@pytest.fixture
+def digits(digits):
+    """With gradients that may be clipped: such trainings of the bundled mlp are torch's on any device."""
+    return lambda *overrides: digits("client.clip_norm=1000", *overrides)
+
+
 def on_gpus(comm: MPI.Intracomm, monkeypatch: pytest.MonkeyPatch, *, aware: bool = False) -> None:
     """From here on ranks other than 0 compute on a pretended GPU. aware: MPI takes its buffers."""
 
