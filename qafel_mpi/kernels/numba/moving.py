@@ -1,7 +1,8 @@
 """What a server optimizer does to x, in one pass over the vectors; reference_step.py says what is computed.
 
 A codec's kernels call `move` for a piece of the vectors that lies in the cache, and go on with that piece: `Motion`
-is what it needs. `norms_of` adds up what each piece has left of the three norms of a step.
+is what it needs. `norms_of` adds up what each piece has left of the three norms of a step. The server's vectors lie
+on the CPU: there is no such kernel for a GPU.
 """
 
 from __future__ import annotations
