@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from qafel_mpi.bench import broadcast, codec, data, ingest, overlap, p2p, server, sizes, tracing, virtual
+from qafel_mpi.bench import (
+    broadcast,
+    codec,
+    data,
+    ingest,
+    overlap,
+    p2p,
+    server,
+    sizes,
+    startup,
+    tracing,
+    virtual,
+)
 from qafel_mpi.bench.peers import work
 
 Seeds = Mapping[str, int | str]
@@ -21,6 +33,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "tracing": lambda: {"run": tracing.experiment(1).seed},
     "data": lambda: {"data": data.experiment(1).seed},
     "peers": lambda: {"run": work.SEED},
+    "startup": lambda: {"run": startup.experiment().seed},
     "sizes": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "checkpoint": lambda: {"run": sizes.experiment(10_000, "qafel", 1).seed},
     "chaos": lambda: {"faults": "--seed"},

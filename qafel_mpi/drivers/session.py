@@ -17,7 +17,7 @@ from typing import Any
 from mpi4py import MPI
 from torch import Tensor
 
-from qafel_mpi import wire
+from qafel_mpi import startup, wire
 from qafel_mpi.config import Experiment, to_toml
 from qafel_mpi.drivers.arithmetic import arithmetics
 from qafel_mpi.drivers.attributes import attributes_of
@@ -130,6 +130,7 @@ class Session:
             for text in self.placement.remarks:
                 print(f"qafel-mpi: {text}", file=sys.stderr, flush=True)
         warm_up(setup, self.comm, self.wait)
+        startup.passed("kernels and trial training")
         transport = self.experiment.transport
         self.clocks = clocks(
             self.comm, rounds=transport.clock_rounds, every_s=self.clock_period_s, clock=perf_counter

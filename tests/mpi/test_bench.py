@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, tracing, virtual
+from qafel_mpi import startup as marks
+from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, startup, tracing, virtual
 from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
@@ -108,6 +109,24 @@ def test_a_broadcast_is_timed_until_the_last_client_has_applied_it(comm, algorit
     assert fine(found[0])
     assert comm.rank != 0 or (found[0].ours.values > 0).all()
     assert "largest over the ranks" in found[0].reduction
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_start_has_a_row_for_each_phase_and_a_sample_for_each_rank(comm, monkeypatch):
+    monkeypatch.setattr(marks, "MARKS", [])
+    found, any_here = on_every_rank(comm, startup.rows(comm, wall.run, "digits"))
+    assert any_here
+    if comm.rank != 0:
+        return
+    assert [row.parameters["operation"] for row in found] == [
+        "placement and handshake",
+        "data and model",
+        "kernels and trial training",
+        "clocks and trace",
+        "first step and end",
+        "all",
+    ]
+    assert all(len(row.ours.values) == comm.size for row in found)
 
 
 @pytest.mark.mpi(min_size=2)

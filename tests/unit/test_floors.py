@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
     "setting": 0,
     "wire": 0,
     "own": 0,
+    "startup": 0,
     "trace_schema": 0,
 }
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qafel_mpi import startup as marks
+from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench import chaos, codec, files, parts, peers, server, site
 from qafel_mpi.commands.bench.measure import Output, run
 from qafel_mpi.commands.bench.options import (
@@ -292,6 +294,32 @@ def data(
     Memory is the proportional set size of all ranks together, in which shared pages count once.
     """
     run("data", parts.data(megabytes), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
+
+
+@bench.command(
+    epilog="Examples:\n\n  mpirun -n 16 qafel-mpi bench startup --json startup.json\n\n"
+    "  mpirun -n 2 qafel-mpi bench startup celeba",
+)
+def startup(
+    name: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list` or a TOML file.")
+    ] = "digits",
+    json: Json = None,
+    out: Out = None,
+    reference: Reference = None,
+) -> None:
+    """Measure the start of a wall run by rank and phase: seconds, processor time and files that Python opens.
+
+    A sample is a rank. Seconds of a phase include what a rank waits for others in it.
+    """
+    marks.passed("interpreter and command line")
+    marks.count_opened()
+    with job.all_ranks_end():
+        job.load()
+        marks.passed("imports")
+        job.world()
+        marks.passed("MPI")
+    run("startup", parts.startup(name), Output(json, out, reference), seconds=SECONDS, width=WIDTH, ranks=2)
 
 
 class VirtualPart(StrEnum):

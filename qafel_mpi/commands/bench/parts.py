@@ -107,6 +107,16 @@ def data(megabytes: int) -> Measure:
     return measure
 
 
+def startup(name: str) -> Measure:
+    def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
+        from qafel_mpi.bench import startup as ours
+        from qafel_mpi.drivers.wall import run as wall
+
+        return ours.rows(comm, wall.run, name)
+
+    return measure
+
+
 def sizes(d: Sequence[int], algorithm: str, uploads: int) -> Measure:
     """d: ascending. Raises ConfigError."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from qafel_mpi import startup
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.drivers.build import (
     Interrupted,
@@ -54,6 +55,7 @@ def run(
     refuse_impossible(experiment, comm.size, MPI.Query_thread())
     spot = place(comm, gpus=visible_gpus(), share_gpus=experiment.transport.share_gpus)
     session = begin(experiment, comm, spot, out, command_line or sys.argv, every=every, resume=resume)
+    startup.passed("placement and handshake")
     device = compute_device(spot.gpu)
     with (
         naming_the_dead(session),
@@ -70,7 +72,9 @@ def run(
                 memory=memory,
             )
             refuse_what_does_not_fit(setup, comm, spot)
+        startup.passed("data and model")
         session.open(setup)
+        startup.passed("clocks and trace")
         hosting = hosting_of(setup, comm.size - 1)
         with dying_alone(session):
             if comm.rank == 0:
