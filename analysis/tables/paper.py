@@ -46,6 +46,15 @@ def published() -> tuple[str, list[Published]]:
     return content["source"], [Published.of(record) for record in content["records"]]
 
 
+def published_concurrency() -> dict[str, dict[int, list[float]]]:
+    """Of CIFAR-10: by algorithm and trainings at a time, the uploads to the target of each repetition."""
+    content = json.loads((files("qafel_analysis.tables") / "paper_results.json").read_text(encoding="utf-8"))
+    return {
+        name: {int(at_once): [float(n) for n in uploads] for at_once, uploads in found.items()}
+        for name, found in content["cifar10_concurrency"].items()
+    }
+
+
 @dataclass(frozen=True)
 class Row:
     """A published row, the runs of the same setting, and what the two say of each other."""

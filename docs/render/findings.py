@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from docs.render import findings_load
+from docs.render import findings_codecs, findings_load
 from docs.render.pages import table
 from docs.render.verdicts import Finding
 
 # Block -> its heading in the page, and the function.
 CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
+    "finding-exact": ("No quantization", findings_codecs.exact),
+    "finding-bits": ("Bits", findings_codecs.bits),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }
 

@@ -57,6 +57,16 @@ class Finding:
         return "\n\n".join(parts)
 
 
+def shown(found: Interval | None) -> str:
+    """
+    >>> shown((2.0, 1.5, 3.0)), shown((2.0, float("nan"), float("nan"))), shown(None)
+    ('2.00 [1.50, 3.00]', '2.00 [one run]', '–')
+    """
+    if found is not None and isnan(found[1]):
+        return f"{digits(found[0])} [one run]"
+    return interval(found)
+
+
 # --- judging an interval ------------------------------------------------------------------------------
 
 
@@ -103,7 +113,7 @@ def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]]) 
     Check(words='grows', measured='a: 2.00 [1.50, 3.00]; b: 1.00 [0.500, 3.00] (open)', holds=None)
     """
     notes = {True: "", False: " (no)", None: " (open)"}
-    measured = "; ".join(f"{name}: {interval(one)}{notes[judged]}" for name, (one, judged) in found.items())
+    measured = "; ".join(f"{name}: {shown(one)}{notes[judged]}" for name, (one, judged) in found.items())
     judgements = [judged for _, judged in found.values()]
     return Check(words, measured, False if False in judgements else None if None in judgements else True)
 

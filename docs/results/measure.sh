@@ -8,8 +8,8 @@
 # root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes more than two hours, and starts its own mpirun.
-# headline and codec-error run only when they are named: headline takes hours. Both count, on the virtual clock, and
-# time nothing: other work on the machine changes none of their numbers.
+# headline, findings and codec-error run only when they are named: headline takes hours. They count, on the virtual
+# clock, and time nothing: other work on the machine changes none of their numbers.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -63,6 +63,13 @@ resnet18() {
 headline() { # four tasks; one core each, and a suite that was cut short goes on where it stopped
     for task in digits mushrooms text fashion-mnist; do
         qafel-mpi suite headline-$task --seeds 0-4 --out $raw/headline/$task
+    done
+}
+
+findings() { # one core each, as headline; docs/findings.md shows them
+    for suite in hidden-sync digits-grid precision-sweep buffer-sweep hidden-ablation mushrooms-concurrency \
+        noniid-sweep biased-server; do
+        qafel-mpi suite $suite --seeds 0-4 --out $raw/findings/$suite
     done
 }
 

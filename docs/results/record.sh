@@ -43,6 +43,25 @@ headline() {
     done
 }
 
+findings() { # the budget is that of the headline's runs
+    of=$raw/findings
+    qafel-analysis table $of/hidden-sync/*.h5 --record $out/findings-exact.json
+    qafel-analysis curves $of/hidden-sync/*.h5 --x server_steps --y gap --record $out/findings-exact-gap.json
+    qafel-analysis curves $of/precision-sweep/both*.h5 $of/precision-sweep/fedbuff*.h5 --x server_steps --y loss \
+        --at 50,100,150,200,250,300,350,400 --record $out/findings-precision.json
+    qafel-analysis compare $of/digits-grid/*.h5 --record $out/findings-grid.json
+    qafel-analysis compare $of/buffer-sweep/*.h5 --record $out/findings-buffer.json
+    for y in gap loss; do
+        qafel-analysis curves $of/hidden-ablation/*.h5 --x server_steps --y $y --at 100,300,1000 \
+            --record $out/findings-hidden-$y.json
+    done
+    qafel-analysis compare $of/mushrooms-concurrency/*.h5 --record $out/findings-concurrency.json
+    qafel-analysis compare $of/noniid-sweep/*.h5 --record $out/findings-skew.json
+    qafel-analysis compare $of/biased-server/*.h5 --record $out/findings-server.json
+    qafel-analysis curves $raw/headline/digits/*.h5 --x payload_bytes --y accuracy \
+        --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
+}
+
 codec() {
     qafel-analysis bench $raw/codec/qsgd4-*.json --record $out/codec.json
     for name in widths others threads identity neighbour; do

@@ -1,7 +1,10 @@
 """A claim's verdict follows from its statements, and a statement from where its interval lies."""
 
+import copy
+
 import pytest
 
+from docs.render import findings_load
 from docs.render.blocks import BLOCKS
 from docs.render.findings import CLAIMS
 from docs.render.pages import block_names
@@ -80,6 +83,16 @@ def test_every_claim_is_a_section_of_the_page_with_the_heading_that_the_list_lin
         assert f"\n## {heading}\n" in text
         assert f"Verdict: {_verdict(block)}" in text
         assert f"| {_verdict(block)} |" in BLOCKS["findings"]()
+
+
+def test_a_verdict_turns_where_the_numbers_do(monkeypatch):
+    assert findings_load.budget().verdict == "holds"
+    found = copy.deepcopy(findings_load.content("findings-budget"))
+    for one in found:
+        if not one["algorithm"].startswith("qafel"):
+            one["values"] = [[1.0 for _ in values] for values in one["values"]]
+    monkeypatch.setattr(findings_load, "content", lambda name: found)
+    assert findings_load.budget().verdict == "does not hold here"
 
 
 def _verdict(block: str) -> str:

@@ -1,0 +1,334 @@
+"""Blocks of docs/findings.md on quantization: none at all, bits, the hidden state, the server's quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise, product
+from math import exp, log, sqrt
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from qafel_analysis.tables.grid import size
+from qafel_analysis.tables.paper import published
+
+from docs.render.pages import table
+from docs.render.records import NOTHING, content, digits
+from docs.render.verdicts import (
+    Check,
+    Finding,
+    Interval,
+    at_least,
+    at_most,
+    every,
+    mean,
+    needed,
+    pick,
+    saved,
+    shown,
+    spread,
+    times,
+    within,
+)
+
+BITS = (2, 3, 4, 6, 8, 12, 16)
+GRID = (8, 4, 2)
+SERVERS = {  # name in the table -> its part of the label
+    "qsgd 4 bits": "qsgd 4 bits down",
+    "qsgd 8 bits": "qsgd 8 bits down",
+    "eden 2 bits": "eden 2 bits down",
+    "top-k, 25%": "topk 32 bits down",
+}
+
+
+# --- 1: no quantization, and its limit ----------------------------------------------------------------
+
+
+def exact() -> Finding:
+    """Identity codecs are FedBuff bit for bit, and distances to FedBuff fall with the bits."""
+    runs = content("findings-exact")
+    of_fedbuff = {run["seed"]: run["x_digest"] for run in runs if run["algorithm"] == "fedbuff"}
+    same = [run["x_digest"] == of_fedbuff[run["seed"]] for run in runs if run["algorithm"] == "qafel"]
+    gaps = pick(content("findings-exact-gap"), "qafel")
+    largest = max(gaps["high"])
+    distances = {bits: _distances(bits) for bits in BITS}
+    rate = mean([_slope([distances[bits][seed] for bits in BITS]) for seed in range(len(distances[BITS[0]]))])
+    checks = (
+        Check(
+            "Without quantization QAFeL ends with FedBuff's model, bit for bit",
+            f"Equal digests of x in {sum(same)} of {len(same)} runs of {runs[0]['server_steps']:,} steps",
+            all(same),
+        ),
+        Check(
+            "Without quantization the hidden state is the model",
+            f"Largest ‖x − x̂‖: {digits(largest)}, from step {gaps['x'][0]:.0f} to {gaps['x'][-1]:.0f}",
+            largest == 0,
+        ),
+        every(
+            "Finer quantizers come closer to FedBuff",
+            {
+                f"{fine} bits over {coarse}": (ratio, at_most(ratio, 1.0))
+                for coarse, fine in pairwise(BITS)
+                for ratio in [times(distances[fine], distances[coarse])]
+            },
+        ),
+        Check(
+            "As the bits grow, the distance to FedBuff falls as 1/s, s the quantizer's levels for each sign",
+            f"Exponent of s: {shown(rate)}",
+            within(rate, -1.1, -0.9),
+        ),
+    )
+    lines = [
+        (bits, 2 ** (bits - 1) - 1, f"{_geometric(found):.2e}", f"{min(found):.2e} to {max(found):.2e}")
+        for bits, found in distances.items()
+    ]
+    header = ("bits, both ways", "s", "distance to FedBuff's loss", "over seeds")
+    return Finding(
+        checks,
+        table(header, lines, right=range(4)),
+        ("findings-exact", "findings-exact-gap", "findings-precision"),
+    )
+
+
+def _distances(bits: int) -> list[float]:
+    """Of each seed: the root mean square, over the steps of the record, of the difference of the two losses."""
+    found = content("findings-precision")
+    ours = pick(found, "qafel", f"qsgd {bits} bits up", f"qsgd {bits} bits down")
+    (fedbuff,) = (one for one in found if one["algorithm"] == "fedbuff")
+    assert ours["seeds"] == fedbuff["seeds"]
+    pairs = zip(ours["values"], fedbuff["values"], strict=True)
+    return [sqrt(fmean((a - b) ** 2 for a, b in zip(one, other, strict=True))) for one, other in pairs]
+
+
+def _slope(distances: Sequence[float]) -> float:
+    """The exponent e of distance ∝ s^e, by least squares on logarithms."""
+    levels = [log(2 ** (bits - 1) - 1) for bits in BITS]
+    return float(np.polyfit(levels, np.log(distances), 1)[0])
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return exp(fmean(map(log, values)))
+
+
+# --- 2: bits ------------------------------------------------------------------------------------------
+
+
+def bits() -> Finding:
+    """The 3 × 3 grid of client and server bits, eden beside it, and the paper's own numbers."""
+    found = content("findings-grid")
+    cells = {
+        (c, s): pick(found, "qafel", f"qsgd {c} bits up", f"qsgd {s} bits down")
+        for c, s in product(GRID, GRID)
+    }
+    edens = {b: pick(found, "qafel", f"eden {b} bits up", f"eden {b} bits down") for b in (4, 2, 1)}
+    reached = [one["reached"] for one in cells.values()]
+    four, two = cells[4, 4], cells[2, 2]
+    checks = (
+        Check(
+            "Every setting of the grid reaches the target with every seed",
+            f"{sum(reached)} of {sum(one['runs'] for one in cells.values())} runs",
+            all(one["reached"] == one["runs"] for one in cells.values()),
+        ),
+        Check(
+            "At 4/4 bits QAFeL needs at most 1.2 times FedBuff's uploads",
+            *_judged(needed(four), at_most, 1.2),
+        ),
+        Check(
+            "At 4/4 bits it uploads 5.2 times fewer bytes or better, as the paper says of CelebA",
+            *_judged(saved(four, "payload_bytes_up"), at_least, 5.2),
+        ),
+        Check(
+            "At 4/4 bits the same holds for the bytes down",
+            *_judged(saved(four, "payload_bytes_down"), at_least, 5.2),
+        ),
+        Check(
+            f"At 2/2 bits it costs uploads, 1.2 times FedBuff's or more (the paper: {_papers(2, 2)[0]} times)",
+            *_judged(needed(two), at_least, 1.2),
+        ),
+        Check(
+            "eden at 1 bit uploads 8 times fewer bytes or better",
+            *_judged(saved(edens[1], "payload_bytes_up"), at_least, 8.0),
+        ),
+    )
+    (fedbuff,) = (one for one in found if one["algorithm"] == "fedbuff")
+    lines = [("float32", "float32", *_costs(fedbuff), "", "")]
+    lines += [(f"qsgd {c}", f"qsgd {s}", *_costs(one), *_papers(c, s)) for (c, s), one in cells.items()]
+    lines += [(f"eden {b}", f"eden {b}", *_costs(one), "", "") for b, one in edens.items()]
+    header = (
+        "client bits",
+        "server bits",
+        "uploads",
+        "uploads / FedBuff's [95%]",
+        "up",
+        "FedBuff's / this [95%]",
+        "down",
+        "the paper's CelebA: uploads / FedBuff's",
+        "FedBuff's bytes up / this",
+    )
+    return Finding(checks, table(header, lines, right=range(2, 9)), ("findings-grid",))
+
+
+def _judged(found: Interval | None, judge: Any, bound: float) -> tuple[str, bool | None]:
+    return shown(found), judge(found, bound)
+
+
+def _costs(one: Mapping[str, Any]) -> tuple[str, ...]:
+    if not one["reached"]:
+        return (spread(one, "uploads"), *(NOTHING for _ in range(4)))
+    up, down = (size(one["mean"][f"payload_bytes_{way}"]) for way in ("up", "down"))
+    return (
+        spread(one, "uploads"),
+        shown(needed(one)),
+        up,
+        shown(saved(one, "payload_bytes_up")),
+        down,
+    )
+
+
+def _papers(client: int, server: int) -> tuple[str, str]:
+    """The published means of CelebA: uploads over FedBuff's, and FedBuff's bytes up over these."""
+    celeba = [row for row in published()[1] if row.dataset == "celeba"]
+    (ours,) = (row for row in celeba if (row.client_bits, row.server_bits) == (client, server))
+    (fedbuff,) = (row for row in celeba if row.algorithm == "fedbuff")
+    uploads = fmean(ours.uploads) / fmean(fedbuff.uploads)
+    return digits(uploads), digits(fedbuff.bytes_per_upload / ours.bytes_per_upload / uploads)
+
+
+# --- 3: hidden state ----------------------------------------------------------------------------------
+
+
+def hidden() -> Finding:
+    """The hidden state against direct quantization, the same server quantizer and bits."""
+    gaps, losses = (_both(f"findings-hidden-{what}") for what in ("gap", "loss"))
+    gap_ratios = {name: times(direct, own) for name, (own, direct) in gaps.items()}
+    loss_ratios = {name: times(direct, own) for name, (own, direct) in losses.items()}
+    logistic = _logistic()
+    checks = (
+        every(
+            "Naive's model is farther from what its clients hold, ‖x − x̂‖, after the same steps",
+            {name: (one, at_least(one, 1.0)) for name, one in gap_ratios.items()},
+        ),
+        every(
+            "Naive's loss is at least 5% higher after the same steps",
+            {name: (one, at_least(one, 1.05)) for name, one in loss_ratios.items()},
+        ),
+        every(
+            "Logistic regression, the paper's figure: naive's f − f* after 10,000 steps is twice QAFeL's or more",
+            {name: (logistic[name], at_least(logistic[name], 2.0)) for name in ("qsgd", "top-k")},
+        ),
+        Check(
+            "There QAFeL with qsgd stays within 1.1 times FedBuff's f − f*",
+            *_judged(logistic["qsgd, over FedBuff"], at_most, 1.1),
+        ),
+    )
+    lines = [
+        (
+            name,
+            *(digits(fmean(side)) for side in gaps[name]),
+            shown(gap_ratios[name]),
+            *(digits(fmean(side)) for side in losses[name]),
+            shown(loss_ratios[name]),
+        )
+        for name in SERVERS
+    ]
+    header = (
+        "server's quantizer",
+        "‖x − x̂‖, hidden",
+        "naive",
+        "naive / hidden [95%]",
+        "loss, hidden",
+        "naive",
+        "naive / hidden [95%]",
+    )
+    records = ("findings-hidden-gap", "findings-hidden-loss", "logistic", "optimum")
+    return Finding(checks, table(header, lines, right=range(1, 7)), records)
+
+
+def _both(record: str) -> dict[str, tuple[list[float], list[float]]]:
+    """By quantizer of the server: the last value of each seed, with the hidden state and without it."""
+    by_broadcast = [one for one in content(record) if "downlink.delivery = unicast" not in one["setting"]]
+    return {
+        name: (_last(pick(by_broadcast, "qafel", part)), _last(pick(by_broadcast, "naive", part)))
+        for name, part in SERVERS.items()
+    }
+
+
+def _last(one: Mapping[str, Any]) -> list[float]:
+    return [values[-1] for values in one["values"]]
+
+
+def _logistic() -> dict[str, Interval]:
+    """Naive's f − f* over QAFeL's, and QAFeL's over FedBuff's, at the last step of the record."""
+    least = content("optimum")["f_star"]
+
+    def gap(algorithm: str, codec: str) -> list[float]:
+        (one,) = (c for c in content("logistic") if c["algorithm"] == algorithm and codec in c["setting"])
+        return [value - least for value in _last(one)][:5]  # FedBuff's five seeds are there twice
+
+    return {
+        "qsgd": times(gap("naive", "qsgd"), gap("qafel", "qsgd")),
+        "top-k": times(gap("naive", "topk"), gap("qafel", "topk")),
+        "qsgd, over FedBuff": times(gap("qafel", "qsgd"), gap("fedbuff", "")),
+    }
+
+
+# --- 8: biased and unbiased ---------------------------------------------------------------------------
+
+_BIASED = ("affine", "topk", "sign")
+_CLASSES = {"about 2 bits": (1.5, 3.0), "about 1 bit": (0.5, 1.5)}
+
+
+def server_codecs() -> Finding:
+    """Biased and unbiased quantizers of the server at like sizes."""
+    found = [one for one in content("findings-server") if one["algorithm"] != "fedbuff"]
+    ordered = sorted(found, key=lambda one: -_bits_an_element(one))
+    checks = []
+    for words, (low, high) in _CLASSES.items():
+        members = [one for one in ordered if low <= _bits_an_element(one) < high]
+        for biased, statement in (
+            (False, f"At {words} an unbiased server quantizer costs at most 1.1 times FedBuff's uploads"),
+            (True, f"At {words} a biased one costs more than 1.1 times"),
+        ):
+            judge = at_least if biased else at_most
+            named = {_codec(one): one for one in members if _biased(one) is biased}
+            checks.append(
+                every(
+                    statement,
+                    {name: (needed(one), _missed(one, judge, biased)) for name, one in named.items()},
+                )
+            )
+    lines = [
+        (
+            _codec(one),
+            "biased" if _biased(one) else "unbiased",
+            digits(_bits_an_element(one)),
+            spread(one, "uploads"),
+            shown(needed(one)),
+        )
+        for one in ordered
+    ]
+    header = ("server's quantizer", "", "bits an element, down", "uploads", "uploads / FedBuff's [95%]")
+    return Finding(checks, table(header, lines, right=(2, 3, 4)), ("findings-server",))
+
+
+def _missed(one: Mapping[str, Any], judge: Any, biased: bool) -> bool | None:
+    """Runs that missed the target cost more than any bound."""
+    return judge(needed(one), 1.1) if one["reached"] == one["runs"] else biased
+
+
+def _codec(one: Mapping[str, Any]) -> str:
+    _, _, down, *rest = one["setting"].split(", ")
+    extra = [part.removeprefix("downlink.") for part in rest if part.startswith("downlink.")]
+    return ", ".join([down.removesuffix(" down").replace(" 32 bits", ""), *extra])
+
+
+def _biased(one: Mapping[str, Any]) -> bool:
+    return any(name in one["setting"] for name in (*_BIASED, "least-squares"))
+
+
+def _bits_an_element(one: Mapping[str, Any]) -> float:
+    """Payload of a broadcast over the elements, of which FedBuff sends 32 bits each."""
+    (fedbuff,) = (other for other in content("findings-server") if other["algorithm"] == "fedbuff")
+    each = (o["mean"]["payload_bytes_down"] / o["mean"]["server_steps"] for o in (one, fedbuff))
+    ours, whole = each
+    return 32 * ours / whole
