@@ -23,6 +23,16 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
+def measured(name: str) -> bool:
+    """Whether there is docs/results/NAME.json."""
+    return (RESULTS / f"{name}.json").exists()
+
+
+def not_measured(group: str) -> str:
+    """What a block says in place of its table."""
+    return f"Not measured yet. [measure.sh](results/measure.sh) does it (its group `{group}`)."
+
+
 def content(name: str) -> Any:
     """What the file holds, without where it comes from."""
     return record(name)["content"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from docs.render.pages import table
-from docs.render.records import NOTHING, RESULTS, content, digits, first, met, origin, time
+from docs.render.records import NOTHING, content, digits, first, measured, met, not_measured, origin, time
 
 TASKS = {"chaos-digits": "digits", "chaos-cnn": "CNN"}
 LEAST_GOODPUT, MOST_SHARE = 98, 1  # percent
@@ -13,8 +13,8 @@ LEAST_GOODPUT, MOST_SHARE = 98, 1  # percent
 
 def checkpoints() -> str:
     """A checkpoint's cost by parameters, and its share of a run."""
-    if not _measured("checkpoint"):
-        return _none("checkpoint")
+    if not measured("checkpoint"):
+        return not_measured("checkpoint")
     lines = []
     for row in content("checkpoint"):
         share = 100 * float(first(row, "share"))
@@ -43,9 +43,9 @@ def checkpoints() -> str:
 
 def faults() -> str:
     """Runs under faults beside runs without: by kind, and all together."""
-    names = [name for name in TASKS if _measured(name)]
+    names = [name for name in TASKS if measured(name)]
     if not names:
-        return _none("chaos")
+        return not_measured("chaos")
     kinds, totals = [], []
     for name in names:
         for row in content(name):
@@ -95,11 +95,3 @@ def _total(row: dict[str, Any]) -> tuple[str, ...]:
         str(launch["wrong"]),
         f"{launch['hangs']:,.0f}",
     )
-
-
-def _measured(name: str) -> bool:
-    return (RESULTS / f"{name}.json").exists()
-
-
-def _none(group: str) -> str:
-    return f"Not measured yet. [measure.sh](results/measure.sh) does it (its group `{group}`)."

@@ -105,7 +105,7 @@ codec_large() {
 
 server() {
     qafel-mpi bench server --algorithm qafel,fedbuff,fadas --d 29282,1000000,11689512 --seconds 2 \
-        --json $raw/server/server.json
+        --json $raw/server/sizes.json
     qafel-mpi bench server --algorithm qafel --set uplink.codec=eden --set downlink.codec=eden --d 29282,11689512 \
         --seconds 2 --json $raw/server/eden.json
     qafel-mpi bench server --algorithm qafel --d 11689512 --buffer 1,10 --threads 2 --seconds 2 \

@@ -81,7 +81,7 @@ codec_large() {
 }
 
 server() {
-    for name in server eden threads; do
+    for name in sizes eden threads; do
         qafel-analysis bench $raw/server/$name.json --record $out/server-$name.json
     done
     cp $raw/server/older.json $out/server-older.json

@@ -2,19 +2,23 @@
 
 python docs/results/server_step.py bbaa444 runs/results/server-step.json     (on a machine that does nothing else)
 
-The older commit is checked out beside this one for a moment. JSON: a row each of codec and d, with the samples in
-seconds, their medians, and `ratio`: the older one's median over ours.
+The older commit is checked out beside this one for a moment. A row each of codec and d, with the samples in seconds,
+their medians, and `ratio`: the older one's median over ours.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+
+from qafel_analysis.commands.record import write
+from qafel_analysis.read import sources
+
+from qafel_mpi.drivers.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 SIZES, CODECS, ROUNDS = (29_282, 11_689_512), ("qsgd", "eden", "identity", "fedbuff"), 40
@@ -99,8 +103,9 @@ def main(commit: str, out: Path) -> None:
             rows = [compare(folder, name, d) for name in CODECS for d in SIZES]
         finally:
             subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+    about = sources.of_bench(provenance(["python", "docs/results/server_step.py", commit, str(out)]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"older": commit, "load": os.getloadavg(), "rows": rows}, indent=1) + "\n")
+    write(out, "server_step", {"older": commit, "rows": rows}, [about])
     for row in rows:
         print(f"{row['codec']:9} d = {row['d']:>10,}: {row['ratio']:.2f} times the speed of {commit}")
 

@@ -1,0 +1,58 @@
+"""Blocks of docs/results.md: what the server's own work costs."""
+
+from __future__ import annotations
+
+from docs.render.codecs import passes
+from docs.render.pages import table
+from docs.render.records import content, digits, measured, met, not_measured, origin, span, time, values
+
+RECORDS = {"server-sizes": "", "server-eden": ", eden both ways", "server-threads": ""}
+LEAST = {29_282: 2.0, 11_689_512: 2.5}  # times the speed of the older commit, by parameters
+
+
+def server() -> str:
+    """Receive, step and both: times, memory passes, copies."""
+    names = [name for name in RECORDS if measured(name)]
+    if not names:
+        return not_measured("server")
+    lines = []
+    for name in names:
+        for row in content(name):
+            about = row["parameters"]
+            copies = values(row, "copies")
+            lines.append(
+                (
+                    about["algorithm"] + RECORDS[name],
+                    f"{about['d']:,}",
+                    str(about["buffer"]),
+                    str(about["threads"]),
+                    about["operation"],
+                    span(values(row, "median_us"), time),
+                    f"{span(passes(row))}×",
+                    span(copies),
+                )
+            )
+    header = ("", "parameters", "K", "threads", "", "time", "over the memory pass", "copies of the vector")
+    return f"{table(header, lines, right=(1, 2, 3, 5, 6, 7))}\n\n{origin(*names)}"
+
+
+def older() -> str:
+    """The step in turns with an older commit's."""
+    if not measured("server-older"):
+        return not_measured("server")
+    found = content("server-older")
+    lines = []
+    for row in found["rows"]:
+        wanted = LEAST[row["d"]]
+        lines.append(
+            (
+                row["codec"],
+                f"{row['d']:,}",
+                time(1e6 * row["older_median_s"]),
+                time(1e6 * row["median_s"]),
+                digits(row["ratio"], 2),
+                f"at least {wanted:g}, {met([row['ratio']], wanted, at_least=True)}",
+            )
+        )
+    header = ("", "parameters", f"step at `{found['older']}`", "step", "speed", "target")
+    return f"{table(header, lines, right=(1, 2, 3, 4))}\n\n{origin('server-older')}"
