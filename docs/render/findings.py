@@ -13,6 +13,7 @@ from docs.render.verdicts import Finding
 CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
     "finding-exact": ("No quantization", findings_codecs.exact),
     "finding-bits": ("Bits", findings_codecs.bits),
+    "finding-concurrency": ("Concurrency", findings_load.concurrency),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }
 

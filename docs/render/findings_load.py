@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 from typing import Any
 
 from qafel_analysis.tables.grid import size
 from qafel_analysis.tables.paper import published_concurrency
+from scipy.stats import t
 
 from docs.render.headline import setting
 from docs.render.pages import table
-from docs.render.records import NOTHING, content
+from docs.render.records import NOTHING, content, digits
 from docs.render.verdicts import (
     Check,
     Finding,
+    Interval,
     at_least,
     at_most,
     every,
@@ -24,14 +27,12 @@ from docs.render.verdicts import (
     pick,
     shown,
     spread,
+    times,
     within,
 )
 from qafel_mpi import experiments
 
 LARGEST_BUDGET = 1e7  # bytes; with more the best reach the target, at which runs stop
-BUFFERS = (1, 2, 5, 10, 20, 50)
-WEIGHTED_TOO = (1, 10)
-WEIGHTED, UNWEIGHTED = "staleness.weight = polynomial", "staleness.weight = constant"
 CONCURRENCIES = (100, 500, 1000)
 SKEWS = {  # name in the table -> its part of the label, weakest skew first
     "α = 100": "task.partition.alpha = 100",
@@ -48,19 +49,17 @@ SKEWS = {  # name in the table -> its part of the label, weakest skew first
 
 def buffers() -> Finding:
     """K from 1 to 50 at one concurrency."""
-    found = content("findings-buffer")
     at_once = experiments.tables("buffer-sweep")["clock"]["concurrency"]
-    plain = {k: pick(found, f"K = {k}", *([UNWEIGHTED] if k in WEIGHTED_TOO else [])) for k in BUFFERS}
-    weighted = {k: pick(found, f"K = {k}", WEIGHTED) for k in WEIGHTED_TOO}
-    staleness = {k: _mean_of(one, "mean_staleness") for k, one in plain.items()}
-    down = of_means(plain[1], plain[50], "payload_bytes_down")
+    plain, weighted = (_by_buffer(f"findings-buffer{which}") for which in ("", "-weighted"))
+    staleness = {k: mean([run["mean_staleness"] for run in runs]) for k, runs in plain.items()}
+    down = _over(plain[1], plain[50], "payload_bytes_down_to_target")
     checks = (
         every(
             "Mean staleness is trainings at a time over K, within 10%",
             {
                 f"K = {k}, over {at_once / k:g}": (over, within(over, 0.9, 1.1))
-                for k, one in staleness.items()
-                for over in [_scaled(one, k / at_once)]
+                for k, runs in plain.items()
+                for over in [mean([run["mean_staleness"] * k / at_once for run in runs])]
             },
         ),
         _uploads(
@@ -69,60 +68,52 @@ def buffers() -> Finding:
             at_most,
         ),
         _uploads(
-            weighted,
-            "Weighted by staleness, K = {} needs 1.2 times the uploads of K = 10 or more",
-            at_least,
+            weighted, "Weighted by staleness, K = {} needs 1.2 times the uploads of K = 10 or more", at_least
         ),
         Check(
-            "K = 50 sends at least 25 times fewer bytes down than K = 1",
-            shown(down),
-            at_least(down, 25.0),
+            "K = 50 sends at least 25 times fewer bytes down than K = 1", shown(down), at_least(down, 25.0)
         ),
     )
     lines = [
         (
             k,
             shown(staleness[k]),
-            spread(plain[k], "server_steps"),
-            spread(plain[k], "uploads"),
-            spread(weighted[k], "uploads") if k in weighted else NOTHING,
-            _size(plain[k], "up"),
-            _size(plain[k], "down"),
+            _average(runs, "steps"),
+            _average(runs, "uploads"),
+            _average(weighted[k], "uploads") if k in weighted else NOTHING,
+            *(size(fmean(run[f"payload_bytes_{way}_to_target"] for run in runs)) for way in ("up", "down")),
         )
-        for k in BUFFERS
+        for k, runs in plain.items()
     ]
     header = ("K", "mean staleness [95%]", "server steps", "uploads", "uploads, weighted", "up", "down")
-    return Finding(checks, table(header, lines, right=range(7)), ("findings-buffer",))
+    records = ("findings-buffer", "findings-buffer-weighted")
+    return Finding(checks, table(header, lines, right=range(7)), records)
 
 
-def _uploads(found: Mapping[int, Mapping[str, Any]], words: str, judge: Any) -> Check:
-    others = {k: of_means(one, found[10], "uploads") for k, one in found.items() if k != 10}
+def _by_buffer(name: str) -> dict[int, list[Mapping[str, Any]]]:
+    """The runs of a record of `table` by K, in the order of seeds. Raises ValueError where one missed its target."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for run in sorted(content(name), key=lambda run: (run["buffer_size"], run["seed"])):
+        if run["uploads_to_target"] is None:
+            raise ValueError(f"{name}.json: {run['run']} missed its target, and has no place in a mean")
+        found.setdefault(run["buffer_size"], []).append(run)
+    return found
+
+
+def _uploads(found: Mapping[int, Sequence[Mapping[str, Any]]], words: str, judge: Any) -> Check:
+    others = {k: _over(runs, found[10], "uploads_to_target") for k, runs in found.items() if k != 10}
     named = {f"K = {k}": (ratio, judge(ratio, 1.2)) for k, ratio in others.items()}
     return every(words.format(", ".join(map(str, others))), named)
 
 
-def _mean_of(one: Mapping[str, Any], key: str) -> tuple[float, float, float]:
-    """A mean of `compare` with its 95% interval."""
-    middle, deviation, runs = one["mean"][key], one["standard_deviation"][key] or 0.0, one["reached"]
-    # Student's t of so many values depends on their mean and deviation alone: any values with these will do.
-    half = (mean(_values(runs))[2]) * deviation
-    return middle, middle - half, middle + half
+def _over(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> Interval:
+    """Ours over theirs, a seed's two runs together."""
+    return times([run[key] for run in ours], [run[key] for run in theirs])
 
 
-def _values(runs: int) -> list[float]:
-    """So many values with mean 0 and standard deviation 1."""
-    raw = [k - (runs - 1) / 2 for k in range(runs)]
-    deviation = (sum(v * v for v in raw) / (runs - 1)) ** 0.5
-    return [v / deviation for v in raw]
-
-
-def _scaled(found: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
-    middle, low, high = (value * factor for value in found)
-    return middle, low, high
-
-
-def _size(one: Mapping[str, Any], way: str) -> str:
-    return size(one["mean"][f"payload_bytes_{way}"]) if one["reached"] else NOTHING
+def _average(runs: Sequence[Mapping[str, Any]], key: str) -> str:
+    found = [run[f"{key}_to_target"] for run in runs]
+    return f"{digits(fmean(found))} ± {digits(stdev(found), 2)}"
 
 
 # --- 6: concurrency -----------------------------------------------------------------------------------
@@ -170,6 +161,13 @@ def concurrency() -> Finding:
         "QAFeL 4/4",
     )
     return Finding(checks, table(header, lines, right=range(7)), ("findings-concurrency",))
+
+
+def _mean_of(one: Mapping[str, Any], key: str) -> Interval:
+    """A mean of `compare` with its 95% interval."""
+    middle, deviation, runs = one["mean"][key], one["standard_deviation"][key] or 0.0, one["reached"]
+    half = float(t.ppf(0.975, runs - 1)) * deviation / sqrt(runs)
+    return middle, middle - half, middle + half
 
 
 def _papers(found: Mapping[str, Mapping[int, Sequence[float]]], at_once: int) -> tuple[str, ...]:
