@@ -20,7 +20,7 @@ raw=runs/results
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
 progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data link-cnn-100mbit link-cnn-1gbit \
-link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 analysis"
+link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 peers analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
     ranks=$1
@@ -224,6 +224,14 @@ chaos() { # the paper's CNN on made images of CelebA's shape
 
 shared_data() {
     mpirun -n 8 qafel-mpi bench data --megabytes 500 --json $raw/shared-data/500mb.json
+}
+
+# --- other frameworks ----------------------------------------------------------------------------------------
+
+peers() { # makes an environment for each where there is none. Flower's starts take long: fewer samples
+    qafel-mpi bench peers --install
+    qafel-mpi bench peers --peer pfl --json $raw/peers/pfl.json
+    qafel-mpi bench peers --peer flower --algorithm fedavg --samples 2 --seconds 1 --json $raw/peers/flower.json
 }
 
 # --- slow links ----------------------------------------------------------------------------------------------

@@ -174,6 +174,13 @@ shared_data() {
     qafel-analysis bench $raw/shared-data/500mb.json --record $out/shared-data.json
 }
 
+peers() {
+    versions=$(python -c '
+from qafel_mpi.bench.peers.environments import NAMES, recipe
+print(", ".join(recipe(name).REQUIRES[0] for name in NAMES))')
+    qafel-analysis bench $raw/peers/*.json --note "$versions" --record $out/peers.json
+}
+
 link() { # GROUP OPTION...
     name=$1
     shift

@@ -40,18 +40,17 @@ def make(folder: Path, name: str) -> None:
     venv.create(folder / name, with_pip=True)
     packages = Path(paths["purelib"])
     (packages / HOST).write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    for command in commands(recipe(name)):
-        call = [str(python_of(folder, name)), "-m", "pip", "install", "--quiet", *command]
-        done = subprocess.run(call, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise PeerError(f"{name}: pip install {' '.join(command)}: {last}")
+    wanted = requirements(recipe(name))
+    call = [str(python_of(folder, name)), "-m", "pip", "install", "--quiet", *wanted]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise PeerError(f"{name}: pip install {' '.join(wanted)}: {last}")
 
 
-def commands(peer: ModuleType) -> list[Sequence[str]]:
-    """Arguments of `pip install`, call by call. BARE: requirements whose own are not installed."""
-    bare = getattr(peer, "BARE", ())
-    return [["--no-deps", *bare]] * bool(bare) + [list(peer.REQUIRES)]
+def requirements(peer: ModuleType) -> list[str]:
+    """Arguments of `pip install`. BARE: what its requirements require is not installed."""
+    return ["--no-deps"] * getattr(peer, "BARE", False) + list(peer.REQUIRES)
 
 
 def installed(folder: Path, names: Sequence[str]) -> Mapping[str, Path]:

@@ -223,12 +223,7 @@ def test_recipes_pin_what_they_install():
     for name in environments.NAMES:
         module = environments.recipe(name)
         assert set(module.ALGORITHMS) <= set(work.ALGORITHMS)
-        assert all(
-            "==" in requirement
-            for call in environments.commands(module)
-            for requirement in call
-            if requirement != "--no-deps"
-        )
+        assert all("==" in one for one in environments.requirements(module) if one != "--no-deps")
 
 
 def test_what_is_not_installed_is_not_found(tmp_path):
