@@ -14,6 +14,7 @@ CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
     "finding-exact": ("No quantization", findings_codecs.exact),
     "finding-bits": ("Bits", findings_codecs.bits),
     "finding-concurrency": ("Concurrency", findings_load.concurrency),
+    "finding-buffer": ("The buffer", findings_load.buffers),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }
 
