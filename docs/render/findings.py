@@ -15,6 +15,7 @@ CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
     "finding-bits": ("Bits", findings_codecs.bits),
     "finding-concurrency": ("Concurrency", findings_load.concurrency),
     "finding-buffer": ("The buffer", findings_load.buffers),
+    "finding-hidden": ("The hidden state", findings_codecs.hidden),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }
 
