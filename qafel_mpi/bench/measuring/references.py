@@ -41,6 +41,7 @@ BENCHES = (
     "broadcast",
     "chaos",
     "checkpoint",
+    "startup",
     "codec",
     "data",
     "ingest",

@@ -82,6 +82,7 @@ def _statistics(samples: Samples) -> dict[str, Any]:
         "min_us": 1e6 * float(values.min()),
         "max_us": 1e6 * float(values.max()),
         "p99_us": 1e6 * samples.quantile(0.99),
+        "p999_us": 1e6 * samples.quantile(0.999),
         "iterations": len(values),
         "loops": samples.loops,
         "warmup_iterations": len(samples.warmups),

@@ -220,6 +220,7 @@ _HEADINGS = {  # as OSU's benchmarks and nccl-tests have them
     "min_us": "Min(us)",
     "max_us": "Max(us)",
     "p99_us": "P99(us)",
+    "p999_us": "P99.9(us)",
     "iterations": "Iterations",
     "bytes_moved": "Moved(B)",
     "loops": "Loops",
