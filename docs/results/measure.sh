@@ -232,6 +232,8 @@ peers() { # makes an environment for each where there is none. Flower's starts t
     qafel-mpi bench peers --install
     qafel-mpi bench peers --peer pfl --json $raw/peers/pfl.json
     qafel-mpi bench peers --peer flower --algorithm fedavg --samples 2 --seconds 1 --json $raw/peers/flower.json
+    qafel-mpi bench peers --peer appfl --algorithm fedavg,fedbuff --cohort 10 --samples 2 --seconds 1 \
+        --json $raw/peers/appfl.json
 }
 
 # --- slow links ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("pfl", "flower")
+NAMES = ("pfl", "flower", "appfl")
 HOST = "host.pth"  # the file that names our folder of packages
 
 
