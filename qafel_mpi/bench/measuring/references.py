@@ -41,7 +41,6 @@ BENCHES = (
     "broadcast",
     "chaos",
     "checkpoint",
-    "startup",
     "codec",
     "data",
     "ingest",
@@ -51,6 +50,7 @@ BENCHES = (
     "run",
     "server",
     "sizes",
+    "startup",
     "tracing",
     "virtual",
 )
