@@ -16,6 +16,7 @@ CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
     "finding-concurrency": ("Concurrency", findings_load.concurrency),
     "finding-buffer": ("The buffer", findings_load.buffers),
     "finding-hidden": ("The hidden state", findings_codecs.hidden),
+    "finding-skew": ("Skewed labels", findings_load.skew),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }
 
