@@ -27,6 +27,7 @@ class ErrorFeedback:
     def __init__(self, layout: Layout, dtype: torch.dtype, *, seed: int, decay: float = 1.0, bits: int = 32):
         self.decay, self.seed = decay, seed
         self._coarse = QSGD(layout, dtype, bits=8) if bits == 8 else None
+        self._bytes = self._coarse.payload_bytes() if self._coarse else layout.elements * dtype.itemsize
         self._kept: dict[int, np.ndarray] = {}  # by client
         self._keys: dict[int, int] = {}
 
@@ -64,7 +65,12 @@ class ErrorFeedback:
         return {client: (kept.tobytes(), self._keys.get(client, 0)) for client, kept in self._kept.items()}
 
     def restore(self, state: Mapping[int, tuple[bytes, int]], dtype: torch.dtype) -> None:
-        """The inverse of `state`. dtype: of the run."""
+        """The inverse of `state`. dtype: of the run. Raises ValueError where a residual is of another size."""
+        for client, (data, _) in state.items():
+            if len(data) != self._bytes:
+                raise ValueError(
+                    f"client {client}'s residual has {len(data)} bytes, and {self._bytes} are needed"
+                )
         kind = np.dtype(np.uint8) if self._coarse else np.dtype(str(dtype).removeprefix("torch."))
         self._kept = {client: np.frombuffer(data, kind).copy() for client, (data, _) in state.items()}
         self._keys = {client: key for client, (_, key) in state.items()}

@@ -109,6 +109,14 @@ def test_a_restored_state_goes_on_with_the_same_bytes(bits):
         assert same[0] == same[1]
 
 
+@pytest.mark.parametrize("bits", [8, 32])
+def test_a_residual_of_another_model_is_refused(bits):
+    client = client_of(CODECS["topk"], bits=bits)
+    assert client.feedback is not None
+    with pytest.raises(ValueError, match="client 3's residual has 4 bytes"):
+        client.feedback.restore({3: (b"1234", 0)}, torch.float32)
+
+
 def test_several_in_one_call_are_those_of_one_at_a_time():
     one, several = client_of(CODECS["sign"]), client_of(CODECS["sign"])
     for n in range(2):
