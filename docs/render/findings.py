@@ -13,9 +13,10 @@ from docs.render.verdicts import Finding
 CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
     "finding-exact": ("No quantization", findings_codecs.exact),
     "finding-bits": ("Bits", findings_codecs.bits),
-    "finding-concurrency": ("Concurrency", findings_load.concurrency),
-    "finding-buffer": ("The buffer", findings_load.buffers),
     "finding-hidden": ("The hidden state", findings_codecs.hidden),
+    "finding-buffer": ("The buffer", findings_load.buffers),
+    "finding-concurrency": ("Concurrency", findings_load.concurrency),
+    "finding-server-codec": ("The server's quantizer", findings_codecs.server_codecs),
     "finding-skew": ("Skewed labels", findings_load.skew),
     "finding-budget": ("One budget of bytes", findings_load.budget),
 }

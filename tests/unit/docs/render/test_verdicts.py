@@ -8,6 +8,7 @@ from docs.render import findings_load
 from docs.render.blocks import BLOCKS
 from docs.render.findings import CLAIMS
 from docs.render.pages import block_names
+from docs.render.records import content
 from docs.render.verdicts import Check, Finding, at_least, at_most, every, mean, of_means, pick, within
 from tests.support import ROOT
 
@@ -97,3 +98,21 @@ def test_a_verdict_turns_where_the_numbers_do(monkeypatch):
 
 def _verdict(block: str) -> str:
     return CLAIMS[block][1]().verdict
+
+
+@pytest.mark.parametrize("block", CLAIMS)
+def test_a_claim_stands_on_the_same_five_seeds_or_more_of_every_setting(block):
+    for name in CLAIMS[block][1]().records:
+        if not name.startswith("findings-"):
+            continue
+        found = content(name)
+        if "seeds" in found[0]:
+            seeds = {tuple(sorted(one["seeds"])) for one in found}
+        else:  # of `table`, a row a run
+            settings = {(run["algorithm"], run["buffer_size"]) for run in found}
+            seeds = {
+                tuple(sorted(run["seed"] for run in found if (run["algorithm"], run["buffer_size"]) == one))
+                for one in settings
+            }
+        assert len(seeds) == 1, name
+        assert len(next(iter(seeds))) >= 5, name
