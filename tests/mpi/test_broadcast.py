@@ -144,7 +144,7 @@ def test_large_messages_go_down_the_tree_one_at_a_time(comm, monkeypatch, queue_
 def test_a_slow_client_holds_rank_0_back_and_nobody_queues_up(comm, algorithm):
     """Nothing is skipped; rank 0 waits and holds a few frames, whichever client is slow, a leaf or a root's child."""
     for slow in {1, comm.size - 1}:
-        run = Run(comm, algorithm, 60, slow=(slow,), pause_s=0.002, queue_limit=3)
+        run = Run(comm, algorithm, 60, slow=(slow,), pause_s=0.006, queue_limit=3)
         assert run.everywhere(run.seen == (list(range(60)) if comm.rank else []))
         assert run.everywhere(comm.rank != 0 or (run.waited > 10 and run.made <= 3 + 2))
 
