@@ -21,7 +21,8 @@ from qafel_analysis.read import sources
 from qafel_mpi.drivers.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
-SIZES, CODECS, ROUNDS = (29_282, 11_689_512), ("qsgd", "eden", "identity", "fedbuff"), 40
+SIZES, ROUNDS = (29_282, 11_689_512), 40
+CODECS = ("qsgd", "identity", "fedbuff")  # bbaa444 has no eden
 
 # K = 1, momentum 0.3, 4 bits both ways, the norms of the trace. What both commits have.
 PROGRAM = """
@@ -34,7 +35,7 @@ from qafel_mpi.codecs import CodecConfig, Layout, build
 
 torch.set_num_threads(1)
 name, d = sys.argv[1], int(sys.argv[2])
-quantized = name in ("qsgd", "eden")
+quantized = name == "qsgd"
 config = CodecConfig(codec=name, bits=4) if quantized else CodecConfig(codec="identity")
 layout = Layout(("weight",), ((1, d),))
 up, down = build(config, layout), build(config, layout)
