@@ -83,7 +83,7 @@ def made(name: str) -> list[str]:
             "task.context=8",
         ]
     # As many as train at a time in the experiments of concurrency.
-    clients = 1100 if task.model == "cnn" else 100
+    clients = 1100 if task.model == "cnn" or name.endswith("-concurrency") else 100
     shape = ["client.local_steps=1"] if task.model == "cnn" else ["task.shape=[6]"]
     classes = [] if task.model == "cnn" and task.classes else ["task.classes=2"]
     sizes = [f"task.clients={clients}", f"task.examples={clients}"]
