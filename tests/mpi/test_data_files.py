@@ -113,5 +113,5 @@ def test_a_real_resnet18_is_trained_with_quantized_messages(comm, folder, clock)
         about, steps, updates = dict(file.attrs), file["steps"][:], file["updates"][:]
     assert about["parameters"] == 11_689_512 - 512 * 997 - 997 - 3 * 64 * (49 - 9)
     assert about["payload_bytes_per_upload"] < 0.52 * about["parameters"]  # 4 bits, and scales
-    assert len(updates) == 6
+    assert 6 <= len(updates) <= 7, "on the wall clock one more may have come with the last"
     assert summary.loss < 0.95 * steps["loss"][0]
