@@ -12,7 +12,7 @@ from tests.system.command import qafel
 RANKS = 16
 SETTINGS = (
     "task.clients=ranks",
-    "stop.uploads=800",
+    "stop.uploads=4000",
     "stop.accuracy=1.0",
     "server.buffer_size=15",
     "evaluation.every_steps=5",
@@ -28,7 +28,7 @@ def test_sixteen_ranks_on_few_cores_run_to_the_end_and_report_their_memory(tmp_p
         memory = file["memory"][:]
         ranks, updates = file["ranks"][:], file["updates"][:]
     assert ranks["rank"].tolist() == list(range(RANKS))
-    assert len(updates) >= 800
+    assert len(updates) >= 4000
     assert len(np.unique(updates["client"])) == RANKS - 1
     assert len(set(ranks["x_hat_digest"])) == 1
     assert (ranks["peak_memory_bytes"] > 50 << 20).all()
