@@ -31,8 +31,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for convolution in self.convolutions:
-            # ReLU and max-pool in this order give the bits of the paper's, with a quarter of the ReLUs.
-            x = torch.relu(torch.max_pool2d(self.norm(convolution(x)), 2))
+            x = torch.max_pool2d(torch.relu(self.norm(convolution(x))), 2)
         return self.linear(self.dropout(x.flatten(1)))
 
 
