@@ -242,7 +242,13 @@ def test_clocks_skewed_in_offset_and_drift_are_recovered_within_the_bound(
     run(
         comm,
         folder,
-        digits(f"transport.progress={progress}", "transport.clock_seconds=0.05", "stop.uploads=200"),
+        digits(
+            f"transport.progress={progress}",
+            "transport.clock_seconds=0.05",
+            "client.pause_seconds=0.01",
+            "stop.uploads=200",
+            "stop.accuracy=1.0",
+        ),
     )
     with open_trace(folder / "a.h5") as trace:
         clock, messages, known = trace.table("clock"), trace.table("messages"), trace.clocks
