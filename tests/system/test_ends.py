@@ -152,7 +152,8 @@ def test_a_batch_systems_warning_reaches_the_ranks_through_mpirun(tmp_path):
 
 def test_what_a_killed_run_had_written_can_be_merged(tmp_path):
     process = begin("--out", "a.h5", "--set", "trace.flush_seconds=0", ranks=0, cwd=tmp_path)
-    while not list(tmp_path.glob("a.shards/updates.*")):
+    # Some hundred rows: the file is there before the first block is.
+    while not any(path.stat().st_size > 20_000 for path in tmp_path.glob("a.shards/updates.*")):
         assert process.poll() is None, "it goes on until it is killed"
     process.kill()
     process.communicate(timeout=60)
