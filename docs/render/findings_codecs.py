@@ -21,6 +21,7 @@ from docs.render.verdicts import (
     at_least,
     at_most,
     every,
+    judged,
     mean,
     needed,
     pick,
@@ -129,25 +130,35 @@ def bits() -> Finding:
             f"{sum(reached)} of {sum(one['runs'] for one in cells.values())} runs",
             all(one["reached"] == one["runs"] for one in cells.values()),
         ),
-        Check(
+        judged(
             "At 4/4 bits QAFeL needs at most 1.2 times FedBuff's uploads",
-            *_judged(needed(four), at_most, 1.2),
+            needed(four),
+            at_most,
+            1.2,
         ),
-        Check(
+        judged(
             "At 4/4 bits it uploads 5.2 times fewer bytes or better, as the paper says of CelebA",
-            *_judged(saved(four, "payload_bytes_up"), at_least, 5.2),
+            saved(four, "payload_bytes_up"),
+            at_least,
+            5.2,
         ),
-        Check(
+        judged(
             "At 4/4 bits the same holds for the bytes down",
-            *_judged(saved(four, "payload_bytes_down"), at_least, 5.2),
+            saved(four, "payload_bytes_down"),
+            at_least,
+            5.2,
         ),
-        Check(
+        judged(
             f"At 2/2 bits it costs uploads, 1.2 times FedBuff's or more (the paper: {_papers(2, 2)[0]} times)",
-            *_judged(needed(two), at_least, 1.2),
+            needed(two),
+            at_least,
+            1.2,
         ),
-        Check(
+        judged(
             "eden at 1 bit uploads 8 times fewer bytes or better",
-            *_judged(saved(edens[1], "payload_bytes_up"), at_least, 8.0),
+            saved(edens[1], "payload_bytes_up"),
+            at_least,
+            8.0,
         ),
     )
     (fedbuff,) = (one for one in found if one["algorithm"] == "fedbuff")
@@ -166,10 +177,6 @@ def bits() -> Finding:
         "FedBuff's bytes up / this",
     )
     return Finding(checks, table(header, lines, right=range(2, 9)), ("findings-grid",))
-
-
-def _judged(found: Interval | None, judge: Any, bound: float) -> tuple[str, bool | None]:
-    return shown(found), judge(found, bound)
 
 
 def _costs(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -216,9 +223,11 @@ def hidden() -> Finding:
             "Logistic regression, the paper's figure: naive's f − f* after 10,000 steps is twice QAFeL's or more",
             {name: (logistic[name], at_least(logistic[name], 2.0)) for name in ("qsgd", "top-k")},
         ),
-        Check(
+        judged(
             "There QAFeL with qsgd stays within 1.1 times FedBuff's f − f*",
-            *_judged(logistic["qsgd, over FedBuff"], at_most, 1.1),
+            logistic["qsgd, over FedBuff"],
+            at_most,
+            1.1,
         ),
     )
     lines = [

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
 from qafel_analysis.tables.grid import size
 from qafel_analysis.tables.paper import published_concurrency
-from scipy.stats import t
 
 from docs.render.headline import setting
 from docs.render.pages import table
@@ -21,7 +19,9 @@ from docs.render.verdicts import (
     at_least,
     at_most,
     every,
+    judged,
     mean,
+    mean_of,
     needed,
     of_means,
     pick,
@@ -70,9 +70,7 @@ def buffers() -> Finding:
         _uploads(
             weighted, "Weighted by staleness, K = {} needs 1.2 times the uploads of K = 10 or more", at_least
         ),
-        Check(
-            "K = 50 sends at least 25 times fewer bytes down than K = 1", shown(down), at_least(down, 25.0)
-        ),
+        judged("K = 50 sends at least 25 times fewer bytes down than K = 1", down, at_least, 25.0),
     )
     lines = [
         (
@@ -133,17 +131,18 @@ def concurrency() -> Finding:
             "QAFeL at 4/4 bits needs at most 1.2 times FedBuff's uploads",
             {f"{n:,} at a time": (one, at_most(one, 1.2)) for n, one in ratios.items()},
         ),
-        Check(
+        judged(
             "FedBuff needs 1.5 times the uploads or more at 1,000 as at 100",
-            shown(growth),
-            at_least(growth, 1.5),
+            growth,
+            at_least,
+            1.5,
         ),
     )
     theirs = published_concurrency()
     lines = [
         (
             f"{n:,}",
-            shown(_mean_of(one["fedbuff"], "mean_staleness")),
+            shown(mean_of(one["fedbuff"], "mean_staleness")),
             spread(one["fedbuff"], "uploads"),
             spread(one["qafel"], "uploads"),
             shown(ratios[n]),
@@ -161,13 +160,6 @@ def concurrency() -> Finding:
         "QAFeL 4/4",
     )
     return Finding(checks, table(header, lines, right=range(7)), ("findings-concurrency",))
-
-
-def _mean_of(one: Mapping[str, Any], key: str) -> Interval:
-    """A mean of `compare` with its 95% interval."""
-    middle, deviation, runs = one["mean"][key], one["standard_deviation"][key] or 0.0, one["reached"]
-    half = float(t.ppf(0.975, runs - 1)) * deviation / sqrt(runs)
-    return middle, middle - half, middle + half
 
 
 def _papers(found: Mapping[str, Mapping[int, Sequence[float]]], at_once: int) -> tuple[str, ...]:
@@ -192,10 +184,11 @@ def skew() -> Finding:
             "QAFeL at 4/4 bits needs at most 1.1 times FedBuff's uploads, however skewed the labels",
             {name: (one, at_most(one, 1.1)) for name, one in qafel.items()},
         ),
-        Check(
+        judged(
             f"Skew costs FedBuff itself 1.2 times the uploads or more at {strongest} as at {mildest}",
-            shown(growth),
-            at_least(growth, 1.2),
+            growth,
+            at_least,
+            1.2,
         ),
     )
     lines = [

@@ -6,7 +6,7 @@ seeds. A statement that an interval neither bears out nor refutes is open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isnan, log, sqrt
 from statistics import fmean, stdev
@@ -106,6 +106,20 @@ def within(found: Interval, low: float, high: float) -> bool | None:
     return False if found[2] < low or found[1] > high else None
 
 
+def judged(
+    words: str,
+    found: Interval | None,
+    judge: Callable[[Interval | None, float], bool | None],
+    bound: float,
+) -> Check:
+    """One statement about one interval.
+
+    >>> judged("is small", (1.0, 0.9, 1.1), at_most, 1.2)
+    Check(words='is small', measured='1.00 [0.900, 1.10]', holds=True)
+    """
+    return Check(words, shown(found), judge(found, bound))
+
+
 def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]]) -> Check:
     """One statement about several settings: it holds where it does for all, and fails where it does for one.
 
@@ -127,8 +141,16 @@ def mean(values: Sequence[float]) -> Interval:
     >>> [round(v, 3) for v in mean([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
-    middle = fmean(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+    return _around(fmean(values), stdev(values), len(values))
+
+
+def mean_of(one: Mapping[str, Any], key: str) -> Interval:
+    """A mean of `compare` with its 95% interval."""
+    return _around(one["mean"][key], one["standard_deviation"][key] or 0.0, one["reached"])
+
+
+def _around(middle: float, deviation: float, runs: int) -> Interval:
+    half = float(t.ppf(0.975, runs - 1)) * deviation / sqrt(runs)
     return middle, middle - half, middle + half
 
 
