@@ -148,9 +148,9 @@ class NeuralTask(Task):
         version: int = 0,
     ) -> TrainResult:
         if self._perceptron is not None:
-            plan, rate = list(self._batches(client, seed)), self.client.rate_at(version)
-            (loss,) = self._perceptron.train([plan], start, delta[None], rate, poll)
-            return TrainResult(loss, self.examples(client), len(plan))
+            (mean,) = self.train_together([client], start, delta[None], [seed], poll, version=version)
+            n = self.examples(client)
+            return TrainResult(float(mean), n, self.client.steps(n, self.least))
         try:
             loss, steps = self.train_on(self._batches(client, seed), start, delta, seed, poll, version)
         except TrainingError as error:
@@ -235,9 +235,9 @@ class NeuralTask(Task):
         *,
         version: int = 0,
     ) -> np.ndarray:
-        rate = self.client.rate_at(version)
         if self._perceptron is None and (self._batch is None or len(clients) < LEAST_TOGETHER):
             return super().train_together(clients, start, deltas, seeds, poll, version=version)
+        rate = self.client.rate_at(version)
         plans = [list(self._batches(client, seed)) for client, seed in zip(clients, seeds, strict=True)]
         if self._perceptron is not None:
             return np.array(self._perceptron.train(plans, start, deltas, rate, poll))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.kernels.memory import tensor_of
 from qafel_mpi.tasks import perceptron_kernels as kernels
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.tasks.config import ClientConfig
@@ -64,7 +63,8 @@ class Perceptron:
         """
         number, momentum = self._number, self.client.momentum
         y_0 = start.numpy(force=True).astype(number)  # a copy: start may move on in a poll
-        weights = np.tile(y_0, (len(plans), 1))
+        weights = deltas.numpy()
+        weights[:] = y_0
         velocities = np.zeros(weights.shape if momentum else (0, 0), number)
         losses = np.zeros(len(plans))
         for p in range(max(map(len, plans))):
@@ -89,5 +89,4 @@ class Perceptron:
             if poll is not None:
                 poll()
         weights -= y_0
-        deltas.copy_(tensor_of(weights))
         return [loss / len(plan) for loss, plan in zip(losses.tolist(), plans, strict=True)]
