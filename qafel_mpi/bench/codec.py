@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -93,11 +92,6 @@ def _operations(config: CodecConfig) -> Sequence[str]:
             return ("encode", DECODE_NEAR)
         case _:
             return OPERATIONS
-
-
-def fits(d: int) -> bool:
-    """Whether vectors of d elements, and what the peers make of them, fit into half the free memory."""
-    return d * BYTES_PER_ELEMENT < psutil.virtual_memory().available / 2
 
 
 def rows(

@@ -13,7 +13,6 @@ from math import ceil
 from time import perf_counter
 
 import numpy as np
-import psutil
 import torch
 
 from qafel_mpi.algorithms.client import Replica
@@ -46,11 +45,6 @@ class Point:
         """Of the digits' settings. Raises ConfigError."""
         own = [f"algorithm={self.algorithm}", f"server.buffer_size={self.buffer}", *self.settings]
         return load("digits", own)
-
-
-def fits(d: int) -> bool:
-    """Whether vectors of d elements fit into half the free memory."""
-    return d * BYTES_PER_ELEMENT < psutil.virtual_memory().available / 2
 
 
 def rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:

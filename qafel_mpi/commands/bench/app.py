@@ -22,6 +22,7 @@ from qafel_mpi.commands.bench.options import (
     WIDTH,
     Json,
     Out,
+    Parameters,
     Reference,
     Seconds,
     Sizes,
@@ -230,9 +231,7 @@ def all_(
     "  mpirun -n 3 qafel-mpi bench sizes --d 29282,11000000 --algorithm fedbuff",
 )
 def sizes(
-    d: Annotated[
-        str, typer.Option("--d", metavar="LIST", help="Parameters of the model, approximately.")
-    ] = "29282,1000000,11000000,60000000",
+    d: Parameters = "29282,1000000,11000000,60000000",
     algorithm: Annotated[str, typer.Option(metavar="NAME", help="qafel or fedbuff.")] = "qafel",
     uploads: Annotated[int, typer.Option(min=4, help="Length of each run.")] = 16,
     json: Json = None,
@@ -255,9 +254,7 @@ def sizes(
     "  mpirun -n 2 qafel-mpi bench checkpoint --d 1000000",
 )
 def checkpoint(
-    d: Annotated[
-        str, typer.Option("--d", metavar="LIST", help="Parameters of the model, approximately.")
-    ] = "29282,11700000",
+    d: Parameters = "29282,11700000",
     uploads: Annotated[int, typer.Option(min=4, help="Length of each run.")] = 40,
     json: Json = None,
     out: Out = None,

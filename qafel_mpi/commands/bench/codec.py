@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qafel_mpi.commands.bench.measure import Output, run, say
-from qafel_mpi.commands.bench.options import Json, Out, Reference, Seconds, Width
+from qafel_mpi.commands.bench.options import Elements, Json, Out, Reference, Seconds, Width
+from qafel_mpi.commands.bench.parts import that_fit
 from qafel_mpi.config_text import ConfigError
 
 if TYPE_CHECKING:
@@ -43,12 +44,7 @@ def codec(
     bits: Annotated[
         str, typer.Option(metavar="LIST", help="Widths of qsgd, affine, eden and lattice.")
     ] = "2,3,4,8",
-    d: Annotated[
-        str,
-        typer.Option(
-            "--d", metavar="LIST", help="Numbers of elements. Those that do not fit into memory are skipped."
-        ),
-    ] = "29282,1000000,11000000,110000000",
+    d: Elements = "29282,1000000,11000000,110000000",
     threads: Annotated[str, typer.Option(metavar="LIST", help="Numbers of threads for the codec.")] = "1",
     against: Annotated[
         str,
@@ -92,10 +88,7 @@ def codec(
 
         if comm.rank != 0:
             return
-        for size in sizes:
-            if not ours.fits(size):
-                say(f"d = {size:,} is skipped: it does not fit into half the free memory")
-        points = ours.sweep(names, widths, [size for size in sizes if ours.fits(size)], counts)
+        points = ours.sweep(names, widths, that_fit(sizes, ours.BYTES_PER_ELEMENT), counts)
         if "cpu" in devices:
             with neighbour() if busy_neighbour else nullcontext():
                 yield from ours.rows(points, limits, peers, say)

@@ -25,10 +25,18 @@ Reference = Annotated[
         help="Reference values (target, lower, upper, unit). Exit with 4 if one is missed.",
     ),
 ]
-
-
 Sizes = Annotated[
     str, typer.Option("--bytes", metavar="LIST", help="Approximate payload sizes, such as 15000,4194304.")
+]
+
+Elements = Annotated[
+    str,
+    typer.Option(
+        "--d", metavar="LIST", help="Numbers of elements. Those that do not fit into memory are skipped."
+    ),
+]
+Parameters = Annotated[
+    str, typer.Option("--d", metavar="LIST", help="Parameters of the model, approximately.")
 ]
 
 SECONDS, WIDTH = 2.0, 0.02

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from qafel_mpi.bench.measuring.timing import Limits
 
 
+def that_fit(sizes: Sequence[int], bytes_per_element: int) -> list[int]:
+    """The numbers of elements whose vectors fit into half the free memory. The others are named as skipped."""
+    import psutil
+
+    most = psutil.virtual_memory().available / 2
+    for size in sizes:
+        if size * bytes_per_element >= most:
+            say(f"d = {size:,} is skipped: it does not fit into half the free memory")
+    return [size for size in sizes if size * bytes_per_element < most]
+
+
 def codec(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
     """The default codec, on rank 0 alone; the command of that name has all of them."""
     from qafel_mpi.bench import codec as ours

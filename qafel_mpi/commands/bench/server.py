@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qafel_mpi.commands.bench.measure import Output, run, say
-from qafel_mpi.commands.bench.options import SECONDS, WIDTH, Json, Out, Reference, Seconds, Width
+from qafel_mpi.commands.bench.measure import Output, run
+from qafel_mpi.commands.bench.options import SECONDS, WIDTH, Elements, Json, Out, Reference, Seconds, Width
+from qafel_mpi.commands.bench.parts import that_fit
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,12 +31,7 @@ def server(
     algorithms: Annotated[
         str, typer.Option("--algorithm", metavar="LIST", help="Presets, such as qafel,fedbuff,fadas.")
     ] = "qafel,fedbuff",
-    d: Annotated[
-        str,
-        typer.Option(
-            "--d", metavar="LIST", help="Numbers of elements. Those that do not fit into memory are skipped."
-        ),
-    ] = "29282,1000000,11689512",
+    d: Elements = "29282,1000000,11689512",
     buffer: Annotated[str, typer.Option(metavar="LIST", help="K: uploads of a step.")] = "10",
     threads: Annotated[str, typer.Option(metavar="LIST", help="Numbers of threads.")] = "1",
     settings: Annotated[
@@ -70,14 +66,11 @@ def server(
 
         if comm.rank != 0:
             return
-        for size in sizes:
-            if not ours.fits(size):
-                say(f"d = {size:,} is skipped: it does not fit into half the free memory")
+        fitting = that_fit(sizes, ours.BYTES_PER_ELEMENT)
         points = [
             ours.Point(name, size, k, count, tuple(settings or ()))
             for name in names
-            for size in sizes
-            if ours.fits(size)
+            for size in fitting
             for k in buffers
             for count in counts
         ]
