@@ -115,7 +115,9 @@ def _spare_a_second() -> None:
     these modules holds.
     """
     local, everyone = (os.environ.get(f"OMPI_COMM_WORLD_{size}") for size in ("LOCAL_SIZE", "SIZE"))
-    if local == everyone:  # also where no launcher has set either
+    # srun sets neither for its ranks, which may be on several hosts.
+    known = everyone is not None or launcher_rank() is None
+    if known and local == everyone:
         os.environ.setdefault("OMPI_MCA_btl", "^ofi")
 
 

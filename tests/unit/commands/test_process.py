@@ -121,6 +121,7 @@ def test_a_failure_says_how_to_find_what_was_recorded(capfd, monkeypatch):
         ({}, "^ofi"),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, "^ofi"),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, None),
+        ({"PMIX_RANK": "1"}, None),  # as srun starts it
         ({"OMPI_MCA_btl": "self,tcp"}, "self,tcp"),
     ],
 )
