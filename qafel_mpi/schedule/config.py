@@ -56,11 +56,25 @@ class DurationConfig(Settings):
         description="Spread of the clients' own speeds: standard deviation of the logarithm of a client's factor.",
         json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
+    speed_trend: float = Field(
+        0.0,
+        ge=-1,
+        le=1,
+        description="Correlation of the logarithm of a client's factor with the client's number, by its normal score; "
+        "at 1 the last client is the slowest. With task.partition.by_label the numbers follow the labels.",
+        json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
+    )
 
     @model_validator(mode="after")
     def _file_is_named(self) -> DurationConfig:
         if (self.kind == "file") != (self.path is not None):
             raise ValueError("path and kind = 'file' go together")
+        return self
+
+    @model_validator(mode="after")
+    def _a_trend_needs_a_spread(self) -> DurationConfig:
+        if self.speed_trend and not self.speed_sigma:
+            raise ValueError("speed_trend has no effect with speed_sigma = 0: set speed_sigma, e.g. 1.0")
         return self
 
     @model_validator(mode="after")

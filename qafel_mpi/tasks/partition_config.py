@@ -42,6 +42,12 @@ class PartitionConfig(Settings):
         description="Number of label-sorted shards that each client gets.",
         json_schema_extra=BOTH | only_with(kind="shards"),
     )
+    by_label: bool = Field(
+        False,
+        description="Number the clients by the mean label of their examples, the least first. It makes a trend of "
+        "their speeds (clock.duration.speed_trend) one of their labels.",
+        json_schema_extra=BOTH,
+    )
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> PartitionConfig:

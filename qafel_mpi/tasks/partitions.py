@@ -38,19 +38,32 @@ def partition(
     Raises DataError where there are fewer examples (or users) than clients, with the numbers.
     """
     n = len(labels)
-    if config.kind in ("dirichlet", "dirichlet-clients", "shards") and (
-        labels.ndim != 1 or labels.dtype.kind == "f"
-    ):
-        raise DataError(
-            f"partition {config.kind}: it deals examples by their class, and these have none; "
-            "use iid, contiguous, powerlaw or natural"
-        )
+    if labels.ndim != 1 or labels.dtype.kind == "f":
+        if config.kind in ("dirichlet", "dirichlet-clients", "shards"):
+            raise DataError(
+                f"partition {config.kind}: it deals examples by their class, and these have none; "
+                "use iid, contiguous, powerlaw or natural"
+            )
+        if config.by_label:
+            raise DataError("partition.by_label: these examples have no classes to order the clients by")
     if n < clients:
         raise DataError(
             f"partition {config.kind}: {clients} clients and {n} training examples: some would have none; "
             f"set task.clients to {n} at most"
         )
     generator = np.random.Generator(np.random.Philox(key=derive(seed, Stream.PARTITION)))
+    dealt = _dealt(config, labels, clients, generator, groups)
+    return _by_label(dealt, labels) if config.by_label else dealt
+
+
+def _dealt(
+    config: PartitionConfig,
+    labels: np.ndarray,
+    clients: int,
+    generator: np.random.Generator,
+    groups: np.ndarray | None,
+) -> Partition:
+    n = len(labels)
     match config.kind:
         case "iid":
             return Partition(generator.permutation(n), _even(n, clients))
@@ -71,6 +84,14 @@ def partition(
             return _shards(labels, clients, config.shards_per_client or 2, generator)
         case "natural":
             return _natural(groups, clients)
+
+
+def _by_label(dealt: Partition, labels: np.ndarray) -> Partition:
+    """The same clients, numbered by the mean label of their examples."""
+    means = [labels[dealt.indices(client)].mean() for client in range(len(dealt))]
+    ordered = np.argsort(means, kind="stable")
+    order = np.concatenate([dealt.indices(client) for client in ordered])
+    return Partition(order, _offsets(dealt.sizes()[ordered]))
 
 
 def _even(n: int, clients: int) -> np.ndarray:

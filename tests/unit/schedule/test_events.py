@@ -272,6 +272,22 @@ def test_clients_keep_their_speed_and_its_mean_is_one():
             assert event.t_s - event.start_s == pytest.approx(factors[event.client])
 
 
+@pytest.mark.parametrize("trend", [-1.0, 0.0, 0.7, 1.0])
+def test_a_trend_is_the_correlation_of_speed_and_number(trend):
+    config = DurationConfig(kind="constant", speed_sigma=0.5, speed_trend=trend)
+    logs = np.log(np.array(speeds(config, 1000, seed=5)))
+    assert np.std(logs) == pytest.approx(0.5, rel=0.1)
+    number = np.arange(1000)
+    ranks = np.argsort(np.argsort(logs))
+    assert np.corrcoef(ranks, number)[0, 1] == pytest.approx(trend, abs=0.05)
+    assert (ranks == (number if trend > 0 else number[::-1])).all() == (abs(trend) == 1)
+
+
+def test_a_trend_of_equal_speeds_is_refused():
+    with pytest.raises(ValueError, match="speed_trend has no effect with speed_sigma = 0"):
+        DurationConfig(speed_trend=0.5)
+
+
 def test_at_equal_times_a_finish_comes_before_a_start():
     clock = ClockConfig(kind="virtual", rate=1.0, duration=DurationConfig(kind="constant"))
     kinds = [event.kind for event, _ in events(clock, 9)]

@@ -150,3 +150,19 @@ def test_a_million_clients_cost_tens_of_bytes_each() -> None:
     dealt = partition(KINDS["iid"], np.zeros(1_000_000, dtype=np.int64), 1_000_000, 0)
     assert dealt.order.nbytes + dealt.offsets.nbytes <= 16 * 1_000_001
     assert len(dealt.indices(999_999)) == 1
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "dirichlet", "shards"])
+def test_clients_numbered_by_label_are_the_same_clients_in_another_order(kind: str) -> None:
+    labels = labels_of(500)
+    drawn = partition(KINDS[kind], labels, 20, 1)
+    config = KINDS[kind].model_copy(update={"by_label": True})
+    ordered = partition(config, labels, 20, 1)
+    means = [labels[ordered.indices(client)].mean() for client in range(20)]
+    assert means == sorted(means)
+    assert {tuple(drawn.indices(c)) for c in range(20)} == {tuple(ordered.indices(c)) for c in range(20)}
+
+
+def test_clients_are_not_numbered_by_targets_that_are_no_classes() -> None:
+    with pytest.raises(DataError, match="partition.by_label: these examples have no classes"):
+        partition(PartitionConfig(by_label=True), np.zeros(10), 2, 0)
