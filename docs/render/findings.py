@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
-from docs.render import findings_codecs, findings_load
+from docs.render import (
+    findings_codecs,
+    findings_load,
+    findings_messages,
+    findings_speeds,
+    findings_theory,
+    findings_tradeoff,
+)
 from docs.render.pages import table
+from docs.render.records import measured, not_measured
 from docs.render.verdicts import Finding
 
-# Block -> its heading in the page, and the function.
-CLAIMS: dict[str, tuple[str, Callable[[], Finding]]] = {
-    "finding-exact": ("No quantization", findings_codecs.exact),
-    "finding-bits": ("Bits", findings_codecs.bits),
-    "finding-hidden": ("The hidden state", findings_codecs.hidden),
-    "finding-buffer": ("The buffer", findings_load.buffers),
-    "finding-concurrency": ("Concurrency", findings_load.concurrency),
-    "finding-server-codec": ("The server's quantizer", findings_codecs.server_codecs),
-    "finding-skew": ("Skewed labels", findings_load.skew),
-    "finding-budget": ("One budget of bytes", findings_load.budget),
+
+class Claim(NamedTuple):
+    """Its heading in the page, what computes it, the records that may be missing, and their group of measure.sh."""
+
+    heading: str
+    compute: Callable[[], Finding]
+    records: Sequence[str] = ()
+    group: str = "findings"
+
+
+CLAIMS: dict[str, Claim] = {  # by block
+    "finding-exact": Claim("No quantization", findings_codecs.exact),
+    "finding-bits": Claim("Bits", findings_codecs.bits),
+    "finding-hidden": Claim("The hidden state", findings_codecs.hidden),
+    "finding-staleness": Claim("Staleness", findings_theory.staleness, findings_theory.RECORDS),
+    "finding-buffer": Claim("The buffer", findings_load.buffers),
+    "finding-concurrency": Claim("Concurrency", findings_load.concurrency),
+    "finding-tradeoff": Claim("Errors and uploads", findings_tradeoff.tradeoff, findings_tradeoff.RECORDS),
+    "finding-server-codec": Claim("The server's quantizer", findings_codecs.server_codecs),
+    "finding-skew": Claim("Skewed labels", findings_load.skew),
+    "finding-speeds": Claim("Unequal speeds", findings_speeds.speeds, findings_speeds.RECORDS),
+    "finding-tensor": Claim("One scale for a whole tensor", findings_messages.whole_tensor),
+    "finding-links": Claim(
+        "Links of many rates", findings_messages.links, ("findings-link-rates",), "link-rates"
+    ),
+    "finding-budget": Claim("One budget of bytes", findings_load.budget),
+    "finding-clocks": Claim("Two clocks", findings_messages.clocks, ("findings-replays",), "clocks"),
 }
 
 
 @cache
-def _finding(block: str) -> Finding:
-    return CLAIMS[block][1]()
+def _finding(block: str) -> Finding | None:
+    """None where a record of the claim is missing."""
+    claim = CLAIMS[block]
+    return claim.compute() if all(map(measured, claim.records)) else None
 
 
 def verdicts() -> str:
     """A line a claim."""
-    lines = [
-        (
-            f"[{heading}](#{_anchor(heading)})",
-            _finding(block).verdict,
-            f"{sum(check.holds is True for check in _finding(block).checks)} of {len(_finding(block).checks)}",
-        )
-        for block, (heading, _) in CLAIMS.items()
-    ]
+    lines = []
+    for block, claim in CLAIMS.items():
+        link, found = f"[{claim.heading}](#{_anchor(claim.heading)})", _finding(block)
+        if found is None:
+            lines.append((link, "not measured yet", ""))
+        else:
+            held = sum(check.holds is True for check in found.checks)
+            lines.append((link, found.verdict, f"{held} of {len(found.checks)}"))
     return table(("claim", "verdict", "statements that hold"), lines, right=(2,))
 
 
@@ -50,4 +78,8 @@ def blocks() -> dict[str, Callable[[], str]]:
 
 
 def _block(block: str) -> Callable[[], str]:
-    return lambda: _finding(block).markdown()
+    def markdown() -> str:
+        found = _finding(block)
+        return not_measured(CLAIMS[block].group) if found is None else found.markdown()
+
+    return markdown

@@ -164,6 +164,22 @@ def times(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     return exp(middle), exp(low), exp(high)
 
 
+def apart(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+    """Ours over theirs where runs are no pairs: of geometric means, with Welch's interval of the logarithms.
+
+    >>> [round(v, 2) for v in apart([2.0, 2.0], [1.0, 1.0])]
+    [2.0, 2.0, 2.0]
+    """
+    logs = [[log(value) for value in side] for side in (ours, theirs)]
+    parts = [stdev(side) ** 2 / len(side) for side in logs]
+    middle = fmean(logs[0]) - fmean(logs[1])
+    if not sum(parts):
+        return (exp(middle),) * 3
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, logs, strict=True))
+    half = float(t.ppf(0.975, freedom)) * sqrt(sum(parts))
+    return exp(middle), exp(middle - half), exp(middle + half)
+
+
 def of_means(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> Interval | None:
     """Ours over theirs, of two settings of `compare`, their seeds apart; None where one never reached the target."""
     if not ours["reached"] or not theirs["reached"]:

@@ -9,7 +9,8 @@
 #
 # chaos runs only when it is named: it takes more than two hours, and starts its own mpirun.
 # headline, findings and codec-error run only when they are named: headline takes hours. They count, on the virtual
-# clock, and time nothing: other work on the machine changes none of their numbers.
+# clock, and time nothing: other work on the machine changes none of their numbers. link-rates runs only when it is
+# named, too: ten minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -66,10 +67,21 @@ headline() { # four tasks; one core each, and a suite that was cut short goes on
     done
 }
 
-findings() { # one core each, as headline; docs/findings.md shows them
+findings() { # one core each, as headline; docs/findings.md shows them. SEEDS=0-2: fewer seeds of everything
     for suite in hidden-sync digits-grid precision-sweep buffer-sweep hidden-ablation mushrooms-concurrency \
         noniid-sweep biased-server; do
-        qafel-mpi suite $suite --seeds 0-4 --out $raw/findings/$suite
+        qafel-mpi suite $suite --seeds ${SEEDS:-0-4} --out $raw/findings/$suite
+    done
+    qafel-mpi suite staleness-sweep --seeds ${SEEDS:-0-9} --out $raw/findings/staleness-sweep
+    qafel-mpi suite cross-term --seeds ${SEEDS:-0-39} --out $raw/findings/cross-term
+    qafel-mpi suite tradeoff --seeds ${SEEDS:-0-19} --out $raw/findings/tradeoff
+    qafel-mpi suite heterogeneous-speeds --seeds ${SEEDS:-0-9} --out $raw/findings/heterogeneous-speeds
+}
+
+link_rates() { # seven rates, three variants and three seeds, ten seconds or less each
+    hosts 4 -- qafel-mpi suite link-rates --seeds 0-2 --out $raw/link-rates/free
+    for rate in 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit; do
+        hosts 4 --rate $rate -- qafel-mpi suite link-rates --seeds 0-2 --out $raw/link-rates/$rate
     done
 }
 

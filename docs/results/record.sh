@@ -29,6 +29,7 @@ logistic() {
 clocks() {
     qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
     qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
+    python docs/results/replays.py $out/findings-replays.json $raw/clocks/digits/wall-*.h5
 }
 
 resnet18() {
@@ -43,23 +44,48 @@ headline() {
     done
 }
 
-findings() { # the budget is that of the headline's runs
+findings() {
+    findings_of_quantizers
+    findings_of_load
+    findings_of_theory
+    budget
+}
+
+findings_of_quantizers() {
     of=$raw/findings
     qafel-analysis table $of/hidden-sync/*.h5 --record $out/findings-exact.json
     qafel-analysis curves $of/hidden-sync/*.h5 --x server_steps --y gap --record $out/findings-exact-gap.json
     qafel-analysis curves $of/precision-sweep/both*.h5 $of/precision-sweep/fedbuff*.h5 --x server_steps --y loss \
         --at 50,100,150,200,250,300,350,400 --record $out/findings-precision.json
     qafel-analysis compare $of/digits-grid/*.h5 --record $out/findings-grid.json
-    qafel-analysis table $of/buffer-sweep/*-unweighted-*.h5 --record $out/findings-buffer.json
-    qafel-analysis table $of/buffer-sweep/K1-seed*.h5 $of/buffer-sweep/K10-seed*.h5 \
-        --record $out/findings-buffer-weighted.json
     for y in gap loss; do
         qafel-analysis curves $of/hidden-ablation/*.h5 --x server_steps --y $y --at 100,300,1000 \
             --record $out/findings-hidden-$y.json
     done
+    qafel-analysis compare $of/biased-server/*.h5 --record $out/findings-server.json
+    python docs/results/tradeoff.py $out/findings-tradeoff.json $of/tradeoff/*.h5
+}
+
+findings_of_load() {
+    of=$raw/findings
+    qafel-analysis table $of/buffer-sweep/*-unweighted-*.h5 --record $out/findings-buffer.json
+    qafel-analysis table $of/buffer-sweep/K1-seed*.h5 $of/buffer-sweep/K10-seed*.h5 \
+        --record $out/findings-buffer-weighted.json
     qafel-analysis compare $of/mushrooms-concurrency/*.h5 --record $out/findings-concurrency.json
     qafel-analysis compare $of/noniid-sweep/*.h5 --record $out/findings-skew.json
-    qafel-analysis compare $of/biased-server/*.h5 --record $out/findings-server.json
+    qafel-analysis compare $of/heterogeneous-speeds/*-alike-*.h5 $of/heterogeneous-speeds/*-spread*.h5 \
+        --record $out/findings-spreads.json
+    python docs/results/heterogeneity.py $out/findings-speeds.json $of/heterogeneous-speeds/*-apart-*.h5 \
+        $of/heterogeneous-speeds/*-labels-*.h5
+}
+
+findings_of_theory() { # of all but the runs with weights, which are no factor of the study
+    of=$raw/findings
+    qafel-analysis theory $(ls $of/staleness-sweep/*.h5 | grep -v weighted) --record $out/findings-staleness.json
+    qafel-analysis theory $of/cross-term/*.h5 --record $out/findings-cross-term.json
+}
+
+budget() { # of the headline's runs
     qafel-analysis curves $raw/headline/digits/*.h5 --x payload_bytes --y accuracy \
         --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
 }
@@ -185,6 +211,10 @@ link() { # GROUP OPTION...
     name=$1
     shift
     qafel-analysis pace "$raw/$name"/*.h5 --note "started with $hosts --hosts 4 -n 4 $*" --record "$out/$name.json"
+}
+
+link_rates() {
+    python docs/results/link_rates.py $out/findings-link-rates.json $raw/link-rates/*/*.h5
 }
 
 link_cnn_100mbit() {

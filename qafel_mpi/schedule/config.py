@@ -60,8 +60,8 @@ class DurationConfig(Settings):
         0.0,
         ge=-1,
         le=1,
-        description="Correlation of the logarithm of a client's factor with the client's number, by its normal score; "
-        "at 1 the last client is the slowest. With task.partition.by_label the numbers follow the labels.",
+        description="Correlation of the logarithm of a client's factor with the client's number, by its normal "
+        "score; at 1 the last client is the slowest. With task.partition.by_label the numbers follow the labels.",
         json_schema_extra=VIRTUAL | only_with({"clock.staleness": None}),
     )
 

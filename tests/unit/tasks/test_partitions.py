@@ -164,5 +164,5 @@ def test_clients_numbered_by_label_are_the_same_clients_in_another_order(kind: s
 
 
 def test_clients_are_not_numbered_by_targets_that_are_no_classes() -> None:
-    with pytest.raises(DataError, match="partition.by_label: these examples have no classes"):
+    with pytest.raises(DataError, match=r"partition\.by_label: these examples have no classes"):
         partition(PartitionConfig(by_label=True), np.zeros(10), 2, 0)

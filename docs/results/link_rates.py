@@ -1,0 +1,54 @@
+"""Seconds per server step by the rate of the link: a row a run of the suite link-rates.
+
+python docs/results/link_rates.py docs/results/findings-link-rates.json FOLDER/RUN.h5...     (record.sh runs it)
+
+A FOLDER is named as the rate (`100mbit`), or `free` where the link was not shaped.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from qafel_analysis.commands.record import write
+from qafel_analysis.read import sources
+from qafel_analysis.theory.pace import pace
+
+from qafel_mpi.trace.reader import TraceError
+
+_UNITS = {"mbit": 1.0, "gbit": 1000.0}
+
+
+def mbit(folder: str) -> float | None:
+    """
+    >>> mbit("300mbit"), mbit("1gbit"), mbit("free")
+    (300.0, 1000.0, None)
+    """
+    if folder == "free":
+        return None
+    found = re.fullmatch(r"(\d+)(mbit|gbit)", folder)
+    if found is None:
+        raise SystemExit(f"{folder}: a folder of runs is named as their rate, such as 100mbit, or free")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def measured(path: Path) -> dict[str, Any]:
+    variant, _, seed = path.stem.rpartition("-seed")
+    try:
+        per_step: float | None = pace(path).per_step
+    except TraceError:  # too slow for two server steps
+        per_step = None
+    return {"variant": variant, "seed": int(seed), "mbit": mbit(path.parent.name), "per_step": per_step}
+
+
+def main() -> None:
+    out, *runs = map(Path, sys.argv[1:])
+    content = [measured(path) for path in runs]
+    note = "started with python -m tests.system.namespaces --hosts 4 -n 4, with --rate of each folder's name"
+    write(out, "link_rates", content, [sources.source(path) for path in runs], note)
+
+
+if __name__ == "__main__":
+    main()

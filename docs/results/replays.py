@@ -1,0 +1,43 @@
+"""Whether replays of recorded runs end with the run's own model, bit for bit: a row a run.
+
+python docs/results/replays.py docs/results/findings-replays.json RUN.h5...     (record.sh runs it)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from qafel_analysis.commands.record import write
+from qafel_analysis.read import sources
+from qafel_analysis.read.rows import row_of
+
+from qafel_mpi.replay import run as replay
+from qafel_mpi.trace.reader import open_trace
+
+
+def measured(path: Path) -> dict[str, Any]:
+    with open_trace(path) as trace:
+        run = row_of(trace)
+    found = replay(path)
+    return {
+        "run": path.stem,
+        "driver": run["driver"],
+        "dataset": run["dataset"],
+        "seed": run["seed"],
+        "ranks": run["ranks"],
+        "uploads": run["uploads"],
+        "server_steps": run["server_steps"],
+        "same": found.outcome == "the same" and found.x_digest == run["x_digest"],
+    }
+
+
+def main() -> None:
+    out, *runs = map(Path, sys.argv[1:])
+    content = [measured(path) for path in runs]
+    write(out, "replays", content, [sources.source(path) for path in runs])
+
+
+if __name__ == "__main__":
+    main()
