@@ -55,6 +55,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "messages": transport.messages,
     "peers": peers.peers,
     "progress": scaling.progress,
+    "progress-libraries": transport.progress,
     "replay": replays.replay,
     "resnet18": learning.resnet18,
     "results": summary.summary,

@@ -12,10 +12,13 @@ from docs.render.records import (
     digits,
     first,
     interval,
+    measured,
     met,
+    not_measured,
     one,
     origin,
     record,
+    rows,
     span,
     time,
     values,
@@ -123,6 +126,48 @@ def hidden() -> str:
         ),
     ]
     return f"{table(('', 'measured', 'target'), lines)}\n\n{origin('overlap', 'tracing')}"
+
+
+def progress() -> str:
+    """What moves of a message while the rank computes, by MPI library."""
+    if not measured("progress-libraries"):
+        return not_measured("progress-libraries")
+    found = content("progress-libraries")
+    points = dict.fromkeys((row["parameters"]["library"], row["parameters"]["bytes"]) for row in found)
+    lines = []
+    for library, size in sorted(points):
+        sent, taken = (_by_look(library, size, operation) for operation in ("send", "receive"))
+        whole = [time(first(rows["poll"], "transfer_us")) for rows in (sent, taken)]
+        lines.append((_short(library), f"{size:,}", whole[0], *_moved(sent), whole[1], *_moved(taken)))
+    header = (
+        "MPI library", "bytes", "sending alone", "moved: no call", "moved: thread", "receiving alone",
+        "moved: no call", "moved: thread",
+    )  # fmt: skip
+    return f"{table(header, lines, right=range(1, 8))}\n\n{origin('progress-libraries')}"
+
+
+def _by_look(library: str, size: int, operation: str) -> dict[str, dict[str, Any]]:
+    rows_of = rows("progress-libraries", library=library, bytes=size, operation=operation)
+    return {row["parameters"]["looks"]: row for row in rows_of}
+
+
+def _moved(by_look: dict[str, dict[str, Any]]) -> list[str]:
+    """Shares in percent; a dash where the library gave no threads."""
+    shares = []
+    for look in ("poll", "thread"):
+        row = by_look.get(look)
+        numbers = [] if row is None else [first(row, "moved_share"), *first(row, "moved_share_ci95")]
+        shares.append(interval([100 * n for n in numbers], lambda n: f"{n:.0f}%") if numbers else NOTHING)
+    return shares
+
+
+def _short(library: str) -> str:
+    """
+    >>> _short("MPICH Version: 5.0.2"), _short("Intel(R) MPI Library 2021.18.1 for Linux* OS")
+    ('MPICH 5.0.2', 'Intel MPI 2021.18.1')
+    """
+    short = library.replace("(R)", "").replace(" Library", "").replace(" Version:", "").replace(" v", " ")
+    return short.partition(" for ")[0]
 
 
 def _column(row: dict[str, Any], name: str) -> list[Sequence[float]]:

@@ -20,8 +20,8 @@ set +a
 raw=runs/results
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
-progress many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data link-cnn-100mbit link-cnn-1gbit \
-link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 peers analysis"
+progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data \
+link-cnn-100mbit link-cnn-1gbit link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 peers analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
     ranks=$1
@@ -170,6 +170,17 @@ waiting() {
 
 progress() {
     mpirun -n 3 qafel-mpi suite progress --seeds 0-4 --out $raw/progress
+}
+
+progress_libraries() { # MPICH and Intel MPI do not belong to the environment: a folder each, as docs/clusters.md has it
+    bench="qafel-mpi bench progress --bytes 15000,262144,4194304,46758112"
+    mpirun -n 2 $bench --json $raw/progress-libraries/openmpi.json
+    for library in mpich impi-rt; do
+        mpi=$PWD/runs/mpi/$library
+        [ -d $mpi ] || python -m pip install --quiet --ignore-installed --prefix $mpi $library
+        PATH=$mpi/bin:$PATH MPI4PY_LIBMPI=$mpi/lib/libmpi.so.12 mpirun -n 2 $bench \
+            --json $raw/progress-libraries/$library.json
+    done
 }
 
 many_ranks() {

@@ -148,6 +148,10 @@ progress() {
     done
 }
 
+progress_libraries() {
+    qafel-analysis bench $raw/progress-libraries/*.json --record $out/progress-libraries.json
+}
+
 many_ranks() {
     qafel-analysis table $raw/many-ranks/run.h5 --record $out/many-ranks.json
 }

@@ -29,6 +29,7 @@ _SEEDS: Mapping[str, Callable[[], Seeds]] = {
     "ingest": lambda: {"vector": f"{ingest.SEED} + the client's rank"},
     "broadcast": lambda: {"vector": broadcast.SEED},
     "backoff": lambda: {"content": OF_A_RANK},
+    "progress": lambda: {"content": 0},
     "overlap": lambda: {"run": overlap.experiment(1).seed},
     "tracing": lambda: {"run": tracing.experiment(1).seed},
     "data": lambda: {"data": data.experiment(1).seed},

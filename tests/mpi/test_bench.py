@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,19 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi import startup as marks
-from qafel_mpi.bench import backoff, broadcast, data, ingest, overlap, p2p, sizes, startup, tracing, virtual
+from qafel_mpi.bench import (
+    backoff,
+    broadcast,
+    data,
+    ingest,
+    overlap,
+    p2p,
+    progress,
+    sizes,
+    startup,
+    tracing,
+    virtual,
+)
 from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
@@ -74,6 +87,62 @@ def test_a_vector_that_comes_out_wrong_while_it_is_timed_is_counted(comm, monkey
         comm, ranks.first(comm, 2, lambda pair: p2p.vector(pair, SHORT, 600, p2p._stream))
     )
     assert comm.rank > 1 or all((row.wrong or 0) > 300 for row in found)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_progress_has_a_row_for_each_direction_size_and_way_to_look(comm, monkeypatch):
+    monkeypatch.setattr(progress, "LEAST_SECONDS", 2e-3)
+    said: list[str] = []
+    found, any_here = on_every_rank(
+        comm, ranks.first(comm, 2, lambda pair: progress.rows(pair, SHORT, [8, 70_000], 0.5e-3, said.append))
+    )
+    assert any_here
+    if comm.rank < 2:
+        names = [tuple(row.parameters[key] for key in ("operation", "bytes", "looks")) for row in found]
+        looks = ("poll", "thread")
+        assert names == [(o, n, look) for o in ("send", "receive") for n in (8, 70_000) for look in looks]
+        assert all(map(fine, found))
+    if comm.rank == 0:
+        assert all(row.derived["moved_share"] <= 1 and row.derived["transfer_us"] > 0 for row in found)
+        assert all(row.ours.median > 1e-3 for row in found)  # the computation is in it
+
+
+@pytest.mark.mpi(min_size=2)
+def test_progress_counts_what_arrives_wrong(comm, monkeypatch):
+    monkeypatch.setattr(progress, "pattern", lambda size, seed: np.full(size, comm.rank, np.uint8))
+
+    def wrong(pair: MPI.Intracomm) -> list[int]:
+        return [progress.Transfer(pair, operation, 64).wrong() for operation in progress.OPERATIONS]
+
+    found = list(ranks.first(comm, 2, wrong))
+    assert found == ([64, 64] if comm.rank < 2 else [])
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_thread_beside_a_computation_completes_what_it_is_handed_and_nothing_after(comm):
+    """Rank 0 makes no call itself: the message of 8 MB, which needs its calls, arrives all the same."""
+    done = True
+    if comm.rank == 0:
+        into = np.zeros(8 << 20, np.uint8)
+        requests = [comm.Irecv([into, MPI.BYTE], 1, 5)]
+        with progress.Looker(1e-3) as looker:
+            looker.hand(requests)
+            for _ in range(10_000):
+                if into[-1]:
+                    break
+                sleep(1e-3)
+            looker.hand([])
+            later = [comm.Irecv([into, MPI.BYTE], 1, 6)]
+        done = bool(into[-1]) and later[0] != MPI.REQUEST_NULL
+        comm.Barrier()
+        MPI.Request.Waitall(requests + later)
+    else:
+        if comm.rank == 1:
+            comm.Send([np.ones(8 << 20, np.uint8), MPI.BYTE], 0, 5)
+        comm.Barrier()
+        if comm.rank == 1:
+            comm.Send([np.ones(8, np.uint8), MPI.BYTE], 0, 6)
+    assert comm.allreduce(done, MPI.LAND)
 
 
 @pytest.mark.mpi(min_size=2)

@@ -40,6 +40,7 @@ def results(tmp_path_factory) -> Path:
         "broadcast",
         "backoff",
         "overlap",
+        "progress",
         "tracing",
         "peers",
         "all",

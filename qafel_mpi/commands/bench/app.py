@@ -13,7 +13,7 @@ import typer
 
 from qafel_mpi import startup as marks
 from qafel_mpi.commands import process as job
-from qafel_mpi.commands.bench import chaos, codec, files, parts, peers, server, site
+from qafel_mpi.commands.bench import chaos, codec, files, parts, peers, progress, server, site
 from qafel_mpi.commands.bench.measure import Output, run
 from qafel_mpi.commands.bench.options import (
     PAYLOADS,
@@ -52,6 +52,7 @@ bench = App(
 
 bench.command(epilog=codec.EXAMPLES)(codec.codec)
 bench.command(epilog=server.EXAMPLES)(server.server)
+bench.command(epilog=progress.EXAMPLES)(progress.progress)
 bench.command(epilog=chaos.EXAMPLES)(chaos.chaos)
 
 

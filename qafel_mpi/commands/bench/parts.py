@@ -54,7 +54,7 @@ def ingest(sizes: str) -> Measure:
         from qafel_mpi.bench import ingest as ours
         from qafel_mpi.drivers.rows import received_row
 
-        return ours.rows(comm, limits, _sizes(sizes), received_row)
+        return ours.rows(comm, limits, sizes_in_bytes(sizes), received_row)
 
     return measure
 
@@ -66,7 +66,7 @@ def broadcast(sizes: str, algorithms: list[str] | None) -> Measure:
         unknown = set(algorithms or ()) - set(ours.ALGORITHMS)
         if unknown:
             raise ConfigError([f"--algorithm {sorted(unknown)[0]}: not one of {', '.join(ours.ALGORITHMS)}"])
-        return ours.rows(comm, limits, _sizes(sizes), algorithms or list(ours.ALGORITHMS))
+        return ours.rows(comm, limits, sizes_in_bytes(sizes), algorithms or list(ours.ALGORITHMS))
 
     return measure
 
@@ -157,8 +157,8 @@ def checkpoint(d: Sequence[int], uploads: int) -> Measure:
     return measure
 
 
-def _sizes(text: str) -> list[int]:
-    """Raises ConfigError."""
+def sizes_in_bytes(text: str) -> list[int]:
+    """What --bytes names. Raises ConfigError."""
     try:
         sizes = [integer(part.strip(), Place("--bytes")) for part in text.split(",")]
     except DataError:
