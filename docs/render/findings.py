@@ -11,6 +11,7 @@ from docs.render import (
     findings_load,
     findings_messages,
     findings_speeds,
+    findings_tasks,
     findings_theory,
     findings_tradeoff,
 )
@@ -31,6 +32,12 @@ class Claim(NamedTuple):
 CLAIMS: dict[str, Claim] = {  # by block
     "finding-exact": Claim("No quantization", findings_codecs.exact),
     "finding-bits": Claim("Bits", findings_codecs.bits),
+    "finding-bits-cnn": Claim(
+        "Bits, with the paper's CNN", findings_tasks.cnn, ("headline-fashion-mnist",), "headline"
+    ),
+    "finding-bits-text": Claim(
+        "Bits, with a transformer", findings_tasks.transformer, ("headline-text",), "headline"
+    ),
     "finding-hidden": Claim("The hidden state", findings_codecs.hidden),
     "finding-staleness": Claim("Staleness", findings_theory.staleness, findings_theory.RECORDS),
     "finding-buffer": Claim("The buffer", findings_load.buffers),
@@ -69,7 +76,7 @@ def verdicts() -> str:
 
 
 def _anchor(heading: str) -> str:
-    return heading.lower().replace("'", "").replace(" ", "-")
+    return heading.lower().replace("'", "").replace(",", "").replace(" ", "-")
 
 
 def blocks() -> dict[str, Callable[[], str]]:

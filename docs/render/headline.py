@@ -9,7 +9,18 @@ from typing import Any
 from qafel_analysis.tables.grid import size
 
 from docs.render.pages import table
-from docs.render.records import NOTHING, content, digits, interval, origin, ratio
+from docs.render.records import (
+    NOTHING,
+    content,
+    digits,
+    interval,
+    measured,
+    not_measured,
+    origin,
+    ratio,
+    record,
+)
+from qafel_mpi import experiments
 
 _LABEL = re.compile(r"(?P<algorithm>\S+), (?P<up>.+?) up, (?P<down>.+?) down, K = \d+(?P<more>, .*)?")
 _FIRST = ("fedbuff", "qafel", "qafel-ef")  # the others by name
@@ -30,12 +41,30 @@ _HEADER = (
 
 
 def _suite(name: str) -> str:
+    return f"{shown(name)}\n\n{origin(name)}" if measured(name) else not_measured("headline")
+
+
+def shown(name: str) -> str:
+    """The settings of a record that were run, and which of the suite's were not."""
     found = sorted(content(name), key=_rank)
     (target,) = {one["target"] for one in found}
     seeds = sorted({len(one["seeds"]) for one in found})
     means = f"Means over {' to '.join(str(n) for n in seeds)} seeds, ± their standard deviation"
     text = f"Until {target}. {'One seed' if seeds == [1] else means}."
-    return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}\n\n{origin(name)}"
+    missing = unrun(name)
+    if missing:
+        text += f" Not run: {', '.join(f'`{variant}`' for variant in missing)}."
+    return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}"
+
+
+def unrun(name: str) -> list[str]:
+    """The variants of the suite NAME that no command of the record of that name ran."""
+    commands = [source["command"] for source in record(name)["sources"]]
+    named = [re.findall(r"--variant (\S+)", command) for command in commands]
+    if not all(named):  # a command without names runs all
+        return []
+    ran = set().union(*named)
+    return [variant for variant in experiments.tables(name)["variants"] if variant not in ran]
 
 
 def _rank(one: dict[str, Any]) -> tuple[int, str]:

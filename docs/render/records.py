@@ -13,6 +13,9 @@ from docs.render.pages import ROOT
 
 RESULTS = ROOT / "docs/results"
 NOTHING = "–"
+_SEEDS = re.compile(r" --seeds (\d+)(?:-(\d+))?(?= |$)")
+_VARIANTS = re.compile(r" --variant (\S+)")
+_PARTS = re.compile(f"{_SEEDS.pattern}|{_VARIANTS.pattern}")
 _OUTPUT = re.compile(r" --(?:json|out) \S+")  # where a command wrote to says nothing of what it measured
 
 
@@ -49,13 +52,17 @@ def origin(*names: str, folder: str = "results") -> str:
     records = [record(name) for name in names]
     made = [source for one in records for source in one["sources"]]
     started = [source["started"][:10] for source in made] + [source["last_started"][:10] for source in made]
-    commands = dict.fromkeys(f"`{_OUTPUT.sub('', source['command'])}`" for source in made)
+    commands = dict.fromkeys(
+        command
+        for one in records
+        for command in together([_OUTPUT.sub("", source["command"]) for source in one["sources"]])
+    )
     notes = dict.fromkeys(_note(one["note"]) for one in records if one["note"])
     machines = dict.fromkeys(_machine(source["machine"]) for source in made)
     commits = dict.fromkeys(f"`{source['commit'][:7]}`" for source in made)
     files = [f"[{name}.json]({folder}/{name}.json)" for name in names]
     parts = [
-        f"Command: {'; '.join(commands)}.",
+        f"Command: {'; '.join(f'`{command}`' for command in commands)}.",
         *([f"Note: {'; '.join(notes)}."] if notes else []),
         f"Date: {_between(min(started), max(started))}.",
         f"Machine: {'; '.join(machines)}.",
@@ -63,6 +70,35 @@ def origin(*names: str, folder: str = "results") -> str:
         f"Data: {', '.join(files)}.",
     ]
     return f"<sub>{' '.join(parts)}</sub>"
+
+
+def together(commands: Sequence[str]) -> list[str]:
+    """Each command once. Those that differ in their seeds and variants alone are one, with the seeds of all.
+
+    >>> together(["suite a --seeds 0-1 --variant x", "suite a --seeds 2 --variant y", "suite a --seeds 0", "run c"])
+    ['suite a --seeds 0-2 --variant x --variant y', 'suite a --seeds 0', 'run c']
+    """
+    alike: dict[tuple[str, bool], list[str]] = {}
+    for command in dict.fromkeys(commands):
+        alike.setdefault((_PARTS.sub("", command), "--variant" in command), []).append(command)
+    return [own[0] if len(own) == 1 else _merged(rest, own) for (rest, _), own in alike.items()]
+
+
+def _merged(rest: str, commands: Sequence[str]) -> str:
+    found = {
+        seed
+        for command in commands
+        for first, last in _SEEDS.findall(command)
+        for seed in range(int(first), int(last or first) + 1)
+    }
+    variants = dict.fromkeys(name for command in commands for name in _VARIANTS.findall(command))
+    named = "".join(f" --variant {name}" for name in variants)
+    if not found:
+        return rest + named
+    first, last = min(found), max(found)
+    whole = len(found) == last - first + 1 > 1
+    seeds = f"{first}-{last}" if whole else ",".join(map(str, sorted(found)))
+    return f"{rest} --seeds {seeds}{named}"
 
 
 def _note(note: str) -> str:

@@ -1,6 +1,8 @@
-"""The tables of the headline: their order, and FedBuff as the unit."""
+"""The tables of the headline: their order, FedBuff as the unit, and sets of which only a part was run."""
 
-from docs.render import headline, records
+from docs.render import findings_tasks, headline, records
+from docs.render.verdicts import Check
+from qafel_mpi import experiments
 
 
 def one(setting: str, uploads: float, over: dict) -> dict:
@@ -31,6 +33,7 @@ def test_fedbuff_stands_first_and_uploads_are_over_its_own(monkeypatch):
     ]
     monkeypatch.setattr(headline, "content", lambda name: found)
     monkeypatch.setattr(headline, "origin", lambda name: "")
+    monkeypatch.setattr(headline, "unrun", lambda name: [])
     table = [line for line in headline.digits_suite().splitlines() if line.startswith("| ")][1:]
     assert [line.split(" | ")[0] for line in table] == [
         "| fedbuff, float32",
@@ -40,3 +43,34 @@ def test_fedbuff_stands_first_and_uploads_are_over_its_own(monkeypatch):
     assert "| 4.00 ± 0.50 | 2.00 [1.25, 2.50] | 4 MB | 0.500 [0.400, 0.800] |" in table[1]
     assert "| 0 of 3 |" in table[2]
     assert records.NOTHING in table[2]
+
+
+def test_variants_that_no_command_ran_are_named(monkeypatch):
+    commands = ["qafel-mpi suite headline-digits --seeds 0 --variant fedbuff", "… --seeds 1 --variant eden1"]
+    monkeypatch.setattr(headline, "record", lambda name: {"sources": [{"command": one} for one in commands]})
+    assert set(headline.unrun("headline-digits")) == set(
+        experiments.tables("headline-digits")["variants"]
+    ) - {"fedbuff", "eden1"}
+    commands.append("qafel-mpi suite headline-digits --seeds 0-4")
+    assert headline.unrun("headline-digits") == []
+
+
+def test_a_part_of_a_suite_leaves_the_statements_of_the_other_settings_open(monkeypatch):
+    cheap = {"ratio": 10.0, "low": 9.0, "high": 11.0}
+    same = {"ratio": 1.0, "low": 0.95, "high": 1.05}
+    settings = ("eden 4", "eden 2", "eden 1")
+    found = [one("fedbuff, float32 up, float32 down, K = 10", 2, {})] + [
+        one(f"qafel, {s} bits up, {s} bits down, K = 10", 2, {"uploads": same, "payload_bytes_up": cheap})
+        for s in settings
+    ]
+    monkeypatch.setattr(findings_tasks, "content", lambda name: found)
+    monkeypatch.setattr(headline, "shown", lambda name: "")
+    uploads, four, single = findings_tasks.cnn().checks
+    assert uploads.holds is None
+    assert "qsgd at 4/4 bits: – (open)" in uploads.measured
+    assert "eden at 1/1 bit: 1.00 [0.952, 1.05]" in uploads.measured
+    assert four == Check(four.words, "–", None)
+    assert single.holds is True
+    assert findings_tasks.cnn().verdict == "holds partly"
+    found[-1]["fedbuff_over_this"]["uploads"] = {"ratio": 0.5, "low": 0.4, "high": 0.6}
+    assert findings_tasks.cnn().checks[0].holds is False

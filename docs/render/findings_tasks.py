@@ -1,0 +1,71 @@
+"""Blocks of docs/findings.md on the statements of Bits with other tasks: the paper's CNN, and a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from docs.render import headline
+from docs.render.records import content
+from docs.render.verdicts import Check, Finding, Interval, at_least, at_most, every, judged, needed, saved
+
+# The setting of QAFeL in a label: its codec and bits, both ways.
+SHOWN = {
+    "qsgd at 4/4 bits": ("qsgd 4 bits up", "qsgd 4 bits down"),
+    "eden at 4/4 bits": ("eden 4 bits up", "eden 4 bits down"),
+    "eden at 2/2 bits": ("eden 2 bits up", "eden 2 bits down"),
+    "eden at 1/1 bit": ("eden 1 bits up", "eden 1 bits down"),
+}
+_OWN_WEIGHT = ("cutoff", "cosine-exp", "rate")
+
+
+def _task(task: str) -> Finding:
+    """The bounds are those of Bits. A setting that was not run, or with one seed, leaves its statement open."""
+    record = f"headline-{task}"
+    found = content(record)
+    of = {name: _setting(found, "qafel", parts) for name, parts in SHOWN.items()}
+    fed_back = {name: _setting(found, "qafel-ef", parts) for name, parts in SHOWN.items()}
+    four, one = of["qsgd at 4/4 bits"], of["eden at 1/1 bit"]
+    checks = [
+        _uploads("QAFeL needs at most 1.2 times FedBuff's uploads", of),
+        judged(
+            "With qsgd at 4/4 bits it uploads 5.2 times fewer bytes or better", _saved(four), at_least, 5.2
+        ),
+        judged("With eden at 1 bit it uploads 8 times fewer bytes or better", _saved(one), at_least, 8.0),
+    ]
+    if any(fed_back.values()):
+        checks.append(
+            _uploads("With error feedback too", {name: own for name, own in fed_back.items() if own})
+        )
+    return Finding(checks, headline.shown(record), (record,))
+
+
+def _setting(
+    found: Sequence[Mapping[str, Any]], algorithm: str, parts: Sequence[str]
+) -> Mapping[str, Any] | None:
+    """With the weight that all settings share; None where it was not run."""
+    fitting = [
+        one
+        for one in found
+        if one["algorithm"] == algorithm
+        and set(parts) <= set(one["setting"].split(", "))
+        and not one["setting"].endswith(_OWN_WEIGHT)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _needed(own: Mapping[str, Any] | None) -> Interval | None:
+    return needed(own) if own and own["reached"] == own["runs"] else None
+
+
+def _saved(own: Mapping[str, Any] | None) -> Interval | None:
+    return saved(own, "payload_bytes_up") if own and own["reached"] == own["runs"] else None
+
+
+def _uploads(words: str, of: Mapping[str, Mapping[str, Any] | None]) -> Check:
+    ratios = {name: _needed(own) for name, own in of.items()}
+    return every(words, {name: (ratio, at_most(ratio, 1.2)) for name, ratio in ratios.items()})
+
+
+cnn, transformer = (partial(_task, task) for task in ("fashion-mnist", "text"))
