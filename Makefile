@@ -8,6 +8,8 @@
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures everything that docs/results.md publishes: about an hour on two cores, with nothing else running
+# make findings  what docs/findings.md takes from the virtual clock, again: hours. SIZE=small: three seeds of it, into
+#             runs/findings, in a quarter of an hour on two cores; fails where a statement turns
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
 # make replays  20 wall runs of different timing and their 20 replays, which must end with the same digests
 # make clean  removes .venv and what the tools left behind
@@ -27,7 +29,7 @@ RUN := .venv/bin/python -m
 MPIRUN := $(if $(filter site,$(QAFEL_MPI)),$(shell readlink -f "$$(command -v mpirun)"))
 STAMP := .venv/installed-$(QAFEL_MPI)-$(shell { pwd -P; echo "$(MPIRUN)"; cat pyproject.toml .ci/constraints.txt; } | cksum | tr ' ' '-')
 
-.PHONY: help env demo test unit lint fuzz soak docs figures results simulate replays clean
+.PHONY: help env demo test unit lint fuzz soak docs figures results findings simulate replays clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -75,6 +77,19 @@ results: env
 	sh docs/results/measure.sh
 	sh docs/results/record.sh
 	$(MAKE) figures docs
+
+# RAW and OUT apart from docs/results: what is small is compared with what is published, and not published.
+findings: env
+ifeq ($(SIZE),small)
+	rm -rf runs/findings
+	RAW=runs/findings/raw SEEDS=0-2 TASKS=digits sh docs/results/measure.sh headline logistic findings
+	RAW=runs/findings/raw OUT=runs/findings sh docs/results/record.sh logistic findings
+	$(RUN) docs.render.again runs/findings
+else
+	sh docs/results/measure.sh headline logistic findings
+	sh docs/results/record.sh headline logistic findings
+	$(MAKE) docs
+endif
 
 replays: env
 	set -a; . jobs/local.env; set +a; .venv/bin/mpirun -n 8 .venv/bin/python -m tests.replays

@@ -42,6 +42,16 @@ _PANELS = {
     ("stdlib-text", "transformer"): "stdlib-text, transformer",
     ("fashion-mnist", "resnet18"): "Fashion-MNIST, ResNet-18",
 }
+_RIVALS = {  # name in the picture -> how the label of its setting begins
+    "QAFeL, eden 1 bit": "qafel, eden 1 bits up, eden 1 bits down, K",
+    "QAFeL, qsgd 4 bits": "qafel, qsgd 4 bits up, qsgd 4 bits down, K",
+    "Decoupled DiLoCo": "decoupled",
+    "naive, 8 bits": "naive",
+    "CA²FL": "ca2fl",
+    "FedBuff": "fedbuff, ",
+    "FedAsync": "fedasync",
+    "QuAFL, 8 bits": "quafl",
+}
 _ACTIVITIES = {
     "train": "train",
     "encode": "encode",
@@ -75,6 +85,33 @@ def accuracy_against_bytes(content: Any) -> Any:
         )  # fmt: skip
     axes.set(xlabel="megabytes sent, up and down", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, None))
     axes.yaxis.set_major_formatter(extra("matplotlib.ticker").PercentFormatter(1.0))
+    return figure
+
+
+@styled
+def accuracy_by_budget(content: Any) -> Any:
+    """Test accuracy once so many megabytes went up and down: means over seeds, a line an algorithm.
+
+    content: of `curves --x payload_bytes --y accuracy --at BUDGETS`, all algorithms.
+    """
+    figure, axes = new_figure(7.2, 3.3)
+    axes.axhline(_TARGET, color="#888888", linewidth=0.8, linestyle="--")
+    for k, (name, label) in enumerate(_RIVALS.items()):
+        (one,) = (one for one in content if one["setting"].startswith(label))
+        # A run that was not evaluated yet has the accuracy of none.
+        means = [
+            float(np.mean([value or 0.0 for value in column])) for column in zip(*one["values"], strict=True)
+        ]
+        axes.plot(
+            np.array(one["x"]) / 1e6, means, marker=MARKERS[k], markersize=5, color=colour(k), label=name,
+            linewidth=2,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="megabytes sent, up and down", ylabel="test accuracy", ylim=(0, 1.02))
+    ticks = [x / 1e6 for x in content[0]["x"]]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(extra("matplotlib.ticker").PercentFormatter(1.0))
+    figure.legend(loc="outside right center")
     return figure
 
 
@@ -143,6 +180,7 @@ def _family(codecs: Any, name: str) -> list[Any]:
 # Name of the picture -> (name of its record, what draws it).
 PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
+    "accuracy-by-budget": ("findings-budget", accuracy_by_budget),
     "timeline": ("timeline", timeline),
     "codec-error": ("codec-error", errors_by_bits),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ LEVELS = {  # name of a variant's staleness -> words
 HALVES = {"uniform10": "constant5", "uniform20": "constant10"}  # the same mean staleness
 BITS = {"exact-": "float32", "": "4 bits", "2bit-": "2 bits"}
 HORIZONS = (250, 1000, 4000)
-SAMPLES = 10_000
+SAMPLES = 4_000
 # Of exact fresh, exact stale, quantized fresh, quantized stale, as in `qafel-analysis theory`.
 EFFECTS = {
     "staleness, without quantization": (-1, 1, 0, 0),
@@ -145,7 +144,6 @@ def _levels() -> str:
 # --- slopes against T ---------------------------------------------------------------------------------
 
 
-@cache
 def _drawn() -> Mapping[str, np.ndarray]:
     """Effect -> (1 + SAMPLES, horizons): of all seeds first, then of seeds drawn with replacement."""
     runs = _runs("findings-cross-term")

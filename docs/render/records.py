@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,10 +21,28 @@ _PARTS = re.compile(f"{_SEEDS.pattern}|{_VARIANTS.pattern}")
 _OUTPUT = re.compile(r" --(?:json|out) \S+")  # where a command wrote to says nothing of what it measured
 
 
+_folders = [RESULTS]  # where records are looked for, in this order
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Take records from this folder meanwhile, and from docs/results those that it lacks."""
+    _folders.insert(0, folder)
+    record.cache_clear()
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+        record.cache_clear()
+
+
 @cache
 def record(name: str) -> dict[str, Any]:
-    """docs/results/NAME.json."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """NAME.json of docs/results."""
+    file = next(
+        (one for folder in _folders if (one := folder / f"{name}.json").exists()), RESULTS / f"{name}.json"
+    )
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 

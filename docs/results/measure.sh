@@ -3,6 +3,8 @@
 #
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
+# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline and findings. TASKS=digits: of headline.
+#
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
 # them. All groups together take about an hour on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
@@ -17,7 +19,7 @@ PATH=$PWD/.venv/bin:$PATH
 set -a
 . jobs/local.env
 set +a
-raw=runs/results
+raw=${RAW:-runs/results}
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
 progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data \
@@ -48,8 +50,8 @@ timeline() {
 }
 
 logistic() {
-    qafel-mpi suite mushrooms-qsgd --seeds 0-4 --out $raw/logistic/qsgd
-    qafel-mpi suite mushrooms-topk --seeds 0-4 --out $raw/logistic/topk
+    qafel-mpi suite mushrooms-qsgd --seeds ${SEEDS:-0-4} --out $raw/logistic/qsgd
+    qafel-mpi suite mushrooms-topk --seeds ${SEEDS:-0-4} --out $raw/logistic/topk
 }
 
 clocks() {
@@ -62,12 +64,12 @@ resnet18() {
 }
 
 headline() { # four tasks; one core each, and a suite that was cut short goes on where it stopped
-    for task in digits mushrooms text fashion-mnist; do
-        qafel-mpi suite headline-$task --seeds 0-4 --out $raw/headline/$task
+    for task in ${TASKS:-digits mushrooms text fashion-mnist}; do
+        qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --out $raw/headline/$task
     done
 }
 
-findings() { # one core each, as headline; docs/findings.md shows them. SEEDS=0-2: fewer seeds of everything
+findings() { # one core each, as headline; docs/findings.md shows them.
     for suite in hidden-sync digits-grid precision-sweep buffer-sweep hidden-ablation mushrooms-concurrency \
         noniid-sweep biased-server staleness-sweep heterogeneous-speeds; do
         qafel-mpi suite $suite --seeds ${SEEDS:-0-4} --out $raw/findings/$suite

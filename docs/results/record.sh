@@ -3,11 +3,12 @@
 #
 # Each file says which command made it, when, and on which machine its runs and benchmarks ran. Groups that have not
 # been measured here are left as they are. Afterwards `make figures` and `make docs` show the new numbers.
+# RAW=DIR OUT=DIR: in place of runs/results and docs/results.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
-raw=runs/results
-out=docs/results
+raw=${RAW:-runs/results}
+out=${OUT:-docs/results}
 
 hosts="python -m tests.system.namespaces"
 

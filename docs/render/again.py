@@ -1,0 +1,84 @@
+"""The claims of docs/findings.md from other records: which statements turn. `make findings SIZE=small` ends with it.
+
+    python -m docs.render.again FOLDER
+
+FOLDER has records of the names of docs/results. A claim none of whose records is there is not repeated; of the rest
+the records that are missing are the published ones. A statement turns where it held and does not now, or the other
+way round; one that few seeds leave open has not turned. Fails where any has.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from docs.render import records
+from docs.render.findings import CLAIMS
+from docs.render.verdicts import Finding
+
+
+@dataclass(frozen=True)
+class Again:
+    """A claim from both records. found: None where it was not repeated."""
+
+    heading: str
+    published: Finding
+    found: Finding | None
+
+    @property
+    def turned(self) -> list[str]:
+        """The statements that turned, each with what was measured before and now."""
+        if self.found is None:
+            return []
+        pairs = zip(self.published.checks, self.found.checks, strict=True)
+        return [
+            f"{old.words}\n      published: {old.measured}\n      again:     {new.measured}"
+            for old, new in pairs
+            if {old.holds, new.holds} == {True, False}
+        ]
+
+    @property
+    def line(self) -> str:
+        if self.found is None:
+            return f"{self.heading}: not repeated"
+        still = sum(
+            old.holds == new.holds for old, new in zip(self.published.checks, self.found.checks, strict=True)
+        )
+        return (
+            f"{self.heading}: {self.found.verdict} (published: {self.published.verdict}); "
+            f"{still} of {len(self.published.checks)} statements as published, {len(self.turned)} turned"
+        )
+
+
+def again(folder: Path) -> list[Again]:
+    """Every claim that is published, in the order of the page."""
+    found = []
+    for claim in CLAIMS.values():
+        if not all(map(records.measured, claim.records)):
+            continue
+        published = claim.compute()
+        if not any((folder / f"{name}.json").exists() for name in published.records):
+            found.append(Again(claim.heading, published, None))
+            continue
+        with records.reading(folder):
+            found.append(Again(claim.heading, published, claim.compute()))
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a line a claim, and the statements that turned. Returns an exit code."""
+    claims = again(Path(arguments[0]))
+    for one in claims:
+        print(one.line)
+        for words in one.turned:
+            print(f"    turned: {words}")
+    if all(one.found is None for one in claims):
+        print(f"{arguments[0]}: no records of any claim; measure.sh and record.sh make them", file=sys.stderr)
+        return 2
+    return int(any(one.turned for one in claims))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
