@@ -93,9 +93,9 @@ def staleness() -> Finding:
     return Finding(checks, f"{_levels()}\n\n{_horizons()}", RECORDS)
 
 
-def _power(found: Interval) -> str:
+def _power(found: Interval | None) -> str:
     """What an interval of this width tells with a power of 80%: 2.8 standard errors, 1.96 + 0.84."""
-    if np.isnan(found[1]):
+    if found is None:
         return "Not above zero at every T, so there is no slope"
     apart = (1.96 + 0.84) * (found[2] - found[1]) / (2 * 1.96)
     seeds = len(_seeds(content("findings-cross-term")["runs"]))
@@ -175,9 +175,9 @@ def _interval(samples: np.ndarray) -> Interval:
     return float(samples[0]), float(low), float(high)
 
 
-def _slope(name: str) -> Interval:
+def _slope(name: str) -> Interval | None:
     found = _slopes(name)
-    return (float("nan"),) * 3 if found is None else _interval(found)
+    return None if found is None else _interval(found)
 
 
 def _difference(one: str, other: str) -> Interval | None:
@@ -188,9 +188,7 @@ def _difference(one: str, other: str) -> Interval | None:
 def _horizons() -> str:
     lines = []
     for name in EFFECTS:
-        slope = _slope(name)
         effects = [_interval(column) for column in _drawn()[name].T]
-        told = "–" if np.isnan(slope[0]) else shown(slope)
-        lines.append((name, *map(shown, effects), told, f"{CLAIMED[name]:g}"))
+        lines.append((name, *map(shown, effects), shown(_slope(name)), f"{CLAIMED[name]:g}"))
     header = ("effect on the mean of ‖∇f‖²", *(f"T = {t:,}" for t in HORIZONS), "slope", "claimed, at most")
     return table(header, lines, right=range(1, len(header)))
