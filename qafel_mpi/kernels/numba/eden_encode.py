@@ -30,27 +30,47 @@ _UNIT = np.int64(EDEN_UNIT)
 
 
 @helper
-def _quantize(z, m, bits, inverses, sums, squares, codes, at):
+def _ahead(x, at):
+    """Ask for LANES · GROUP elements of x from `at` on, while others are worked at."""
+    for byte in range(x.itemsize * at, x.itemsize * (at + LANES * _GROUP), 64):
+        prefetch(x, byte)
+
+
+@helper
+def _quantize(z, m, bits, inverses, sums, squares, codes, at, x, ahead):
     step = LANES * bits
     if bits == 1:
         for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
             simd.quantize1(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
     elif bits == 2:
         for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
             simd.quantize2(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
     elif bits == 3:
         for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
             simd.quantize3(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
     else:
         for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
             simd.quantize4(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
 
 
 @helper
+def _norm_at(lane):
+    """Where simd.to_integers and simd.again put a lane's norm: first the even ones, then the odd ones."""
+    return (lane & 1) * (LANES // 2) + (lane >> 1)
+
+
+@helper
 def _encode_block(
-    v, v_at, top, m, bits, rotations, least, most, position, k0, k1, scratch, codes, at, scales
+    v, v_at, top, m, bits, rotations, least, most, position, k0, k1, scratch, codes, at, scales, x, ahead,
 ):  # fmt: skip
-    """Codes of LANES buckets in v[v_at:] to codes[at:], and their scales. top: the largest value's bit pattern."""
+    """Codes of LANES buckets in v[v_at:] to codes[at:], and their scales. top: the largest value's bit pattern.
+
+    x, ahead: where the next block begins, which is fetched from memory meanwhile.
+    """
     norms = part(scratch, NORMS, SUMS).view(np.int64)
     sums = part(scratch, SUMS, SQUARES).view(np.int32)
     squares = part(scratch, SQUARES, INVERSES).view(np.int32)
@@ -78,12 +98,12 @@ def _encode_block(
             simd.again(z, LANES * _GROUP * g, shift, signs, 4 * g, norms)
         passes(z, m)
     for lane in range(LANES):
-        root = np.sqrt(np.float64(norms[lane]))
+        root = np.sqrt(np.float64(norms[_norm_at(lane)]))
         inverses[lane] = np.float32(_UNIT / max(root, 1.0))
-    _quantize(z, m, bits, inverses, sums, squares, codes, at)
+    _quantize(z, m, bits, inverses, sums, squares, codes, at, x, ahead)
     unit = np.float64(float_of(np.int32((127 + exponent - EDEN_BITS) << 23)))
     for lane in range(LANES):
-        root = np.sqrt(np.float64(norms[lane]))
+        root = np.sqrt(np.float64(norms[_norm_at(lane)]))
         if least:
             scale = np.float64(sums[lane]) * root / np.float64(_UNIT * m * np.int64(squares[lane])) * unit
         else:
@@ -153,17 +173,20 @@ def encode_range(
             continue
         if full and not step and not apart:
             _encode_block(
-                x, begin, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at, scales
-            )
+                x, begin, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at,
+                scales, x, end,
+            )  # fmt: skip
         elif full:
             _encode_block(
-                v, 0, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at, scales
-            )
+                v, 0, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at,
+                scales, x, end,
+            )  # fmt: skip
         else:
             codes = part(scratch, behind + 64 * size, behind + 72 * size)
             _encode_block(
-                v, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0, scales
-            )
+                v, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0,
+                scales, x, end,
+            )  # fmt: skip
             draw_in(codes, lanes * (size * bits // 8), lanes, payload, at)
         for lane in range(width):
             store(payload, 4 * (LANES * k + lane), scales[lane])

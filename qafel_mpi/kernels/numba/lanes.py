@@ -138,25 +138,48 @@ def _emit_copy(b: Any, source: _Array, at: Any, out: _Array, out_at: Any) -> Non
     out.store(source.load(at), out_at)
 
 
+class _Norms:
+    """Sums of squares of int32, int64: of the even lanes, then of the odd ones."""
+
+    def __init__(self, b: Any, array: _Array):
+        kind = ir.VectorType(_I64, LANES // 2)
+        self.b, self.at = (
+            b,
+            [b.bitcast(b.gep(array.data, [_I64(n)]), kind.as_pointer()) for n in (0, LANES // 2)],
+        )
+        self.sums = [b.load(p, align=8) for p in self.at]
+
+    def add(self, k: Any) -> None:
+        """+= k². It is a shift and two multiplications of the lower halves of int64, which x86 has."""
+        b = self.b
+        pairs = b.bitcast(k, ir.VectorType(_I64, LANES // 2))
+        half = ir.Constant(pairs.type, [32] * (LANES // 2))
+        wide = [b.ashr(b.shl(pairs, half), half), b.ashr(pairs, half)]
+        self.sums = [b.add(total, b.mul(w, w)) for total, w in zip(self.sums, wide, strict=True)]
+
+    def store(self) -> None:
+        for total, p in zip(self.sums, self.at, strict=True):
+            self.b.store(total, p, align=8)
+
+
 def _emit_to_integers(
     b: Any, v: _Array, v_at: Any, z: _Array, at: Any, factor: Any, signs: _Array, signs_at: Any, norms: _Array
 ) -> None:
     """z = rint(± v · factor), int32, of v as float32; norms, int64, += z². v is read from v_at, z written from at."""
-    norm, scale = norms.load(_I64(0)), _spread(b, factor)
+    norm, scale = _Norms(b, norms), _spread(b, factor)
     for i, minus in enumerate(_flipped(b, signs, signs_at)):
         x = v.load(_place(b, v_at, i))
         y = b.fmul(x if v.element == _F32 else b.fptrunc(x, _of(_F32)), scale)
         y = b.select(minus, b.fneg(y), y)
         k = b.sub(b.bitcast(b.fadd(y, _all(_F32, _MAGIC)), _of(_I32)), _all(_I32, _MAGIC_BITS))
         z.store(k, _place(b, at, i))
-        wide = b.sext(k, _of(_I64))
-        norm = b.add(norm, b.mul(wide, wide))
-    norms.store(norm, _I64(0))
+        norm.add(k)
+    norm.store()
 
 
 def _emit_again(b: Any, z: _Array, at: Any, shift: Any, signs: _Array, signs_at: Any, norms: _Array) -> None:
     """GROUP positions' last butterflies, then z = ± round(z / 2^shift) for a second rotation; norms += z²."""
-    norm, by = norms.load(_I64(0)), b.trunc(shift, _I32)
+    norm, by = _Norms(b, norms), b.trunc(shift, _I32)
     half = _spread(b, b.shl(_I32(1), b.sub(by, _I32(1))))
     bits = _spread(b, by)
     values = _transform(b, [z.load(_place(b, at, i)) for i in range(GROUP)])
@@ -164,9 +187,8 @@ def _emit_again(b: Any, z: _Array, at: Any, shift: Any, signs: _Array, signs_at:
         k = b.ashr(b.add(values[i], half), bits)
         k = b.select(minus, b.neg(k), k)
         z.store(k, _place(b, at, i))
-        wide = b.sext(k, _of(_I64))
-        norm = b.add(norm, b.mul(wide, wide))
-    norms.store(norm, _I64(0))
+        norm.add(k)
+    norm.store()
 
 
 def _products(b: Any, x: Any, y: Any) -> Any:
@@ -212,6 +234,7 @@ def _quantize(bits: int) -> Any:
         codes_at: Any,
     ) -> None:
         total, square, inverse = sums.load(_I64(0)), squares.load(_I64(0)), inverses.load(_I64(0))
+        together = 4 if bits <= 2 else 2  # pairs whose codes fit into 16 bits for each half
         word = _all(_I32, 0)
         values = _transform(b, [z.load(_place(b, at, i)) for i in range(GROUP)])
         # rint(z · inverse) in the low 16 bits: below 2^15.
@@ -222,20 +245,25 @@ def _quantize(bits: int) -> Any:
             pair = b.bitcast(b.or_(low, high), pairs)
             minus = b.icmp_signed("<", pair, every(0))
             size = b.select(minus, b.neg(pair), pair)
-            code = b.select(minus, every(1 << (bits - 1)), every(0))
+            k = i // 2 % together
+            if k == 0:
+                code = every(0)
+            shift = 2 * bits * k  # the codes between are those of the other half
+            code = b.or_(code, b.select(minus, every(1 << (bits - 1) << shift), every(0)))
             over: list[Any] = []
             for bit in (
                 1 << k for k in range(bits - 2, -1, -1)
             ):  # the cuts above `size` are halved each time
                 bound = _choose(b, over, [every(cut) for cut in cuts[bit - 1 :: 2 * bit]])
                 over.append(b.icmp_signed(">", size, bound))
-                code = b.or_(code, b.select(over[-1], every(bit), every(0)))
+                code = b.or_(code, b.select(over[-1], every(bit << shift), every(0)))
             level = _choose(b, over, [every(one) for one in levels])
             total = b.add(total, _products(b, size, level))
             square = b.add(square, _products(b, level, level))
-            two = b.bitcast(code, _of(_I32))
-            two = b.or_(b.and_(two, _all(_I32, 0xFFFF)), b.lshr(two, _all(_I32, 16 - bits)))
-            word = b.or_(word, b.shl(two, _all(_I32, bits * i)))
+            if k == together - 1:
+                both = b.bitcast(code, _of(_I32))
+                both = b.or_(b.and_(both, _all(_I32, 0xFFFF)), b.lshr(both, _all(_I32, 16 - bits)))
+                word = b.or_(word, b.shl(both, _all(_I32, bits * (i - 2 * k))))
         sums.store(total, _I64(0))
         squares.store(square, _I64(0))
         for j in range(bits):
