@@ -7,6 +7,7 @@ from typing import Any
 
 from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits, origin, span, values
+from qafel_mpi.bench.peers.environments import NAMES
 
 OURS = "qafel_mpi"
 MODELS = {"mlp": "digits' MLP", "cnn": "the paper's CNN"}
@@ -22,7 +23,9 @@ def peers() -> str:
         "bytes reported", "accuracy", "its model and ours",
     )  # fmt: skip
     lines = [_ours(row) if "against" not in row["parameters"] else _peer(row) for row in rows]
-    return f"{table(header, lines, right=range(4, 10))}\n\n{origin('peers')}"
+    missing = sorted(set(NAMES) - {row["parameters"].get("against") for row in rows})
+    said = f"Not measured yet, but there are recipes: {', '.join(missing)}.\n\n" if missing else ""
+    return f"{table(header, lines, right=range(4, 10))}\n\n{said}{origin('peers')}"
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:

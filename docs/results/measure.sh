@@ -251,12 +251,13 @@ shared_data() {
 
 # --- other frameworks ----------------------------------------------------------------------------------------
 
-peers() { # makes an environment for each where there is none. Flower's starts take long: fewer samples
+peers() { # makes an environment for each where there is none; fewer samples of those that take long
     qafel-mpi bench peers --install
     qafel-mpi bench peers --peer pfl --json $raw/peers/pfl.json
     qafel-mpi bench peers --peer flower --algorithm fedavg --samples 2 --seconds 1 --json $raw/peers/flower.json
     qafel-mpi bench peers --peer appfl --algorithm fedavg,fedbuff --cohort 10 --samples 2 --seconds 1 \
         --json $raw/peers/appfl.json
+    qafel-mpi bench peers --peer flsim --algorithm fedavg,fedbuff --samples 2 --seconds 1 --json $raw/peers/flsim.json
 }
 
 # --- slow links ----------------------------------------------------------------------------------------------

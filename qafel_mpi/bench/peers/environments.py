@@ -5,6 +5,7 @@ An environment of `make` sees this one's packages behind its own, so that torch 
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -13,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("pfl", "flower", "appfl")
+NAMES = ("pfl", "flower", "appfl", "flsim")
 HOST = "host.pth"  # the file that names our folder of packages
 
 
@@ -34,8 +35,16 @@ def python_of(folder: Path, name: str) -> Path:
 def make(folder: Path, name: str) -> None:
     """Make the environment and install what the recipe requires, at the versions that it names.
 
-    Raises PeerError with pip's last line.
+    Raises PeerError with pip's last line. What ends early leaves no environment: a half one would be taken for whole.
     """
+    try:
+        _make(folder, name)
+    except BaseException:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        raise
+
+
+def _make(folder: Path, name: str) -> None:
     paths = sysconfig.get_paths(vars={"base": str(folder / name), "platbase": str(folder / name)})
     venv.create(folder / name, with_pip=True)
     packages = Path(paths["purelib"])

@@ -28,8 +28,9 @@ SEED = 0
 BUFFER = 10  # uploads of a step of FedBuff
 ENLARGED = 4
 RATES = {"mlp": 0.5, "cnn": 0.1}
-# So many that a sample takes a second or so of a peer that trains one client after the other.
-UPDATES = {"mlp": {10: 1000, 100: 5000}, "cnn": {10: 200, 100: 400}}
+# So many that a sample takes some seconds of a peer that trains one client after the other. After 20 rounds
+# of 10 clients the CNN's accuracy is 0.51 to 0.93, by which clients they were; after 40, 0.84 to 0.98.
+UPDATES = {"mlp": {10: 1000, 100: 5000}, "cnn": {10: 600, 100: 400}}
 ALGORITHMS = ("fedavg", "fedbuff", "qafel")
 MODELS = tuple(RATES)
 COHORTS = (10, 100)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
 import sys
+import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from qafel_mpi.bench.measuring.timing import Limits
-from qafel_mpi.bench.peers import environments, rows, runner, work
+from qafel_mpi.bench.peers import environments, flsim, rows, runner, work
 from qafel_mpi.bench.peers.rows import OURS, Contender, compared
 from qafel_mpi.bench.peers.work import Part
-from qafel_mpi.commands.bench import ourselves
+from qafel_mpi.commands.bench import ourselves, peers
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.models import MODELS
 from qafel_mpi.tasks.targets import Signature
@@ -232,6 +235,72 @@ def test_what_is_not_installed_is_not_found(tmp_path):
     python.parent.mkdir(parents=True)
     python.touch()
     assert environments.installed(tmp_path, ["pfl"]) == {"pfl": python}
+
+
+@pytest.fixture
+def pretended_pip(monkeypatch, tmp_path):
+    """Environments are empty folders; what pip is called with is kept. An answer: exit code and stderr."""
+
+    class Pip:
+        def __init__(self):
+            self.calls, self.answer = [], (0, "")
+
+        def run(self, call, **options):
+            self.calls.append(call)
+            return SimpleNamespace(returncode=self.answer[0], stderr=self.answer[1])
+
+    def create(folder, with_pip):
+        for made in (folder / "bin", Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))):
+            made.mkdir(parents=True)
+        (folder / "bin" / "python").touch()
+
+    pip = Pip()
+    monkeypatch.setattr(environments.venv, "create", create)
+    monkeypatch.setattr(environments.subprocess, "run", pip.run)
+    return pip
+
+
+@pytest.mark.parametrize("name", environments.NAMES)
+def test_an_environment_gets_what_the_recipe_requires_and_sees_our_packages(pretended_pip, tmp_path, name):
+    environments.make(tmp_path, name)
+    python, *call = pretended_pip.calls[0]
+    assert Path(python) == environments.python_of(tmp_path, name)
+    assert call == ["-m", "pip", "install", "--quiet", *environments.requirements(environments.recipe(name))]
+    assert ("--no-deps" in call) == (name in ("appfl", "flsim"))
+    (host,) = (tmp_path / name).rglob(environments.HOST)
+    assert host.read_text().strip() == sysconfig.get_path("purelib")
+    assert environments.installed(tmp_path, [name])
+
+
+def test_an_environment_that_could_not_be_made_is_not_taken_for_one(pretended_pip, tmp_path):
+    pretended_pip.answer = 1, "a warning\nERROR: No matching distribution found for pfl==0.6.0"
+    with pytest.raises(environments.PeerError, match=r"^pfl: pip install pfl==0.6.0: ERROR: No matching"):
+        environments.make(tmp_path, "pfl")
+    assert environments.installed(tmp_path, ["pfl"]) == {}
+
+
+def test_install_makes_the_environments_that_are_missing(pretended_pip, tmp_path, capsys):
+    environments.make(tmp_path, "pfl")
+    peers.peers(folder=tmp_path, install=True, peer="pfl,flsim", model="mlp", algorithm="fedavg", cohort="10")
+    assert [Path(call[0]).parts[-3] for call in pretended_pip.calls] == ["pfl", "flsim"]
+    assert capsys.readouterr().err == f"# flsim: makes {tmp_path / 'flsim'}\n"
+
+
+def test_flsims_settings_may_be_defaults_of_other_settings():
+    """As they were before Python 3.11; and dataclasses are as they were afterwards."""
+    before = dataclasses.dataclass
+    with flsim.hashable_dataclasses():
+
+        @dataclasses.dataclass
+        class Inner:
+            rate: float = 1.0
+
+        @dataclasses.dataclass(repr=True)
+        class Outer:
+            inner: Inner = Inner()  # noqa: RUF009 - this is the point
+
+    assert Outer().inner == Inner()
+    assert dataclasses.dataclass is before
 
 
 def test_the_family_of_a_process_has_itself():
