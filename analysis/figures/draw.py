@@ -15,6 +15,7 @@ from qafel_analysis.figures.collect import Collection, Detail
 from qafel_analysis.figures.convergence import Band
 from qafel_analysis.read import bench
 from qafel_analysis.read.bench import Bench
+from qafel_analysis.read.traffic import DURATIONS, EDGES_S
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def _messages(detail: Detail) -> Iterator[Drawing]:
             f"From post to arrival, both on rank 0's clock, in {name}. {_bound(detail.traffic.latency)}",
             figures.latency(detail.traffic.latency),
         )
+    for what, by_kind in detail.traffic.durations().items():
+        if what in ("send", "latency"):
+            yield Drawing(
+                f"durations-{what}-{name}",
+                f"How long messages of {name} took, by kind: {DURATIONS[what]}; 20 bins a decade.",
+                figures.durations(by_kind, EDGES_S, DURATIONS[what]),
+            )
 
 
 def _bound(latency: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,6 +199,19 @@ def latency(frame: pd.DataFrame) -> Any:
     axes.set(xscale="log", xlabel="from post to arrival (s)", ylabel="share of messages", ylim=(0, 1.02))
     axes.set_xlim(left=floor_s / 2)
     legend(figure, 2)
+    return figure
+
+
+@styled
+def durations(by_kind: Mapping[str, np.ndarray], edges_s: np.ndarray, what: str) -> Any:
+    """A histogram for each kind of message, as shares of its messages. by_kind: counts between the edges."""
+    figure, axes = new_figure()
+    for k, (kind, counts) in enumerate(sorted(by_kind.items())):
+        axes.stairs(counts / counts.sum(), edges_s, label=kind, **line_style(k))
+    some = np.flatnonzero(np.sum(list(by_kind.values()), axis=0))
+    axes.set(xscale="log", yscale="log", xlabel=f"{what} (s)", ylabel="share of messages")
+    axes.set_xlim(edges_s[some[0]] / 2, edges_s[some[-1] + 1] * 2)
+    legend(figure, len(by_kind))
     return figure
 
 

@@ -17,6 +17,13 @@ SAMPLED_ROWS = 200_000  # messages whose two ends are brought together, at most 
 # Histograms of seconds: 20 bins a decade.
 EDGES_S = np.logspace(-7, 4, 11 * 20 + 1)
 
+DURATIONS = {
+    "send": "from post to completion at the sender",
+    "latency": "from post to arrival, in a sample",
+    "encode": "encoding",
+    "decode": "decoding",
+}
+
 _LINK = ["src", "dst", "messages", "wire_bytes"]
 _KEY = ["kind", "src", "dst", "client", "version", "sequence"]
 
@@ -40,6 +47,14 @@ class Traffic:
     busy_s: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # by rank: encoding, decoding
     dropped: int = 0
     latency: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def durations(self) -> dict[str, dict[str, np.ndarray]]:
+        """What took time, of DURATIONS -> kind -> histogram over EDGES_S. What was not recorded is left out."""
+        latency: dict[str, np.ndarray] = {}
+        for kind, own in self.latency.groupby("kind") if len(self.latency) else ():
+            _histogram(latency, str(kind), own["seconds"].to_numpy())
+        found = {"send": self.sends_s, "latency": latency, "encode": self.encodes_s, "decode": self.decodes_s}
+        return {what: by_kind for what, by_kind in found.items() if by_kind}
 
     def matrix(self, most: int) -> tuple[np.ndarray, int]:
         """(wire bytes, [src, dst], of so many ranks together that there are at most `most` of them; how many)."""
@@ -168,12 +183,12 @@ def _latency(samples: dict[int, list[np.ndarray]], clocks: Clocks) -> pd.DataFra
     )
 
 
-def median_latency(seconds: pd.Series, bound_s: pd.Series) -> tuple[float, float]:
-    """(the median, how wrong it may be): with every message as fast, or as slow, as its bound allows."""
+def latency_quantile(seconds: pd.Series, bound_s: pd.Series, share: float = 0.5) -> tuple[float, float]:
+    """(that quantile, how wrong it may be): with every message as fast, or as slow, as its bound allows."""
     if bound_s.isna().any():
-        return float(seconds.median()), float("nan")
-    low, middle, high = (seconds + shift * bound_s for shift in (-1, 0, 1))
-    return float(middle.median()), float(max(high.median() - middle.median(), middle.median() - low.median()))
+        return float(seconds.quantile(share)), float("nan")
+    low, middle, high = (float((seconds + shift * bound_s).quantile(share)) for shift in (-1, 0, 1))
+    return middle, max(high - middle, middle - low)
 
 
 def quantile_s(histogram: np.ndarray, share: float) -> float:

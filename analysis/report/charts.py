@@ -1,4 +1,4 @@
-"""The report's figures, as plotly's JSON: few points each, however long the runs were.
+"""The report's figures that compare settings, as plotly's JSON: few points each, however long the runs were.
 
 Every string that comes from a file is escaped here, for plotly takes a little HTML in names and labels.
 """
@@ -6,49 +6,21 @@ Every string that comes from a file is escaped here, for plotly takes a little H
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 from qafel_analysis.figures import points
 from qafel_analysis.figures.axes import AGAINST
-from qafel_analysis.figures.collect import Collection, Detail
+from qafel_analysis.figures.collect import Collection
 from qafel_analysis.figures.convergence import Band
 from qafel_analysis.figures.draw import bands
-from qafel_analysis.figures.palette import ACTIVITY_COLOURS, colour, dash
-from qafel_analysis.figures.plots import FEWEST_MESSAGES
-from qafel_analysis.read.timeline import ACTIVITIES
+from qafel_analysis.figures.palette import colour
+from qafel_analysis.report.shapes import Chart, Trace, Variant, axes, line, short
 from qafel_analysis.tables.compare import Group
-from qafel_analysis.tables.grid import number
 
-Trace = dict[str, Any]
 _MOST_POINTS = 24_000  # of all curves of a figure together
 _MOST_BINS = 200  # of a histogram of staleness
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
-_MOST_LINKS = 256  # ranks a side of the link matrix; beyond, neighbours are added up
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One choice of a figure's menus, and what it shows."""
-
-    choice: tuple[str, ...]
-    traces: list[Trace]
-    layout: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure of the page. menus: the names of what can be chosen, one tuple a menu."""
-
-    name: str
-    title: str
-    caption: str
-    variants: list[Variant]
-    menus: tuple[tuple[str, ...], ...] = ()
-    height_px: int = 380
-    wide: bool = False
 
 
 def charts(found: Collection) -> Iterator[Chart]:
@@ -64,20 +36,9 @@ def charts(found: Collection) -> Iterator[Chart]:
             "gap",
             "Distance of the hidden state from the model",
             "‖x − x̂‖ over server steps: median over seeds, and the range.",
-            [Variant((), _curves(gaps), _axes("server steps", "‖x − x̂‖", y_log=True))],
+            [Variant((), _curves(gaps), axes("server steps", "‖x − x̂‖", y_log=True))],
         )
     yield from _staleness(found, groups)
-
-
-def details(found: Collection) -> Iterator[Chart]:
-    """Those of the messages of some runs."""
-    for detail in found.details:
-        if len(detail.intervals):
-            yield _timeline(detail)
-        if len(detail.traffic.links):
-            yield _links(detail)
-        if len(detail.traffic.latency):
-            yield _latency(detail)
 
 
 # --- what compares settings -------------------------------------------------------------------------
@@ -89,7 +50,7 @@ def _convergence(found: Collection) -> Iterator[Chart]:
         for x in ("uploads", "payload_bytes", "seconds"):
             if made := bands(found, x, y):
                 log = y != "accuracy" and all((b.median > 0).all() for b in made)
-                layout = _axes(AGAINST[x], y.replace("_", " "), y_log=log)
+                layout = axes(AGAINST[x], y.replace("_", " "), y_log=log)
                 variants.append(Variant((y.replace("_", " "), AGAINST[x]), _curves(made), layout))
     if variants:
         menus = tuple(tuple(dict.fromkeys(v.choice[k] for v in variants)) for k in (0, 1))
@@ -114,7 +75,7 @@ def _curves(made: Sequence[Band]) -> list[Trace]:
             traces.append(_range(k, x, band.low[at], band.high[at]))
         traces.append(
             {
-                **_line(band.label, k),
+                **line(band.label, k),
                 "x": short(x),
                 "y": short(band.median[at]),
                 "hovertemplate": f"%{{x:.4s}}, %{{y:.4g}}<extra>{escape(band.label)}</extra>",
@@ -136,16 +97,6 @@ def _range(k: int, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> Trace:
         "hoverinfo": "skip",
         "legendgroup": str(k),
         "showlegend": False,
-    }
-
-
-def _line(label: str, k: int) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": escape(label),
-        "legendgroup": str(k),
-        "line": {"color": colour(k), "dash": dash(k), "width": 2},
     }
 
 
@@ -172,7 +123,7 @@ def _bytes(groups: Sequence[Group]) -> Chart:
                     "hovertemplate": "%{customdata}<br>%{x:.4s}B<extra>" + label + "</extra>",
                 }
             )
-        layout = _axes(f"{'paper’s formula' if count == 'paper' else count} bytes to the target", "")
+        layout = axes(f"{'paper’s formula' if count == 'paper' else count} bytes to the target", "")
         layout["yaxis"] |= {"autorange": "reversed", "type": "category", "title": {"text": "setting"}}
         variants.append(Variant((count,), traces, layout | {"barmode": "group", "bargap": 0.25}))
     listed = "; ".join(
@@ -225,7 +176,7 @@ def _trade_off(groups: Sequence[Group]) -> Iterator[Chart]:
             }
         )
     log = trade["bytes"].max() > 20 * trade["bytes"].min()
-    layout = _axes("payload bytes to the target, up and down", "uploads to the target", x_log=log)
+    layout = axes("payload bytes to the target, up and down", "uploads to the target", x_log=log)
     yield Chart(
         "trade-off",
         "Trade-off of bits",
@@ -244,7 +195,7 @@ def _staleness(found: Collection, groups: Sequence[Group]) -> Iterator[Chart]:
         shares = np.add.reduceat(counts, np.arange(0, len(counts), each)) / counts.sum()
         traces.append(
             {
-                **_line(g.label, k),
+                **line(g.label, k),
                 "x": short(np.arange(len(shares)) * each),
                 "y": short(shares),
                 "hovertemplate": f"τ = %{{x}}: %{{y:.2%}}<extra>{escape(g.label)}</extra>",
@@ -252,7 +203,7 @@ def _staleness(found: Collection, groups: Sequence[Group]) -> Iterator[Chart]:
         )
         traces[-1]["line"]["shape"] = "hvh"
     if traces:
-        layout = _axes("staleness τ (server steps)", "share of updates")
+        layout = axes("staleness τ (server steps)", "share of updates")
         layout["yaxis"]["rangemode"] = "tozero"
         longest = max(t["x"][-1] for t in traces)
         layout["xaxis"] |= {"tick0": 0, "dtick": max(1, round(longest / 8))}
@@ -262,137 +213,3 @@ def _staleness(found: Collection, groups: Sequence[Group]) -> Iterator[Chart]:
             "Share of updates by staleness, all runs of a setting together.",
             [Variant((), traces, layout)],
         )
-
-
-# --- the messages of some runs ----------------------------------------------------------------------
-
-
-def _timeline(detail: Detail) -> Chart:
-    begin_s, rows = detail.window.begin_s, detail.intervals
-    ranks = sorted(rows["rank"].unique())
-    part = "the middle of the run" if begin_s > 0 else "the whole run"
-    traces = []
-    for k, activity in enumerate(ACTIVITIES):
-        own = rows[rows["activity"] == activity]
-        sends = activity == "send"
-        traces.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": activity,
-                "legendgroup": str(k),
-                "marker": {"color": ACTIVITY_COLOURS[activity], "line": {"width": 0}},
-                "y": [int(r) for r in own["rank"]],
-                "base": [round(float(b) * 1e3, 4) for b in own["begin_s"] - begin_s],
-                "x": [round(float(s) * 1e3, 4) for s in own["end_s"] - own["begin_s"]],
-                "width": 0.16 if sends else 0.6,
-                "offset": 0.32 if sends else -0.3,
-                "customdata": [
-                    f"{kind} {'to' if sends or activity == 'encode' else 'from'} {peer}, {size:,} B"
-                    if kind
-                    else ""
-                    for kind, peer, size in zip(own["kind"], own["peer"], own["wire_bytes"], strict=True)
-                ],
-                "hovertemplate": f"rank %{{y}}: {activity} %{{x:.4g}} ms<br>%{{customdata}}<extra></extra>",
-            }
-        )
-    layout = _axes(f"milliseconds after {begin_s:.6g} s", "rank")
-    layout["xaxis"]["range"] = [0, (detail.window.end_s - begin_s) * 1e3]
-    layout["yaxis"] |= {"autorange": "reversed", "dtick": max(1, len(ranks) // 24), "showgrid": False}
-    return Chart(
-        f"timeline-{detail.name}",
-        f"Timeline of {detail.name}",
-        f"What each rank did between {begin_s:.6g} s and {detail.window.end_s:.6g} s, on rank 0's clock: {part}. "
-        "Sends, thin, go on beside the rest. Drag over a stretch to enlarge it.",
-        [Variant((), traces, layout | {"barmode": "overlay", "hovermode": "closest"})],
-        height_px=min(900, 170 + 34 * len(ranks)),
-        wide=True,
-    )
-
-
-def _links(detail: Detail) -> Chart:
-    sent, each = detail.traffic.matrix(_MOST_LINKS)
-    at = each * np.arange(len(sent))
-    label = "rank" if each == 1 else f"{each} ranks from"
-    trace = {
-        "type": "heatmap",
-        "x": at.tolist(),
-        "y": at.tolist(),
-        "z": [short(np.where(row > 0, row, np.nan)) for row in sent],
-        "colorscale": "Cividis",
-        "colorbar": {"title": {"text": "wire bytes"}, "thickness": 12, "tickformat": ".2s"},
-        "hovertemplate": f"from {label} %{{y}} to {label} %{{x}}: %{{z:.4s}}B<extra></extra>",
-    }
-    layout = _axes(f"to {label}", f"from {label}")
-    for axis in (layout["xaxis"], layout["yaxis"]):
-        axis |= {"tick0": 0, "dtick": each * max(1, len(at) // 8)}
-    layout["yaxis"]["autorange"] = "reversed"
-    return Chart(
-        f"links-{detail.name}",
-        f"Links of {detail.name}",
-        "Wire bytes by link, over the whole run.",
-        [Variant((), [trace], layout)],
-    )
-
-
-def _latency(detail: Detail) -> Chart:
-    frame = detail.traffic.latency
-    bound_s = frame["bound_s"].max(skipna=False)
-    known = bool(np.isfinite(bound_s))
-    floor_s = max(float(bound_s), 1e-9) if known else 1e-9
-    shares = np.linspace(0, 1, 201)
-    traces = []
-    kinds = [(kind, rows) for kind, rows in frame.groupby("kind") if len(rows) >= FEWEST_MESSAGES]
-    for k, (kind, rows) in enumerate(kinds):
-        seconds = np.quantile(np.maximum(rows["seconds"], floor_s / 2), shares)
-        traces.append(
-            {
-                **_line(str(kind), k),
-                "x": short(seconds),
-                "y": short(shares),
-                "hovertemplate": f"%{{y:.1%}} within %{{x:.3s}}s<extra>{escape(str(kind))}</extra>",
-            }
-        )
-    layout = _axes("seconds from post to arrival", "share of messages", x_log=True)
-    if known:
-        shade = {
-            "type": "rect",
-            "xref": "x",
-            "yref": "paper",
-            "x0": floor_s / 4,
-            "x1": floor_s,
-            "y0": 0,
-            "y1": 1,
-        }
-        layout["shapes"] = [shade | {"fillcolor": "#888888", "opacity": 0.25, "line": {"width": 0}}]
-    limits = (
-        f"Grey: below the clocks' error bound of {number(1e6 * floor_s)} µs no more can be said."
-        if known
-        else "The trace has no clock readings: how far the clocks are apart is not known."
-    )
-    return Chart(
-        f"latency-{detail.name}",
-        f"Latency in {detail.name}",
-        f"Share of messages that arrived within a time of their post, of a sample of {len(frame):,}. {limits}",
-        [Variant((), traces, layout)],
-    )
-
-
-# --- shapes -----------------------------------------------------------------------------------------
-
-
-def _axes(x: str, y: str, *, x_log: bool = False, y_log: bool = False) -> dict[str, Any]:
-    def axis(title: str, log: bool) -> dict[str, Any]:
-        return {"title": {"text": title}} | ({"type": "log", "exponentformat": "power"} if log else {})
-
-    return {"xaxis": axis(x, x_log), "yaxis": axis(y, y_log)}
-
-
-def short(values: Any) -> list[float | None]:
-    """Five digits, which is more than a screen shows; null for what is not there.
-
-    >>> short([1.23456789, float("nan"), None])
-    [1.2346, None, None]
-    """
-    array = np.asarray(values, dtype=float)
-    return [float(f"{v:.5g}") if np.isfinite(v) else None for v in array]

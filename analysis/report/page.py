@@ -21,7 +21,9 @@ from qafel_analysis.figures.collect import Collection, Drawn, collect
 from qafel_analysis.read.extras import extra
 from qafel_analysis.read.rows import Target
 from qafel_analysis.report import tables
-from qafel_analysis.report.charts import Chart, charts, details
+from qafel_analysis.report.charts import charts
+from qafel_analysis.report.messages import details
+from qafel_analysis.report.shapes import Chart
 from qafel_analysis.report.words import findings, headline
 from qafel_analysis.tables.compare import Run, label
 from qafel_analysis.tables.grid import size
@@ -75,6 +77,7 @@ def page(found: Collection, library: str) -> str:
         "costs": tables.costs(groups),
         "bytes": tables.byte_counts(groups),
         "figures": "".join(map(_figure, general)),
+        "tails": tables.tails(found.details),
         "messages": "".join(map(_figure, close))
         or "<p>No run here has messages: on one process, the virtual clock sends none.</p>",
         "runs": tables.runs(found.runs) + tables.faults(found.runs) + tables.energy(found.runs),

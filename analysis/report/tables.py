@@ -10,8 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from qafel_analysis.figures.collect import Detail
 from qafel_analysis.read.energy import KINDS
-from qafel_analysis.tables import views
+from qafel_analysis.tables import messages, views
 from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, baseline_of, label, saving
 from qafel_analysis.tables.grid import NOTHING, number, size, spread, times
 
@@ -175,6 +176,31 @@ def energy(found: Sequence[Run]) -> str:
         ]
     columns.append(Column("why not", lambda r: "; ".join(r["energy_notes"].values())))
     return html("energy-table", "Energy: what the machine's counters moved by", columns, rows) if rows else ""
+
+
+def tails(details: Sequence[Detail]) -> str:
+    """One row a kind of message and run: medians and tails of their times; empty where no run has messages."""
+    rows = [row | {"run": d.name} for d in details for row in messages.kinds(d.traffic, d.name)]
+
+    def timed(key: str, heading: str) -> Column[dict[str, Any]]:
+        return Column(heading, lambda r: messages.duration(r[key]), lambda r: r[key])
+
+    columns: list[Column[dict[str, Any]]] = [
+        Column("run", lambda r: str(r["run"])),
+        Column("kind", lambda r: str(r["kind"])),
+        Column("sent", lambda r: number(r["sent"]), lambda r: r["sent"]),
+        *(timed(f"send_{name}_s", f"send, {words}") for name, words in _SHARES.items()),
+        *(timed(f"latency_{name}_s", f"latency, {words}") for name, words in _SHARES.items()),
+        timed("clock_error_s", "clock error"),
+    ]
+    caption = (
+        "Times of messages. Send: from post to completion at the sender, of all. Latency: from post to arrival, in a "
+        f"sample; {NOTHING} where the clocks can't tell it"
+    )
+    return html("tails-table", caption, columns, rows) if rows else ""
+
+
+_SHARES = {"median": "p50", "p99": "p99", "p999": "p99.9"}
 
 
 def facts(rows: Sequence[tuple[str, Any]]) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from qafel_analysis.read.rows import plain
-from qafel_analysis.read.traffic import median_latency, quantile_s, traffic
+from qafel_analysis.read.traffic import Traffic, latency_quantile, quantile_s, traffic
 from qafel_analysis.tables.grid import NOTHING, Grid, number, size
 
 from qafel_mpi.trace.reader import open_trace
 
+SHARES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
 KEYS = (
     "run",
     "kind",
@@ -26,41 +27,49 @@ KEYS = (
     "send_p999_s",
     "decode_median_s",
     "latency_median_s",
+    "latency_p99_s",
+    "latency_p999_s",
     "clock_error_s",
 )
 
 
 def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """(one object with KEYS per kind, what is wrong with the file). Raises TraceError.
-
-    Durations are to a bin's width, 12%; null where none was recorded. latency_median_s: from post to arrival in a
-    sample of the messages; null where clock_error_s, how wrong the clocks may make it, is as large or unknown.
-    """
+    """(one object with KEYS per kind, what is wrong with the file). Raises TraceError."""
     with open_trace(path, salvage=True) as trace:
         found, notes = traffic(trace), list(trace.notes)
+    if found.dropped:
+        notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
+    return kinds(found, str(path)), notes
+
+
+def kinds(found: Traffic, run: str) -> list[dict[str, Any]]:
+    """One object with KEYS per kind.
+
+    Durations are to a bin's width, 12%; null where none was recorded. latency_*_s: from post to arrival in a sample
+    of the messages; null where the clocks may make it as wrong as it is long, or their error is unknown.
+    clock_error_s: how wrong they may make the median.
+    """
     made = []
     for kind, (sent, received, payload, wire) in sorted(found.kinds.items()):
         own = found.latency[found.latency["kind"] == kind]
-        latency_s, error_s = median_latency(own["seconds"], own["bound_s"])
+        latency = {
+            name: latency_quantile(own["seconds"], own["bound_s"], share) for name, share in SHARES.items()
+        }
         values = {
-            "run": str(path),
+            "run": run,
             "kind": kind,
             "sent": sent,
             "received": received,
             "payload_bytes": payload,
             "wire_bytes": wire,
             "encode_median_s": _quantile(found.encodes_s, kind, 0.5),
-            "send_median_s": _quantile(found.sends_s, kind, 0.5),
-            "send_p99_s": _quantile(found.sends_s, kind, 0.99),
-            "send_p999_s": _quantile(found.sends_s, kind, 0.999),
             "decode_median_s": _quantile(found.decodes_s, kind, 0.5),
-            "latency_median_s": latency_s if latency_s > error_s else np.nan,
-            "clock_error_s": error_s,
+            "clock_error_s": latency["median"][1],
+            **{f"send_{name}_s": _quantile(found.sends_s, kind, share) for name, share in SHARES.items()},
+            **{f"latency_{name}_s": s if s > error_s else np.nan for name, (s, error_s) in latency.items()},
         }
         made.append({key: plain(values[key]) for key in KEYS})
-    if found.dropped:
-        notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
-    return made, notes
+    return made
 
 
 def _quantile(histograms: dict[str, np.ndarray], kind: str, share: float) -> float:
@@ -81,6 +90,8 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
         "send,\n99.9%",
         "decode,\nmedian",
         "latency,\nmedian",
+        "latency,\n99%",
+        "latency,\n99.9%",
         "clock\nerror",
     )
     cells = tuple(
@@ -91,7 +102,7 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
             number(row["received"]),
             size(row["payload_bytes"]),
             size(row["wire_bytes"]),
-            *(_time(row[key]) for key in KEYS[6:]),
+            *(duration(row[key]) for key in KEYS[6:]),
         )
         for row in found
     )
@@ -102,7 +113,8 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
     return Grid(caption, headings, cells, texts=2)
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """In the unit that suits it."""
     if seconds is None:
         return NOTHING
     for unit, factor in (("s", 1.0), ("ms", 1e-3)):

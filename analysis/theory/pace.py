@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from qafel_analysis.read.rows import plain
-from qafel_analysis.read.traffic import errors_s, median_latency
+from qafel_analysis.read.traffic import errors_s, latency_quantile
 from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.scaling import interval
 from qafel_analysis.theory.scaling_paper import of_rank_0
@@ -82,7 +82,7 @@ def _latency(sent: np.ndarray, received: np.ndarray, clocks: Clocks) -> tuple[fl
     )
     both = posts.merge(arrivals, on=key)
     error_s = errors_s(clocks, both["src"], both["t_post"])  # rank 0's clock, on which they arrive, has none
-    return median_latency(both["t_complete"] - both["t_post"], error_s)
+    return latency_quantile(both["t_complete"] - both["t_post"], error_s)
 
 
 def above(seconds: float, error_s: float) -> float:

@@ -12,6 +12,7 @@ from qafel_analysis.commands.app import app
 from qafel_analysis.example import Example, write
 from qafel_analysis.figures.collect import Collection, collect
 from qafel_analysis.report import charts as report_charts
+from qafel_analysis.report import messages as report_messages
 from qafel_analysis.report import page as report
 from qafel_analysis.report import tables as report_tables
 from qafel_analysis.report import words as report_words
@@ -99,14 +100,38 @@ def test_a_run_that_missed_its_target_and_too_few_runs_for_an_interval_are_said(
 
 def test_every_figure_is_one_that_plotly_knows(found):
     go = pytest.importorskip("plotly.graph_objects")
-    made = [*report_charts.charts(found), *report_charts.details(found)]
+    made = [*report_charts.charts(found), *report_messages.details(found)]
     names = {c.name.partition("-")[0] for c in made}
-    assert names >= {"convergence", "bytes", "trade", "gap", "staleness", "timeline", "links", "latency"}
+    assert names >= {
+        "convergence",
+        "bytes",
+        "trade",
+        "gap",
+        "staleness",
+        "timeline",
+        "links",
+        "latency",
+        "durations",
+    }
     for chart in made:
         assert chart.variants
         for variant in chart.variants:
             assert len(variant.choice) == len(chart.menus)
             go.Figure(data=variant.traces, layout=variant.layout)
+
+
+def test_the_tails_of_each_kind_of_message_stand_beside_its_histogram(found):
+    text = report_tables.tails(found.details)
+    traffic = found.details[0].traffic
+    assert text.count("<tr>") == 1 + sum(len(d.traffic.kinds) for d in found.details)
+    assert "latency, p99.9" in text
+    (chart, *_) = [c for c in report_messages.details(found) if c.name.startswith("durations")]
+    sends = next(v for v in chart.variants if v.choice == ("send",))
+    assert {t["name"] for t in sends.traces} == set(traffic.sends_s)
+    for variant in chart.variants:
+        for trace in variant.traces:
+            assert sum(trace["y"]) == pytest.approx(1, abs=1e-3)
+    assert report_tables.tails([]) == ""
 
 
 def test_a_figure_stays_small_however_many_settings_it_shows(found):
