@@ -72,5 +72,8 @@ def test_a_part_of_a_suite_leaves_the_statements_of_the_other_settings_open(monk
     assert four == Check(four.words, "–", None)
     assert single.holds is True
     assert findings_tasks.cnn().verdict == "holds partly"
+    found[-1] |= {"runs": 2, "reached": 2}
+    assert findings_tasks.cnn().checks[2].holds is None, "two seeds are no interval"
+    found[-1] |= {"runs": 3, "reached": 3}
     found[-1]["fedbuff_over_this"]["uploads"] = {"ratio": 0.5, "low": 0.4, "high": 0.6}
     assert findings_tasks.cnn().checks[0].holds is False
