@@ -28,17 +28,17 @@ class Hosting:
         self._offsets = np.concatenate([[0], np.cumsum(np.bincount(host_of, minlength=hosts))])
 
     @classmethod
-    def one_each(cls, hosts: int) -> Hosting:
-        """Every host is one client: client c is rank c + 1."""
-        return cls(np.arange(hosts), hosts)
+    def one_each(cls, hosts: int, spares: int = 0) -> Hosting:
+        """Every host is one client: client c is rank c + 1. spares: hosts behind these, without a client."""
+        return cls(np.arange(hosts), hosts + spares)
 
     @classmethod
-    def balanced(cls, examples: np.ndarray, hosts: int) -> Hosting:
+    def balanced(cls, examples: np.ndarray, hosts: int, spares: int = 0) -> Hosting:
         """Shares of about equally many examples; each host has one client at least.
 
-        examples: (clients,), of each. Graham 1969: the largest client left goes to the host that has least, which
-        stays within 4/3 of the best division. The first hosts win ties. n log(hosts) for n clients: a second for
-        1,000,000 clients on 10,000 hosts.
+        examples: (clients,), of each. spares: hosts behind these, without a client. Graham 1969: the largest client
+        left goes to the host that has least, which stays within 4/3 of the best division. The first hosts win ties.
+        n log(hosts) for n clients: a second for 1,000,000 clients on 10,000 hosts.
         """
         if len(examples) < hosts:
             raise ValueError(f"{len(examples)} clients for {hosts} hosts: some would have none")
@@ -48,7 +48,7 @@ class Hosting:
             host_of[largest_first] = np.arange(len(examples)) % hosts
         else:
             host_of[largest_first] = _dealt(np.maximum(examples, 1)[largest_first].tolist(), hosts)
-        return cls(host_of, hosts)
+        return cls(host_of, hosts + spares)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -84,12 +84,12 @@ class Hosting:
     def quotas(self, cohort: int) -> list[int]:
         """How many different clients each host plays in a synchronous round of `cohort` clients.
 
-        As even as can be; a host with few clients plays these and others make up for it. One at least: where
-        there are more hosts than the round has room for, the first to report count.
+        As even as can be; a host with few clients plays these and others make up for it. One at least, where it has
+        clients: where there are more such hosts than the round has room for, the first to report count.
         """
         counts = np.diff(self._offsets)
         quotas = [0] * len(counts)
-        left = max(cohort, len(counts))
+        left = max(cohort, int(np.count_nonzero(counts)))
         for i, host in enumerate(np.argsort(counts, kind="stable").tolist()):
             quotas[host] = min(int(counts[host]), left // (len(counts) - i))
             left -= quotas[host]
@@ -138,7 +138,7 @@ class Turns:
 
         participations: (clients of the run,), of each so far.
         """
-        clients = len(self.clients)
+        clients = max(1, len(self.clients))
         self._participations[:] = participations[self.clients]
         self.turn = -(-turn // clients) * clients if self.draw == "permutation" else turn
 
@@ -193,7 +193,7 @@ class Cohort:
 
     def __init__(self, quota: int):
         self.quota = quota
-        self._next = (quota, 0)
+        self._later: dict[int, int] = {}  # quotas, by the version from which on they hold
         self.clients: set[int] = set()
         self._version = -1
 
@@ -202,14 +202,19 @@ class Cohort:
         if version != self._version:
             self._version = version
             self.clients.clear()
-            if version >= self._next[1]:
-                self.quota = self._next[0]
+            for since in sorted(since for since in self._later if since <= version):
+                self.quota = self._later.pop(since)
         self.clients.add(client)
         return len(self.clients) >= self.quota
 
     def change(self, quota: int, version: int) -> None:
-        """The quota of the rounds from this version on."""
-        self._next = (quota, version)
+        """The quota of the rounds from this version on; one that was told before holds until then."""
+        self._later = {since: told for since, told in self._later.items() if since < version}
+        self._later[version] = quota
+
+    def begins(self, version: int) -> bool:
+        """Whether the first quota that was told, and has not been played, holds by now."""
+        return version >= min(self._later, default=0)
 
     def go_on(self, clients: set[int], version: int) -> bool:
         """Of a run that is resumed: these have played in the round of this version; whether the host is done."""

@@ -47,7 +47,8 @@ def root(
     return FanOut(
         Sends(comm, tag),
         FramePool(payload_bytes),
-        range(1, comm.size),
+        range(1, comm.size - config.spares),
+        spares=range(comm.size - config.spares, comm.size),
         queue_limit=config.queue_limit,
         log_length=log_length,
         catch_up=catch_up,

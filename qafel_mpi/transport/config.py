@@ -31,6 +31,13 @@ class TransportConfig(Settings):
         "rank 0 waits too.",
         json_schema_extra=WALL,
     )
+    spares: int = Field(
+        0,
+        ge=0,
+        description="Number of client ranks, the last ones, that host no clients until another client rank has died: "
+        "one of them then takes its clients. This needs a job that goes on without a rank (`mpirun --with-ft ulfm`).",
+        json_schema_extra=WALL,
+    )
     receive_slots: int = Field(
         32,
         ge=1,
@@ -124,6 +131,10 @@ class TransportConfig(Settings):
     def watchdog_s(self) -> float:
         """watchdog_seconds, infinite for never."""
         return self.watchdog_seconds or float("inf")
+
+    def hosts(self, ranks: int) -> int:
+        """Of so many ranks on the wall clock, those that host clients from the start: neither rank 0 nor spares."""
+        return ranks - 1 - self.spares
 
     def receives(self, clients: int) -> int:
         """That rank 0 keeps posted for the uploads of so many client ranks.

@@ -26,6 +26,7 @@ class FanOut:
     Rank 0 so holds at most MODELS full states and log_length + queue_limit · (ranks that lag) payloads.
 
     catch_up: fills and seals a frame with the newest hidden state, of model_bytes of payload at most.
+    spares: ranks that get nothing until they `join`, or until the end.
     """
 
     knows_readers = True  # each is sent to by itself
@@ -40,6 +41,7 @@ class FanOut:
         log_length: int,
         catch_up: Callable[[Frame], Frame] | None,
         model_bytes: int = 0,
+        spares: Iterable[int] = (),
     ):
         self.sends, self.pool = sends, pool
         self.models = FramePool(model_bytes, limit=MODELS)
@@ -50,6 +52,7 @@ class FanOut:
         self.version = 0  # frames published: the versions 0 .. version-1
         self.next = dict.fromkeys(ranks, 0)  # the version that a rank needs next
         self.behind: set[int] = set()
+        self.spares = set(spares)
         self.skipped = 0  # versions that a rank never got as such, summed over ranks
         self.link_bytes = 0  # payload, of all sends that completed
         self.astray: dict[int, int] = {}  # ranks that get a full state out of turn, and its version; −1: soon
@@ -106,6 +109,21 @@ class FanOut:
         self.next.pop(rank, None)
         self.astray.pop(rank, None)
         self.behind.discard(rank)
+        self.spares.discard(rank)
+
+    def join(self, rank: int) -> str:
+        """A spare rank gets every version from now on, and before that the cheaper of missed payloads and full state.
+
+        Returns which of the two, in words.
+        """
+        missed, kept = self.version, len(self.log)
+        self.spares.discard(rank)
+        self.next[rank] = 0
+        self.behind.add(rank)
+        self._pump([rank])
+        if missed <= kept:
+            return f"{missed} missed payloads"
+        return "the newest payload, which is the model" if self.catch_up is None else "the full state"
 
     def resynchronise(self, rank: int) -> None:
         """A rank holds another hidden state: behind what is under way to it, it gets the newest one in full.
@@ -125,6 +143,8 @@ class FanOut:
     def end(self, version: int) -> None:
         """Post at once what ranks still lack, which they share, and the STOP behind it."""
         self._ending, self.models.limit = True, None
+        for rank in sorted(self.spares):  # all ranks end with the same x̂
+            self.join(rank)
         self._pump(list(self.behind))
         stop = new_frame(0).seal(wire.Kind.STOP, version=version)
         for rank in self.next:

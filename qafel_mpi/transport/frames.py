@@ -394,6 +394,6 @@ class Inbox:
         """Cancel the receives that are still posted, and free the requests."""
         for slot in self._posted:
             slot.request.Cancel()
-            slot.request.Wait()
+            mortal.finish(slot.request)
         for request in self._requests:
             request.Free()

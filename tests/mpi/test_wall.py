@@ -802,6 +802,22 @@ def test_what_can_only_hang_is_refused_before_the_start(comm, folder, digits):
 
 
 @pytest.mark.mpi(min_size=2)
+def test_spare_ranks_are_refused_where_they_could_never_take_anything_over(comm, digits, monkeypatch):
+    def why(*settings, ranks=4):
+        with pytest.raises(ConfigError) as refusal:
+            wall.refuse_impossible(digits("transport.spares=2", *settings), ranks, MPI.THREAD_MULTIPLE)
+        return str(refusal.value)
+
+    monkeypatch.setattr(wall, "survives", lambda: False)
+    assert "transport.spares = 2: this job ends when a rank dies" in why()
+    monkeypatch.setattr(wall, "survives", lambda: True)
+    assert "none is left to host clients" in why(ranks=3)
+    assert "transport.broadcast = 'tree' needs every rank" in why("transport.broadcast=tree")
+    assert "downlink.delivery = 'unicast'" in why("downlink.mode=direct", "downlink.delivery=unicast")
+    wall.refuse_impossible(digits("transport.spares=2"), 4, MPI.THREAD_MULTIPLE)
+
+
+@pytest.mark.mpi(min_size=2)
 def test_a_progress_thread_is_refused_where_the_library_allows_no_second_thread(comm, digits):
     threaded = digits("transport.progress=thread")
     with pytest.raises(ConfigError, match=r"needs MPI_THREAD_SERIALIZED at least, .* provides funneled: set"):

@@ -131,6 +131,8 @@ class Request:
         return True
 
     def Cancel(self) -> None:
+        if self.matched and self.status.source in self.world.died:
+            return  # half of a message of a rank that has died: it comes to its end, or fails
         assert not self.matched, "a receive is cancelled that a message has matched"
         self.done_s = self.world.now
 
@@ -236,7 +238,8 @@ class Network:
             if to == rank:
                 receives.clear()
         for request in self.matched:
-            if request.status.source == rank and request.active and request.done_s > self.world.now:
+            under_way = request.matched and request.active and request.done_s > self.world.now
+            if under_way and request.status.source == rank:
                 request.done_s = float("inf")
                 request.fails = lambda request=request: self.fail(request, mortal.FAILED)  # type: ignore[misc]
 
@@ -356,7 +359,8 @@ class Comm:
         def withdraw() -> None:
             if request.active:
                 cancel()
-                self.network.cancelled(request)
+                if not request.matched:
+                    self.network.cancelled(request)
 
         request.Cancel = withdraw  # type: ignore[method-assign]
         return request

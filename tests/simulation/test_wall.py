@@ -18,3 +18,9 @@ def test_a_run_keeps_its_invariants(first, kind):
         except Exception as error:
             error.add_note(f"seed {seed}: python -m tests.simulation {seed} 1")
             raise
+
+
+@pytest.mark.parametrize("seed", [52, 410, 971, 1252, 1553, 1715, 2224])
+def test_seeds_that_broke_an_invariant_break_none_any_more(seed):
+    """Two deaths before a round's quotas hold, spare ranks that die, and a round in which nobody is left to play."""
+    judge(simulate(Scenario.drawn(seed, "deadly")))

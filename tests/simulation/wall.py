@@ -22,7 +22,7 @@ from qafel_mpi.config import Experiment, load
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.session import HiddenStateError, Session
 from qafel_mpi.drivers.wall.client import WallClient
-from qafel_mpi.drivers.wall.population import hosting_of
+from qafel_mpi.drivers.wall.population import hosting_of, population_of
 from qafel_mpi.drivers.wall.server import WallServer
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.tasks.base import Evaluation, Poll, Task, TrainResult
@@ -124,6 +124,8 @@ class Scenario:
             settings.append(f"server.buffer_size={buffer_size}")
         slow = draw.random() < 0.5
         speeds = tuple(draw.choice([1.0, 0.05]) if slow and rank else 1.0 for rank in range(ranks))
+        if kind == "deadly":
+            settings.append(f"transport.spares={draw.randint(0, min(2, ranks - 2))}")
         return cls(
             seed,
             ranks,
@@ -259,7 +261,7 @@ def simulate(scenario: Scenario) -> Run:
     def program(rank: int) -> Callable[[], RunSummary]:
         def run() -> RunSummary:
             setup = setups[rank]
-            hosting = hosting_of(setup, scenario.ranks - 1)
+            hosting = hosting_of(setup, scenario.ranks)
             if rank:
                 return WallClient(sessions[rank], setup, hosting).run()
             servers.append(WallServer(sessions[0], setup, hosting, interrupted, None))
@@ -278,7 +280,7 @@ def simulate(scenario: Scenario) -> Run:
 
 def setup_of(experiment: Experiment, world: World, scenario: Scenario) -> Setup:
     """What drivers.build.build makes of data, made of nothing."""
-    clients = experiment.task.population(scenario.ranks - 1)
+    clients = population_of(experiment, scenario.ranks)
     task = Walk(world, clients, steps=2, step_s=scenario.step_s)
     uplink, downlink = (
         build_codec(config, LAYOUT, task.dtype, threads=1)
@@ -330,11 +332,13 @@ def check_members(run: Run) -> None:
     """Every rank that died before the end is recorded once, and its clients live elsewhere."""
     recorder: Any = run.sessions[0].recorder
     noticed = [row["rank"] for kind, row in recorder.faults if kind == "rank died"]
+    joined = [row["rank"] for kind, row in recorder.faults if kind == "rank joined"]
     assert len(set(noticed)) == len(noticed)
+    assert len(set(joined)) == len(joined)
     assert set(noticed) <= set(run.world.died)
     if len(noticed) == run.scenario.ranks - 1:
         assert (
-            run.server.ledger.reason.startswith("failed: every client rank has died")
+            run.server.ledger.reason.startswith(("failed: every client rank has died", "interrupted"))
             or run.server.ledger.uploads
         )
     elif not run.server.ledger.reason.startswith("failed"):

@@ -103,6 +103,34 @@ def test_a_run_goes_on_without_the_ranks_that_die_and_their_clients_move(tmp_pat
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+@needs_ulfm
+def test_spare_ranks_take_the_place_of_ranks_that_die_and_end_with_the_same_hidden_state(tmp_path):
+    """The first death is early, and missed payloads are cheaper; the second is late, and the full state is."""
+    settings = [f"--set={key}" for key in ("transport.spares=2", "task.clients=20", "stop.uploads=450",
+                "stop.accuracy=1.0", "server.buffer_size=10", "client.pause_seconds=0.02")]  # fmt: skip
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=5, die="1:kill:2 2:kill:140")
+    assert done.returncode == 0, done.stderr
+    assert f"qafel-mpi: rank 3 on {HOST} joins; it takes the place of rank 1" in done.stderr
+    with open_trace(tmp_path / "a.h5") as trace:
+        faults, updates, ranks = (trace.table(name) for name in ("faults", "updates", "ranks"))
+        messages, outcome = trace.table("messages"), trace.attributes["outcome"]
+        assert ended(trace) == ["rank died", "rank joined"] * 2
+    assert outcome == "finished"
+    assert faults["rank"].tolist() == [1, 3, 2, 4]
+    assert faults["version"][1] < faults["version"][3]
+    assert faults["detail"][1].decode().endswith("missed payloads")
+    assert faults["detail"][3].decode().endswith("the full state")
+    got = messages[(messages["end"] == 1) & (messages["kind"] == Kind.MODEL)]
+    assert set(got["dst"].tolist()) == {4}
+    living = np.isin(ranks["rank"], [0, 3, 4])
+    assert len(set(ranks["x_hat_digest"][living].tolist())) == 1
+    trainings = list(zip(updates["client"].tolist(), updates["participation"].tolist(), strict=True))
+    assert len(set(trainings)) == len(trainings), "a training was used twice"
+    assert set(updates["rank"][-40:].tolist()) == {3, 4}
+    again = qafel("replay", "a.h5", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
 def test_a_client_that_was_frozen_gets_the_full_state_and_ends_with_the_same_hidden_state(tmp_path):
     """What it has missed meanwhile is longer than the model; that all ranks end with one x̂ the run itself checks."""
     settings = (

@@ -63,7 +63,7 @@ class ClientsWatch:
     def _fewest(self, now_s: float) -> dict[int, float]:
         """The rank that has sent the fewest updates, and for how long rank 0 has heard nothing of anybody."""
         taken = self.senders.taken
-        return {min(self.senders.living or taken, key=lambda rank: taken[rank]): now_s - self.heard_s}
+        return {min(self.senders.active or taken, key=lambda rank: taken[rank]): now_s - self.heard_s}
 
     def ending(self) -> None:
         """Every rank has been told to stop: from now on each must come nearer to its goodbye."""

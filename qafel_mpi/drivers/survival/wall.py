@@ -18,6 +18,7 @@ from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.session import Session
 from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED
 from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, spread, whole_state
+from qafel_mpi.drivers.wall.population import population_of
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.hosting import Cohort, Hosting, Turns
@@ -150,7 +151,7 @@ class WallCheckpoints:
 def take_up(session: Session, replica: Replica, turns: Turns, cohort: Cohort) -> bool:
     """Collective, a client rank's part of `begin`. Whether it has played all that the round under way asks of it."""
     share(session, replica)
-    clients = session.experiment.task.population(session.comm.size - 1)
+    clients = population_of(session.experiment, session.comm.size)
     played = np.zeros(clients, dtype=np.int64)
     counts, in_round = spread_turns(session, played, {}, [])
     turns.go_on(counts[session.comm.rank], played)

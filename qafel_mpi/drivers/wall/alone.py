@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import Setup, build, compute_device, visible_gpus
-from qafel_mpi.drivers.wall.population import hosting_of, turns_of
+from qafel_mpi.drivers.wall.population import hosting_of, population_of, turns_of
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Hosting
@@ -41,14 +41,14 @@ def trainings(experiment: Experiment, comm: MPI.Intracomm) -> Callable[[int], np
     )
     setup = build(
         experiment,
-        clients=experiment.task.population(comm.size - 1),
+        clients=population_of(experiment, comm.size),
         device=compute_device(spot.gpu),
         threads=spot.threads,
         data_dir=None,
         checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
         memory=HostArrays(comm, wait, share=experiment.transport.shared_data),
     )
-    hosting = hosting_of(setup, comm.size - 1)
+    hosting = hosting_of(setup, comm.size)
 
     def measured(count: int) -> np.ndarray:
         comm.Barrier()

@@ -131,12 +131,14 @@ class WallClient:
 
     def take_up(self) -> None:
         """Of a run that is resumed: x̂ and turns of its checkpoint; a round that it has played its part of ends."""
-        if take_up(self.session, self.replica, self.turns, self.cohort):
+        if take_up(self.session, self.replica, self.turns, self.cohort) and len(self.turns.clients):
             version = self.replica.version
             self._until(lambda: self.replica.version > version, "the next round")
 
     def _participate(self) -> None:
         """One training on the newest version, and its upload."""
+        if not len(self.turns.clients):
+            self._until(self._takes_over, "clients that move here")
         frame = self._free_frame()
         if frame is None:
             return
@@ -356,6 +358,11 @@ class WallClient:
         end_s = perf_counter()
         self.inbox.release(received.slot)
         self.session.recorder.messages.append(received_row(received, message, self.comm.rank, begin_s, end_s))
+
+    def _takes_over(self) -> bool:
+        """Of a spare rank: clients have moved here, and their first round begins."""
+        rounds = self.session.experiment.server.synchronous
+        return bool(self.moved) and (not rounds or self.cohort.begins(self.replica.version))
 
     def _take_over(self, moving: deque[np.ndarray]) -> None:
         """From the next training on: the thread that trains reads the turns."""

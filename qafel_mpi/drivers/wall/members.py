@@ -1,5 +1,7 @@
 """Rank 0's view of who takes part in a wall run: client ranks die, and their clients move to ranks that live.
 
+A spare rank takes all of them, where there is one; else the ranks that host clients share them.
+
 Rank 0 alone decides which client moves where, and tells each rank in its ordered stream. A client goes on with the
 participation behind the last one that rank 0 has received: one that was under way is trained again. What a client
 keeps between participations (a residual, a model of its own) is lost with the rank, and begins anew.
@@ -61,8 +63,7 @@ class Members:
             self._leave(rank)
 
     def _leave(self, rank: int) -> None:
-        s, broadcast = self._s, self._s.broadcast
-        assert isinstance(broadcast, FanOut), "with the others a death ends the run"
+        s, broadcast = self._s, self._fanout
         in_flight = broadcast.sends.under_way(rank)
         broadcast.leave(rank)
         s.senders.leave(rank)
@@ -71,38 +72,67 @@ class Members:
         s.turns.pop(rank, None)
         if s.questions is not None:
             s.questions.left(rank)
-        moved = self._move(rank) if s.senders.living and not s.stopping else ""
-        s.session.fault("rank died", rank, version=s.server.version, in_flight=in_flight, detail=moved)
-        flight = f"; {in_flight} messages to it were under way" if in_flight else ""
-        text = (
-            f"qafel-mpi: {s.session.deaths.named(rank)} has died{flight}; {moved or 'the run is at its end'}"
-        )
-        print(text, file=sys.stderr, flush=True)
+        died = f"{s.session.deaths.named(rank)} has died"
+        died += f"; {in_flight} messages to it were under way" if in_flight else ""
+        if not self.hosting.of(rank - 1).size:
+            self._write_down(rank, "rank died", died, "it hosted no clients", in_flight)
+        elif s.stopping or not s.senders.living:
+            self._write_down(rank, "rank died", died, "the run is at its end", in_flight)
+        elif spare := min(s.senders.spare, default=0):
+            means = self._join(spare)
+            self._write_down(rank, "rank died", died, self._move(rank, [spare]), in_flight)
+            joins = f"{s.session.deaths.named(spare)} joins"
+            self._write_down(
+                spare, "rank joined", joins, f"it takes the place of rank {rank} and gets {means}"
+            )
+        else:
+            self._write_down(rank, "rank died", died, self._move(rank, s.senders.active), in_flight)
         if not s.senders.living:
             s.ledger.reason = s.ledger.reason or "failed: every client rank has died"
         s.close_round()
 
-    def _move(self, rank: int) -> str:
-        """Give a dead rank's clients to others. Returns what was done, in words."""
+    @property
+    def _fanout(self) -> FanOut:
+        assert isinstance(self._s.broadcast, FanOut), "with the others a death ends the run"
+        return self._s.broadcast
+
+    def _join(self, spare: int) -> str:
+        """A spare rank takes part from now on. Returns how it comes to the newest version, in words."""
+        self._s.senders.spare.discard(spare)
+        return self._fanout.join(spare)
+
+    def _write_down(self, rank: int, kind: str, what: str, detail: str, in_flight: int = 0) -> None:
+        s = self._s
+        s.session.fault(kind, rank, version=s.server.version, in_flight=in_flight, detail=detail)
+        print(f"qafel-mpi: {what}; {detail}", file=sys.stderr, flush=True)
+
+    def _move(self, rank: int, others: list[int]) -> str:
+        """Give a dead rank's clients to these others. Returns what was done, in words."""
         s, before = self._s, self.hosting
         moving = before.of(rank - 1)
-        self.hosting = before.without(rank - 1, s.setup.task.sizes(), [r - 1 for r in s.senders.living])
+        self.hosting = before.without(rank - 1, s.setup.task.sizes(), [r - 1 for r in others])
         quotas = self.hosting.quotas(s.session.experiment.server.buffer_size) if s.synchronous else []
+        # From the next round on; but one that has nothing, and in which nobody is left to play, begins anew.
+        anew = s.synchronous and not s.round.asks and not s.server.filled
+        since = s.server.version + (not anew)
         played, takers = s.checkpoints.played.participations, []
-        for other in s.senders.living:
+        for other in s.senders.active:
             clients = np.intersect1d(self.hosting.of(other - 1), moving)
             if clients.size:
                 takers.append(other)
             if clients.size or s.synchronous:
-                self._tell(other, clients, played, quotas[other - 1] if quotas else 0)
+                quota = quotas[other - 1] if quotas else 0
+                self._tell(other, clients, played, quota, since)
             if other in s.turns:
                 s.turns[other].adopt(clients, played[clients], s.setup.task.examples)
         if quotas:
             s.round.change({other: quotas[other - 1] for other in s.senders.living})
+            if anew:
+                s.round.begin()
         return f"its {moving.size} clients move to {some_ranks(takers)}"
 
-    def _tell(self, rank: int, clients: np.ndarray, played: np.ndarray, quota: int) -> None:
-        """ADOPT: these clients are the rank's from now on. quota: of a synchronous round, from the next one on."""
+    def _tell(self, rank: int, clients: np.ndarray, played: np.ndarray, quota: int, since: int) -> None:
+        """ADOPT: these clients are the rank's from now on. quota: of a synchronous round, from that one on."""
         pairs = np.stack([clients.astype(PAIRS), played[clients]], axis=1)
         for begin in range(0, max(1, len(pairs)), AT_ONCE):
             part = pairs[begin : begin + AT_ONCE].reshape(-1).view(np.uint8)
@@ -112,11 +142,10 @@ class Members:
                 Kind.ADOPT,
                 payload_bytes=part.size,
                 expected=self._s.described[Kind.ADOPT],
-                version=self._s.server.version + 1,
+                version=since,
                 sequence=quota,
             )
-            assert isinstance(self._s.broadcast, FanOut)
-            self._s.broadcast.sends.post(frame, rank)
+            self._fanout.sends.post(frame, rank)
 
 
 def adopt(turns: Turns, payload: np.ndarray, examples: Callable[[int], int]) -> None:

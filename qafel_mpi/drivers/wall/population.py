@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from qafel_mpi.config import Experiment
 from qafel_mpi.drivers.build import Setup
 from qafel_mpi.schedule.hosting import Hosting, Turns
 
 
-def hosting_of(setup: Setup, client_ranks: int) -> Hosting:
-    """Which client rank hosts which clients: the same on every rank."""
+def population_of(experiment: Experiment, ranks: int) -> int:
+    """Clients of a run of so many ranks."""
+    return experiment.task.population(experiment.transport.hosts(ranks))
+
+
+def hosting_of(setup: Setup, ranks: int) -> Hosting:
+    """Which client rank of a run of so many ranks hosts which clients: the same on every rank."""
+    transport = setup.experiment.transport
+    hosts, spares = transport.hosts(ranks), transport.spares
     if setup.experiment.task.clients == "ranks":
-        return Hosting.one_each(client_ranks)
-    return Hosting.balanced(setup.task.sizes(), client_ranks)
+        return Hosting.one_each(hosts, spares)
+    return Hosting.balanced(setup.task.sizes(), hosts, spares)
 
 
 def turns_of(rank: int, setup: Setup, hosting: Hosting) -> Turns:

@@ -24,13 +24,14 @@ from qafel_mpi.drivers.build import (
 )
 from qafel_mpi.drivers.memory import refuse_what_does_not_fit
 from qafel_mpi.drivers.session import begin, giving_the_name_up
-from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead
+from qafel_mpi.drivers.survival.deaths import dying_alone, naming_the_dead, why_it_ends
 from qafel_mpi.drivers.survival.every import DEFAULT, Every
 from qafel_mpi.drivers.wall.client import WallClient
-from qafel_mpi.drivers.wall.population import hosting_of
+from qafel_mpi.drivers.wall.population import hosting_of, population_of
 from qafel_mpi.drivers.wall.pull import PullClient
 from qafel_mpi.drivers.wall.server import WallServer
 from qafel_mpi.transport.coverage import coverage
+from qafel_mpi.transport.mortal import survives
 from qafel_mpi.transport.placement import THREAD_LEVELS, place
 from qafel_mpi.transport.window import HostArrays
 
@@ -64,7 +65,7 @@ def run(
         with giving_the_name_up(out):
             setup = build(
                 experiment,
-                clients=experiment.task.population(comm.size - 1),
+                clients=population_of(experiment, comm.size),
                 device=device,
                 threads=spot.threads,
                 data_dir=data_dir,
@@ -75,7 +76,7 @@ def run(
         startup.passed("data and model")
         session.open(setup)
         startup.passed("clocks and trace")
-        hosting = hosting_of(setup, comm.size - 1)
+        hosting = hosting_of(setup, comm.size)
         with dying_alone(session):
             if comm.rank == 0:
                 summary = WallServer(session, setup, hosting, interrupted, report).run()
@@ -93,7 +94,9 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
 
     thread_level: what the MPI library gives, MPI.Query_thread().
     """
-    client_ranks = ranks - 1
+    spares, client_ranks = experiment.transport.spares, experiment.transport.hosts(ranks)
+    if spares:
+        _refuse_spares(experiment, ranks)
     if client_ranks < 1:
         simulated = "--set clock.kind=virtual"
         if experiment.task.clients == "ranks":
@@ -127,7 +130,7 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
             [
                 f"task.clients = {clients}: {ranks} ranks are a server and {client_ranks} client ranks, and each "
                 f"hosts at least one client; set task.clients={client_ranks} or more, or task.clients=ranks, or "
-                f"start it with `mpirun -n {clients + 1}`"
+                f"start it with `mpirun -n {clients + 1 + spares}`"
             ]
         )
     if server.pull and server.buffer_size > clients:
@@ -145,3 +148,20 @@ def refuse_impossible(experiment: Experiment, ranks: int, thread_level: int) -> 
                 f"set server.buffer_size={clients} at most, or task.clients to a larger number"
             ]
         )
+
+
+def _refuse_spares(experiment: Experiment, ranks: int) -> None:
+    """Raise ConfigError where spare ranks could never take anything over."""
+    spares, delivery = experiment.transport.spares, experiment.downlink.delivery
+    why = why_it_ends(experiment)
+    if experiment.transport.hosts(ranks) < 1:
+        problem = f"of {ranks} ranks one is the server, and none is left to host clients: start more ranks"
+    elif not survives():
+        problem = "this job ends when a rank dies; start it with `mpirun --with-ft ulfm` of Open MPI 5"
+    elif why:
+        problem = f"the death of a client rank ends this run all the same: {why}"
+    elif delivery == "unicast":
+        problem = "with downlink.delivery = 'unicast' ranks share no state that a spare rank could take over"
+    else:
+        return
+    raise ConfigError([f"transport.spares = {spares}: {problem}, or leave transport.spares out"])

@@ -16,10 +16,12 @@ class Senders:
     a goodbye whose bytes are damaged says it as well.
 
     taken: messages by rank, but for goodbyes: updates, as far as one can know. announced: the updates that a rank
-    says it has sent, from its goodbye. owing: ranks that may send something yet. gone: ranks that have died.
+    says it has sent, from its goodbye. owing: ranks that may send something yet. gone: ranks that have died. spare:
+    ranks that host no clients yet.
     """
 
-    def __init__(self, ranks: Iterable[int]):
+    def __init__(self, ranks: Iterable[int], spare: Iterable[int] = ()):
+        self.spare = set(spare)
         self.taken = dict.fromkeys(ranks, 0)
         self.announced: dict[int, int] = {}
         self.owing = set(self.taken)
@@ -39,6 +41,7 @@ class Senders:
     def leave(self, rank: int) -> None:
         """A rank has died: nothing more of it is used."""
         self.gone.add(rank)
+        self.spare.discard(rank)
         self.owing.discard(rank)
         self._leaving.pop(rank, None)
         self.announced.pop(rank, None)
@@ -46,6 +49,11 @@ class Senders:
     @property
     def living(self) -> list[int]:
         return [rank for rank in self.taken if rank not in self.gone]
+
+    @property
+    def active(self) -> list[int]:
+        """The living that host clients."""
+        return [rank for rank in self.living if rank not in self.spare]
 
     def settle(self, all_before: Callable[[int], bool]) -> None:
         """all_before: whether all has come that was matched before this receive (Inbox.all_before)."""
@@ -139,6 +147,11 @@ class Round:
     def change(self, quotas: Mapping[int, int]) -> None:
         """What the next round asks of each rank that lives."""
         self._next = dict(quotas)
+
+    @property
+    def asks(self) -> bool:
+        """A rank that lives plays in this round."""
+        return self._asked > 0
 
     @property
     def over(self) -> bool:

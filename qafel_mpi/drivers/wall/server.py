@@ -81,7 +81,7 @@ class WallServer:
         )
         self.synchronous = session.experiment.server.synchronous
         quotas = hosting.quotas(session.experiment.server.buffer_size)
-        self.senders = Senders(ranks)
+        self.senders = Senders(ranks, ranks[transport.hosts(self.comm.size) :])
         self.digests = DigestBook(session, self.server.x_hat, self.broadcast, digest_period(session, setup))
         self.watch = ClientsWatch(session, self.senders, self.broadcast)
         self.round = Round(dict(zip(ranks, quotas, strict=True)))

@@ -180,3 +180,28 @@ def test_a_hosts_part_of_a_round_changes_from_a_version_on():
     assert cohort.played(4, 4), "the round under way stays as it was"
     assert not cohort.played(3, 5)
     assert cohort.played(4, 5)
+
+
+def test_of_two_changes_of_a_round_s_part_the_first_holds_until_the_second():
+    cohort = Cohort(1)
+    cohort.change(3, 4)
+    cohort.change(2, 5)
+    assert not cohort.begins(3)
+    assert cohort.begins(4)
+    assert [cohort.played(client, 4) for client in range(3)] == [False, False, True]
+    assert [cohort.played(client, 5) for client in range(2)] == [False, True]
+    cohort.change(3, 8)
+    cohort.change(1, 7)
+    assert cohort.played(0, 8), "what was told last holds from its version on"
+
+
+@pytest.mark.parametrize("examples", [np.ones(7, int), np.arange(1, 8)])
+def test_spare_hosts_have_no_clients_and_no_part_of_a_round(examples):
+    with_spares, without = Hosting.balanced(examples, 3, spares=2), Hosting.balanced(examples, 3)
+    assert len(with_spares) == 5
+    for host in range(5):
+        expected = without.of(host).tolist() if host < 3 else []
+        assert with_spares.of(host).tolist() == expected
+    assert with_spares.quotas(2) == [1, 1, 1, 0, 0]
+    assert with_spares.quotas(5) == [*without.quotas(5), 0, 0]
+    assert len(Hosting.one_each(3, spares=1)) == 4
