@@ -35,6 +35,9 @@ suite_runs=$RUNS/$(basename "${SUITE:-}" .toml) # of a suite's
 # What srun, also mpirun's own, does not take over by itself: SLURM 22.05 and later, and sbatch --export=NONE.
 [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 export SLURM_EXPORT_ENV=ALL
+# Of the two ways in which SLURM's PMIx lets ranks wait for each other, the one that does: in the other (its default) nodes
+# fewer than TreeWidth do not wait for each other, and MPI_Init of Open MPI may crash (docs/clusters.md).
+export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
 if [ "$(id -u)" = 0 ]; then # as in a container; 4.x reads OMPI_*, 5.x PRTE_*
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -41,6 +41,8 @@ site_configuration = {
             "name": "qafel",
             "modules": [],  # such as ["python/3.11", "openmpi/4.1"]
             "prepare_cmds": [f". {VENV}/bin/activate"],
+            # Under srun, ranks of Open MPI on several nodes wait for each other only so (docs/clusters.md).
+            "env_vars": [["SLURM_PMIX_FENCE", "ring"]],
         }
     ],
 }

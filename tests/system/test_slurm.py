@@ -316,6 +316,32 @@ def test_srun_starts_the_ranks_as_mpirun_does(slurm, site, srun):
         assert trace.attrs["ranks"] == len(trace["ranks"]) == 2
 
 
+# MPI_Finalize of Open MPI waits in a fence of PMIx, to which no rank brings data.
+LATE = """
+import os, time
+from pathlib import Path
+from mpi4py import MPI
+came = Path("came")
+if MPI.COMM_WORLD.rank == 0:
+    time.sleep(2)
+    came.touch()
+MPI.Finalize()
+print("met" if came.exists() else "left early", flush=True)
+"""
+
+
+def test_sruns_ranks_on_two_nodes_wait_for_each_other(slurm, site, srun):
+    """Without SLURM_PMIX_FENCE=ring SLURM lets them go on, and MPI_Init of Open MPI may crash."""
+    (site / "late.py").write_text(LATE)
+    script = site / "late.sbatch"
+    script.write_text(f"#!/bin/bash\n. jobs/site.env\n. jobs/job.sh\nlaunch 2 {sys.executable} late.py\n")
+    flags = ("--nodes=2", "--ntasks-per-node=1")
+    number = slurm.submit(script, *flags, cwd=site, env=srun | {"QAFEL_JOBS": "jobs"})
+    (job,) = slurm.wait([number], SECONDS)
+    assert (job.state, job.code) == ("COMPLETED", 0), said(job)
+    assert said(job).splitlines() == ["met", "met"]
+
+
 def test_the_server_has_a_node_of_another_kind_in_a_heterogeneous_job(slurm, tmp_path, srun):
     """Rendered, in two parts: n1 has the server, the other two a client for their GPU each."""
     script = tmp_path / "apart.sbatch"
