@@ -31,7 +31,7 @@ from qafel_mpi.transport.frames import Received, new_frame
 SIZES = (15_000, 5_900_000)  # bytes: the paper's CNN and a ResNet-18, at 4 bits
 K = 10
 LEAST_SECONDS = 1e-3  # of a sample of digests
-DigestOf = Callable[[np.ndarray], int]  # drivers.digests.digester(True)
+DigestOf = Callable[[np.ndarray], int]  # drivers.digests.digest
 
 
 def rows(limits: Limits, row_of: RowOf, digest_of: DigestOf, sizes: Sequence[int] = SIZES) -> Iterator[Row]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qafel_mpi.kernels.digests import Digests
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
 from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
@@ -288,6 +289,13 @@ class Codec(ABC):
             self._decode(self.checked(payload, sums, key), sums, weight, key, assign=True)
         else:
             self.sum_all([payload], sums.zero_(), [weight], [key])
+
+    def take_digests(self, found: Digests) -> bool:
+        """From now on put the digests of payloads there while they are decoded, where that saves time.
+
+        Returns whether it does. Here: no.
+        """
+        return False
 
     def _sum(self, valid: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
         """sums += weight · Q(x) in the basis of the sums."""

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Buffers, Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
+from qafel_mpi.kernels.digests import Digests
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.numba import buckets as cpu
+from qafel_mpi.kernels.numba import crc
+from qafel_mpi.kernels.numba.bucket_digests import BucketDigests
 from qafel_mpi.kernels.numba.bucket_step import BucketStep
 from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.rows import RowKernels
@@ -20,6 +23,8 @@ from qafel_mpi.kernels.plan import plan
 
 # Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
 SHORT_BYTES = 4096
+# Payloads from this size on are digested while they are decoded: below, the way there takes longer than a digest.
+DIGESTED_BYTES = 1 << 18
 
 
 class Bucketed(DeviceCodec):
@@ -52,10 +57,23 @@ class Bucketed(DeviceCodec):
         pieces = None if layout.places is None else layout.pieces
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads, pieces=pieces)
         self._step = BucketStep(self._cpu, threads)
+        self._digesting: tuple[BucketDigests, Digests] | None = None
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
         return self._bytes
+
+    def take_digests(self, found: Digests) -> bool:
+        if self._bytes >= DIGESTED_BYTES and crc.width():
+            self._digesting = BucketDigests(self._cpu), found
+        return self._digesting is not None
+
+    def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
+        if self._digesting is None or acc.is_cuda:
+            super()._decode(valid, acc, weight, key, assign=assign)
+        else:
+            kernels, found = self._digesting
+            found.put([valid], [kernels.decode(valid, acc.numpy(), weight, assign=assign)])
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         bad = self._on(x.device).encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
@@ -84,7 +102,11 @@ class Bucketed(DeviceCodec):
         if self._rows is None or {payload.size for payload in payloads} != {self._bytes}:
             for payload in payloads:
                 self.validate(payload)
-            self._cpu.accumulate(payloads, acc.numpy(), weights)
+            if self._digesting is None:
+                self._cpu.accumulate(payloads, acc.numpy(), weights)
+            else:
+                kernels, found = self._digesting
+                found.put(payloads, kernels.accumulate(payloads, acc.numpy(), weights))
             return
         rows = np.concatenate(payloads).reshape(-1, self._bytes)
         if self._rows.invalid(rows) >= 0:

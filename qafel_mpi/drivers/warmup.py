@@ -17,6 +17,7 @@ from qafel_mpi.algorithms.optimizers import OPTIMIZERS
 from qafel_mpi.codecs import Codec
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.kernels.digests import Digests
 from qafel_mpi.kernels.numba.moving import Mover, still
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.own import blamed
@@ -36,6 +37,8 @@ def warm_up(setup: Setup, comm: MPI.Intracomm, wait: Wait) -> None:
     vectors = [setup.x0] if comm.rank == 0 else []
     if comm.rank > 0 or (comm.size == 1 and setup.task.device.type != "cpu"):
         vectors.append(setup.where_trained(setup.x0))
+    if comm.rank == 0 and setup.experiment.trace.digests:
+        setup.uplink.take_digests(Digests())  # these kernels too; who wants the digests asks the codec again
     with _after_the_first_of_this_host(comm, wait) as first, _explained(_COMPILING, say=comm.rank == 0):
         for codec in {setup.uplink, setup.downlink, setup.full}:
             for x in vectors:

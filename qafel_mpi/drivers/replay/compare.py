@@ -17,8 +17,8 @@ import torch
 
 from qafel_mpi.codecs import Codec, PayloadError
 from qafel_mpi.drivers.digests import digest
+from qafel_mpi.kernels.numba.crc import TABLE
 
-POLYNOMIAL = 0xC96C5795D7870F42  # of CRC-64/XZ, reflected
 MASK = 2**64 - 1
 
 
@@ -183,7 +183,7 @@ def differing_byte(payload: np.ndarray, wanted: int) -> Byte | None:
     state = digest(payload) ^ wanted
     if not state:
         return None
-    table, by_top = _table(), _by_top()
+    table, by_top = TABLE.tolist(), _by_top()
     for offset in range(payload.size - 1, -1, -1):
         index = by_top[state >> 56]  # the step before, of a zero byte: state = table[index] ^ (before >> 8)
         state = ((state ^ table[index]) << 8 | index) & MASK
@@ -225,17 +225,6 @@ def apart(codec: Codec, arrived: np.ndarray, computed: np.ndarray, key: int) -> 
 
 
 @cache
-def _table() -> tuple[int, ...]:
-    """The CRC's step by a byte."""
-    found = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (POLYNOMIAL if value & 1 else 0)
-        found.append(value)
-    return tuple(found)
-
-
-@cache
 def _by_top() -> dict[int, int]:
     """The index of the table's entry by its highest byte, which is another one for each."""
-    return {entry >> 56: index for index, entry in enumerate(_table())}
+    return {entry >> 56: index for index, entry in enumerate(TABLE.tolist())}

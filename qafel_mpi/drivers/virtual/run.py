@@ -133,7 +133,7 @@ class Simulation:
         self.session, self.setup, self.schedule, self.workers = session, setup, plan, workers
         self.ledger, self.server, self.interrupted = ledger, ledger.server, interrupted
         self.unicast, self.examples = setup.unicast, setup.task.examples
-        self.digest = digester(session.experiment.trace.digests)
+        self.digests_of = digester(session.experiment.trace.digests, setup.uplink)
         self.together = 1 if setup.alone else setup.task.together
         self.payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self.start_version: dict[Job, int] = {}  # of all that train
@@ -318,7 +318,8 @@ class Simulation:
         # 5. Decode the uploads into the buffer: buffer += s(τ) · u.
         weights = self.server.receive_all(updates)
         refused = self.ledger.found(self.server.findings, lambda i: self._origin(*arrived[i]), len(arrived))
-        orders, digest = places(weights, self.server.filled), self.digest
+        orders = places(weights, self.server.filled)
+        digests = self.digests_of([update.payload for update in updates])
         # 6. Write down the updates, and see whether that was the run's last upload.
         rows = [
             (
@@ -337,10 +338,10 @@ class Simulation:
                 USED if weight else REFUSED if i in refused else LATE,
                 order,
                 NO_RANK,
-                digest(result.payload),
+                digest,
             )
-            for i, ((event, start_version, result), update, weight, order) in enumerate(
-                zip(arrived, updates, weights, orders, strict=True)
+            for i, ((event, start_version, result), update, weight, order, digest) in enumerate(
+                zip(arrived, updates, weights, orders, digests, strict=True)
             )
         ]
         self.ledger.received_all(rows, sum(update.payload.size for update in updates))

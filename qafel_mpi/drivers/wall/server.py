@@ -55,7 +55,7 @@ class WallServer:
         self.comm = session.comm
         self.server = setup.server()
         self.ledger = Ledger(setup, self.server, session.recorder, report)
-        self.digest = digester(session.experiment.trace.digests)
+        self.digests_of = digester(session.experiment.trace.digests, setup.uplink)
         self.described = setup.expected()
         kinds = (Kind.UPDATE, Kind.DIVERGED, Kind.DIGEST, Kind.BYE)
         self.expected = {kind: self.described[kind] for kind in kinds}
@@ -192,7 +192,7 @@ class WallServer:
         # 8. Decode the uploads into the buffer: buffer += s(τ) · u.
         weights = self._weigh(uploads)
         each_s = (perf_counter() - begin_s) / len(uploads)  # one call decoded them all: equal shares
-        digests = [self.digest(received.payload) for received, _ in uploads]
+        digests = self.digests_of([received.payload for received, _ in uploads])
         for received, _ in uploads:
             self.inbox.release(received.slot)
         self.inbox.nudge()  # the next uploads travel while rank 0 writes down these
@@ -344,7 +344,8 @@ class WallServer:
         self.session.fault("message dropped", received.source, detail=why)
         self.session.recorder.messages.append(dropped_row(received, sequence, 0))
         arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
-        self.ledger.dropped(received.source, payload.size, arrived_s, self.digest(payload))
+        (digest,) = self.digests_of([payload])
+        self.ledger.dropped(received.source, payload.size, arrived_s, digest)
         print(f"qafel-mpi: rank 0 dropped a message: {why}", file=sys.stderr, flush=True)
 
     def _stop(self) -> None:

@@ -10,6 +10,7 @@ memory's pace.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ VALUES_AT = 2 * SEGMENT
 SUMS_AT = VALUES_AT + 4 * SEGMENT
 _SCRATCH_BYTES = SUMS_AT + 4 * SEGMENT
 TOGETHER = 4  # payloads that one call adds up
+T = TypeVar("T")
 
 
 @helper
@@ -118,7 +120,7 @@ def unit_of(scale, s):
 
 
 @helper
-def _here(x, table, g):
+def here(x, table, g):
     """Segment g of the vector x."""
     begin = table[g, PLACE]
     return part(x, begin, begin + table[g + 1, START] - table[g, START])
@@ -131,7 +133,7 @@ def _measure_range(x, table, first, last, kind, scratch, partial, tops):
     sums = scratch[SUMS_AT:].view(np.float64)
     for g in range(first, last):
         v = part(values, 0, table[g + 1, START] - table[g, START])
-        tops[g] = take(_here(x, table, g), v)
+        tops[g] = take(here(x, table, g), v)
         if tops[g] >= INF_BITS:
             return g
         if kind != LINF:
@@ -217,7 +219,7 @@ def decode_range(payload, table, first, last, s, bits, weight, assign, levels, c
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = _here(acc, table, g)
+        target = here(acc, table, g)
         unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
         unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
         add_levels(levels, ZERO, kind(weight) * kind(unit), drop, assign, target)
@@ -229,7 +231,7 @@ def accumulate_range(payloads, weights, count, table, first, last, s, bits, leve
     """acc += Σ weight · Q(x) of the first `count` payloads, in this order: a segment of acc is loaded once."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = _here(acc, table, g)
+        target = here(acc, table, g)
         for i in range(count):  # decode_range's body; as a function of its own it takes a quarter longer
             payload = payloads[i]
             unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
@@ -285,10 +287,10 @@ class BucketKernels:
         self.table = placed(plan, pieces)
         self.codes_at = 4 * plan.buckets
         self.most = _most(bits, s)
-        self._shares = shares(plan.table[1:, START], threads)
-        self.scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self._shares]
+        self.shares = shares(plan.table[1:, START], threads)
+        self.scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self.shares]
         level = np.int8 if bits <= 8 else np.int16
-        self.levels = [aligned_bytes((SEGMENT + 8) * level().itemsize).view(level) for _ in self._shares]
+        self.levels = [aligned_bytes((SEGMENT + 8) * level().itemsize).view(level) for _ in self.shares]
         many = 0 if plan.single else plan.segments
         self._partial, self._tops = np.empty(many), np.empty(many, dtype=np.int32)
 
@@ -312,7 +314,7 @@ class BucketKernels:
                 self.levels[i], self.codes_at, acc,
             )  # fmt: skip
 
-        spread(call, self._shares)
+        spread(call, self.shares)
 
     def accumulate(self, payloads: Sequence[np.ndarray], acc: np.ndarray, weights: Sequence[float]) -> None:
         """acc += Σ weight · Q(x), with the bits of `decode` of one after the other. Reads acc once for TOGETHER."""
@@ -320,9 +322,7 @@ class BucketKernels:
             self._accumulate(payloads[at : at + TOGETHER], acc, weights[at : at + TOGETHER])
 
     def _accumulate(self, some: Sequence[np.ndarray], acc: np.ndarray, scales: Sequence[float]) -> None:
-        count = len(some)
-        missing = TOGETHER - count  # the kernel is compiled for one length of tuple
-        payloads, weights = (*some, *(some[0],) * missing), (*scales, *(scales[0],) * missing)
+        payloads, weights, count = self.filled_up(some), self.filled_up(scales), len(some)
 
         def call(i: int, first: int, last: int) -> int:
             return accumulate_range(
@@ -330,7 +330,11 @@ class BucketKernels:
                 self.levels[i], self.codes_at, acc,
             )  # fmt: skip
 
-        spread(call, self._shares)
+        spread(call, self.shares)
+
+    def filled_up(self, some: Sequence[T]) -> tuple[T, ...]:
+        """TOGETHER of them: the kernel is compiled for one length of tuple."""
+        return (*some, *(some[0],) * (TOGETHER - len(some)))
 
     def _encode(
         self, x: np.ndarray, x_hat: np.ndarray, payload: np.ndarray, key: int, *, step: bool, known: bool
@@ -343,7 +347,7 @@ class BucketKernels:
                 self.scratch[i], self.levels[i], payload, self.codes_at,
             )  # fmt: skip
 
-        return spread(call, self._shares)
+        return spread(call, self.shares)
 
     def _measure(self, x: np.ndarray, payload: np.ndarray) -> int:
         def call(i: int, first: int, last: int) -> int:
@@ -351,7 +355,7 @@ class BucketKernels:
                 x, self.table, first, last, self.kind, self.scratch[i], self._partial, self._tops
             )
 
-        bad = spread(call, self._shares)
+        bad = spread(call, self.shares)
         if bad < 0:
             _finish_scales(self.table, self.kind, self._partial, self._tops, payload)
         return bad

@@ -1,7 +1,10 @@
 """Digests of payloads: known values, and what they tell apart."""
 
 import numpy as np
+import torch
 
+from qafel_mpi.codecs import Layout, bucketed
+from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.drivers.digests import digest, digester
 
 
@@ -20,5 +23,23 @@ def test_every_flipped_bit_gives_another_digest():
     assert len(found) == 1 + 8 * payload.size
 
 
-def test_without_digests_there_is_a_zero():
-    assert digester(False)(np.ones(3, np.uint8)) == 0
+def test_a_codec_gives_digests_of_what_it_has_decoded(monkeypatch):
+    """One that digests on the way; the same payload's memory gives its new digest after new bytes."""
+    monkeypatch.setattr(bucketed, "DIGESTED_BYTES", 1)
+    codec = QSGD(Layout(("x",), ((70_001,),)), bits=4)
+    digests_of = digester(True, codec)
+    payloads = [np.zeros(codec.payload_bytes(), np.uint8) for _ in range(3)]
+    acc = torch.zeros(70_001)
+    for turn in range(2):
+        for i, payload in enumerate(payloads):
+            x = torch.randn(70_001, generator=torch.Generator().manual_seed(10 * turn + i))
+            codec.encode(x, payload, i)
+        codec.start_sum(payloads[0], acc, 0.5, 0)
+        codec.accumulate_all(payloads[1:], acc, [1.0, 1.0], [1, 2])
+        assert digests_of(payloads) == [digest(payload) for payload in payloads]
+    assert digests_of(payloads[:1]) == [digest(payloads[0])]
+
+
+def test_without_digests_there_are_zeros():
+    codec = QSGD(Layout(("x",), ((3,),)))
+    assert digester(False, codec)([np.ones(3, np.uint8)] * 2) == [0, 0]

@@ -5,6 +5,7 @@ import json
 import h5py
 import pytest
 
+from qafel_mpi.codecs import bucketed
 from qafel_mpi.config import load
 from qafel_mpi.drivers.replay.recorded import ReplayError
 from qafel_mpi.drivers.replay.run import opened, run
@@ -57,6 +58,14 @@ def test_a_virtual_run_is_done_again_with_its_own_batches(tmp_path, name):
     assert (found.outcome, found.first_text) == ("the same", "")
     assert found.x_digest == summary.x_digest
     assert (found.uploads, found.server_steps) == (summary.uploads, summary.server_steps)
+
+
+def test_digests_that_the_server_took_while_it_decoded_are_those_of_the_payloads(tmp_path, monkeypatch):
+    monkeypatch.setattr(bucketed, "DIGESTED_BYTES", 1)
+    virtual_run(tmp_path, "digits", "server.reject_norm=0.13", "clock.concurrency=8", "task.hidden=160")
+    found = run(tmp_path / "a.h5")
+    assert (found.outcome, found.first_text) == ("the same", "")
+    assert found.compared == found.uploads
 
 
 def test_a_run_of_a_server_that_asks_is_refused(tmp_path):

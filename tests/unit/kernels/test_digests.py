@@ -1,0 +1,23 @@
+"""Digests that kernels have taken on the way, and those that nobody has."""
+
+import numpy as np
+
+from qafel_mpi.kernels.digests import Digests, xz
+
+
+def payload(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, 40, dtype=np.uint8)
+
+
+def test_what_a_kernel_has_put_there_is_given_once_and_the_rest_is_taken_now():
+    a, b, found = payload(0), payload(1), Digests()
+    found.put([a], [17])
+    assert found.of([b, a]) == [xz(b), 17]
+    assert found.of([a]) == [xz(a)]
+
+
+def test_what_nobody_asked_for_is_forgotten_at_the_next_question():
+    a, b, found = payload(0), payload(1), Digests()
+    found.put([a], [17])
+    assert found.of([b]) == [xz(b)]
+    assert found.of([a]) == [xz(a)]
