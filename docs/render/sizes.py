@@ -68,11 +68,18 @@ def rows_of_the_trace() -> str:
     )
 
 
+_PLACES = {
+    "files_of_the_environment": "of them in the virtual environment",
+    "files_of_python": "of them of Python's own library",
+}
+
+
 def startup() -> str:
     """What a rank's start costs its host."""
     found = content("startup")
     lines = [
         ("files opened", f"{found['files_opened']:,}"),
+        *[(words, f"{found[name]:,}") for name, words in _PLACES.items() if name in found],
         ("calls to the file system", f"{found['calls']:,}"),
         ("files mapped", _bytes(found["mapped_bytes"])),
         ("processor time", f"{found['processor_seconds']:.1f} s"),

@@ -48,6 +48,8 @@ def main() -> None:
     content = {
         "run": " ".join(start),
         "files_opened": len(opened),
+        "files_of_python": sum(Path(name).is_relative_to(sys.base_prefix) for name in opened),
+        "files_of_the_environment": sum(Path(name).is_relative_to(sys.prefix) for name in opened),
         "calls": sum("mmap(" not in line for line in calls),
         "mapped_bytes": sum(mapped.values()),
         "processor_seconds": seconds,
