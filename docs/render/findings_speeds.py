@@ -155,8 +155,8 @@ def _weights_table(runs: Runs, lag: Mapping[str, Sequence[float]]) -> str:
         "speed follows labels",
         "weight",
         "uploads to the target",
-        "slowest fifth: share of uploads / its own",
-        "share of weight / its own",
+        "slowest fifth: its share of uploads / of clients",
+        "of weight / of clients",
         "accuracy at the end",
         "lag on the slow classes, points",
     )
