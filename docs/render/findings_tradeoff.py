@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -79,8 +79,20 @@ def tradeoff() -> Finding:
             },
         ),
     )
+    errors = {
+        "settings of qsgd, each left out of its fit": left_out.values(),
+        "other unbiased codecs": [held_out[one.name] for one in others if one.unbiased],
+        "biased codecs": [held_out[one.name] for one in others if not one.unbiased],
+    }
+    words = ", ".join(f"{_off(ratios):.1%} for {name}" for name, ratios in errors.items())
     both = _settings_table(found, fitted, left_out | held_out)
-    return Finding(checks, f"{both}\n\n{_links_table(found, fitted)}", RECORDS)
+    tables = f"Mean error of a prediction: {words}.\n\n{both}\n\n{_links_table(found, fitted)}"
+    return Finding(checks, tables, RECORDS)
+
+
+def _off(ratios: Iterable[Interval]) -> float:
+    """Mean of |predicted / measured − 1| over settings."""
+    return fmean(abs(ratio - 1) for ratio, _, _ in ratios)
 
 
 def _judged(found: Mapping[str, Interval]) -> dict[str, tuple[Interval, bool | None]]:
