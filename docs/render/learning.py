@@ -108,6 +108,10 @@ def virtual() -> str:
         ("the same, over a torch loop that only trains", f"{_times(loop)} as fast"),
         ("the same, over our own training kernel that only trains", f"{_times(kernel)} as fast"),
         ("CNN, batch 32, over a torch loop that only trains", f"{_times(cnn)} as fast"),
+        *(
+            ("the same, over that loop with images in channels-last order", f"{_times(row)} as fast")
+            for row in rows("virtual-overhead", operation="overhead over channels-last")
+        ),
         ("CNN, two workers over one, on two cores", f"{_times(workers)} as fast"),
         ("peak memory, by simulated clients", ", ".join(peaks)),
         ("memory of each further simulated client", f"{first(memory[-1], 'rank_0_bytes_a_client'):.0f} B"),

@@ -68,7 +68,7 @@ def build(
     if task.training is not None:
         return own_training(task, client, data, shares, dtype=dtype, device=device, seed=seed)
     with _blamed_for_training(task):
-        return NeuralTask(
+        made = NeuralTask(
             _maker(task, data.signature),
             data,
             shares,
@@ -80,6 +80,8 @@ def build(
             own=task.model not in MODELS or task.loss is not None,
             loss=None if task.loss is None else load_own("task.loss", task.loss),
         )
+    made.compiled = made.compiled or (task.model == "cnn" and device.type == "cpu")
+    return made
 
 
 def _loaded(task: TaskConfig, data_dir: Path | None, clients: int, seed: int) -> Dataset:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.models.cnn_block import PADDING, block
 from qafel_mpi.tasks.targets import Signature
 
 SIDES = (28, 32)
@@ -23,7 +23,7 @@ class CNN(nn.Module):
     def __init__(self, channels: int, classes: int, dropout: float):
         super().__init__()
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(channels if block == 0 else 32, 32, 3, padding=2) for block in range(4)
+            nn.Conv2d(channels if block == 0 else 32, 32, 3, padding=PADDING) for block in range(4)
         )
         self.norm = nn.GroupNorm(32, 32)
         self.dropout = nn.Dropout(dropout)
@@ -31,7 +31,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for convolution in self.convolutions:
-            x = torch.max_pool2d(torch.relu(self.norm(convolution(x))), 2)
+            x = block(convolution, self.norm, x)  # type: ignore[arg-type]
         return self.linear(self.dropout(x.flatten(1)))
 
 
