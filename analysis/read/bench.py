@@ -15,6 +15,8 @@ from qafel_mpi.trace.reader import TraceError
 # What tells rows apart, where a row does not say so itself; in this order in a label.
 _PARAMETERS = (
     "operation",
+    "looks",
+    "library",
     "algorithm",
     "codec",
     "bits",

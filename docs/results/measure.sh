@@ -6,7 +6,7 @@
 # RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline and findings. TASKS=digits: of headline.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
-# them. All groups together take about an hour on 2 cores. Nothing else should run meanwhile. The link groups need
+# them. All groups together take about two hours on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes more than two hours, and starts its own mpirun.
@@ -251,11 +251,11 @@ shared_data() {
 
 # --- other frameworks ----------------------------------------------------------------------------------------
 
-peers() { # makes an environment for each where there is none; fewer samples of those that take long
+peers() { # some 40 minutes. Makes an environment for each where there is none; fewer samples of those that take long
     qafel-mpi bench peers --install
     qafel-mpi bench peers --peer pfl --json $raw/peers/pfl.json
     qafel-mpi bench peers --peer flower --algorithm fedavg --samples 2 --seconds 1 --json $raw/peers/flower.json
-    qafel-mpi bench peers --peer appfl --algorithm fedavg,fedbuff --cohort 10 --samples 2 --seconds 1 \
+    qafel-mpi bench peers --peer appfl --algorithm fedavg,fedbuff --cohort 10 --samples 1 --seconds 1 \
         --json $raw/peers/appfl.json
     qafel-mpi bench peers --peer flsim --algorithm fedavg,fedbuff --samples 2 --seconds 1 --json $raw/peers/flsim.json
 }

@@ -47,6 +47,7 @@ BENCHES = (
     "overlap",
     "p2p",
     "peers",
+    "progress",
     "run",
     "server",
     "sizes",
