@@ -28,6 +28,7 @@ from qafel_mpi.codecs.sizes import paper_message_bytes
 from qafel_mpi.config import ConfigError, Experiment
 from qafel_mpi.config_idle import idle_settings
 from qafel_mpi.drivers.room import parameters_fit
+from qafel_mpi.kernels.memory import keep_freed_memory
 from qafel_mpi.own import said
 from qafel_mpi.tasks.base import Task
 from qafel_mpi.tasks.config import ClientConfig
@@ -272,6 +273,7 @@ def build(
             data_dir=data_dir,
             once=partial(_once, experiment, memory),
         )
+        keep_freed_memory()  # from here on: what was read to load the data goes back
         uplink, downlink = (
             _codec(link, getattr(experiment, link), task, threads) for link in ("uplink", "downlink")
         )

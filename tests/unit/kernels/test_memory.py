@@ -1,15 +1,34 @@
-"""Vectors in huge pages."""
+"""Vectors in huge pages, and freed memory that is kept."""
 
 from __future__ import annotations
 
+import platform
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from qafel_mpi.kernels.memory import copy_of, vector, vector_like
+from qafel_mpi.kernels.memory import copy_of, keep_freed_memory, vector, vector_like
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such setting")
+def test_memory_that_a_training_step_has_freed_is_there_for_the_next_step():
+    layers = [
+        (nn.Conv2d(c, 32, 3, padding=2), nn.GroupNorm(32, 32), nn.ReLU(), nn.MaxPool2d(2)) for c in (3, 32)
+    ]
+    model, images = nn.Sequential(*sum(layers, ())), torch.randn(32, 3, 32, 32)
+    assert keep_freed_memory()
+    for _ in range(4):
+        model(images).square().mean().backward()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        model(images).square().mean().backward()
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before  # pages that Linux had to find
+    assert found < 1000  # some 20,000 where they are given back
 
 
 @pytest.mark.parametrize("elements", [0, 1, 1000, 1 << 20, (1 << 21) + 3])
