@@ -25,6 +25,7 @@ from qafel_mpi.config_idle import idle_settings, of_the_other_clock, settings_in
 from qafel_mpi.config_layers import merged, with_preset
 from qafel_mpi.config_pull import impossible_pulls
 from qafel_mpi.config_sections import EvaluationConfig, StopConfig, TraceConfig
+from qafel_mpi.config_sums import impossible_sums
 from qafel_mpi.config_text import (
     ConfigError,
     Keys,
@@ -109,6 +110,7 @@ def _contradictions(exp: Experiment) -> Iterable[str]:
     """Settings that are each fine and together cannot run, with the reason."""
     yield from _impossible_populations(exp)
     yield from impossible_pulls(exp)
+    yield from impossible_sums(exp)
     if exp.server.quorum is not None and exp.evaluation.target_uploads == "steps":
         yield (
             "evaluation.target_uploads = 'steps' counts server.buffer_size uploads a step, and with server.quorum a "

@@ -56,8 +56,9 @@ FAULT_NAMES = {
     14: "wrapped around",
 }
 FAULT_NUMBERS = {name: number for number, name in FAULT_NAMES.items()}
+# On the wire; a test holds them against codecs/.
 CODEC_NAMES = {1: "identity", 2: "qsgd", 3: "affine", 4: "topk", 5: "randk", 6: "sign", 7: "eden"}
-CODEC_NAMES |= {9: "mixed", 10: "fp4", 12: "lattice"}  # on the wire; a test holds them against codecs/
+CODEC_NAMES |= {9: "mixed", 10: "fp4", 12: "lattice", 13: "fixed"}
 _KINDS = {0: "unknown"} | KIND_NAMES  # of a message that failed the header's check
 _CODECS = {0: "none"} | CODEC_NAMES  # of a kind without payload
 

@@ -161,12 +161,15 @@ class Server:
         weighed = [self._weigh(update) for update in updates]
         if self._bounded or self.near:
             return [self._receive(i, update) for i, update in enumerate(updates)]
-        used = [(u, w.s * w.n) for u, w in zip(updates, weighed, strict=True) if w is not None]
+        used = [(i, w.s * w.n) for i, w in enumerate(weighed) if w is not None]
         if used:
             try:
-                self._add([u for u, _ in used], [c for _, c in used])
+                self._add([updates[i] for i, _ in used], [c for _, c in used])
             except PayloadError:  # of one of them at least; the others are as good as ever
                 return [self._receive(i, update) for i, update in enumerate(updates)]
+            if self.uplink.clips:
+                for i, _ in used:
+                    self._note_clipped(i, updates[i])
         return [self._count(w) for w in weighed]
 
     def _receive(self, index: int, update: Update) -> float:
@@ -176,10 +179,17 @@ class Server:
                 if self._bounded:
                     clip = self._clip(index, update)
                 self._add([update], [weighed.s * weighed.n * clip], index)
+                if self.uplink.clips:
+                    self._note_clipped(index, update)
             except (PayloadError, Rejected) as error:
                 self.findings.append(Finding(index, REJECTED, str(error)))
                 weighed = None
         return self._count(weighed, clip)
+
+    def _note_clipped(self, index: int, update: Update) -> None:
+        if clipped := self.uplink.clipped(update.payload):
+            why = f"elements beyond the codec's range: {clipped}; raise uplink.spacing or uplink.bits"
+            self.findings.append(Finding(index, CLIPPED, why))
 
     def _clip(self, index: int, update: Update) -> float:
         """c of an update whose norm is looked at. Raises PayloadError and Rejected."""
@@ -200,7 +210,7 @@ class Server:
             self._add_differences(updates, self.calibration)
         elif self.near:
             self._add_near(updates[0], coefficients[0], index)  # one at a time: see receive_all
-        elif len(updates) == 1 and not self.uplink.shared:
+        elif len(updates) == 1 and not self.uplink.own_sums:
             (u,) = updates
             if self._spent:
                 self.uplink.start_sum(u.payload, self._buffer, coefficients[0], u.key)

@@ -2,8 +2,9 @@
 
 Operations: encode (a client's upload), decode_accumulate (what the server does for each upload, weight ½),
 hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast), rotated_sum (eden's decode_accumulate with a
-shared rotation; the turning back, once a step, is no part of it). Of lattice: encode and decode_near (a vector from
-payload and reference). The vector is Gaussian, one tensor.
+shared rotation; the turning back, once a step, is no part of it). Of fixed: integer_sum (its decode_accumulate, into
+16-bit whole numbers) and scale_sum (once a step: the vector that they stand for). Of lattice: encode and
+decode_near (a vector from payload and reference). The vector is Gaussian, one tensor.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave
 from qafel_mpi.codecs import CODECS, Codec, CodecConfig, Layout, NonFiniteError, build
 from qafel_mpi.codecs.bucketed import Bucketed
 from qafel_mpi.codecs.eden import Eden
+from qafel_mpi.codecs.fixed import Fixed
 from qafel_mpi.codecs.fp4 import Fp4
 from qafel_mpi.codecs.lattice import Lattice
 from qafel_mpi.codecs.near import NearCodec
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
+from qafel_mpi.kernels.reference_fixed import encode_fixed
 from qafel_mpi.kernels.reference_fp4 import encode_fp4
 from qafel_mpi.kernels.reference_lattice import encode_lattice
 
 OPERATIONS = ("encode", "decode_accumulate", "hidden_step")
 ROTATED_SUM, DECODE_NEAR = "rotated_sum", "decode_near"
+INTEGER_SUM, SCALE_SUM = "integer_sum", "scale_sum"
+FIXED_REACH = 4.0  # of fixed's levels, in standard deviations
 LATTICE_REACH = 8.0  # of lattice's codes, in standard deviations: none of 10^9 Gaussian elements is beyond it
 BYTES_PER_ELEMENT = 40  # float32 and float64 vectors, payloads and a peer's temporaries, about
 CHECKED = 64 * 512  # elements whose payload is held against the plain formula
@@ -78,6 +83,9 @@ def _configs(name: str, bits: Sequence[int]) -> list[CodecConfig]:
         case "lattice":
             spacings = {b: 2 * LATTICE_REACH / (2**b - 1) for b in bits}
             return [CodecConfig(codec="lattice", bits=b, spacing=spacing) for b, spacing in spacings.items()]
+        case "fixed":
+            spacings = {b: FIXED_REACH / (2 ** (b - 1) - 1) for b in bits if 2 <= b <= 8}
+            return [CodecConfig(codec="fixed", bits=b, spacing=spacing) for b, spacing in spacings.items()]
         case "topk" | "randk":
             return [CodecConfig.model_validate({"codec": name, "fraction": 0.01})]
         case _:
@@ -88,6 +96,8 @@ def _operations(config: CodecConfig) -> Sequence[str]:
     match config.codec:
         case "eden":
             return (*OPERATIONS, ROTATED_SUM)
+        case "fixed":
+            return ("encode", "decode_accumulate", INTEGER_SUM, SCALE_SUM)
         case "lattice":  # a model, decoded near another: nothing is added up
             return ("encode", DECODE_NEAR)
         case _:
@@ -185,6 +195,12 @@ class _Bench:
                 return lambda: codec.encode(x, payload, key)
             case "decode_accumulate":
                 return lambda: codec.accumulate(filled, acc, 0.5, key)
+            case "integer_sum":
+                totals = _zeros(codec.sum_elements)
+                return lambda: codec.sum_all([filled], totals, [1.0], [key])
+            case "scale_sum":
+                totals = _zeros(codec.sum_elements)
+                return lambda: codec.resolve(totals, key)
             case "decode_near":
                 near, out, receiver = 0.9 * x, vector(self.point.d, torch.float32), self.codec
                 assert isinstance(receiver, NearCodec)
@@ -203,14 +219,16 @@ class _Bench:
         match operation:
             case "encode":
                 return lambda: self.passes.encode(x)
-            case "decode_accumulate" | "rotated_sum" | "decode_near":
+            case "decode_accumulate" | "rotated_sum" | "decode_near" | "integer_sum" | "scale_sum":
                 return lambda: self.passes.decode_accumulate(acc)
             case _:
                 return lambda: self.passes.hidden_step(x, x_hat)
 
     def _traffic(self, operation: str) -> float:
         """Bytes that must be read and written at least."""
-        vectors = {"encode": 1, "hidden_step": 3}.get(operation, 2)
+        if operation == SCALE_SUM:
+            return 6.0 * self.point.d
+        vectors = {"encode": 1, "hidden_step": 3, INTEGER_SUM: 1}.get(operation, 2)
         return 4.0 * vectors * self.point.d + self.bytes
 
     def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
@@ -237,7 +255,7 @@ class _Bench:
 
     def _not_by_the_formula(self) -> int:
         """Bytes at the payload's beginning that kernels.reference writes otherwise, for codecs with buckets."""
-        if not isinstance(self.codec, Bucketed | Eden | Fp4 | Lattice):
+        if not isinstance(self.codec, Bucketed | Eden | Fp4 | Fixed | Lattice):
             return 0
         x = self.x[:CHECKED].clone()
         short = build(self.point.config, Layout(("weight",), ((1, len(x)),)))
@@ -247,6 +265,9 @@ class _Bench:
             wanted = encode_eden(x.numpy(), short.blocks, short.bits, self.key)
         elif isinstance(short, Fp4):
             wanted = encode_fp4(x.numpy(), short.kind, short.nearest, self.key)
+        elif isinstance(short, Fixed):
+            own = encode_fixed(x.numpy(), spacing=short.spacing, bits=short.bits, key=self.key)
+            wanted = np.frombuffer(own, dtype=np.uint8)
         elif isinstance(short, Lattice):
             own = encode_lattice(
                 x.numpy(), spacing=short.spacing, bits=short.bits, bucket=short.bucket, key=self.key

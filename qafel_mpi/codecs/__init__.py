@@ -10,6 +10,7 @@ from qafel_mpi.codecs.chain import Transform, chain
 from qafel_mpi.codecs.config import CodecConfig, QuantizerConfig
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.codecs.entropy import Zstd
+from qafel_mpi.codecs.fixed import Fixed
 from qafel_mpi.codecs.fp4 import Fp4
 from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.codecs.lattice import Lattice
@@ -33,6 +34,7 @@ CODECS: dict[str, type[Codec]] = {
     "eden": Eden,
     "lattice": Lattice,
     "fp4": Fp4,
+    "fixed": Fixed,
 }
 
 
@@ -101,6 +103,8 @@ def _quantizer(config: QuantizerConfig, layout: Layout, dtype: torch.dtype, thre
             )
         case "lattice":
             return Lattice(layout, dtype, spacing=_spacing(config), bits=config.bits, bucket=config.bucket)
+        case "fixed":
+            return Fixed(layout, dtype, spacing=_spacing(config), bits=config.bits, threads=threads)
         case "fp4":
             return Fp4(layout, dtype, format=config.format, rounding=config.rounding, threads=threads)
         case "sign":

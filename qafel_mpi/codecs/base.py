@@ -162,6 +162,8 @@ class Codec(ABC):
     # On the CPU x and acc are the vector that the layout's places are in, without gathering what lies apart.
     in_place: bool = False
     shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
+    own_sums: bool = False  # it adds messages up in a basis or a type of its own: sum_all, resolve
+    clips: bool = False  # elements may be too large for it: `clipped`
     # What `validate` lets pass decodes to finite numbers. Where it may not, payloads are decoded aside first.
     decodes_finite: bool = False
     # _decode(assign=True) also takes a weight, writes every element, and what accumulate makes of zeros differs from
@@ -272,7 +274,7 @@ class Codec(ABC):
     ) -> None:
         """As accumulate_all, to sums that `resolve` turns into a vector: (sum_elements,), zeros at first. Where it
         raises PayloadError, sums is as it was."""
-        if not self.shared:
+        if not self.own_sums:
             self.accumulate_all(payloads, sums, weights, keys)
             return
         like = sums[: self.layout.elements]
@@ -285,7 +287,7 @@ class Codec(ABC):
 
         Where it raises PayloadError, sums may hold anything.
         """
-        if self.starts_sums and not self.shared and self.layout.places is None:
+        if self.starts_sums and not self.own_sums and self.layout.places is None:
             self._decode(self.checked(payload, sums, key), sums, weight, key, assign=True)
         else:
             self.sum_all([payload], sums.zero_(), [weight], [key])
@@ -305,6 +307,10 @@ class Codec(ABC):
         """The vector, (d,), that sums stand for: sums itself, or memory of the codec's own. key: of the messages,
         where they share one."""
         return sums
+
+    def clipped(self, payload: np.ndarray) -> int:
+        """How many elements of the vector were too large, as a payload that was taken says."""
+        return 0
 
     def encode_difference(self, x: Tensor, x_hat: Tensor, out: np.ndarray, key: int) -> int:
         """payload = Q(x − x̂); x̂ += decode(payload), from the very bytes written. Returns their number.

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from qafel_mpi.own import known_or_own
 from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
-CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice", "fp4")
+CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice", "fp4", "fixed")
 
 EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
@@ -28,8 +28,8 @@ class QuantizerConfig(Settings):
         ge=1,
         le=32,
         description="Bits of one quantized element: 1 to 16 with qsgd, where 32 stands for no quantization, "
-        "1 to 8 with affine, 1 to 4 with eden, and 1 to 16 with lattice.",
-        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "eden", "lattice"), levels=None),
+        "1 to 8 with affine, 1 to 4 with eden, 1 to 16 with lattice, and 2 to 8 with fixed.",
+        json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "eden", "lattice", "fixed"), levels=None),
     )
     levels: int | None = Field(
         None,
@@ -61,9 +61,10 @@ class QuantizerConfig(Settings):
         None,
         ge=1e-12,
         le=1e6,
-        description="Distance between lattice's points (s). Elements may be up to s·(2^bits − 1)/2 away from what "
-        "they are decoded near; a bucket in which one is farther is counted, and not used.",
-        json_schema_extra=BOTH | only_with(codec="lattice"),
+        description="Distance between lattice's points, and between fixed's levels (s). With lattice elements may be "
+        "up to s·(2^bits − 1)/2 away from what they are decoded near; a bucket in which one is farther is counted, "
+        "and not used. With fixed elements beyond s·(2^(bits − 1) − 1) are clipped and counted.",
+        json_schema_extra=BOTH | only_with(codec=("lattice", "fixed")),
     )
     rotations: Literal[1, 2] = Field(
         1,
@@ -143,6 +144,8 @@ class QuantizerConfig(Settings):
             raise ValueError(f"bucket = {self.bucket}: at least 1 element, or 'tensor' or 'layer'")
         if self.codec == "lattice":
             self._fits_lattice()
+        if self.codec == "fixed":
+            self._fits_fixed()
         if self.codec in ("topk", "randk") and self.fraction is None:
             raise ValueError(
                 f"codec {self.codec!r} needs fraction, the share of coordinates to keep, in (0, 1]"
@@ -156,6 +159,12 @@ class QuantizerConfig(Settings):
             raise ValueError(f"scale = {self.scale!r}: eden takes unbiased or least-squares")
         if self.bucket not in EDEN_BUCKETS:
             raise ValueError(f"bucket = {self.bucket!r}: eden takes {', '.join(map(str, EDEN_BUCKETS))}")
+
+    def _fits_fixed(self) -> None:
+        if self.spacing is None:
+            raise ValueError("codec 'fixed' needs spacing, the distance between its levels")
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"bits = {self.bits}: fixed takes 2 to 8")
 
     def _fits_lattice(self) -> None:
         if self.spacing is None:
@@ -237,6 +246,7 @@ class CodecConfig(QuantizerConfig):
     - eden: a random rotation of each `bucket`, then the nearest of the 2^`bits` levels that suit a Gaussian best
     - lattice: each element's nearest multiple of `spacing`; the last `bits` of its number are sent, and the receiver
       takes the multiple with these bits that is nearest to what it has itself. It suits whole models
+    - fixed: multiples of one `spacing` in `bits` each, without scales: uploads are added up as whole numbers
     - fp4: 4-bit floats, in the `format` of OCP or NVIDIA
     - identity: no quantization
     - module:Class: a codec of your own, made with `options`

@@ -51,6 +51,7 @@ class Eden(DeviceCodec):
     ):
         super().__init__(layout, dtype)
         self.bits, self.scale, self.rotations, self.shared = bits, scale, rotations, shared
+        self.own_sums = shared
         self.blocks = Blocks(layout.elements, bucket)
         self._bytes = 4 * self.blocks.buckets + self.blocks.padded * bits // 8
         self._least = scale == "least-squares"

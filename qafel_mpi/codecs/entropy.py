@@ -120,6 +120,17 @@ class Coded(Codec):
         return self.inner.shared
 
     @property
+    def own_sums(self) -> bool:  # type: ignore[override]
+        return self.inner.own_sums
+
+    @property
+    def clips(self) -> bool:  # type: ignore[override]
+        return self.inner.clips
+
+    def clipped(self, payload: np.ndarray) -> int:
+        return self.inner.clipped(self._decompress(payload, self._raw)) if self.clips else 0
+
+    @property
     def sum_elements(self) -> int:
         return self.inner.sum_elements
 

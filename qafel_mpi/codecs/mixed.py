@@ -92,6 +92,8 @@ class Mixed(Codec):
         self.decodes_finite = all(codec.decodes_finite for codec in codecs)
         self.threaded = any(codec.threaded for codec in codecs)
         self.shared = any(codec.shared for codec in codecs)
+        self.own_sums = any(codec.own_sums for codec in codecs)
+        self.clips = any(codec.clips for codec in codecs)
         # Checked last and added first, where several messages are added by one call of its kernel.
         self._largest = max(self.parts, key=lambda part: part.elements)
 
@@ -166,16 +168,21 @@ class Mixed(Codec):
             part.codec.accumulate_all(own, taken, weights, [key ^ part.mask for key in keys])
             part.put(taken, acc)
 
+    def clipped(self, payload: np.ndarray) -> int:
+        return sum(part.codec.clipped(part.bytes_of(payload)) for part in self.parts)
+
     # --- sums in the basis of a part that has one of its own: the vector, then each such part's --------------------
 
     @property
     def sum_elements(self) -> int:
-        return self.layout.elements + sum(part.codec.sum_elements for part in self.parts if part.codec.shared)
+        return self.layout.elements + sum(
+            part.codec.sum_elements for part in self.parts if part.codec.own_sums
+        )
 
     def _sum(self, valid: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
         vector_sum = sums[: self.layout.elements]
         for part, own in self._sums(sums):
-            if part.codec.shared:
+            if part.codec.own_sums:
                 part.codec._sum(part.bytes_of(valid), own, weight, key ^ part.mask)
                 continue
             taken = part.take(vector_sum, "x_hat")
@@ -185,14 +192,14 @@ class Mixed(Codec):
     def resolve(self, sums: Tensor, key: int) -> Tensor:
         total = sums[: self.layout.elements]
         for part, own in self._sums(sums):
-            if part.codec.shared:
+            if part.codec.own_sums:
                 part.put(part.codec.resolve(own, key ^ part.mask), total)
         return total
 
     def _sums(self, sums: Tensor) -> Iterator[tuple[_Part, Tensor]]:
         at = self.layout.elements
         for part in self.parts:
-            size = part.codec.sum_elements if part.codec.shared else 0
+            size = part.codec.sum_elements if part.codec.own_sums else 0
             yield part, sums[at : at + size]
             at += size
 

@@ -115,7 +115,7 @@ def _call_codec(codec: Codec, x0: Tensor) -> None:
     codec.accumulate(payload[:size], scratch, 1.0, 0)
     sizes = codec.encode_all(torch.stack([x0, x0]), [payload, payload], np.zeros(2, np.uint64))
     codec.accumulate_all([payload[: sizes[1]]] * 2, scratch, [1.0, 1.0], [0, 0])
-    if codec.shared:
+    if codec.own_sums:
         sums = torch.zeros(codec.sum_elements, dtype=x0.dtype, device=x0.device)
         codec.sum_all([payload[: sizes[1]]], sums, [1.0], [0])
         codec.resolve(sums, 0)

@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "randk": {"fraction": 0.1},
     "sign": {"bucket": 64},
     "lattice": {"bits": 6, "bucket": 64, "spacing": 0.1},
+    "fixed": {"bits": 5, "spacing": 0.1},
     "lattice 11, tensor": {"codec": "lattice", "bits": 11, "bucket": "tensor", "spacing": 0.01},
 }
 

@@ -26,6 +26,9 @@ RUNS = {
     "fedasync, tree": ["algorithm=fedasync", "transport.broadcast=tree"],
     "naive, unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "ca2fl, ibcast": ["algorithm=ca2fl", "transport.broadcast=ibcast", "task.clients=ranks"],
+    "fixed, zstd": [
+        *("uplink.codec=fixed", "uplink.spacing=2e-3", "uplink.entropy=zstd", "staleness.weight=cutoff"),
+    ],
     "fedavg": ["algorithm=fedavg", "server.optimizer=adam", "server.learning_rate=0.01"],
     "fadas, rate, affine": [
         *("algorithm=fadas", "staleness.weight=rate", "staleness.seconds=0.01"),

@@ -34,6 +34,10 @@ SETTINGS = {
         "downlink.delivery=unicast",
         *("server.quorum=2", "server.grace_seconds=0.1"),
     ],
+    "fixed": [
+        *("clock.concurrency=10", "algorithm=qafel-ef", "staleness.weight=constant"),
+        *("uplink.codec=fixed", "uplink.bits=8", "uplink.spacing=1e-4"),
+    ],
     "fedasync": ["clock.concurrency=10", "algorithm=fedasync", "server.buffer_size=1"],
     "fedavg": ["algorithm=fedavg", "clock.concurrency=8"],
     "qafel-ef": ["clock.concurrency=10", "algorithm=qafel-ef"],

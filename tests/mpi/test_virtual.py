@@ -32,6 +32,10 @@ SETTINGS = {
         *("downlink.codec=eden", "downlink.bits=1", "downlink.scale=least-squares"),
         'uplink.rules=[{max_rank=1, codec="identity"}]',
     ],
+    "fixed": [
+        *("uplink.codec=fixed", "uplink.spacing=2e-3", "staleness.weight=constant"),
+        'uplink.rules=[{max_rank=1, codec="identity"}]',
+    ],
     "qafel-ef, rules": [
         *("algorithm=qafel-ef", "client.error_decay=0.9", "client.error_bits=8", "clock.start=always"),
         'uplink.rules=[{match="bias", codec="identity"}]',

@@ -41,7 +41,7 @@ def problems(path: str, *overrides: str, variant: str | None = None) -> list[str
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_bits_of_an_identity_codec_are_refused_also_where_they_are_the_default(write: Write, bits: int):
-    only = "only with uplink.codec = 'qsgd' or 'affine' or 'eden' or 'lattice'"
+    only = "only with uplink.codec = 'qsgd' or 'affine' or 'eden' or 'lattice' or 'fixed'"
     reason = f"it has no effect with uplink.codec = 'identity', {only}"
     fedbuff = write('algorithm = "fedbuff"')
     assert problems(fedbuff, f"uplink.bits={bits}") == [f"--set uplink.bits: {reason}"]

@@ -38,11 +38,11 @@ def codec(
         typer.Option(
             "--codec",
             metavar="LIST",
-            help="Any of identity, qsgd, affine, topk, randk, sign, eden, fp4, lattice.",
+            help="Any of identity, qsgd, affine, topk, randk, sign, eden, fp4, fixed, lattice.",
         ),
     ] = "qsgd,affine,sign,topk,randk,eden",
     bits: Annotated[
-        str, typer.Option(metavar="LIST", help="Widths of qsgd, affine, eden and lattice.")
+        str, typer.Option(metavar="LIST", help="Widths of qsgd, affine, eden, fixed and lattice.")
     ] = "2,3,4,8",
     d: Elements = "29282,1000000,11000000,110000000",
     threads: Annotated[str, typer.Option(metavar="LIST", help="Numbers of threads for the codec.")] = "1",

@@ -190,6 +190,18 @@ def test_a_codec_that_is_no_contraction_has_no_hidden_state_step_and_the_bench_s
     assert said == ["qsgd at 1 bits is no contraction: x̂ runs away from x, so there is no row hidden_step"]
 
 
+def test_fixed_is_measured_with_its_sums_of_whole_numbers_and_checked(monkeypatch):
+    (config,) = codec._configs("fixed", [1, 4])
+    rows = list(codec.rows([codec.Point(config, D, 1)], SHORT))
+    operations = [row.parameters["operation"] for row in rows]
+    assert operations == ["encode", "decode_accumulate", "integer_sum", "scale_sum"]
+    assert all(row.wrong == 0 for row in rows)
+    bench = codec._Bench(codec.Point(config, D, 1))
+    plain = codec.encode_fixed
+    monkeypatch.setattr(codec, "encode_fixed", lambda x, **rest: plain(-x, **rest))
+    assert bench._wrong() > D // 4
+
+
 def test_lattice_is_measured_near_a_reference_and_checked():
     (config,) = codec._configs("lattice", [8])
     rows = list(codec.rows([codec.Point(config, D, 1)], SHORT))

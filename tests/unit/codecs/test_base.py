@@ -37,6 +37,8 @@ CONFIGS = {
     "eden zstd": {"codec": "eden", "bits": 4, "entropy": "zstd"},
     "lattice": {"codec": "lattice", "bits": 8, "bucket": 64, "spacing": 0.05},
     "lattice 3": {"codec": "lattice", "bits": 3, "bucket": "tensor", "spacing": 1.5},
+    "fixed": {"codec": "fixed", "bits": 4, "spacing": 0.5},
+    "fixed 8": {"codec": "fixed", "bits": 8, "spacing": 0.02, "entropy": "zstd"},
     **{
         f"fp4 {form} {rounding}": {"codec": "fp4", "format": form, "rounding": rounding}
         for form in ("mxfp4", "nvfp4")
@@ -71,7 +73,10 @@ class TestContract(CodecContract):
 def test_codecs_that_draw_give_other_bytes_for_another_key_and_others_do_not(name):
     c, x = codec(name), gaussian(LAYOUT.elements)
     different = encoded(c, x, key=7).tobytes() != encoded(c, x, key=8).tobytes()
-    draws = name.startswith(("qsgd", "randk", "zstd", "eden", "rotated", "lattice")) or "stochastic" in name
+    draws = (
+        name.startswith(("qsgd", "randk", "zstd", "eden", "rotated", "lattice", "fixed"))
+        or "stochastic" in name
+    )
     assert different == (draws and "32" not in name)
 
 
@@ -168,6 +173,7 @@ def test_ids_and_names_on_the_wire_are_fixed_for_ever():
         "eden": 7,
         "fp4": 10,
         "lattice": 12,
+        "fixed": 13,
     }
 
 

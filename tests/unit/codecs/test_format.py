@@ -208,6 +208,15 @@ def decode_lattice(data: bytes, settings: dict, key: int, near: list[float], flo
     return values
 
 
+def decode_fixed(data: bytes, settings: dict, float_: type, d: int) -> list:
+    bits, spacing = settings["bits"], settings["spacing"]
+    (clipped,) = struct.unpack("<I", data[:4])
+    assert clipped <= d
+    codes = codes_of(data[4:], bits)[:d]
+    levels = [code - (1 << bits) if code >> (bits - 1) else code for code in codes]
+    return [float_(level) * float_(spacing) for level in levels]
+
+
 def encode_eden(x: np.ndarray, settings: dict, key: int) -> bytes:
     bits, cut = settings["bits"], blocks_of(len(x), settings["bucket"])
     scales, out = b"", b""
@@ -416,6 +425,8 @@ def decode_plainly(case: dict, float_: type, tensors: list[int] | None = None) -
             values = decode_affine(
                 data, settings["bits"], settings.get("bucket", "layer"), float_, tuple(numbers)
             )
+        case "fixed":
+            values = decode_fixed(data, settings, float_, d)
         case "lattice":
             values = decode_lattice(data, settings, case["key"], [0.0] * d, float_)
         case "topk" | "randk":
@@ -537,6 +548,9 @@ def test_golden_payloads_are_near_their_vectors(case):
                     assert np.abs(v - near).max() <= s * 0.501
                 elif np.abs(v).max() > reach + s:
                     assert not near.any()
+        case "fixed":
+            s, reach = settings["spacing"], settings["spacing"] * (2 ** (settings["bits"] - 1) - 1)
+            assert np.abs(q - x.clip(-reach, reach)).max() <= s * 1.0001
         case "sign":
             assert ((q < 0) == (x < 0)).all()
         case "eden":

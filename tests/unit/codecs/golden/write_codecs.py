@@ -44,6 +44,9 @@ FP4: list[dict[str, Any]] = [
     for form in ("mxfp4", "nvfp4")
     for rounding in ("stochastic", "nearest")
 ]
+FIXED: list[dict[str, Any]] = [
+    {"codec": "fixed", "bits": bits, "spacing": 4 * 2.0**-bits} for bits in range(2, 9)
+]
 _EXACT = {"max_rank": 1, "codec": "identity"}
 RULES: list[dict[str, Any]] = [
     {"bits": 4, "bucket": 24, "rules": [_EXACT]},
@@ -95,6 +98,8 @@ def main() -> None:
     cases += [case(s, "normal", torch.float64) for s in RULES]
     cases += [case(s, kind, torch.float32) for s in FP4 for kind in ("normal", "tiny", "huge")]
     cases += [case(s, "normal", torch.float64) for s in FP4]
+    cases += [case(s, kind, torch.float32) for s in FIXED for kind in ("normal", "tiny", "huge")]
+    cases += [case(s, "normal", torch.float64) for s in FIXED]
     lines = ",\n".join(json.dumps(c) for c in cases)
     text = f'{{"shapes": {json.dumps(SHAPES)}, "cases": [\n{lines}\n]}}\n'
     Path(__file__).with_name("codecs.json").write_text(text)
