@@ -2,6 +2,7 @@
 
 # For a site.env that leaves them out.
 : "${VENV:=}" "${LAUNCHER:=mpirun}" "${SRUN_MPI:=pmix}" "${MPIRUN_OPTIONS:=}" "${OPTIONS:=}" "${RESTARTS:=5}"
+: "${SRUN_STAYS:=20}" # seconds that srun may take to end after the last rank of a heterogeneous job
 : "${RUNS:=${SLURM_SUBMIT_DIR:-$PWD}/runs}"
 
 load_modules() { # NAMES: where the job's shell has no `module`, as on some sites, the files that define it are read
@@ -50,14 +51,51 @@ launch() { # RANKS COMMAND...: the ranks of one MPI job, of a heterogeneous one 
     [ ! -r "$QAFEL_JOBS/checked.sh" ] || checked=(sh "$QAFEL_JOBS/checked.sh")
     case $LAUNCHER${SLURM_HET_SIZE:+-het} in
         srun) warned srun --mpi="$SRUN_MPI" --ntasks="$ranks" --kill-on-bad-exit=1 "${checked[@]}" "$@" ;;
-        srun-het) # each part of the job has the tasks that it was submitted with
-            local parts=0-$((SLURM_HET_SIZE - 1))
-            warned srun --mpi="$SRUN_MPI" --het-group="$parts" --kill-on-bad-exit=1 "${checked[@]}" "$@"
-            ;;
+        srun-het) launch_in_parts "${checked[@]}" "$@" ;;
         mpirun-het) echo "mpirun sees one part of a heterogeneous job: set LAUNCHER=srun" >&2 && return 2 ;;
         mpirun) warned mpirun "${mpirun_options[@]}" -n "$ranks" "${checked[@]}" "$@" ;;
         *) echo "LAUNCHER is mpirun or srun, not '$LAUNCHER'" >&2 && return 2 ;;
     esac
+}
+
+# Until SLURM 24.05.4 the srun of a heterogeneous job may stay or crash when its ranks have ended (docs/clusters.md). So each
+# rank writes down how it ended; srun is given some seconds more, and its own exit code is not asked for if it had to be
+# killed.
+NOTED='trap : USR1 TERM; "$@"; code=$?; trap - USR1 TERM # the signals are for the command
+    echo $code >"$0/$SLURM_PROCID"; [ $code -le 128 ] || kill -$((code - 128)) $$; exit $code'
+launch_in_parts() { # COMMAND...: each part of the job has the tasks that it was submitted with
+    local parts=0-$((SLURM_HET_SIZE - 1)) ends ranks=0 of_part code=0 worst
+    for of_part in "${!SLURM_NTASKS_HET_GROUP_@}"; do ranks=$((ranks + ${!of_part})); done
+    ends=$(mktemp -d "$RUNS/.ends-XXXXXX")
+    warned srun --mpi="$SRUN_MPI" --het-group="$parts" --kill-on-bad-exit=1 sh -c "$NOTED" "$ends" "$@" || code=$?
+    # What a rank ended with comes before 137 and 143, by which srun ends the others.
+    worst=$(cat "$ends"/* 2>/dev/null | sort -n |
+        awk '$1 != 0 && $1 != 137 && $1 != 143 { own = $1 } { last = $1 } END { print own ? own : last }')
+    if [ $code -ge 128 ] && [ $code != "$worst" ] && { all_ended || [ "${worst:-0}" != 0 ]; }; then
+        echo "srun ended with $code and its ranks with $worst, which is the job's exit code" >&2
+        code=$worst
+    fi
+    rm -rf "$ends"
+    return $code
+}
+
+all_ended() { # the variables are those of launch_in_parts
+    [ "$ranks" -gt 0 ] && [ "$(ls "$ends" | wc -l)" -ge "$ranks" ]
+}
+
+end_with_ranks() { # SRUN: kill it if it stays. After a failure it waits itself, for SLURM's KillWait.
+    local seconds=0 limit
+    while sleep 2 && kill -0 "$1"; do
+        if all_ended; then
+            limit=$SRUN_STAYS
+        elif grep -rqxv 0 "$ends"; then
+            limit=$((SRUN_STAYS * 15))
+        else
+            continue
+        fi
+        seconds=$((seconds + 2))
+        [ $seconds -lt "$limit" ] || kill -KILL "$1"
+    done
 }
 
 single_run() { # RANKS OPTIONS...: $EXPERIMENT; in a job that was requeued, from the last checkpoint on
@@ -83,9 +121,10 @@ single_run() { # RANKS OPTIONS...: $EXPERIMENT; in a job that was requeued, from
 # write the trace and leave with 75. So does the SIGTERM of scancel or of a preemption.
 cancelled=""
 warned() {
-    local code=0
+    local code=0 guard=""
     "$@" &
     local child=$!
+    [ -z "${ends:-}" ] || { end_with_ranks $child >/dev/null 2>&1 & guard=$!; }
     trap 'kill -USR1 $child 2>/dev/null' USR1
     trap 'cancelled=yes; kill -TERM $child 2>/dev/null' TERM
     wait $child || code=$?
@@ -94,6 +133,7 @@ warned() {
         wait $child || code=$?
     done
     trap - USR1 TERM
+    [ -z "$guard" ] || kill $guard 2>/dev/null || true
     return $code
 }
 

@@ -158,6 +158,33 @@ def test_srun_is_told_what_it_does_not_take_over_from_sbatch(tmp_path):
     assert started(tmp_path, render("single-node"), **variables).stdout == "3 ALL\n"
 
 
+# In the place of SLURM 22.05's srun: the ranks, one after the other, and then what it does itself.
+SRUN_IN_PARTS = """\
+while [ "$1" != sh ]; do shift; done
+for rank in 0 1 2; do SLURM_PROCID=$rank "$@"; done
+"""
+
+
+@needs_bash
+@pytest.mark.parametrize("ranks_code", [0, 75])
+@pytest.mark.parametrize("end", ["exec sleep 60", "kill -ABRT $$"], ids=["stays", "crashes"])
+def test_a_job_in_two_parts_ends_as_its_ranks_do_where_srun_does_not(end, ranks_code, tmp_path):
+    program(tmp_path / "srun", SRUN_IN_PARTS + end)
+    program(tmp_path / "qafel-mpi", f'[ "$1" = --version ] || exit {ranks_code}')
+    parts = {"SLURM_HET_SIZE": "2", "SLURM_NTASKS_HET_GROUP_0": "1", "SLURM_NTASKS_HET_GROUP_1": "2"}
+    done = started(tmp_path, render("server-apart"), LAUNCHER="srun", SRUN_STAYS="1", **parts)
+    assert done.returncode == ranks_code, done.stderr
+    assert f"its ranks with {ranks_code}, which" in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == []
+
+
+@needs_bash
+def test_a_job_in_two_parts_fails_as_srun_does_where_no_rank_has_begun(tmp_path):
+    program(tmp_path / "srun", "kill -ABRT $$")
+    done = started(tmp_path, render("server-apart"), LAUNCHER="srun", SLURM_HET_SIZE="2")
+    assert (done.returncode, done.stdout) == (134, "")
+
+
 @needs_bash
 def test_a_sites_file_may_leave_out_what_has_a_default(tmp_path):
     (tmp_path / "site.env").write_text("# nothing\n")
