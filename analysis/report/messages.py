@@ -142,23 +142,19 @@ def _latency(detail: Detail) -> Chart:
 
 
 def _durations(detail: Detail) -> Chart:
-    """A histogram for each kind; a menu says of what. Bins without messages are left out."""
-    middles = np.sqrt(EDGES_S[1:] * EDGES_S[:-1])
+    """A histogram for each kind; a menu says of what."""
     variants = []
     for what, by_kind in detail.traffic.durations().items():
         traces = []
         for k, (kind, counts) in enumerate(sorted(by_kind.items())):
-            some = counts > 0
+            edges_s, tops, words = _outline(counts)
             traces.append(
                 {
                     **line(kind, k),
-                    "mode": "lines+markers",
-                    "x": short(middles[some]),
-                    "y": short(counts[some] / counts.sum()),
-                    "customdata": [f"{count:,}" for count in counts[some]],
-                    "hovertemplate": "%{customdata} took about %{x:.3s}s, %{y:.2%}<extra>"
-                    + escape(kind)
-                    + "</extra>",
+                    "x": short(edges_s),
+                    "y": short(tops),
+                    "text": words,
+                    "hovertemplate": f"%{{text}}, %{{y:.2%}}<extra>{escape(kind)}</extra>",
                 }
             )
         layout = axes(f"seconds: {DURATIONS[what]}", "share of messages", x_log=True, y_log=True)
@@ -166,7 +162,23 @@ def _durations(detail: Detail) -> Chart:
     return Chart(
         f"durations-{detail.name}",
         f"Durations in {detail.name}",
-        "Histograms by kind of message, 20 bins a decade. The table above has medians and tails.",
+        "Histograms by kind of message, 20 bins a decade; a gap is a time that no message took. The table above has "
+        "medians and tails.",
         variants,
         (tuple(v.choice[0] for v in variants),),
     )
+
+
+def _outline(counts: np.ndarray) -> tuple[list[float], list[float], list[str]]:
+    """The tops of a histogram's bars as one line, with a gap for empty bins: x, share of all, and what it means."""
+    x: list[float] = []
+    y: list[float] = []
+    words: list[str] = []
+    for k in np.flatnonzero(counts):
+        if x and x[-1] != EDGES_S[k]:
+            x, y, words = [*x, EDGES_S[k]], [*y, np.nan], [*words, ""]
+        said = f"{counts[k]:,} took {1e3 * EDGES_S[k]:.3g} to {1e3 * EDGES_S[k + 1]:.3g} ms"
+        x += [EDGES_S[k], EDGES_S[k + 1]]
+        y += [counts[k] / counts.sum()] * 2
+        words += [said] * 2
+    return x, y, words

@@ -11,6 +11,7 @@ import pytest
 from qafel_analysis.commands.app import app
 from qafel_analysis.example import Example, write
 from qafel_analysis.figures.collect import Collection, collect
+from qafel_analysis.read.traffic import EDGES_S
 from qafel_analysis.report import charts as report_charts
 from qafel_analysis.report import messages as report_messages
 from qafel_analysis.report import page as report
@@ -129,8 +130,21 @@ def test_the_tails_of_each_kind_of_message_stand_beside_its_histogram(found):
     sends = next(v for v in chart.variants if v.choice == ("send",))
     assert {t["name"] for t in sends.traces} == set(traffic.sends_s)
     for variant in chart.variants:
-        for trace in variant.traces:
-            assert sum(trace["y"]) == pytest.approx(1, abs=1e-3)
+        for trace in variant.traces:  # each bar has two ends
+            assert sum(filter(None, trace["y"])) == pytest.approx(2, abs=1e-3)
+
+
+def test_a_histogram_has_gaps_where_no_message_was():
+    counts = np.zeros(220, int)
+    counts[[10, 11, 20]] = 6, 2, 2
+    x, y, words = report_messages._outline(counts)
+    assert np.isnan(y).tolist() == [False] * 4 + [True] + [False] * 2
+    assert [v for v in y if v == v] == [0.6, 0.6, 0.2, 0.2, 0.2, 0.2]
+    assert x[1] == x[2] == EDGES_S[11]
+    assert words[-1].startswith("2 took 0.001 to 0.00112 ms")
+
+
+def test_no_messages_have_no_tails():
     assert report_tables.tails([]) == ""
 
 
