@@ -73,10 +73,12 @@ def _take(out: Path, overwrite: bool, *, go_on: bool) -> None:
 
 
 def _claim(out: Path, overwrite: bool, *, go_on: bool) -> None:
-    from qafel_mpi.trace.claim import LeftoverError, NameTakenError, release, take
+    from qafel_mpi.trace.claim import LeftoverError, NameTakenError, locked, release, take
     from qafel_mpi.trace.merge import shards_of
     from qafel_mpi.trace.shards import TraceError
 
+    if overwrite and locked(out):  # before anything is deleted
+        raise ConfigError([f"--out {out}: another program has it open; close it there, or take another name"])
     try:
         take(shards_of(out), replace=overwrite)
     except (NameTakenError, LeftoverError):

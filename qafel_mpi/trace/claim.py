@@ -194,7 +194,7 @@ def _living(path: Path | None) -> Owner | None:
     except FileNotFoundError:
         return None
     here = found.host == socket.gethostname()
-    alive = _locked(path) or found.runs_here() or (not here and _touched_lately(path))
+    alive = locked(path) or found.runs_here() or (not here and _touched_lately(path))
     return found if alive else None
 
 
@@ -223,7 +223,8 @@ def _lock(descriptor: int) -> None:
             return
 
 
-def _locked(path: Path) -> bool:
+def locked(path: Path) -> bool:
+    """Whether somebody holds a lock on the file, as HDF5 does while it has one open; False where locks don't tell."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import pytest
 
 from qafel_mpi.commands.names import make_room
@@ -51,3 +52,11 @@ def test_shards_that_were_merged_under_another_name_are_not_overwritten_unasked(
     make_room(out, overwrite=True)
     release_all()
     assert not shards_of(out).exists()
+
+
+def test_a_trace_that_is_open_elsewhere_is_not_replaced(out):
+    merge(shards_of(out))
+    with h5py.File(out), pytest.raises(ConfigError, match="another program has it open"):
+        make_room(out, overwrite=True)
+    make_room(out, overwrite=True)
+    release_all()
