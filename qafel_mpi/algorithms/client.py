@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,15 @@ class Client:
         self.feedback = feedback
         # FedAsync uploads y_P = y_0 + (y_P - y_0): y_0 must be kept, for x̂ moves on while the client trains.
         self._start = copy_of(replica.x_hat) if sends_model else None
+
+    def kept(self) -> dict[int, tuple[bytes, int]]:
+        """What error feedback keeps, as its `state`; nothing without it."""
+        return {} if self.feedback is None else self.feedback.state()
+
+    def restore(self, kept: Mapping[int, tuple[bytes, int]]) -> None:
+        """The inverse of `kept`. Raises ValueError where a residual is of another size."""
+        if self.feedback is not None:
+            self.feedback.restore(kept, self.replica.x_hat.dtype)
 
     def begin(self) -> int:
         """y_0 = x̂^t, whatever version it holds now. Returns t."""

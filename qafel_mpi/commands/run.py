@@ -148,7 +148,6 @@ def plan(
 
     experiment = resolve(name, settings, variant, alone)
     refuse_other_clock(settings, experiment.clock.kind)
-    refuse_without_effect(every, experiment)
     if alone and experiment.clock.kind == "virtual":
         print(
             "running in one process on the virtual clock; use `mpirun -n 4` to run it in real time",
@@ -183,15 +182,6 @@ def refuse_contradictions(name: str | None, resume: Path | None, with_name: Sequ
                 "--out, --target-accuracy and --overwrite out"
             ]
         )
-
-
-def refuse_without_effect(every: Every, experiment: Experiment) -> None:
-    """Raise ConfigError where checkpoints are asked for, and the experiment has none."""
-    from qafel_mpi.drivers.survival.resume import why_none
-
-    asked = every.steps is not None or every.seconds is not None
-    if asked and (why := why_none(experiment)):
-        raise ConfigError([f"--checkpoint-every: {why}; leave it out, or set clock.kind=virtual"])
 
 
 def plan_again(out: Path, data_dir: Path | None, alone: bool) -> dict[str, Any]:

@@ -82,8 +82,6 @@ def suite(
             return
 
         def prepared() -> dict[str, Any]:
-            if often != DEFAULT:
-                refuse_without_effect(often, name, seeds, chosen, settings, out, alone=comm is None)
             return {"data_dir": launch.data_folder(data_dir)}
 
         plan = job.from_rank_0(comm, prepared)
@@ -103,17 +101,6 @@ def look(
 
     runs = plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone))
     return {"overview": overview(runs)}
-
-
-def refuse_without_effect(
-    every: Every, name: str, seeds: str, only: list[str], settings: list[str], out: Path, alone: bool
-) -> None:
-    """Raise ConfigError where checkpoints are asked for, and a run of the suite has none."""
-    from qafel_mpi.config import from_toml
-    from qafel_mpi.drivers.suite_plan import plan
-
-    for run in plan(name, parse_seeds(seeds), out, settings, only, _resolver(alone)):
-        launch.refuse_without_effect(every, from_toml(run.experiment))
 
 
 def carry_out(

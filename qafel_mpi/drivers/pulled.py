@@ -9,6 +9,7 @@ import numpy as np
 
 from qafel_mpi.algorithms.quafl import LocalModels, Question
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.survival.kept import Kept
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.tasks.base import Poll
@@ -49,6 +50,28 @@ class Progressing:
         self._delta = vector_like(setup.where_trained(setup.x0))
         self._steps: dict[int, list[float]] = {}  # by client: the loss of each step
         self._seconds: dict[int, float] = {}
+
+    def state(self) -> Kept:
+        """For a checkpoint between two steps: the clients' models, and what each has done since it was asked."""
+        return {
+            client: (y + self._since(client).tobytes(), version)
+            for client, (y, version) in self.models.state().items()
+        }
+
+    def restore(self, state: Kept) -> None:
+        """The inverse of `state`. Raises ValueError where a model is of another size."""
+        size = self._since(0).nbytes
+        self.models.restore({client: (data[:-size], version) for client, (data, version) in state.items()})
+        for client, (data, _) in state.items():
+            steps, loss, seconds = np.frombuffer(data[-size:])
+            self._steps[client], self._seconds[client] = [float(loss)] * int(steps), float(seconds)
+
+    def _since(self, client: int) -> np.ndarray:
+        """(3,) float64: steps since it was asked, their mean loss, and their seconds."""
+        losses = self._steps.get(client, [])
+        return np.array(
+            [len(losses), np.mean(losses) if losses else 0.0, self._seconds.get(client, 0.0)], np.float64
+        )
 
     def most(self, client: int) -> int:
         """P."""

@@ -144,8 +144,7 @@ class Session:
             self.attributes |= machine | attributes_of(self.experiment, setup, answers)
             if self.out != NOWHERE:
                 self.disk.begin(self.recorder.directory, self.attributes)
-                none = self.disk.untaken or resuming.why_none(self.experiment)
-                every = Every(never=True) if none else self.recovery.every
+                every = Every(never=True) if self.disk.untaken else self.recovery.every
                 self.recovery.checkpoints = Checkpoints(self.recorder.directory, every)
         self.recorder.ranks.replace(rank_row(self.placement))
         self.deaths.begin(self.experiment, self._wait_with_all)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from qafel_mpi.drivers.replay.recorded import FIRST_VERSION, Recorded, ReplayError
 from qafel_mpi.drivers.replay.unseen import moved
 
@@ -52,7 +54,9 @@ def _of_the_trace(recorded: Recorded) -> Iterator[str]:
             f"the trace says nothing, and so do {len(recorded.unknown) - 1} others"
         )
     e = recorded.experiment
-    who = moved(recorded.updates[recorded.served]) if e.client.error_feedback else None
+    served = recorded.served
+    resumed_at = np.searchsorted(served, [at for at in recorded.resumed_at if at >= 0]).tolist()
+    who = moved(recorded.updates[served], resumed_at) if e.client.error_feedback else None
     if who is not None:
         yield f"error feedback: client {who} moved to another rank and began anew there, as no replay does yet"
     unicast = e.downlink.delivery == "unicast" and e.downlink.mode != "none"

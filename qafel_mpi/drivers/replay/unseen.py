@@ -37,16 +37,20 @@ def missing(rows: np.ndarray) -> set[tuple[int, int]]:
     return {(client, n) for client, end in last.items() for n in range(end)} - there
 
 
-def moved(rows: np.ndarray) -> int | None:
+def moved(rows: np.ndarray, resumed_at: Iterable[int] = ()) -> int | None:
     """A client that two ranks played, for one had died: what the first kept of it was lost.
 
-    >>> moved(np.array([(4, 1), (5, 2), (5, 2), (4, 2)], dtype=[("client", "i8"), ("rank", "i4")]))
-    4
+    resumed_at: where the run went on from a checkpoint, which has what clients keep for any ranks.
+
+    >>> rows = np.array([(4, 1), (5, 2), (5, 2), (4, 2)], dtype=[("client", "i8"), ("rank", "i4")])
+    >>> moved(rows), moved(rows, resumed_at=[2])
+    (4, None)
     """
-    ranks: dict[int, int] = {}
-    for client, rank in zip(rows["client"].tolist(), rows["rank"].tolist(), strict=True):
-        if ranks.setdefault(client, rank) != rank:
-            return int(client)
+    for start in np.split(rows, sorted(at for at in resumed_at if 0 <= at <= len(rows))):
+        ranks: dict[int, int] = {}
+        for client, rank in zip(start["client"].tolist(), start["rank"].tolist(), strict=True):
+            if ranks.setdefault(client, rank) != rank:
+                return int(client)
     return None
 
 

@@ -64,17 +64,17 @@ class Checkpoints:
             return version >= self._version + self.every.steps
         return perf_counter() >= self._due_s
 
-    def keep(self, version: int, take: Callable[[], State]) -> None:
+    def keep(self, version: int, take: Callable[[], State], waited_s: float = 0.0) -> None:
         """Write what take() gives: it is copied before this returns. A disk that refuses it does not end the run.
 
-        Nothing where there are to be none.
+        Nothing where there are to be none. waited_s: the run has stood still for so long already.
         """
         if self.every.never:
             return
         self.wait()
         begun_s = perf_counter()
         state = copied(take())  # it may raise Stopped
-        held_s = perf_counter() - begun_s
+        held_s = waited_s + perf_counter() - begun_s
         self.cost.held_s += held_s
         self._version = version
         self._number += 1

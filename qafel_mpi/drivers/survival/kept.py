@@ -1,7 +1,8 @@
 """What clients keep from one training to the next, as an array: in checkpoints, and on the way between ranks.
 
-On the virtual clock it lives on the worker rank that trains the client (messages.addressee). At a checkpoint the
-workers send it to rank 0; a resumed run gives each worker what its own clients had, for any number of workers.
+It lives on the rank that trains the client: on the virtual clock its worker (messages.addressee), on the wall clock
+its client rank. At a checkpoint these send it to rank 0; a resumed run gives each rank what its own clients had, for
+any number of ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from mpi4py import MPI
 
+from qafel_mpi.transport import mortal
 from qafel_mpi.transport.backoff import some_ranks
 
 Kept = Mapping[
@@ -59,7 +61,7 @@ def parts(count: int, width: int) -> list[slice]:
 
 
 def gather(comm: MPI.Intracomm, ranks: Collection[int], wait: Wait) -> np.ndarray:
-    """On rank 0: the rows of these ranks, each of which calls `Giving.give`."""
+    """On rank 0: the rows of these ranks, each of which calls `Giving.give`; of no use where one of them dies."""
     shapes = {rank: np.zeros(2, np.int64) for rank in ranks}
     _all([comm.Irecv([shapes[r], MPI.INT64_T], r, TAG_KEPT) for r in ranks], ranks, wait)
     width = max((int(shape[1]) for shape in shapes.values() if shape[0]), default=_HEAD.itemsize)
@@ -75,7 +77,7 @@ def gather(comm: MPI.Intracomm, ranks: Collection[int], wait: Wait) -> np.ndarra
 
 
 class Giving:
-    """A worker's side of `gather`."""
+    """The other ranks' side of `gather`."""
 
     def __init__(self, comm: MPI.Intracomm):
         self._comm = comm
@@ -100,6 +102,6 @@ class Giving:
 
 def _all(requests: list[MPI.Request], ranks: Collection[int], wait: Wait) -> None:
     wait(
-        lambda: bool(MPI.Request.Testall(requests)),
+        lambda: mortal.all_done(requests),
         lambda: f"what the clients of {some_ranks(ranks)} keep, for a checkpoint",
     )

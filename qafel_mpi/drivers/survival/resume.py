@@ -65,15 +65,6 @@ class Session(Protocol):
 # --- what a checkpoint says -----------------------------------------------------------------------------------------
 
 
-def why_none(experiment: Experiment) -> str:
-    """Why a run has no checkpoints, in words; empty where it has."""
-    e = experiment
-    kept = "client.error_feedback" if e.client.error_feedback else "server.pull" if e.server.pull else ""
-    if not kept or e.clock.kind == "virtual":
-        return ""
-    return f"{kept} = true on the wall clock: what clients keep between trainings is in no checkpoint there"
-
-
 def whole_state(session: Session, run: State, positions: dict[int, np.ndarray]) -> State:
     """A checkpoint. run: the driver's part. positions: of the shards of every rank that has told its own."""
     e = session.experiment

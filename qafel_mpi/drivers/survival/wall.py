@@ -1,12 +1,15 @@
 """What a checkpoint holds of a wall run: rank 0's state at a moment when it is not in the middle of a step.
 
-What the clients were training, and updates under way, are lost; a client plays that participation again.
+What the clients were training, and updates under way, are lost; a client plays that participation again. Where
+clients keep something from one training to the next, all ranks hold for the checkpoint (holding.py), and nothing is
+under way.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -17,13 +20,18 @@ from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.ledger import Ledger
 from qafel_mpi.drivers.session import Session
 from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED
-from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, spread, whole_state
+from qafel_mpi.drivers.survival.holding import Holding
+from qafel_mpi.drivers.survival.kept import Kept, kept_of
+from qafel_mpi.drivers.survival.resume import MISFITS, misfit, share, spread, spread_kept, whole_state
 from qafel_mpi.drivers.wall.population import population_of
+from qafel_mpi.drivers.wall.questions import Questions
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.hosting import Cohort, Hosting, Turns
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.wire import Message
+
+LONGEST_HOLD_SECONDS = 10.0  # of a run that a signal ends: a batch system gives a minute
 
 
 class Server(Protocol):
@@ -36,6 +44,7 @@ class Server(Protocol):
     senders: Senders
     round: Round
     turns: dict[int, Turns]
+    questions: Questions | None
 
 
 class Played:
@@ -69,6 +78,11 @@ class WallCheckpoints:
         self._writes = server.session.recovery.checkpoints
         self._seen = 0  # the version at the last look
         self._turns: dict[int, int] = {}  # by rank: messages of the starts before this one
+        self._holding = Holding(server.session, server.senders) if server.setup.kept else None
+        self._interrupted_s: float | None = None
+        self._may_end = (
+            self._holding is None or self._writes.every.never
+        )  # what interrupts the run need not wait
         self.played = Played(server.setup.clients)
 
     def begin(self, step: Callable[[], None]) -> None:
@@ -91,6 +105,9 @@ class WallCheckpoints:
             # Without rounds nobody is to be avoided: a rank would never play these clients again.
             rounds = s.session.experiment.server.synchronous
             in_round = [int(client) for client in run["round"]] if rounds else []
+            if s.questions is not None:
+                s.questions.restore(run["questions"])
+            kept = run["clients"] if s.setup.kept else None
         except MISFITS as error:
             raise misfit(error) from error
         self._seen = version = s.server.version
@@ -100,6 +117,8 @@ class WallCheckpoints:
         self._turns = {rank: turns[rank] if same else s.ledger.uploads for rank in range(1, size)}
         share(s.session, None, s.server.x_hat.numpy())
         spread_turns(s.session, self.played.participations, self._turns, in_round)
+        if kept is not None:
+            spread_kept(s.session, kept)
         for rank, turns_of in s.turns.items():
             turns_of.go_on(self._turns[rank], self.played.participations)
             turns_of.next()  # as the client does
@@ -121,19 +140,59 @@ class WallCheckpoints:
 
     def end(self) -> None:
         """The server's loop is over: a run that was interrupted can go on."""
-        if self._s.ledger.reason == INTERRUPTED:
+        if self._holding is not None:
+            self._holding.close()
+        elif self._s.ledger.reason == INTERRUPTED:
             self.write()
+
+    @property
+    def holds(self) -> bool:
+        """The server asks no client anything until a checkpoint has what they keep."""
+        return self._holding is not None and self._holding.wanted
+
+    def may_end(self) -> bool:
+        """A signal interrupts the run: whether it ends now. A checkpoint gets what clients keep first, if it can."""
+        if self._may_end or self._holding is None:
+            return True
+        now_s = perf_counter()
+        self._interrupted_s = self._interrupted_s or now_s
+        self._holding.wanted = True
+        return now_s - self._interrupted_s > LONGEST_HOLD_SECONDS
 
     def look(self) -> None:
         """Between two turns of the server: write a checkpoint where one is due."""
-        if self._seen != self._s.server.version:
+        if self._holding is not None and self._holding.wanted:
+            self._hold(self._holding)
+        elif self._seen != self._s.server.version:
             self._seen = self._s.server.version
-            if self._writes.due(self._seen):
+            if not self._writes.due(self._seen):
+                return
+            if self._holding is not None:
+                self._holding.wanted = True
+            else:
                 self.write()
 
-    def write(self) -> None:
-        """The server is in no step."""
-        self._writes.keep(self._s.server.version, lambda: whole_state(self._s.session, self._state(), {}))
+    def _hold(self, holding: Holding) -> None:
+        questions = self._s.questions
+        if not holding.begun:
+            if questions is None or questions.idle:
+                holding.begin()
+        elif holding.complete():
+            kept = holding.gather()
+            if kept is not None:
+                self.write(kept, waited_s=holding.held_s)
+                self._may_end = self._interrupted_s is not None
+            if not self._may_end:  # else all hold until they are told to stop
+                holding.go_on()
+
+    def write(self, kept: np.ndarray | None = None, waited_s: float = 0.0) -> None:
+        """The server is in no step. kept: what clients keep, where they do."""
+        state = {} if kept is None else {"clients": kept}
+
+        def take() -> State:
+            return whole_state(self._s.session, self._state() | state, {})
+
+        self._writes.keep(self._s.server.version, take, waited_s)
 
     def _state(self) -> State:
         s = self._s
@@ -145,17 +204,27 @@ class WallCheckpoints:
             "ranks": np.array(list(taken), dtype=np.int64),
             "turns": np.array(list(taken.values()), dtype=np.int64),
             "round": self.played.begun(s.server.version),
+            "questions": None if s.questions is None else s.questions.state(),
         }
 
 
-def take_up(session: Session, replica: Replica, turns: Turns, cohort: Cohort) -> bool:
-    """Collective, a client rank's part of `begin`. Whether it has played all that the round under way asks of it."""
+def take_up(
+    session: Session, replica: Replica, turns: Turns, cohort: Cohort, restore: Callable[[Kept], None] | None
+) -> bool:
+    """Collective, a client rank's part of `begin`. Whether it has played all that the round under way asks of it.
+
+    restore: takes what the rank's clients keep, where they do.
+    """
     share(session, replica)
     clients = population_of(session.experiment, session.comm.size)
     played = np.zeros(clients, dtype=np.int64)
     counts, in_round = spread_turns(session, played, {}, [])
     turns.go_on(counts[session.comm.rank], played)
     own = set(turns.clients.tolist())
+    if restore is not None:
+        kept: dict[int, tuple[bytes, int]] = {}
+        spread_kept(session, take=lambda rows: kept.update(kept_of(rows, own.__contains__)))
+        restore(kept)
     return cohort.go_on({client for client in in_round if client in own}, replica.version)
 
 

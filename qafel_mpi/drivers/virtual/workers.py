@@ -114,12 +114,11 @@ class Trainer:
 
     def kept(self) -> Kept:
         """What the clients that are trained here keep between their trainings."""
-        return {} if self.client.feedback is None else self.client.feedback.state()
+        return self.client.kept()
 
     def restore(self, kept: Kept) -> None:
         """The inverse of `kept`. Raises ValueError where it does not fit."""
-        if self.client.feedback is not None:
-            self.client.feedback.restore(kept, self.task.dtype)
+        self.client.restore(kept)
 
     def train(
         self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Callable
 from threading import Event, RLock, Thread
 from time import perf_counter, sleep
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Encoding, NonFiniteError
+from qafel_mpi.codecs.base import NonFiniteError
 from qafel_mpi.drivers.build import RunSummary, Setup, use
 from qafel_mpi.drivers.device_frames import frame_maker
 from qafel_mpi.drivers.encodings import EncodingErrors
@@ -19,10 +18,13 @@ from qafel_mpi.drivers.failures import frame_of, reason
 from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.survival.digests import Digests, digest_period
+from qafel_mpi.drivers.survival.holding import Held, NeverHeld
+from qafel_mpi.drivers.survival.kept import Kept
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.survival.wall import take_up
 from qafel_mpi.drivers.wall.members import adopt
 from qafel_mpi.drivers.wall.population import turns_of
+from qafel_mpi.drivers.wall.upload import Upload
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
@@ -31,23 +33,7 @@ from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_fr
 from qafel_mpi.wire import ADOPT_BYTES, Kind, Message, check
 
 POLL_SECONDS = 500e-6  # of the progress thread
-PAUSE_SLICE_SECONDS = (
-    5e-3  # a client that idles on purpose looks for broadcasts so often, and leaves its core alone
-)
-
-
-class Upload(NamedTuple):
-    """What is sent once its encoding is done. delta: what is encoded, untouched until then."""
-
-    frame: Frame
-    delta: Tensor
-    encoding: Encoding
-    key: int
-    client: int
-    participation: int
-    version: int
-    loss: float
-    train_seconds: float
+PAUSE_SLICE_SECONDS = 5e-3  # a client that idles on purpose looks so often, and leaves its core alone
 
 
 class WallClient:
@@ -102,6 +88,7 @@ class WallClient:
         # What is trained on: beside a thread that moves x̂ meanwhile, a copy of one version of it.
         self.start = vector_like(self.replica.x_hat) if self.threaded else self.replica.x_hat
         self.failure: Exception | None = None  # of the thread
+        self.held = Held(self) if setup.kept else NeverHeld()
 
     def run(self) -> RunSummary:
         progress = Thread(target=self._progress_loop, daemon=True) if self.threaded else None
@@ -120,6 +107,7 @@ class WallClient:
                 progress.join()
         self._say_goodbye()
         self.inbox.close()
+        self.held.close()
         self.session.close(
             self.replica.version,
             self.replica.x_hat,
@@ -131,9 +119,18 @@ class WallClient:
 
     def take_up(self) -> None:
         """Of a run that is resumed: x̂ and turns of its checkpoint; a round that it has played its part of ends."""
-        if take_up(self.session, self.replica, self.turns, self.cohort) and len(self.turns.clients):
+        restore = self.restore if self.setup.kept else None
+        if take_up(self.session, self.replica, self.turns, self.cohort, restore) and len(self.turns.clients):
             version = self.replica.version
             self._until(lambda: self.replica.version > version, "the next round")
+
+    def kept(self) -> Kept:
+        """What the clients keep for their next trainings, for a checkpoint."""
+        return self.client.kept()
+
+    def restore(self, kept: Kept) -> None:
+        """The inverse of `kept`. Raises ValueError."""
+        self.client.restore(kept)
 
     def _participate(self) -> None:
         """One training on the newest version, and its upload."""
@@ -279,11 +276,16 @@ class WallClient:
         return taken[0] if taken else None
 
     def _until(self, ready: Callable[[], bool], what: str) -> None:
+        """Between two trainings: where rank 0 asks this rank to hold, it does."""
+
         def step() -> bool:
             self._progress()
-            return self.stopped or ready()
+            return self.stopped or self.held.asked or ready()
 
         self.session.wait(step, lambda: self._waits(what))
+        while self.held.asked:
+            self.held.hold()
+            self.session.wait(step, lambda: self._waits(what))
 
     def _waits(self, what: str) -> str:
         """In words: late clients below this one in the tree, whom it alone knows; else what all wait for."""
@@ -318,6 +320,7 @@ class WallClient:
                 raise self.failure
             self._post_what_is_encoded()
             # 12. Take the broadcasts that have arrived, in order; check each, and pass it on down the tree.
+            self.held.look()
             while arrived := self.inbox.poll():
                 for received in arrived:
                     self._apply(received)

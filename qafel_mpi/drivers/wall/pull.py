@@ -13,6 +13,7 @@ from qafel_mpi.drivers.build import Setup
 from qafel_mpi.drivers.failures import reason
 from qafel_mpi.drivers.pulled import Progressing
 from qafel_mpi.drivers.session import Session
+from qafel_mpi.drivers.survival.kept import Kept
 from qafel_mpi.drivers.survival.stopping import Stopped
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.members import pairs_of
@@ -33,8 +34,15 @@ class PullClient(WallClient):
         self.questions: deque[tuple[int, int, Question]] = deque()
         self.participations = dict.fromkeys(self.clients, 0)  # how often each was asked
 
+    def kept(self) -> Kept:
+        return self.progress.state()
+
+    def restore(self, kept: Kept) -> None:
+        self.progress.restore(kept)
+
     def _participate(self) -> None:
         """One SGD step, and the answers to what rank 0 has asked meanwhile."""
+        self._until(lambda: True, "nobody")  # it holds for a checkpoint
         while self.moved:
             for moved, played in pairs_of(self.moved.popleft()):
                 self.clients.append(moved)

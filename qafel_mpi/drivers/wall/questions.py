@@ -7,6 +7,7 @@ from typing import Protocol
 
 from qafel_mpi.drivers.wall.models import Server as Sends
 from qafel_mpi.drivers.wall.models import download
+from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.schedule.population import Population
 
@@ -42,6 +43,19 @@ class Questions:
             rank = 1 + self._s.members.hosting.host_of(client)
             self._open.setdefault(rank, deque()).append(client)
             download(self._s, rank, client, participation)
+
+    @property
+    def idle(self) -> bool:
+        """Every question has been answered."""
+        return not any(self._open.values())
+
+    def state(self) -> State:
+        """For a checkpoint, while it is `idle`: who was asked how often, and what is drawn next."""
+        return self._people.state()
+
+    def restore(self, state: State) -> None:
+        """The inverse of `state`."""
+        self._people.restore(state)
 
     def answered(self, rank: int) -> None:
         """A message has come that is an answer, as far as one can know."""

@@ -106,7 +106,7 @@ class WallServer:
                 self.session.backoff.pause()
             self._look()
             self._look_at_window()
-            if self.questions is not None and not self.ledger.reason:
+            if self.questions is not None and not (self.ledger.reason or self.checkpoints.holds):
                 self.questions.ask()
             self.checkpoints.look()
         self.checkpoints.end()
@@ -144,7 +144,7 @@ class WallServer:
         self.session.keep_books()
         self.members.look()
         self.watch.look()
-        if self.interrupted():
+        if self.interrupted() and self.checkpoints.may_end():
             self.ledger.reason = self.ledger.reason or "interrupted"
 
     def _look_at_window(self) -> None:

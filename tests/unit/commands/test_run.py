@@ -8,11 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from qafel_mpi.commands.app import app
-from qafel_mpi.commands.run import exit_code, refuse_without_effect
-from qafel_mpi.config import load
-from qafel_mpi.config_text import ConfigError
+from qafel_mpi.commands.run import exit_code
 from qafel_mpi.drivers.build import RunSummary
-from qafel_mpi.drivers.survival.every import DEFAULT, Every
 
 
 def test_the_help_promises_no_wall_run_that_is_a_function_of_its_seed():
@@ -37,15 +34,3 @@ def test_exit_codes(result, code):
 def test_a_required_target_that_is_not_reached_is_4():
     assert exit_code(RunSummary(outcome="finished"), require_target=True) == 4
     assert exit_code(RunSummary(outcome="target reached", target_reached=True), require_target=True) == 0
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "setting"), [("qafel-ef", "client.error_feedback"), ("quafl", "server.pull")]
-)
-def test_checkpoints_that_there_would_not_be_are_refused_before_the_start(algorithm, setting):
-    wall = load("digits", [f"algorithm={algorithm}"])
-    with pytest.raises(ConfigError, match=f"--checkpoint-every: {setting} = true on the wall clock"):
-        refuse_without_effect(Every(steps=50), wall)
-    refuse_without_effect(DEFAULT, wall)
-    refuse_without_effect(Every(never=True), wall)
-    refuse_without_effect(Every(steps=50), load("digits", [f"algorithm={algorithm}", "clock.kind=virtual"]))
