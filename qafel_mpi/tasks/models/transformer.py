@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from qafel_mpi.tasks.config import TaskConfig
 from qafel_mpi.tasks.errors import DataError
+from qafel_mpi.tasks.models.linear import Linear, linear
 from qafel_mpi.tasks.targets import Signature
 
 INITIAL_STD = 0.02
@@ -20,8 +21,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.c_attn = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
+        self.c_attn = Linear(width, 3 * width)
+        self.c_proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         n, positions, width = x.shape
@@ -36,8 +37,8 @@ class Perceptron(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(gelu(self.c_fc(x), approximate="tanh"))
@@ -84,7 +85,7 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.ln_f = nn.LayerNorm(width)
-        self.head = None if classes == vocabulary else nn.Linear(width, classes)
+        self.head = None if classes == vocabulary else Linear(width, classes)
         self._initialise(depth)
 
     def _initialise(self, depth: int) -> None:
