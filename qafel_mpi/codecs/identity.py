@@ -29,9 +29,10 @@ class Identity(DeviceCodec):
         self._steps = FloatsStep(layout.elements, threads)
         self.bits = torch.finfo(dtype).bits
         self._numpy = f"<f{self.bits // 8}"
+        self._bytes = layout.elements * self.bits // 8
 
     def payload_bytes(self) -> int:
-        return self.layout.elements * self.bits // 8
+        return self._bytes
 
     def delta(self) -> float:
         return 1.0

@@ -93,9 +93,11 @@ class Mixed(Codec):
         self.threaded = any(codec.threaded for codec in codecs)
         self.shared = any(codec.shared for codec in codecs)
         self.own_sums = any(codec.own_sums for codec in codecs)
+        self.starts_sums = all(codec.starts_sums for codec in codecs)
         self.clips = any(codec.clips for codec in codecs)
         # Checked last and added first, where several messages are added by one call of its kernel.
         self._largest = max(self.parts, key=lambda part: part.elements)
+        self._others = [part for part in self.parts if part is not self._largest]
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -158,15 +160,32 @@ class Mixed(Codec):
             return
         for payload in payloads:
             super().validate(payload)
-        others = [part for part in self.parts if part is not self._largest]
+        others = self._others
         for part in others:
             for payload in payloads:
                 part.codec.validate(part.bytes_of(payload))
-        for part in (self._largest, *others):
-            taken = part.take(acc, "x_hat")
-            own = [part.bytes_of(payload) for payload in payloads]
-            part.codec.accumulate_all(own, taken, weights, [key ^ part.mask for key in keys])
+        self._accumulate_part(self._largest, payloads, acc, weights, keys)
+        for part in others:
+            if type(part.codec).accumulate_all is not Codec.accumulate_all:
+                self._accumulate_part(part, payloads, acc, weights, keys)
+                continue
+            taken = part.take(acc, "x_hat")  # one by one, as that would do, and checked already
+            for payload, weight, key in zip(payloads, weights, keys, strict=True):
+                part.codec._decode(part.bytes_of(payload), taken, weight, key ^ part.mask, assign=False)
             part.put(taken, acc)
+
+    def _accumulate_part(
+        self,
+        part: _Part,
+        payloads: Sequence[np.ndarray],
+        acc: Tensor,
+        weights: Sequence[float],
+        keys: Sequence[int],
+    ) -> None:
+        taken = part.take(acc, "x_hat")
+        own = [part.bytes_of(payload) for payload in payloads]
+        part.codec.accumulate_all(own, taken, weights, [key ^ part.mask for key in keys])
+        part.put(taken, acc)
 
     def clipped(self, payload: np.ndarray) -> int:
         return sum(part.codec.clipped(part.bytes_of(payload)) for part in self.parts)

@@ -25,6 +25,12 @@ def _subtract(x, y, out):
 
 
 @helper
+def _put(values, acc, weight):
+    for i in range(acc.size):
+        acc[i] = weight * acc.dtype.type(values[i])
+
+
+@helper
 def _add(values, acc, weight):
     for i in range(acc.size):
         acc[i] += weight * acc.dtype.type(values[i])
@@ -64,11 +70,11 @@ def _top(x, pieces, out, patterns):
 def _accumulate(values, pieces, acc, weight, assign):
     for k in range(len(pieces)):
         place, begin, size = pieces[k, 0], pieces[k, 1], pieces[k, 2]
-        target = part(acc, place, place + size)
+        target, factor = part(acc, place, place + size), acc.dtype.type(weight)
         if assign:
-            _copy(part(values, begin, begin + size), target)
+            _put(part(values, begin, begin + size), target, factor)
         else:
-            _add(part(values, begin, begin + size), target, acc.dtype.type(weight))
+            _add(part(values, begin, begin + size), target, factor)
 
 
 def copy_pieces(x: np.ndarray, pieces: np.ndarray, out: np.ndarray) -> bool:
@@ -79,5 +85,5 @@ def copy_pieces(x: np.ndarray, pieces: np.ndarray, out: np.ndarray) -> bool:
 def add_pieces(
     values: np.ndarray, pieces: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool
 ) -> None:
-    """The pieces of acc += weight · values, or = values."""
+    """The pieces of acc += weight · values, or = weight · values."""
     _accumulate(values, pieces, acc, weight, assign)

@@ -232,3 +232,14 @@ def test_what_is_not_finite_is_named_by_its_tensor_in_the_whole_vector():
 def test_rules_that_make_no_sense_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         CodecConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_first_message_of_a_sum_is_as_good_as_added_to_zeros(name):
+    codec, x = mixed(name), gaussian(LAYOUT.elements)
+    payload = encoded(codec, x)
+    wanted = torch.zeros(codec.sum_elements)
+    codec.sum_all([payload], wanted, [0.375], [KEY])
+    sums = torch.full_like(wanted, float("nan"))
+    codec.start_sum(payload, sums, 0.375, KEY)
+    assert torch.equal(sums, wanted)
