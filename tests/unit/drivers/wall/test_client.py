@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qafel_mpi.drivers.survival.holding import NeverHeld
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.wire import WireError
 
@@ -16,6 +17,7 @@ def test_what_the_progress_thread_raises_ends_the_run():
 
     client = WallClient.__new__(WallClient)
     client.lock, client.encoding, client.failure = RLock(), None, None
+    client.held = NeverHeld()
     client.replica = SimpleNamespace(x_hat=torch.zeros(1))
     client.inbox = SimpleNamespace(poll=poll)
     client._end = Event()
