@@ -376,6 +376,11 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "paper_bytes_down": ("bytes", "size of all broadcasts by the paper's formula"),
     "down_links": ("bytes", "payload sent down, summed over all links"),
     "dropped_messages": ("", "messages that failed the check, or came twice"),
+    "busy_seconds": (
+        "s",
+        "wall clock: turns of rank 0's loop in which a message had come or been sent, with what it then did and waited "
+        "for; of a run that was resumed, since then",
+    ),
     "skipped_versions": (
         "",
         "wall clock: broadcasts that a client never got because a later one or a model took their place, summed over "

@@ -218,7 +218,7 @@ virtual() {
 }
 
 replay() {
-    qafel-mpi bench tracing --json $raw/replay/digests.json
+    $two tracing --json $raw/replay/digests.json
     qafel-mpi bench virtual --only replay --seconds 20 --json $raw/replay/replay.json
 }
 

@@ -17,6 +17,7 @@ from qafel_mpi.bench import (
     backoff,
     broadcast,
     data,
+    digests,
     ingest,
     overlap,
     p2p,
@@ -30,6 +31,7 @@ from qafel_mpi.bench.measuring import paths, ranks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.config import load
+from qafel_mpi.drivers.digests import digester
 from qafel_mpi.drivers.rows import received_row
 from qafel_mpi.drivers.virtual import run as virtual_run
 from qafel_mpi.drivers.wall import alone
@@ -261,6 +263,21 @@ def test_overlap_and_tracing_read_the_trace_of_a_wall_run(comm, folder, monkeypa
         assert len(run.ours.warmups) >= 3
         assert 0 < message.ours.median < 1e-3
         assert 0 < run.derived["share"] < 1
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.mpi(min_size=2, max_size=2)
+def test_digests_are_a_share_of_what_rank_0_does_in_a_wall_run(comm, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(digests, "ROUNDS", 1)
+    rows, any_here = on_every_rank(comm, digests.rows(comm, SHORT, digester, wall.run, {2_000: 40}))
+    assert any_here
+    if comm.rank == 0:
+        (row,) = rows
+        found = row.columns()
+        # In a run there is more to do for an upload than to add it up.
+        assert found["reference_median_us"] < found["work_us"] < 1e5
+        assert found["share"] < 1
         assert list(folder.iterdir()) == []
 
 

@@ -191,7 +191,10 @@ def tracing(
     out: Out = None,
     reference: Reference = None,
 ) -> None:
-    """Measure what the trace costs per message and, under mpirun, as a share of a wall run."""
+    """Measure what the trace costs per message and, under mpirun, as a share of a wall run.
+
+    Under mpirun also what the digests of uploads cost, as a share of what rank 0 does for an upload.
+    """
     run("tracing", parts.tracing(uploads), Output(json, out, reference), seconds=seconds, width=width)
 
 

@@ -98,13 +98,13 @@ def tracing(uploads: int) -> Measure:
     def measure(comm: MPI.Intracomm, limits: Limits) -> Iterable[Row]:
         from qafel_mpi.bench import digests
         from qafel_mpi.bench import tracing as ours
-        from qafel_mpi.drivers.digests import digest
+        from qafel_mpi.drivers.digests import digester
         from qafel_mpi.drivers.rows import received_row
         from qafel_mpi.drivers.wall import run as wall
 
         yield from ours.rows(comm, limits, received_row, wall.run, uploads)
-        if comm.rank == 0:
-            yield from digests.rows(limits, received_row, digest)
+        if comm.size > 1:
+            yield from digests.rows(comm, limits, digester, wall.run)
 
     return measure
 

@@ -93,6 +93,7 @@ class WallServer:
             turns.next()  # the first ones start from x^0
         self.window = GraceWindow(session.experiment.server.grace_seconds)
         self.stopping = False  # every client has been told to stop
+        self.busy_s = 0.0  # the trace's busy_seconds
         self.checkpoints = WallCheckpoints(self, hosting)
         self.members = Members(self, hosting)
 
@@ -115,6 +116,7 @@ class WallServer:
 
     def _turn(self) -> bool:
         """Take what has arrived and complete what was sent. Returns whether anything happened."""
+        turn_s = self.session.now_s()
         # 6. Take the uploads that have arrived.
         arrived = self.inbox.poll()
         if arrived:
@@ -130,6 +132,7 @@ class WallServer:
         if arrived or done:
             self.session.backoff.reset()
             self.watch.heard_s = self.session.now_s()
+            self.busy_s += self.watch.heard_s - turn_s
         return bool(arrived) or done
 
     def _progress_broadcasts(self) -> bool:
@@ -344,8 +347,7 @@ class WallServer:
         self.session.fault("message dropped", received.source, detail=why)
         self.session.recorder.messages.append(dropped_row(received, sequence, 0))
         arrived_s, payload = received.t_complete - self.session.origin_s, received.payload
-        (digest,) = self.digests_of([payload])
-        self.ledger.dropped(received.source, payload.size, arrived_s, digest)
+        self.ledger.dropped(received.source, payload.size, arrived_s, *self.digests_of([payload]))
         print(f"qafel-mpi: rank 0 dropped a message: {why}", file=sys.stderr, flush=True)
 
     def _stop(self) -> None:
@@ -376,14 +378,12 @@ class WallServer:
 
     def _close(self) -> RunSummary:
         self.ledger.close(self.session.now_s())
-        seconds = self.ledger.seconds
         self.inbox.close()
         self.broadcast.close()
-        server = self.server
         # 16. Check that every rank holds the same x̂, and merge the ranks' shards into one trace.
         self.session.close(
-            server.version,
-            server.x_hat,
+            self.server.version,
+            self.server.x_hat,
             sent=self.broadcast.total,
             received=self.inbox.total,
             shared_state=not self.setup.unicast,
@@ -391,9 +391,10 @@ class WallServer:
         )
         return self.session.finish(
             self.ledger,
-            server.x,
-            seconds=seconds,
+            self.server.x,
+            seconds=self.ledger.seconds,
             virtual_seconds=0.0,
             down_links=self.broadcast.link_bytes,
             skipped_versions=self.broadcast.skipped,
+            busy_seconds=self.busy_s,
         )
