@@ -376,11 +376,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     "paper_bytes_down": ("bytes", "size of all broadcasts by the paper's formula"),
     "down_links": ("bytes", "payload sent down, summed over all links"),
     "dropped_messages": ("", "messages that failed the check, or came twice"),
-    "busy_seconds": (
-        "s",
-        "wall clock: turns of rank 0's loop in which a message had come or been sent, with what it then did and waited "
-        "for; of a run that was resumed, since then",
-    ),
+    "busy_seconds": ("s", "wall clock: of rank 0's turns in which messages came or had been sent"),
     "skipped_versions": (
         "",
         "wall clock: broadcasts that a client never got because a later one or a model took their place, summed over "
@@ -392,10 +388,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
     ),
     "resumed": ("JSON", "each time that it was resumed: when, ranks, and what was before"),
     "rows": ("JSON", "rows of each table"),
-    "lost_bytes": (
-        "JSON",
-        "bytes at the end of a shard that belong to no whole block; only where there are some",
-    ),
+    "lost_bytes": ("JSON", "bytes at the end of a shard of no whole block; only where there are some"),
     "missing_ranks": ("JSON", "ranks that left no shard; only where there are some"),
     "damaged": ("JSON", "what was left out because of a wrong checksum; only where there is some"),
     "missing_rows": (

@@ -2,8 +2,8 @@
 
 The cost: payloads are added to a sum with their digests and without, in turns, in one process. The work: the seconds
 of wall runs in which rank 0 had something to do, an upload. So there is all in it that a run has: completing
-receives, copies by MPI, headers, adding up, rows of the trace, the server's steps, broadcasts. Left out are the time in
-which nothing comes, and evaluations.
+receives, copies by MPI, headers, adding up, rows of the trace, the server's steps, broadcasts. Left out are
+evaluations, and the time in which nothing comes.
 """
 
 from __future__ import annotations

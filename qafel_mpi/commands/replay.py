@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from qafel_mpi.drivers.replay.walk import Replay
 
 SCHEMA_VERSION = 1  # of `replay --json`: schemas/replay.json
+# Of process.HEAVY what reads no variable that decides arithmetic.
+WITHOUT_TORCH = ("h5py", "qafel_mpi.trace.merge", "qafel_mpi.trace.reader")
 HAT = "\u0302"
 EXAMPLES = (
     "Examples:\n\n"
@@ -70,10 +72,14 @@ def replay(
     the run's x and x̂, or names the first upload whose payload differs: its rank, host and client.
     """
     with job.all_ranks_end(), Interrupt(job.end_now) as interrupted:
+        job.load(WITHOUT_TORCH)
         comm = job.world()
         with given_up():
             planned = job.from_rank_0(comm, lambda: _plan(trace, out, overwrite, data_dir, hold))
-            instructions.use(planned["variables"])  # before torch is imported
+            instructions.use(
+                planned["variables"]
+            )  # before torch and numba are imported, which read them once
+            job.load()
             interrupted.starting()
             found = _drive(
                 planned,

@@ -1,7 +1,10 @@
 """What `qafel-mpi replay` prints of a verdict."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from qafel_mpi.commands import instructions, process
+from qafel_mpi.commands import replay as command
 from qafel_mpi.commands.replay import text
 from qafel_mpi.drivers.replay.verdict import Verdict
 
@@ -22,6 +25,20 @@ DIFFERS = Verdict(
     1,
     ranks=2,
 )
+
+
+def test_the_variables_of_the_run_are_set_before_anything_that_reads_them_is_imported(monkeypatch):
+    done: list[object] = []
+    planned = {"variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "data_dir": "/nowhere"}
+    same = replace(DIFFERS, outcome="the same", first=None)
+    monkeypatch.setattr(process, "load", lambda modules=process.HEAVY: done.append(modules))
+    monkeypatch.setattr(process, "world", lambda: done.append("MPI"))
+    monkeypatch.setattr(process, "from_rank_0", lambda comm, prepare: planned)
+    monkeypatch.setattr(process, "leave", lambda code: done.append(code))
+    monkeypatch.setattr(instructions, "use", done.append)
+    monkeypatch.setattr(command, "_drive", lambda *given, **options: same)
+    command.replay(Path("a.h5"))
+    assert done == [command.WITHOUT_TORCH, "MPI", planned["variables"], process.HEAVY, 0]
 
 
 def test_on_several_ranks_it_says_how_to_learn_which_side_erred():
