@@ -46,6 +46,7 @@ class Fixed(Codec):
         self._bytes = CODES_AT + -(-layout.elements * bits // 8)
         self._cpu = FixedKernels(layout.elements, spacing=self.spacing, bits=bits, threads=threads)
         self._total: Tensor | None = None
+        self._integers_of: tuple[Tensor, np.ndarray] | None = None  # the last sums, and what they hold
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -85,19 +86,21 @@ class Fixed(Codec):
         self, payloads: Sequence[np.ndarray], sums: Tensor, weights: Sequence[float], keys: Sequence[int]
     ) -> None:
         valid = [self.validate(payload) for payload in payloads]
-        self._cpu.add(valid, [_whole(weight) for weight in weights], self._integers(sums).numpy())
+        self._cpu.add(valid, [_whole(weight) for weight in weights], self._integers(sums))
 
     def _sum(self, valid: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
-        self._cpu.add([valid], [_whole(weight)], self._integers(sums).numpy())
+        self._cpu.add([valid], [_whole(weight)], self._integers(sums))
 
     def resolve(self, sums: Tensor, key: int) -> Tensor:
         if self._total is None or self._total.dtype != sums.dtype:
             self._total = vector_like(sums.new_empty(self.layout.elements))
-        self._cpu.scale(self._integers(sums).numpy(), self._total.numpy())
+        self._cpu.scale(self._integers(sums), self._total.numpy())
         return self._total
 
-    def _integers(self, sums: Tensor) -> Tensor:
-        return sums.view(torch.int16)[: self.layout.elements]
+    def _integers(self, sums: Tensor) -> np.ndarray:
+        if self._integers_of is None or self._integers_of[0] is not sums:
+            self._integers_of = sums, sums.view(torch.int16)[: self.layout.elements].numpy()
+        return self._integers_of[1]
 
 
 def _whole(weight: float) -> int:

@@ -60,19 +60,32 @@ def decode_range(payload, first, last, bits, factor, assign, levels, acc):
     return -1
 
 
+@helper
+def _add(payload, weight, g, bits, levels, target):
+    unpack(payload, CODES_AT + g * SEGMENT * bits // 8, target.size, bits, True, levels)
+    if weight == 1:
+        for k in range(target.size):
+            target[k] += np.int16(levels[k])
+    else:
+        for k in range(target.size):
+            target[k] += np.int16(weight) * np.int16(levels[k])
+
+
 @jit
 def add_range(payloads, weights, count, first, last, bits, levels, sums):
     """sums += Σ weight · level of the first `count` payloads, whole numbers: segments first..last-1."""
     for g in range(first, last):
         target = part(sums, g * SEGMENT, min((g + 1) * SEGMENT, sums.size))
         for i in range(count):
-            unpack(payloads[i], CODES_AT + g * SEGMENT * bits // 8, target.size, bits, True, levels)
-            if weights[i] == 1:
-                for k in range(target.size):
-                    target[k] += np.int16(levels[k])
-            else:
-                for k in range(target.size):
-                    target[k] += np.int16(weights[i]) * np.int16(levels[k])
+            _add(payloads[i], weights[i], g, bits, levels, target)
+    return -1
+
+
+@jit
+def add_one_range(payload, weight, first, last, bits, levels, sums):
+    """add_range of one payload: a tuple takes longer on its way than a short vector."""
+    for g in range(first, last):
+        _add(payload, weight, g, bits, levels, part(sums, g * SEGMENT, min((g + 1) * SEGMENT, sums.size)))
     return -1
 
 
@@ -131,8 +144,17 @@ class FixedKernels:
 
     def add(self, payloads: Sequence[np.ndarray], weights: Sequence[int], sums: np.ndarray) -> None:
         """sums += Σ weight · level. Reads the sums once for TOGETHER payloads."""
+        if len(payloads) == 1:
+            self._add_one(payloads[0], weights[0], sums)
+            return
         for at in range(0, len(payloads), TOGETHER):
             self._add(payloads[at : at + TOGETHER], weights[at : at + TOGETHER], sums)
+
+    def _add_one(self, payload: np.ndarray, weight: int, sums: np.ndarray) -> None:
+        def call(i: int, first: int, last: int) -> int:
+            return int(add_one_range(payload, weight, first, last, self.bits, self._levels[i], sums))
+
+        spread(call, self._shares)
 
     def _add(self, some: Sequence[np.ndarray], weights: Sequence[int], sums: np.ndarray) -> None:
         count = len(some)
