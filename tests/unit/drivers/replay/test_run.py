@@ -1,16 +1,23 @@
 """Runs on the virtual clock, done again in one process."""
 
+import itertools
 import json
+from contextlib import contextmanager
 
 import h5py
+import numpy as np
 import pytest
+import torch
 
+from qafel_mpi.algorithms import server
 from qafel_mpi.codecs import bucketed
 from qafel_mpi.config import load
 from qafel_mpi.drivers.replay.recorded import ReplayError
 from qafel_mpi.drivers.replay.run import opened, run
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.virtual import workers
+from qafel_mpi.kernels import memory
+from qafel_mpi.tasks import flat
 from qafel_mpi.trace.seal import write_seal
 from qafel_mpi.trace_schema import REFUSED
 
@@ -58,6 +65,56 @@ def test_a_virtual_run_is_done_again_with_its_own_batches(tmp_path, name):
     assert (found.outcome, found.first_text) == ("the same", "")
     assert found.x_digest == summary.x_digest
     assert (found.uploads, found.server_steps) == (summary.uploads, summary.server_steps)
+
+
+@contextmanager
+def hostile_memory():
+    """Fresh memory is full of numbers that nobody has written, and vectors that live long begin at an odd element."""
+    empty, torchs, torchs_like, begins = np.empty, torch.empty, torch.empty_like, itertools.count(1)
+
+    def filled(array):
+        array[...] = True if array.dtype.kind == "b" else np.nan if array.dtype.kind == "f" else 77
+        return array
+
+    def tensor(made):
+        filled(made.detach().numpy())
+        return made
+
+    def vector(elements, dtype, device="cpu"):
+        begin = 1 + next(begins) % 15
+        return tensor(torchs(elements + begin, dtype=dtype))[begin:]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "empty", lambda *given, **options: filled(empty(*given, **options)))
+        patch.setattr(torch, "empty", lambda *given, **options: tensor(torchs(*given, **options)))
+        patch.setattr(torch, "empty_like", lambda *given, **options: tensor(torchs_like(*given, **options)))
+        for module in (memory, flat, workers, server):
+            patch.setattr(module, "vector", vector)
+        yield
+
+
+IN_ANY_MEMORY = {
+    "digits": ("digits",),
+    "digits, one at a time": ("digits", "client.together=1"),
+    "logistic": ("mushrooms-qsgd", *LOGISTIC),
+    "cnn": (
+        "digits",
+        "task.dataset=synthetic",
+        "task.model=cnn",
+        "task.shape=[3, 32, 32]",
+        "task.classes=2",
+        "task.examples=200",
+        "stop.uploads=12",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_ANY_MEMORY)
+def test_bits_depend_neither_on_what_lay_in_fresh_memory_nor_on_where_vectors_begin(tmp_path, name):
+    virtual_run(tmp_path, *IN_ANY_MEMORY[name])
+    with hostile_memory():
+        found = run(tmp_path / "a.h5")
+    assert (found.outcome, found.first_text, found.slips) == ("the same", "", 0)
 
 
 def test_digests_that_the_server_took_while_it_decoded_are_those_of_the_payloads(tmp_path, monkeypatch):
