@@ -66,7 +66,7 @@ NOTED='trap : USR1 TERM; "$@"; code=$?; trap - USR1 TERM # the signals are for t
 launch_in_parts() { # COMMAND...: each part of the job has the tasks that it was submitted with
     local parts=0-$((SLURM_HET_SIZE - 1)) ends ranks=0 of_part code=0 worst
     for of_part in "${!SLURM_NTASKS_HET_GROUP_@}"; do ranks=$((ranks + ${!of_part})); done
-    ends=$(mktemp -d "$RUNS/.ends-XXXXXX")
+    ends=$(mktemp -d "$RUNS/.ends-XXXXXX") || return 2
     warned srun --mpi="$SRUN_MPI" --het-group="$parts" --kill-on-bad-exit=1 sh -c "$NOTED" "$ends" "$@" || code=$?
     # What a rank ended with comes before 137 and 143, by which srun ends the others.
     worst=$(cat "$ends"/* 2>/dev/null | sort -n |

@@ -153,9 +153,9 @@ def test_a_requeued_run_has_a_name_of_its_own(tmp_path):
 
 @needs_bash
 def test_srun_is_told_what_it_does_not_take_over_from_sbatch(tmp_path):
-    program(tmp_path / "srun", 'echo "$SRUN_CPUS_PER_TASK $SLURM_EXPORT_ENV"')
+    program(tmp_path / "srun", 'echo "$SRUN_CPUS_PER_TASK $SLURM_EXPORT_ENV $SLURM_PMIX_FENCE"')
     variables = {"LAUNCHER": "srun", "SLURM_CPUS_PER_TASK": "3", "SLURM_EXPORT_ENV": "NONE"}
-    assert started(tmp_path, render("single-node"), **variables).stdout == "3 ALL\n"
+    assert started(tmp_path, render("single-node"), **variables).stdout == "3 ALL ring\n"
 
 
 # In the place of SLURM 22.05's srun: the ranks, one after the other, and then what it does itself.
