@@ -7,19 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, group_norm
+from torch.nn.functional import conv2d, group_norm, pad
 
 from qafel_mpi.tasks.models import cnn_kernels as kernels
 
 PADDING = 2
-_AROUND = (
-    [1, 1],
-    [PADDING, PADDING],
-    [1, 1],
-    False,
-    [0, 0],
-    1,
-)  # stride, padding, dilation; not transposed; groups
+_BESIDES = ([1, 1], False, [0, 0], 1)  # behind the padding: dilation, not transposed, groups
 
 
 def block(convolution: nn.Conv2d, norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -42,16 +35,18 @@ class _Fused(torch.autograd.Function):
     """`layers` with one kernel behind the convolution, all in channels-last order.
 
     A channel's bias adds to its mean, which the norm takes away: it is never added, and its gradient is zero, where
-    torch's layers give rounding errors.
+    torch's layers give rounding errors. Half of the padding is made beforehand: with a padding of 2, oneDNN takes
+    vectors of half the width for the weights' gradient.
     """
 
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, epsilon: float
     ) -> tuple[Tensor, ...]:
-        """(out, the convolution's output, and place, mean and root of kernels.forward)."""
-        x = x.to(memory_format=torch.channels_last)  # contiguous() leaves images of one channel as they are
-        made = torch.ops.aten.convolution(x, weight, None, *_AROUND)
+        """(out, x padded by one, the convolution's output, and place, mean and root of kernels.forward)."""
+        # Not by contiguous(), which leaves images of one channel as they are.
+        padded = pad(x.to(memory_format=torch.channels_last), (1, 1, 1, 1))
+        made = torch.ops.aten.convolution(padded, weight, None, [1, 1], [1, 1], *_BESIDES)
         made = made.contiguous(memory_format=torch.channels_last)
         n, channels, h, w = made.shape
         out = _images(n, h // 2, w // 2, made.dtype)
@@ -68,18 +63,18 @@ class _Fused(torch.autograd.Function):
             mean.numpy(),
             root.numpy(),
         )
-        return out, made, place, mean, root
+        return out, padded, made, place, mean, root
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, _, gain, _, _ = inputs
+        _, weight, _, gain, _, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(x, weight, gain, *output[1:])
+        ctx.save_for_backward(weight, gain, *output[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, pull: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, gain, made, place, mean, root = ctx.saved_tensors
+        weight, gain, padded, made, place, mean, root = ctx.saved_tensors
         pull = pull.contiguous(memory_format=torch.channels_last)
         by_made, by_gain, by_offset = torch.empty_like(made), torch.empty_like(gain), torch.empty_like(gain)
         kernels.backward(
@@ -93,14 +88,11 @@ class _Fused(torch.autograd.Function):
             by_gain.numpy(),
             by_offset.numpy(),
         )
-        by_x, by_weight, _ = torch.ops.aten.convolution_backward(
-            by_made,
-            x.to(memory_format=torch.channels_last),
-            weight,
-            None,
-            *_AROUND,
-            [ctx.needs_input_grad[0], True, False],
-        )
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            inside = torch.empty_like(padded[..., 1:-1, 1:-1])  # its values have no part in the gradient
+            by_x = _pull_back(by_made, inside, weight, PADDING, 0)
+        by_weight = _pull_back(by_made, padded, weight, 1, 1)
         return by_x, by_weight, torch.zeros_like(gain), by_gain, by_offset, None
 
     @staticmethod
@@ -109,7 +101,16 @@ class _Fused(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
         """Clients that are trained as one batch: one convolution with groups, and torch's layers."""
         out = torch.vmap(layers, in_dims)(*inputs)
-        return (out, *(out.new_empty(0) for _ in range(4))), (0, None, None, None, None)
+        return (out, *(out.new_empty(0) for _ in range(5))), (0, None, None, None, None, None)
+
+
+def _pull_back(pull: Tensor, x: Tensor, weight: Tensor, padding: int, by: int) -> Tensor:
+    """A convolution's gradient by x (0) or by its weights (1)."""
+    wanted = [by == 0, by == 1, False]
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        pull, x, weight, None, [1, 1], [padding, padding], *_BESIDES, wanted
+    )
+    return found[by]
 
 
 def _images(n: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
