@@ -37,6 +37,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "codec-large": codecs.large,
     "codec-neighbour": codecs.neighbour,
     "codec-others": codecs.others,
+    "codec-sums": codecs.sums,
     "codec-peers": codecs.peers,
     "codec-variants": codecs.variants,
     "codec-zstd": codecs.zstd_saves,

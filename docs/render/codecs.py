@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from docs.render.pages import table
-from docs.render.records import NOTHING, content, digits, first, one, origin, rows, span, time, values
+from docs.render.records import (
+    NOTHING,
+    content,
+    digits,
+    first,
+    measured,
+    not_measured,
+    one,
+    origin,
+    rows,
+    span,
+    time,
+    values,
+)
 
 OPERATIONS = {
     "encode": "encode",
@@ -102,6 +116,37 @@ def _targets() -> str:
 
 def _time_and_passes(row: dict[str, Any] | None) -> str:
     return NOTHING if row is None else f"{span(values(row, 'median_us'), time)}; {span(passes(row))}×"
+
+
+def sums() -> str:
+    """Sums of whole numbers (fixed) against sums of floats (qsgd), and from how many uploads a step they pay."""
+    if not measured("codec-sums"):
+        return not_measured("codec")
+    lines = []
+    for bits in (2, 4, 8):
+        for d in (SIZES[0], SIZES[-1]):
+            against = one(
+                "codec-sums", codec="fixed", bits=bits, d=d, operation="integer_sum", against="qsgd"
+            )
+            scale = one("codec-sums", codec="fixed", bits=bits, d=d, operation="scale_sum")
+            ours, theirs, once = (
+                first(against, "median_us"), first(against, "reference_median_us"), first(scale, "median_us")
+            )  # fmt: skip
+            pays = f"{math.ceil(once / (theirs - ours))} uploads" if ours < theirs else "never"
+            lines.append(
+                (
+                    f"{bits} bits",
+                    f"{d:,}",
+                    *(time(us) for us in (theirs, ours, once)),
+                    digits(ours / theirs),
+                    pays,
+                )
+            )
+    header = (
+        *("", "elements", "qsgd, decode and accumulate", "fixed, integer sum", "fixed, once a step"),
+        *("sum, fixed / qsgd", "pays from"),
+    )
+    return f"{table(header, lines, right=range(1, 7))}\n\n{origin('codec-sums')}"
 
 
 LIBRARIES = ("numpy", "torch", "bitsandbytes", "torchao")

@@ -92,6 +92,7 @@ codec() {
     bench="qafel-mpi bench codec --device cpu"
     $bench --codec qsgd --bits 2,3,8 --d 29282,1000000,11000000 --seconds 0.2 --json $raw/codec/widths.json
     $bench --codec qsgd,eden,fp4,lattice --bits 1,2,4 --d 29282,11000000 --seconds 0.3 --json $raw/codec/others.json
+    $bench --codec fixed --bits 2,4,8 --d 29282,11000000 --seconds 0.3 --json $raw/codec/sums.json
     $bench --codec qsgd --bits 4 --threads 2 --d 1000000,11000000 --seconds 0.3 --json $raw/codec/threads.json
     $bench --codec identity --d 29282,1000000,11000000 --seconds 0.3 --json $raw/codec/identity.json
     $bench --codec qsgd --bits 4 --d 29282 --busy-neighbour --seconds 0.6 --json $raw/codec/neighbour.json

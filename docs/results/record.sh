@@ -94,7 +94,7 @@ budget() { # of the headline's runs
 
 codec() {
     qafel-analysis bench $raw/codec/qsgd4-*.json --record $out/codec.json
-    for name in widths others threads identity neighbour; do
+    for name in widths others sums threads identity neighbour; do
         qafel-analysis bench $raw/codec/$name.json --record $out/codec-$name.json
     done
 }

@@ -3,8 +3,8 @@
 Operations: encode (a client's upload), decode_accumulate (what the server does for each upload, weight ½),
 hidden_step (payload = Q(x − x̂); x̂ += decode: the server's broadcast), rotated_sum (eden's decode_accumulate with a
 shared rotation; the turning back, once a step, is no part of it). Of fixed: integer_sum (its decode_accumulate, into
-16-bit whole numbers) and scale_sum (once a step: the vector that they stand for). Of lattice: encode and
-decode_near (a vector from payload and reference). The vector is Gaussian, one tensor.
+16-bit whole numbers, also in turns with qsgd's) and scale_sum (once a step: the vector that they stand for). Of
+lattice: encode and decode_near (a vector from payload and reference). The vector is Gaussian, one tensor.
 """
 
 from __future__ import annotations
@@ -170,6 +170,9 @@ class _Bench:
                 run = getattr(peer, operation)
                 cases[name] = timed(run, calibrate(run))
                 does[name] = f"{name}: {peer.does}"
+        if operation == INTEGER_SUM:
+            cases["qsgd"] = timed(self._of_qsgd(), loops)
+            does["qsgd"] = "qsgd's decode_accumulate with as many bits"
         # Peers may be a hundred times slower: the budget is for each.
         samples = interleave(cases, replace(limits, seconds=limits.seconds * len(cases) / 2), loops=loops)
         about = {"operation": operation} | self.point.parameters(self.codec)
@@ -213,6 +216,15 @@ class _Bench:
             case _:
                 stepped = _zeros(payload.size, torch.uint8).numpy()
                 return lambda: codec.encode_difference(next(self._targets), x_hat, stepped, key)
+
+    def _of_qsgd(self) -> Callable[[], object]:
+        """decode_accumulate of qsgd with the same bits."""
+        own = build(
+            CodecConfig(codec="qsgd", bits=self.codec.bits), self.codec.layout, threads=self.point.threads
+        )
+        payload, acc = _zeros(own.payload_bytes(), torch.uint8).numpy(), _zeros(self.point.d)
+        own.encode(self.x, payload, self.key)
+        return lambda: own.accumulate(payload, acc, 0.5, self.key)
 
     def _pass(self, operation: str) -> Callable[[], object]:
         x, acc, x_hat = self.x.numpy(), _zeros(self.point.d).numpy(), _zeros(self.point.d).numpy()

@@ -193,8 +193,11 @@ def test_a_codec_that_is_no_contraction_has_no_hidden_state_step_and_the_bench_s
 def test_fixed_is_measured_with_its_sums_of_whole_numbers_and_checked(monkeypatch):
     (config,) = codec._configs("fixed", [1, 4])
     rows = list(codec.rows([codec.Point(config, D, 1)], SHORT))
-    operations = [row.parameters["operation"] for row in rows]
-    assert operations == ["encode", "decode_accumulate", "integer_sum", "scale_sum"]
+    shown = [(row.parameters["operation"], row.parameters.get("against")) for row in rows]
+    assert shown == [
+        *[("encode", None), ("decode_accumulate", None)],
+        *[("integer_sum", None), ("integer_sum", "qsgd"), ("scale_sum", None)],
+    ]
     assert all(row.wrong == 0 for row in rows)
     bench = codec._Bench(codec.Point(config, D, 1))
     plain = codec.encode_fixed
