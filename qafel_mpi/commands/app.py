@@ -16,6 +16,7 @@ from qafel_mpi.commands import crate, info, list, merge, replay, run, schema, se
 from qafel_mpi.commands import process as job
 from qafel_mpi.commands.bench.app import bench
 from qafel_mpi.commands.data import data
+from qafel_mpi.commands.environment import ready_mpi
 from qafel_mpi.commands.help import App
 from qafel_mpi.commands.jobs.app import jobs
 from qafel_mpi.commands.process import ExitCode
@@ -59,7 +60,7 @@ def main() -> None:
     """The console script. Under mpirun only rank 0 speaks, and every rank ends with the same code."""
     make_steadfast("qafel-mpi")
     sys.argv[1:] = map(expanded, sys.argv[1:])
-    job.ready_mpi()
+    ready_mpi()
     rank = job.launcher_rank()
     if rank:
         job.mute()

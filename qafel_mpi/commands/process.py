@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from qafel_mpi.commands import launcher
+from qafel_mpi.commands import environment, launcher
 from qafel_mpi.commands.interrupt import Interruption
 from qafel_mpi.commands.launcher import LauncherError, launcher_rank, launcher_size, more_than_one
 
@@ -57,46 +57,6 @@ def mute() -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the process's life
 
 
-# Open MPI's parameters: whether ranks may die (mpirun --with-ft ulfm), and MPI_Finalize without a barrier.
-SURVIVES, NO_BARRIER = "OMPI_MCA_mpi_ft_enable", "OMPI_MCA_async_mpi_finalize"
-
-
-def ready_mpi() -> None:
-    """Set the variables that MPI reads when it starts, but for those that the user has set."""
-    _ask_for_threads()
-    _keep_windows_quiet()
-    _let_finalize_pass()
-    _spare_a_second()
-
-
-def _ask_for_threads() -> None:
-    """Have mpi4py ask for MPI_THREAD_SERIALIZED when its module MPI is imported, unless the user has said what.
-
-    A client's progress thread needs this much (a wall run refuses a library that gives less) and nothing
-    needs more: mpi4py's own "multiple" may cost an MPI library locks in every call.
-    """
-    os.environ.setdefault("MPI4PY_RC_THREAD_LEVEL", "serialized")
-
-
-def _keep_windows_quiet() -> None:
-    """Have Open MPI make its shared windows without asking UCX, which we have no other use for.
-
-    Open MPI 5.0.11 prints an error for each rank where UCX finds no network, and makes the window all the same. What
-    the user has said of these components holds.
-    """
-    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
-
-
-def _let_finalize_pass() -> None:
-    """In a job that goes on without a rank, have Open MPI end without its own barrier; `part` stands in for it.
-
-    With ranks that have died, MPI_Finalize of 5.0.11 waited in that barrier for ever in 4 of 9 jobs on a
-    busy machine.
-    """
-    if os.environ.get(SURVIVES, "0").lower() not in ("", "0", "false", "no"):
-        os.environ.setdefault(NO_BARRIER, "1")
-
-
 def part() -> None:
     """In a job that goes on without a rank: wait a little for the others, who may still read what this rank sent."""
     if _meeting.comm is None:
@@ -106,19 +66,6 @@ def part() -> None:
 
     if survives():
         all_come(_meeting.comm, AGREE_SECONDS)
-
-
-def _spare_a_second() -> None:
-    """Have Open MPI leave its module btl/ofi out where all ranks are on one host.
-
-    That of Open MPI 5.0 sleeps for a second when it finds nothing to do, in every MPI_Init. What the user has said of
-    these modules holds.
-    """
-    local, everyone = (os.environ.get(f"OMPI_COMM_WORLD_{size}") for size in ("LOCAL_SIZE", "SIZE"))
-    # srun sets neither for its ranks, which may be on several hosts.
-    known = everyone is not None or launcher_rank() is None
-    if known and local == everyone:
-        os.environ.setdefault("OMPI_MCA_btl", "^ofi")
 
 
 # What runs and benchmarks import, but for MPI. Most of a start's processor time.
@@ -138,6 +85,7 @@ def load(modules: Sequence[str] = HEAVY) -> None:
     A rank that waits in MPI for others polls, and takes their processor time while they still import. Python's
     garbage collector would look through all that is imported again and again, and find nothing.
     """
+    begun_s = time.perf_counter()
     gc.disable()
     try:
         for module in modules:
@@ -145,6 +93,7 @@ def load(modules: Sequence[str] = HEAVY) -> None:
     finally:
         gc.freeze()
         gc.enable()
+    environment.allow_silence(time.perf_counter() - begun_s)
 
 
 def leave_together() -> None:

@@ -42,8 +42,8 @@ def aborted(code: int) -> set[int]:
 def test_an_exception_on_one_rank_ends_the_job_with_one_traceback(tmp_path):
     """An error of the program: rank 2 has a client that can't be made."""
     (tmp_path / "program.py").write_text(
-        "from qafel_mpi.commands import app, process\n"
-        "process.ready_mpi()\n"
+        "from qafel_mpi.commands import app, environment, process\n"
+        "environment.ready_mpi()\n"
         f"if {RANK} == 2:\n"
         "    from qafel_mpi.drivers.wall import run\n"
         "    def boom(*_): raise RuntimeError('boom')\n"

@@ -20,8 +20,8 @@ from tests.system.namespaces import launcher
 # A command whose ranks die: DIE="1:kill:5 2:exit0:9" is rank, how, and at its how-manieth training.
 PROGRAM = """
 import os, sys, signal, subprocess
-from qafel_mpi.commands import app, process
-process.ready_mpi()
+from qafel_mpi.commands import app, environment, process
+environment.ready_mpi()
 from qafel_mpi.drivers.wall import client, run, server
 from qafel_mpi.drivers.virtual import workers
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])

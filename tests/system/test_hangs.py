@@ -71,8 +71,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_a_rank_in_an_endless_loop_says_where_and_its_job_ends(tmp_path):
     """In code that never comes back, and so polls nothing: the thread beside it, or rank 0, notices."""
     (tmp_path / "program.py").write_text(
-        "from qafel_mpi.commands import app, process\n"
-        "process.ready_mpi()\n"
+        "from qafel_mpi.commands import app, environment, process\n"
+        "environment.ready_mpi()\n"
         "from qafel_mpi.drivers.wall.client import WallClient\n"
         "train = WallClient._train\n"
         "def spin():\n"
@@ -149,8 +149,8 @@ def test_ctrl_c_at_mpirun_in_a_terminal_is_answered_there_by_how_to_find_what_is
 def test_rank_0_that_can_not_plan_ends_the_job_on_all_ranks(tmp_path):
     """Whatever the planning raises."""
     (tmp_path / "program.py").write_text(
-        "from qafel_mpi.commands import app, process, run\n"
-        "process.ready_mpi()\n"
+        "from qafel_mpi.commands import app, environment, process, run\n"
+        "environment.ready_mpi()\n"
         "def boom(*_, **__): raise PermissionError(13, 'boom')\n"
         "run.resolve = boom\n"
         "app.main()\n"

@@ -115,28 +115,6 @@ def test_a_failure_says_how_to_find_what_was_recorded(capfd, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("given", "becomes"),
-    [
-        ({}, "^ofi"),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, "^ofi"),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, None),
-        ({"PMIX_RANK": "1"}, None),  # as srun starts it
-        ({"OMPI_MCA_btl": "self,tcp"}, "self,tcp"),
-    ],
-)
-def test_open_mpi_keeps_all_its_modules_where_ranks_are_on_several_hosts_or_the_user_has_named_some(
-    monkeypatch, given, becomes
-):
-    for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_btl"):
-        monkeypatch.setenv(name, "")  # to be restored
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    process._spare_a_second()
-    assert dict(os.environ).get("OMPI_MCA_btl") == becomes
-
-
 def test_what_is_loaded_is_left_alone_by_the_garbage_collector_which_then_goes_on():
     gc.unfreeze()
     process.load(["json"])
@@ -153,27 +131,3 @@ def test_in_one_process_an_exit_stays_what_it_is(end):
     with pytest.raises(type(end)) as raised, all_ranks_end():
         raise end
     assert raised.value is end
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, None),
-        ({process.SURVIVES: "1"}, "1"),
-        ({process.SURVIVES: "false"}, None),
-        ({process.SURVIVES: "true", process.NO_BARRIER: "0"}, "0"),
-    ],
-    ids=str,
-)
-def test_open_mpi_ends_without_its_barrier_where_ranks_may_die_and_the_user_has_not_said_else(
-    monkeypatch, given, wanted
-):
-    ours = ("MPI4PY_RC_THREAD_LEVEL", "OMPI_MCA_osc", "OMPI_MCA_btl", process.SURVIVES, process.NO_BARRIER)
-    for name in ours:
-        monkeypatch.setenv(name, "")  # so that what is set here is put back
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    process.ready_mpi()
-    assert os.environ.get(process.NO_BARRIER) == wanted
-    assert os.environ["MPI4PY_RC_THREAD_LEVEL"] == "serialized"
