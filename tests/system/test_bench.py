@@ -57,15 +57,21 @@ def test_every_benchmark_has_help_with_examples(command, tmp_path):
 
 @pytest.mark.skipif(launcher() == "hydra", reason="needs Open MPI 5, which goes on without a rank")
 def test_a_run_under_faults_gives_the_model_that_its_trace_says(tmp_path):
-    """A kill and a cut within five seconds, and the same run without; both are replayed."""
-    faults = ("--faults", "kill,cut", "--minutes", "0.075", "--every", "1.5", "--ranks", "4")
+    """One fault of each kind within eight seconds, and the same run without; both are replayed."""
+    faults = ("--faults", "kill,stop,slow,cut", "--minutes", "0.125", "--every", "1.5", "--ranks", "4")
     done = qafel("bench", "chaos", *faults, "--json", "a.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "a.json").read_text())
     check_against_schema("bench", content)
-    kill, cut, everything = content["rows"]
-    assert (kill["fault"], kill["injected"], cut["fault"], cut["injected"]) == ("kill", 1, "cut", 1)
-    assert kill["notice_us"] > 0
+    *kinds, everything = content["rows"]
+    assert [(row["fault"], row["injected"]) for row in kinds] == [
+        ("kill", 1),
+        ("stop", 1),
+        ("slow", 1),
+        ("cut", 1),
+    ]
+    assert all(row["recovered"] == 1 for row in kinds)
+    assert kinds[0]["notice_us"] > 0
     assert 0 < everything["goodput"] < 10
     assert everything["wrong"] == everything["hangs"] == 0
     assert everything["used"] > 10
