@@ -166,7 +166,9 @@ def test_the_runners_models_compute_what_ours_do(model):
     assert names == [name for name, _ in theirs.named_parameters()]
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ours(x), theirs(x))
+    torch.testing.assert_close(
+        ours(x), theirs(x)
+    )  # but for rounding: our convolutions are laid out for oneDNN
 
 
 def test_a_slow_peer_does_a_share_of_the_work_and_is_compared_with_our_share(in_process, tmp_path):
