@@ -39,7 +39,8 @@ CLAIMS: dict[str, Claim] = {  # by block
         "Bits, with a transformer", findings_tasks.transformer, ("headline-text",), "headline"
     ),
     "finding-hidden": Claim("The hidden state", findings_codecs.hidden),
-    "finding-staleness": Claim("Staleness", findings_theory.staleness, findings_theory.RECORDS),
+    "finding-staleness": Claim("Staleness", findings_theory.staleness, ("findings-staleness",)),
+    "finding-cross-term": Claim("The cross term", findings_theory.cross_term, ("findings-cross-term",)),
     "finding-buffer": Claim("The buffer", findings_load.buffers),
     "finding-concurrency": Claim("Concurrency", findings_load.concurrency),
     "finding-tradeoff": Claim("Errors and uploads", findings_tradeoff.tradeoff, findings_tradeoff.RECORDS),
