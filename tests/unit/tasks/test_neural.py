@@ -206,17 +206,18 @@ def test_clients_of_different_sizes_trained_together_learn_what_each_learns_alon
     client: dict[str, Any], model: str
 ) -> None:
     shape = [6] if model == "mlp" else [1, 32, 32]
-    task = make({**client, "together": 16}, model=model, shape=shape, examples=120)
+    # In float32 a rounding error may choose another pixel of a pool's window, and with it another gradient.
+    task = make({**client, "together": 16}, model=model, shape=shape, examples=120, dtype="float64")
     assert task.together == 16
     sizes = [task.examples(c) for c in range(10)]
     assert len(set(sizes)) > 4
     start, seeds = task.initial(0), list(range(100, 110))
-    deltas = torch.empty(10, task.layout.elements)
+    deltas = torch.empty(10, task.layout.elements, dtype=torch.float64)
     losses = task.train_together(range(10), start, deltas, seeds)
     for c in range(10):
         alone = torch.empty_like(start)
         result = task.train(c, start, alone, seeds[c])
-        torch.testing.assert_close(deltas[c], alone, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(deltas[c], alone, rtol=1e-8, atol=1e-12)
         assert losses[c] == pytest.approx(result.loss, rel=1e-4)
 
 
