@@ -119,7 +119,7 @@ single_run() { # RANKS OPTIONS...: $EXPERIMENT; in a job that was requeued, from
 
 # Slurm's warning before the time limit (--signal) comes to this shell, and is passed on: the ranks end their run,
 # write the trace and leave with 75. So does the SIGTERM of scancel or of a preemption.
-cancelled=""
+cancelled="" ends="" # ends: of launch_in_parts
 warned() {
     local code=0 guard=""
     "$@" &
