@@ -12,8 +12,9 @@ from torch import Tensor
 
 from qafel_mpi.algorithms.config import ServerConfig
 from qafel_mpi.kernels.memory import vector_like
-from qafel_mpi.kernels.numba.moving import ADAM, MOMENTUM, NESTEROV, Motion, Mover
-from qafel_mpi.kernels.numba.moving import SGD as PLAIN
+from qafel_mpi.kernels.numba.moving import Motion, Mover
+from qafel_mpi.kernels.numba.moving_lanes import ADAM, MOMENTUM, NESTEROV
+from qafel_mpi.kernels.numba.moving_lanes import SGD as PLAIN
 from qafel_mpi.kernels.state import State, restore_array
 
 
@@ -27,13 +28,13 @@ class SGD:
         self.beta = config.momentum
         self.m = vector_like(x).zero_() if self.beta else None
         self._nothing = np.empty(0, dtype=x.numpy().dtype)
+        self._moved = self._nothing if self.m is None else self.m.numpy()
         self._kind = PLAIN if self.m is None else NESTEROV if config.nesterov else MOMENTUM
 
-    def motion(self, x: Tensor, total: Tensor, *, factor: float, zero: float, rate: float) -> Motion:
+    def motion(self, x: np.ndarray, total: np.ndarray, *, factor: float, zero: float, rate: float) -> Motion:
         """See Motion."""
-        m = self._nothing if self.m is None else self.m.numpy()
-        numbers = np.array((zero, factor, self.beta, rate, 0.0), dtype=m.dtype)
-        return Motion(self._kind, total.numpy(), x.numpy(), m, self._nothing, numbers)
+        numbers = np.array((zero, factor, self.beta, rate, 0.0), dtype=x.dtype)
+        return Motion(self._kind, total, x, self._moved, self._nothing, numbers)
 
     def state(self) -> State:
         return {} if self.m is None else {"m": self.m.numpy()}
@@ -57,15 +58,15 @@ class Adam:
         self._nothing = np.empty(0, dtype=x.numpy().dtype)
         self._mover = Mover(x.numel(), torch.get_num_threads())
 
-    def motion(self, x: Tensor, total: Tensor, *, factor: float, zero: float, rate: float) -> Motion:
+    def motion(self, x: np.ndarray, total: np.ndarray, *, factor: float, zero: float, rate: float) -> Motion:
         """See Motion. m and v move at once."""
         m, v = self.m.numpy(), self.v.numpy()
         largest = self._nothing if self.largest is None else self.largest.numpy()
-        self._mover.moments(total.numpy(), m, v, largest, zero=zero, factor=factor, betas=self.betas)
+        self._mover.moments(total, m, v, largest, zero=zero, factor=factor, betas=self.betas)
         # torch's own root: on some processors its last bit is another than IEEE 754's.
         torch.sqrt(self.v if self.largest is None else self.largest, out=self.root)
         numbers = np.array((0.0, 1.0, 0.0, rate, self.epsilon), dtype=m.dtype)
-        return Motion(ADAM, self._nothing, x.numpy(), m, self.root.numpy(), numbers)
+        return Motion(ADAM, self._nothing, x, m, self.root.numpy(), numbers)
 
     def state(self) -> State:
         return {"m": self.m.numpy(), "v": self.v.numpy()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from qafel_mpi.codecs.base import Codec, PayloadError
 from qafel_mpi.codecs.near import NearCodec, decode_near
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
+from qafel_mpi.kernels.numba.floats import all_finite
 from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.kernels.state import State, restore_array
@@ -50,8 +50,7 @@ class Weighed(NamedTuple):
     tau: int
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What one server step t -> t+1 made. The norms are nan unless they were asked for."""
 
     version: int  # t + 1
@@ -90,6 +89,7 @@ class Server:
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
         self._buffer = vector(uplink.sum_elements, self.x.dtype)
+        self._x, self._sums = self.x.numpy(), self._buffer.numpy()
         # Whether what the buffer holds was used, or is nothing yet: the next upload is assigned to it, not added.
         self._spent = True
         self._mover = Mover(self.x.numel(), torch.get_num_threads())
@@ -281,7 +281,7 @@ class Server:
         motion = self._motion()
         self._clear()
         key = derive(self.seed, Stream.DOWNLINK, SERVER, self.version)
-        payload_bytes, norms = self._publish(motion, out, key)
+        payload_bytes, norms = self._publish(motion, out, key, measure)
         return (
             Step(self.version, key, payload_bytes, *norms)
             if measure
@@ -334,9 +334,12 @@ class Server:
             factor, zero = 1.0 / self._divisor(), 0.0
             if self.config.update == "model":
                 total.add_(self.x, alpha=-self._coefficients)
-        self.uplink.require_finite(total if factor <= 1 else total * factor)
+        # A view costs a microsecond: those that are always the same were made once.
+        sums = self._sums if total is self._buffer else total.numpy()
+        if not all_finite(sums if factor <= 1 else sums * factor):
+            self.uplink.refuse(total * factor)
         rate = delayed_rate(self.config, self._stalest)
-        return self.optimizer.motion(self.x, total, factor=factor, zero=zero, rate=rate)
+        return self.optimizer.motion(self._x, sums, factor=factor, zero=zero, rate=rate)
 
     def _divisor(self) -> float:
         if self.config.reduction == "sum":
@@ -351,17 +354,20 @@ class Server:
         calibration.moved(total)
         return direction
 
-    def _publish(self, motion: Motion, out: np.ndarray | None, key: int) -> tuple[int, Norms]:
+    def _publish(self, motion: Motion, out: np.ndarray | None, key: int, measure: bool) -> tuple[int, Norms]:
         """x moves, and x̂ follows. Returns (payload bytes, norms)."""
         assigns = self.replica.assigns
         if out is None:
-            moved = self._mover.move(motion)
-            difference = norm(self.x) if assigns else distance(self.x, self.x_hat)
+            moved, difference = self._mover.move(motion), float("nan")
+            if measure:
+                difference = norm(self.x) if assigns else distance(self.x, self.x_hat)
             self.x_hat.copy_(self.x)
             payload_bytes, norms = 0, Norms(moved, difference, 0.0)
         else:
             codec = self.replica.downlink
-            payload_bytes, norms = codec.move_and_encode(motion, self.x_hat, out, key, assigns=assigns)
+            payload_bytes, norms = codec.move_and_encode(
+                motion, self.x_hat, out, key, assigns=assigns, measure=measure
+            )
         self.replica.version += 1
         return payload_bytes, norms
 

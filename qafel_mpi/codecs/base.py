@@ -126,6 +126,16 @@ class Transfer(Protocol):
         """Wait for it. Returns -1, or an index not below 0 where the vector was not finite."""
 
 
+class OnePass(Protocol):
+    """Kernels of a server step in one pass over the vectors."""
+
+    def move_and_step(
+        self, motion: Motion, x_hat: np.ndarray, payload: np.ndarray, key: int
+    ) -> tuple[int, Norms]:
+        """x moves, the payload is written, x̂ follows. Returns (-1, or where something is not finite a part of the
+        vector from which on x̂ has not followed, the norms)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnDevice:
     """The encoding of a tensor on a GPU, on a stream of the codec's own. It keeps x alive until it is done."""
@@ -169,7 +179,7 @@ class Codec(ABC):
     # _decode(assign=True) also takes a weight, writes every element, and what accumulate makes of zeros differs from
     # that in the sign of zeros at most.
     starts_sums: bool = False
-    moves: bool = False  # its kernels take a server optimizer's motion into their step
+    moves: bool = False  # `one_pass` has kernels that do what encode, encode_difference and decode do
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Who decodes in another way than its parent has to say for itself what comes out."""
@@ -330,23 +340,59 @@ class Codec(ABC):
         return written
 
     def move_and_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+        self,
+        motion: Motion,
+        x_hat: Tensor,
+        out: np.ndarray,
+        key: int,
+        *,
+        assigns: bool = False,
+        measure: bool = True,
     ) -> tuple[int, Norms]:
         """A server step: x moves as the motion says; then encode_difference, or where x̂ is assigned encode(x) and
         decode. Returns (bytes written, the step's norms). Raises as they do: then x has moved, x̂ perhaps in part.
+
+        measure: the norms are wanted; without it they may be nan. In one pass they are taken on the way.
         """
+        kernels = self.one_pass(assigns) if self.moves and self.layout.places is None else None
+        if kernels is None:
+            return self.move_then_encode(motion, x_hat, out, key, assigns=assigns, measure=measure)
+        bad, norms = kernels.move_and_step(motion, x_hat.numpy(), out, key)
+        if bad >= 0:
+            x = torch.from_numpy(motion.x)
+            self.refuse(x if assigns else x - x_hat)
+        return self.payload_bytes(), norms
+
+    def one_pass(self, assigns: bool) -> OnePass | None:
+        """The kernels that take a motion into their step; None where there are none, and passes follow each other."""
+        return None
+
+    def move_then_encode(
+        self,
+        motion: Motion,
+        x_hat: Tensor,
+        out: np.ndarray,
+        key: int,
+        *,
+        assigns: bool = False,
+        measure: bool = True,
+    ) -> tuple[int, Norms]:
+        """move_and_encode in passes one after the other, with the same bits."""
         x = torch.from_numpy(motion.x)
         if self._mover is None:
             self._mover = Mover(x.numel(), torch.get_num_threads())
         moved = self._mover.move(motion)
+        difference = gap = float("nan")
+        if measure:
+            difference = norm(x) if assigns else distance(x, x_hat)
         if assigns:
-            difference = norm(x)
             written = self.encode(x, out, key)
             self.decode(out[:written], x_hat, key)
         else:
-            difference = distance(x, x_hat)
             written = self.encode_difference(x, x_hat, out, key)
-        return written, Norms(moved, difference, distance(x, x_hat))
+        if measure:
+            gap = distance(x, x_hat)
+        return written, Norms(moved, difference, gap)
 
     def fingerprint(self) -> str:
         """What both ends must agree on before the first message."""

@@ -17,7 +17,6 @@ from qafel_mpi.kernels.numba import buckets as cpu
 from qafel_mpi.kernels.numba import crc
 from qafel_mpi.kernels.numba.bucket_digests import BucketDigests
 from qafel_mpi.kernels.numba.bucket_step import BucketStep
-from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.rows import RowKernels
 from qafel_mpi.kernels.plan import plan
 
@@ -127,15 +126,8 @@ class Bucketed(DeviceCodec):
             self.refuse(x - x_hat)
         return self._bytes
 
-    def move_and_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
-    ) -> tuple[int, Norms]:
-        if assigns or not self.moves or not self.plan.single or self.layout.places is not None:
-            return super().move_and_encode(motion, x_hat, out, key, assigns=assigns)
-        bad, norms = self._step.move_and_step(motion, x_hat.numpy(), out, key)
-        if bad >= 0:
-            self.refuse(torch.from_numpy(motion.x) - x_hat)
-        return self._bytes, norms
+    def one_pass(self, assigns: bool) -> BucketStep | None:
+        return None if assigns or not self.plan.single else self._step
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         if payload.size != self._bytes:

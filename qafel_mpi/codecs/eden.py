@@ -17,7 +17,6 @@ from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels import eager_eden
 from qafel_mpi.kernels.blocks import Blocks
 from qafel_mpi.kernels.numba.eden import EdenKernels
-from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.rotation import RotationKernels
 from qafel_mpi.kernels.reference import EDEN_LEVELS
 
@@ -102,15 +101,8 @@ class Eden(DeviceCodec):
             self.refuse(x - x_hat)
         return self._bytes
 
-    def move_and_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
-    ) -> tuple[int, Norms]:
-        if assigns or not self.moves or self.layout.places is not None:
-            return super().move_and_encode(motion, x_hat, out, key, assigns=assigns)
-        bad, norms = self._cpu.move_and_step(motion, x_hat.numpy(), out, key)
-        if bad >= 0:
-            self.refuse(torch.from_numpy(motion.x) - x_hat)
-        return self._bytes, norms
+    def one_pass(self, assigns: bool) -> EdenKernels | None:
+        return None if assigns else self._cpu
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)

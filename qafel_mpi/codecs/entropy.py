@@ -102,9 +102,18 @@ class Coded(Codec):
         return self.compress(self.inner.encode_difference(x, x_hat, self._raw, key), out)
 
     def move_and_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
+        self,
+        motion: Motion,
+        x_hat: Tensor,
+        out: np.ndarray,
+        key: int,
+        *,
+        assigns: bool = False,
+        measure: bool = True,
     ) -> tuple[int, Norms]:
-        written, norms = self.inner.move_and_encode(motion, x_hat, self._raw, key, assigns=assigns)
+        written, norms = self.inner.move_and_encode(
+            motion, x_hat, self._raw, key, assigns=assigns, measure=measure
+        )
         return self.compress(written, out), norms
 
     def start_sum(self, payload: np.ndarray, sums: Tensor, weight: float, key: int) -> None:

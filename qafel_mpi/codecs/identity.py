@@ -11,7 +11,6 @@ from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
 from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
 from qafel_mpi.kernels.numba.floats_step import FloatsStep
-from qafel_mpi.kernels.numba.moving import Motion, Norms
 from qafel_mpi.kernels.numba.pieces import add_pieces, copy_pieces
 
 
@@ -26,10 +25,12 @@ class Identity(DeviceCodec):
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32, *, threads: int = 1):
         super().__init__(layout, dtype)
-        self._steps = FloatsStep(layout.elements, threads)
         self.bits = torch.finfo(dtype).bits
         self._numpy = f"<f{self.bits // 8}"
         self._bytes = layout.elements * self.bits // 8
+        self._steps = [
+            FloatsStep(layout.elements, self._numpy, threads, assign=assign) for assign in (False, True)
+        ]
 
     def payload_bytes(self) -> int:
         return self._bytes
@@ -50,17 +51,8 @@ class Identity(DeviceCodec):
             self.refuse(x)
         return size
 
-    def move_and_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool = False
-    ) -> tuple[int, Norms]:
-        if not self.moves or self.layout.places is not None:
-            return super().move_and_encode(motion, x_hat, out, key, assigns=assigns)
-        size = self.payload_bytes()
-        values = out[:size].view(self._numpy)
-        bad, norms = self._steps.move_and_step(motion, x_hat.numpy(), values, assign=assigns)
-        if bad >= 0:
-            self.refuse(torch.from_numpy(values))
-        return size, norms
+    def one_pass(self, assigns: bool) -> FloatsStep:
+        return self._steps[assigns]
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         super().validate(payload)

@@ -124,7 +124,8 @@ def _call_codec(codec: Codec, x0: Tensor) -> None:
 def _call_step(setup: Setup) -> None:
     x = torch.zeros_like(setup.x0)
     config = setup.experiment.server
-    OPTIMIZERS[config.optimizer](config, x[:1]).motion(x[:1], x[:1], factor=1.0, zero=0.0, rate=0.0)
+    one = x[:1].numpy()
+    OPTIMIZERS[config.optimizer](config, x[:1]).motion(one, one, factor=1.0, zero=0.0, rate=0.0)
     motion, payload = still(x.numpy()), np.zeros(setup.downlink.payload_bytes(), dtype=np.uint8)
     if setup.unicast:
         Mover(x.numel(), 1).move(motion)

@@ -44,6 +44,16 @@ def _read_payload_add(payload, acc, first, last, share):
 
 
 @numba.njit(**_OPTIONS)
+def _read_payload_write(payload, acc, first, last, share):
+    for b in range(first, last):
+        part = payload[share * b : share * (b + 1)]
+        total = np.float32(0)
+        for i in range(part.size):
+            total += part[i]
+        acc[BLOCK * b : BLOCK * (b + 1)] = total
+
+
+@numba.njit(**_OPTIONS)
 def _step(x, x_hat, payload, first, last, share):
     for b in range(first, last):
         block, state = x[BLOCK * b : BLOCK * (b + 1)], x_hat[BLOCK * b : BLOCK * (b + 1)]
@@ -94,6 +104,10 @@ class Passes:
     def encode(self, x: np.ndarray) -> None:
         """Read x, write a payload."""
         self._spread(lambda first, last: _read_x_write_payload(x, self._payload, first, last, self._share))
+
+    def decode(self, acc: np.ndarray) -> None:
+        """Read a payload, write acc."""
+        self._spread(lambda first, last: _read_payload_write(self._payload, acc, first, last, self._share))
 
     def decode_accumulate(self, acc: np.ndarray) -> None:
         """Read a payload and acc, write acc."""

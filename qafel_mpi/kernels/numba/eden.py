@@ -13,8 +13,8 @@ from qafel_mpi.kernels.numba.eden_decode import decode_range, scales_valid, sum_
 from qafel_mpi.kernels.numba.eden_encode import encode_range
 from qafel_mpi.kernels.numba.eden_step import step_range
 from qafel_mpi.kernels.numba.hadamard import PER_POSITION, VALUES
-from qafel_mpi.kernels.numba.moving import Motion, Norms, norms_of
-from qafel_mpi.kernels.plan import shares, spread
+from qafel_mpi.kernels.numba.moving import Motion, Norms, Stepping
+from qafel_mpi.kernels.plan import spread
 from qafel_mpi.kernels.reference import EDEN_LEVELS
 
 
@@ -42,8 +42,8 @@ class EdenKernels:
         self.codes_at = 4 * blocks.buckets
         self._m, self._whole = blocks.bucket, blocks.whole
         self._last_m, self._lanes = (blocks.last.bucket, blocks.last.lanes) if blocks.last else (8, LANES)
-        self._shares = shares(blocks.ends, threads)
-        self._squares = np.zeros((len(blocks.ends), 3))
+        self._stepping = Stepping(blocks.ends, threads)
+        self._shares = self._stepping.shares
         m = blocks.largest_bucket
         self._scratch = [aligned_bytes(VALUES + PER_POSITION * m) for _ in self._shares]
         self._most = [reference.eden_largest_scale(bits, m, rotations) for m in (self._m, self._last_m)]
@@ -66,17 +66,17 @@ class EdenKernels:
         """x moves, then `step`. For all that x has."""
         rooms = self._room(x_hat.dtype)
 
-        def call(i: int, first: int, last: int) -> int:
+        def call(i: int, first: int, last: int, sums: np.ndarray, squares: np.ndarray) -> int:
             return int(
                 step_range(
                     *motion, x_hat, self._pieces, self.blocks.elements, self._m, self._whole, self._last_m,
                     self._lanes, first, last, self.bits, self.rotations, self.least_squares, *self._most,
                     self._narrow, key & 0xFFFFFFFF, key >> 32, self._scratch[i], *rooms[i], payload,
-                    self.codes_at, self._squares,
+                    self.codes_at, sums, squares,
                 )
             )  # fmt: skip
 
-        return spread(call, self._shares), Norms(*norms_of(self._squares))
+        return self._stepping.step(call)
 
     def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, key: int, *, assign: bool) -> None:
         """acc += weight · Q(x), or acc = Q(x)."""

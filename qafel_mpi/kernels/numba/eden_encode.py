@@ -7,7 +7,7 @@ import numpy as np
 from qafel_mpi.kernels import reference
 from qafel_mpi.kernels.blocks import LANES
 from qafel_mpi.kernels.numba import lanes as simd
-from qafel_mpi.kernels.numba.buckets import take, take_difference, top_of
+from qafel_mpi.kernels.numba.buckets import INF_BITS, take, take_difference, top_of
 from qafel_mpi.kernels.numba.hadamard import (
     AGAIN,
     INVERSES,
@@ -24,7 +24,6 @@ from qafel_mpi.kernels.numba.rounding import draw
 from qafel_mpi.kernels.reference import EDEN_BITS, EDEN_UNIT
 
 _GROUP = simd.GROUP
-_INF_BITS = np.int32(0x7F800000)
 _LEAST_BITS = np.int32(reference.EDEN_LEAST.view(np.int32))
 _UNIT = np.int64(EDEN_UNIT)
 
@@ -132,6 +131,56 @@ def _take_pieces(x, x_hat, step, pieces, k, first, out):
     return top, k
 
 
+@helper
+def room_of(scratch, size, full, count):
+    """(rows, values): where a block's values go, `count` of them; of the last block they are spread to the rows."""
+    rows = part(scratch, VALUES, VALUES + 64 * size).view(np.float32)
+    if full:
+        return rows, rows
+    behind = VALUES + 64 * size  # where its integers will be
+    return rows, part(scratch, behind, behind + 4 * count).view(np.float32)
+
+
+@helper
+def encode_block(
+    source, source_at, flat, top, k, d, m, whole, last_m, lanes, bits, rotations, least, most, last_most, k0, k1,
+    scratch, scales, payload, codes_at, x,
+):  # fmt: skip
+    """Scales and codes of block k: of source[source_at:], or where it is not whole of flat.
+
+    top: the largest value's bit pattern. x: what is asked for ahead.
+    """
+    begin, at = LANES * m * k, codes_at + 2 * m * bits * k
+    full = k < whole
+    size, width = (m, LANES) if full else (last_m, lanes)
+    end = begin + LANES * m if full else d
+    rows, _ = room_of(scratch, size, full, end - begin)
+    if full:
+        prefetch(x, x.itemsize * end)
+    else:
+        spread_out(flat, end - begin, lanes, rows)
+    if top < _LEAST_BITS:
+        for lane in range(width):
+            store(payload, 4 * (LANES * k + lane), np.float32(0))
+        part(payload, at, at + width * size * bits // 8)[:] = 0
+        return
+    if full:
+        _encode_block(
+            source, source_at, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at,
+            scales, x, end,
+        )  # fmt: skip
+    else:
+        codes_begin = VALUES + 128 * size
+        codes = part(scratch, codes_begin, codes_begin + 8 * size)
+        _encode_block(
+            rows, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0,
+            scales, x, end,
+        )  # fmt: skip
+        draw_in(codes, lanes * (size * bits // 8), lanes, payload, at)
+    for lane in range(width):
+        store(payload, 4 * (LANES * k + lane), scales[lane])
+
+
 @jit
 def encode_range(
     x, x_hat, step, pieces, d, m, whole, last_m, lanes, first, last, bits, rotations, least, most, last_most,
@@ -144,14 +193,9 @@ def encode_range(
     scales = np.empty(LANES, np.float32)
     apart, piece = len(pieces) > 0, 0
     for k in range(first, last):
-        begin, at = LANES * m * k, codes_at + 2 * m * bits * k
         full = k < whole
-        size, width = (m, LANES) if full else (last_m, lanes)
-        end = begin + LANES * m if full else d
-        v = part(scratch, VALUES, VALUES + 64 * size).view(np.float32)
-        # The last block is taken to where its integers will be, and spread from there.
-        behind = VALUES + 64 * size
-        flat = v if full else part(scratch, behind, behind + 4 * (end - begin)).view(np.float32)
+        begin, end = LANES * m * k, LANES * m * (k + 1) if full else d
+        rows, flat = room_of(scratch, m if full else last_m, full, end - begin)
         if apart:
             top, piece = _take_pieces(x, x_hat, step, pieces, piece, begin, part(flat, 0, end - begin))
         elif step:
@@ -160,34 +204,16 @@ def encode_range(
             top = top_of(part(x, begin, end))
         else:
             top = take(part(x, begin, end), flat)
-        if top >= _INF_BITS:
+        if top >= INF_BITS:
             return k
-        if full:
-            prefetch(x, x.itemsize * end)
-        else:
-            spread_out(flat, end - begin, lanes, v)
-        if top < _LEAST_BITS:
-            for lane in range(width):
-                store(payload, 4 * (LANES * k + lane), np.float32(0))
-            part(payload, at, at + width * size * bits // 8)[:] = 0
-            continue
-        if full and not step and not apart:
-            _encode_block(
-                x, begin, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at,
-                scales, x, end,
-            )  # fmt: skip
-        elif full:
-            _encode_block(
-                v, 0, top, m, bits, rotations, least, most, m * k, k0, k1, scratch, payload, at,
-                scales, x, end,
+        if step or apart:
+            encode_block(
+                rows, 0, flat, top, k, d, m, whole, last_m, lanes, bits, rotations, least, most, last_most,
+                k0, k1, scratch, scales, payload, codes_at, x,
             )  # fmt: skip
         else:
-            codes = part(scratch, behind + 64 * size, behind + 72 * size)
-            _encode_block(
-                v, 0, top, size, bits, rotations, least, last_most, m * k, k0, k1, scratch, codes, 0,
-                scales, x, end,
+            encode_block(
+                x, begin, flat, top, k, d, m, whole, last_m, lanes, bits, rotations, least, most, last_most,
+                k0, k1, scratch, scales, payload, codes_at, x,
             )  # fmt: skip
-            draw_in(codes, lanes * (size * bits // 8), lanes, payload, at)
-        for lane in range(width):
-            store(payload, 4 * (LANES * k + lane), scales[lane])
     return -1

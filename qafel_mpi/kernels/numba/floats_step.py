@@ -4,68 +4,74 @@ from __future__ import annotations
 
 import numpy as np
 
-from qafel_mpi.kernels.numba.floats import INFINITY, PATTERN, greatest
-from qafel_mpi.kernels.numba.jit import jit, part
+from qafel_mpi.kernels.numba import moving_lanes as simd
+from qafel_mpi.kernels.numba.floats import INFINITY
+from qafel_mpi.kernels.numba.jit import jit, part, uncounted
 from qafel_mpi.kernels.numba.moving import (
-    DIFFERENCE,
-    GAP,
-    STEP,
     Motion,
     Norms,
-    distance2,
-    move,
-    norm2,
-    norms_of,
+    Stepping,
+    move_and_copy,
+    move_and_subtract,
+    put_squares,
 )
-from qafel_mpi.kernels.plan import segment_ends, shares, spread
+from qafel_mpi.kernels.plan import segment_ends
 from qafel_mpi.kernels.reference import SEGMENT
+
+_AT_ONCE = 1024  # elements: of five vectors they lie in the first-level cache
 
 
 @jit
 def _step_range(
-    motion, total, x, m, root, numbers, x_hat, assign, first, last, infinity, values, patterns, squares
+    motion, total, x, m, root, numbers, x_hat, assign, first, last, infinity, values, sums, squares
 ):
     """values = x and x̂ = values, or values = x − x̂ and x̂ += values. A segment that is not finite, or -1."""
-    kind, payload = x_hat.dtype.type, values.dtype.type
+    total, x, m, root, numbers = (
+        uncounted(total),
+        uncounted(x),
+        uncounted(m),
+        uncounted(root),
+        uncounted(numbers),
+    )
+    x_hat, values, sums = uncounted(x_hat), uncounted(values), uncounted(sums)
     for k in range(first, last):
-        begin, end = SEGMENT * k, min(SEGMENT * (k + 1), x.size)
-        squares[k, STEP] = move(motion, total, x, m, root, numbers, begin, end)
-        here, hat, out = part(x, begin, end), part(x_hat, begin, end), part(values, begin, end)
-        if assign:
-            squares[k, DIFFERENCE] = norm2(here)
-            for i in range(out.size):
-                value = payload(here[i])
-                out[i] = value
-                hat[i] = kind(value)
-        else:
-            squares[k, DIFFERENCE] = distance2(here, hat)
-            for i in range(out.size):
-                value = payload(here[i] - hat[i])
-                out[i] = value
-                hat[i] += kind(value)
-        if greatest(part(patterns, begin, end)) >= infinity:
-            return k
-        squares[k, GAP] = distance2(here, hat)
+        stop = min(SEGMENT * (k + 1), x.size)
+        for begin in range(SEGMENT * k, stop, _AT_ONCE):
+            end = min(begin + _AT_ONCE, stop)
+            v = part(values, begin, end)
+            if assign:
+                top = move_and_copy(motion, total, x, m, root, numbers, begin, end, sums, v)
+            else:
+                top = move_and_subtract(motion, total, x, m, root, numbers, x_hat, begin, end, sums, v)
+            if top >= infinity:
+                sums[:] = 0.0
+                return k
+            if assign:
+                simd.follow_assigned(v, x, x_hat, begin, end, sums)
+            else:
+                simd.follow(v, x, x_hat, begin, end, sums)
+        put_squares(sums, squares, k)
     return -1
 
 
-class FloatsStep:
-    """Of vectors of d elements."""
+class FloatsStep(Stepping):
+    """Of vectors of d elements. payload: its type, "<f4" or "<f8". assign: it is x; otherwise x − x̂."""
 
-    def __init__(self, d: int, threads: int):
-        ends = segment_ends(d)
-        self._shares = shares(ends, threads)
-        self._squares = np.zeros((len(ends), 3))
+    def __init__(self, d: int, payload: str, threads: int, *, assign: bool):
+        super().__init__(segment_ends(d), threads)
+        self._payload, self._assign = np.dtype(payload), assign
+        self._bytes = d * self._payload.itemsize
 
     def move_and_step(
-        self, motion: Motion, x_hat: np.ndarray, values: np.ndarray, *, assign: bool
+        self, motion: Motion, x_hat: np.ndarray, payload: np.ndarray, key: int
     ) -> tuple[int, Norms]:
-        """x moves; values, the payload as floats, is x or x − x̂, and x̂ follows. (A bad segment or -1, norms)."""
-        patterns, infinity = values.view(PATTERN[values.itemsize]), INFINITY[values.itemsize]
+        """x moves; the payload is x or x − x̂, and x̂ follows. Returns (a segment that is not finite or -1, norms)."""
+        values = payload[: self._bytes].view(self._payload)
+        infinity = INFINITY[values.itemsize]
 
-        def call(i: int, first: int, last: int) -> int:
+        def call(i: int, first: int, last: int, sums: np.ndarray, squares: np.ndarray) -> int:
             return int(
-                _step_range(*motion, x_hat, assign, first, last, infinity, values, patterns, self._squares)
+                _step_range(*motion, x_hat, self._assign, first, last, infinity, values, sums, squares)
             )
 
-        return spread(call, self._shares), Norms(*norms_of(self._squares))
+        return self.step(call)

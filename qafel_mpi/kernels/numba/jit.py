@@ -86,6 +86,11 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(no_cpython_wrapper=True, **_OPTIONS)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """A helper whose code stands in its caller for sure: a call hands over seven numbers an array, on the stack."""
+    return njit(no_cpython_wrapper=True, forceinline=True, **_OPTIONS)(function)
+
+
 def _operation(emit: Callable[..., Any], result: Any, *arguments: Any) -> Any:
     """A function of scalars, of the given types, that is one LLVM instruction."""
 
@@ -210,3 +215,9 @@ def part(typingctx, array, begin, end):
         return made._getvalue()
 
     return result(array, types.intp, types.intp), codegen
+
+
+@inlined
+def uncounted(array):
+    """The contiguous vector, which must outlive this, as `part` gives it: calls with it count no references."""
+    return part(array, 0, array.size)

@@ -7,17 +7,26 @@ on the CPU: there is no such kernel for a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from qafel_mpi.kernels.numba.jit import fma, helper, jit, njit, part
+from qafel_mpi.kernels.aligned import aligned_bytes
+from qafel_mpi.kernels.numba import moving_lanes as simd
+from qafel_mpi.kernels.numba.jit import fma, helper, inlined, jit, part
+from qafel_mpi.kernels.numba.moving_lanes import (
+    DIFFERENCE,
+    GAP,
+    LANES,
+    MOMENTUM,
+    NESTEROV,
+    SGD,
+    STEP,
+    SUMS,
+)
 from qafel_mpi.kernels.plan import segment_ends, shares, spread
 from qafel_mpi.kernels.reference import SEGMENT
-
-SGD, MOMENTUM, NESTEROV, ADAM = range(4)
-ZERO, FACTOR, BETA, RATE, EPSILON = range(5)  # of Motion.numbers
-STEP, DIFFERENCE, GAP = range(3)  # columns of the squares: ‖x' − x‖², ‖x' − x̂‖² and ‖x' − x̂'‖²
 
 
 class Motion(NamedTuple):
@@ -50,90 +59,52 @@ class Norms(NamedTuple):
     gap: float  # ‖x^{t+1} − x̂^{t+1}‖₂
 
 
-# Vector registers hold parts of the sum: in another order than on other processors, but always the same one here.
-@njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, fastmath={"reassoc", "contract", "nsz"})
-def plus_square(total, a, b):
-    """total + (a − b)²."""
-    difference = np.float64(a) - np.float64(b)
-    return total + difference * difference
-
-
 @helper
-def distance2(a, b):
-    """‖a − b‖²."""
-    total = 0.0
-    for i in range(a.size):
-        total = plus_square(total, a[i], b[i])
-    return total
-
-
-@helper
-def norm2(a):
-    """‖a‖²."""
-    total = 0.0
-    for i in range(a.size):
-        total = plus_square(total, a[i], 0.0)
-    return total
-
-
-@helper
-def _sgd(total, x, zero, factor, rate):
-    moved = 0.0
-    for i in range(x.size):
-        old = x[i]
-        new = fma((total[i] + zero) * factor, rate, old)
-        x[i] = new
-        moved = plus_square(moved, new, old)
-    return moved
-
-
-@helper
-def _momentum(total, x, m, zero, factor, beta, rate):
-    moved = 0.0
-    for i in range(x.size):
-        old, v = x[i], m[i] * beta + (total[i] + zero) * factor
-        new = fma(v, rate, old)
-        m[i], x[i] = v, new
-        moved = plus_square(moved, new, old)
-    return moved
-
-
-@helper
-def _nesterov(total, x, m, zero, factor, beta, rate):
-    moved = 0.0
-    for i in range(x.size):
-        old, g = x[i], (total[i] + zero) * factor
-        v = m[i] * beta + g
-        new = fma(fma(v, beta, g), rate, old)
-        m[i], x[i] = v, new
-        moved = plus_square(moved, new, old)
-    return moved
-
-
-@helper
-def _adam(x, m, root, rate, epsilon):
-    moved = 0.0
-    for i in range(x.size):
-        old = x[i]
-        new = old + rate * m[i] / (root[i] + epsilon)
-        x[i] = new
-        moved = plus_square(moved, new, old)
-    return moved
-
-
-@helper
-def move(kind, total, x, m, root, numbers, first, last):
-    """Elements first..last-1 of a Motion. Returns ‖x' − x‖² of them."""
-    zero, factor, beta, rate = numbers[ZERO], numbers[FACTOR], numbers[BETA], numbers[RATE]
-    here = part(x, first, last)
-    if kind == ADAM:
-        return _adam(here, part(m, first, last), part(root, first, last), rate, numbers[EPSILON])
-    g = part(total, first, last)
+def move(kind, total, x, m, root, numbers, first, last, sums):
+    """Elements first..last-1 of a Motion. sums: of the piece that they are in; see moving_lanes."""
     if kind == SGD:
-        return _sgd(g, here, zero, factor, rate)
+        simd.move_sgd(total, x, m, root, numbers, first, last, sums)
+    elif kind == MOMENTUM:
+        simd.move_momentum(total, x, m, root, numbers, first, last, sums)
+    elif kind == NESTEROV:
+        simd.move_nesterov(total, x, m, root, numbers, first, last, sums)
+    else:
+        simd.move_adam(total, x, m, root, numbers, first, last, sums)
+
+
+@inlined
+def move_and_subtract(kind, total, x, m, root, numbers, x_hat, first, last, sums, values):
+    """`move`, and values = x − x̂, rounded to their type. Returns the largest magnitude's bit pattern among them."""
+    if kind == SGD:
+        return simd.subtract_sgd(total, x, m, root, numbers, x_hat, first, last, sums, values)
     if kind == MOMENTUM:
-        return _momentum(g, here, part(m, first, last), zero, factor, beta, rate)
-    return _nesterov(g, here, part(m, first, last), zero, factor, beta, rate)
+        return simd.subtract_momentum(total, x, m, root, numbers, x_hat, first, last, sums, values)
+    if kind == NESTEROV:
+        return simd.subtract_nesterov(total, x, m, root, numbers, x_hat, first, last, sums, values)
+    return simd.subtract_adam(total, x, m, root, numbers, x_hat, first, last, sums, values)
+
+
+@inlined
+def move_and_copy(kind, total, x, m, root, numbers, first, last, sums, values):
+    """`move`, and values = x, rounded to their type. Returns the largest magnitude's bit pattern among them."""
+    if kind == SGD:
+        return simd.copy_sgd(total, x, m, root, numbers, x, first, last, sums, values)
+    if kind == MOMENTUM:
+        return simd.copy_momentum(total, x, m, root, numbers, x, first, last, sums, values)
+    if kind == NESTEROV:
+        return simd.copy_nesterov(total, x, m, root, numbers, x, first, last, sums, values)
+    return simd.copy_adam(total, x, m, root, numbers, x, first, last, sums, values)
+
+
+@helper
+def put_squares(sums, squares, k):
+    """Row k of the squares from the sums of its piece, which are 0 again."""
+    for row in range(3):
+        total = 0.0
+        for lane in range(LANES):
+            total += sums[LANES * row + lane]
+        squares[k, row] = total
+    sums[:] = 0.0
 
 
 @jit
@@ -148,10 +119,11 @@ def norms_of(squares):
 
 
 @jit
-def _move_range(kind, total, x, m, root, numbers, first, last, squares):
+def _move_range(kind, total, x, m, root, numbers, first, last, sums, squares):
     for k in range(first, last):
         begin, end = SEGMENT * k, min(SEGMENT * (k + 1), x.size)
-        squares[k, STEP] = move(kind, total, x, m, root, numbers, begin, end)
+        move(kind, total, x, m, root, numbers, begin, end, sums)
+        put_squares(sums, squares, k)
     return -1
 
 
@@ -175,18 +147,41 @@ def _moments_range(total, m, v, largest, zero, factor, beta1, beta2, first, last
     return -1
 
 
-class Mover:
+class Stepping:
+    """A step's way through the vectors: which pieces are whose thread's, and what each leaves of the norms."""
+
+    def __init__(self, ends: np.ndarray, threads: int):
+        """ends: (pieces,) elements up to and with each piece."""
+        self.shares = shares(ends, threads)
+        self._squares = np.zeros((len(ends), 3))
+        self._sums = [aligned_bytes(8 * SUMS).view(np.float64) for _ in self.shares]
+        for sums in self._sums:
+            sums[:] = 0.0
+
+    def step(self, call: Callable[..., int]) -> tuple[int, Norms]:
+        """call(share, first, last, sums, squares) of each share. Returns (the largest result, the norms)."""
+
+        if len(self.shares) == 1:  # two calls fewer: in a step of 30,000 elements one sees them
+            result = call(0, *self.shares[0], self._sums[0], self._squares)
+        else:
+            result = spread(
+                lambda i, first, last: call(i, first, last, self._sums[i], self._squares), self.shares
+            )
+        return result, Norms(*norms_of(self._squares))
+
+
+class Mover(Stepping):
     """Motions of one length as passes of their own, for the codecs that take none into theirs."""
 
     def __init__(self, d: int, threads: int):
-        ends = segment_ends(d)
-        self._shares = shares(ends, threads)
-        self._squares = np.zeros((len(ends), 3))
+        super().__init__(segment_ends(d), threads)
 
     def move(self, motion: Motion) -> float:
         """Move x. Returns ‖x' − x‖₂."""
-        spread(lambda i, first, last: _move_range(*motion, first, last, self._squares), self._shares)
-        return float(norms_of(self._squares)[STEP])
+        _, norms = self.step(
+            lambda i, first, last, sums, squares: _move_range(*motion, first, last, sums, squares)
+        )
+        return norms.step
 
     def moments(
         self,
@@ -202,5 +197,5 @@ class Mover:
         """reference_step.moments in place, and largest = max(largest, v) unless it is empty."""
         spread(
             lambda i, first, last: _moments_range(total, m, v, largest, zero, factor, *betas, first, last),
-            self._shares,
+            self.shares,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qafel_mpi.kernels.numba import packing_lanes as simd
 from qafel_mpi.kernels.numba.jit import helper, load16, load32, load64, part, store
 
 _U64 = np.uint64
@@ -60,23 +61,32 @@ def pack(levels, n, bits, signed, payload, at):
             out[i] = np.uint8(levels[i])
         return
     if bits == 4:
-        for p in range(out.size):
+        whole = n // simd.GROUP
+        simd.pack4(levels, out, whole)
+        for p in range(simd.GROUP // 2 * whole, out.size):
             pair = load16(levels, 2 * p)
             out[p] = np.uint8((pair & 15) | ((pair >> 4) & 0xF0))
         return
     if bits == 2:
-        for p in range(out.size):
+        whole = n // simd.GROUP
+        simd.pack2(levels, out, whole)
+        for p in range(simd.GROUP // 4 * whole, out.size):
             four = np.uint32(load32(levels, 4 * p))
             out[p] = np.uint8((four & 3) | ((four >> 6) & 12) | ((four >> 12) & 48) | ((four >> 18) & 192))
         return
+    done = 0
+    if bits == 1 and signed:
+        done = n // simd.GROUP
+        simd.pack1(levels, out, done)
+        done *= simd.GROUP // 8
     groups = (n + 7) >> 3
-    for g in range(groups):
+    for g in range(done, groups):
         store(levels, 8 * g, _squeeze(load64(levels, 8 * g), bits, signed))
     # A store of 8 bytes overruns its `bits`; the next group writes those again, and the last are written singly.
     roomy = min(groups, max(0, (out.size - 8) // bits + 1))
-    for g in range(roomy):
+    for g in range(done, roomy):
         store(out, g * bits, load64(levels, 8 * g))
-    for g in range(roomy, groups):
+    for g in range(max(done, roomy), groups):
         word = load64(levels, 8 * g)
         for i in range(g * bits, min(g * bits + bits, out.size)):
             out[i] = np.uint8(word & _U64(255))

@@ -41,8 +41,9 @@ def draw(k0, k1, slot, n, hashes):
 
 
 @helper
-def _inverse(scale, lift, s):
-    return np.float32(np.float32(s * 65536) / np.float32(scale * lift))
+def inverse_of(scale, s):
+    """What makes a level's part of 2^16 of a value: a scale that is not tiny, or was lifted."""
+    return np.float32(np.float32(s * 65536) / np.float32(scale))
 
 
 @helper
@@ -56,7 +57,7 @@ def round_levels(v, scale, s, bits, draws, levels):
         lift = LIFT
         for i in range(v.size):
             v[i] *= LIFT
-    inverse = _inverse(scale, lift, s)
+    inverse = inverse_of(scale * lift, s)
     if bits == 1:
         for i in range(v.size):
             y = nearest(np.float32(v[i] * inverse))
@@ -94,7 +95,7 @@ def round_pack4(x, scale, s, k0, k1, slot, out):
 
     out: the codes' bytes up to the next segment; what lies behind the last code becomes zero.
     """
-    inverse = _inverse(scale, _ONE, s)
+    inverse = inverse_of(scale, s)
     state, k1 = _weyl(k0, slot), np.uint32(k1)
     for p in range(x.size >> 1):
         h = _mix(state, k1)

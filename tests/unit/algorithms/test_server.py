@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from qafel_mpi.algorithms import server as algorithms_server
 from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.config import StalenessConfig
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.codecs import build
+from qafel_mpi.codecs import CodecConfig, build
+from qafel_mpi.codecs import base as codecs_base
 from qafel_mpi.codecs.entropy import Coded
 from tests.unit.algorithms.made import CODECS, LAYOUT, POLYNOMIAL, D, make, start, step, upload
 
@@ -197,6 +199,26 @@ def test_the_norms_of_a_step_are_what_they_say():
     assert made.step_norm == pytest.approx(float((server.x - before).norm()), rel=1e-5)
     assert made.difference_norm == pytest.approx(float((server.x - hidden_before).norm()), rel=1e-5)
     assert made.gap == pytest.approx(float((server.x - server.x_hat).norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_step_that_is_not_measured_moves_alike_and_takes_no_norms_of_its_own(monkeypatch, published):
+    def stepped(measure):
+        server, up, down = make(downlink=CodecConfig(codec="affine"))
+        upload(server, up, start(3))
+        out = np.zeros(down.payload_bytes(), np.uint8)
+        return server.step(out if published else None, measure=measure), server.x, server.x_hat
+
+    measured, x, x_hat = stepped(True)
+    assert measured.difference_norm > 0
+    for module in (algorithms_server, codecs_base):
+        for name in ("norm", "distance"):
+            monkeypatch.setattr(module, name, None)
+    made, same_x, same_x_hat = stepped(False)
+    assert np.isnan(made[3:]).all()
+    assert made[:3] == measured[:3]
+    assert torch.equal(same_x, x)
+    assert torch.equal(same_x_hat, x_hat)
 
 
 def test_an_update_from_the_future_is_refused():

@@ -30,7 +30,8 @@ def test_receive_is_of_one_upload_and_both_of_all_with_their_step(clock):
         assert row.parameters == {"operation": row.parameters["operation"], "algorithm": "qafel"} | {
             "d": D, "buffer": 4, "threads": 1
         }  # fmt: skip
-        assert (row.reference_name, row.reference.median, row.wrong) == (MEMORY_PASS, 1.0, 0)
+        passes = 1 / 4 if row.parameters["operation"] == "receive" else 1.0
+        assert (row.reference_name, row.reference.median, row.wrong) == (MEMORY_PASS, passes, 0)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,10 @@ def test_receive_is_of_one_upload_and_both_of_all_with_their_step(clock):
 )
 def test_the_traffic_is_what_must_be_read_and_written(algorithm, settings, up, vectors, down):
     work = server.Work(server.Point(algorithm, D, 3, 1, settings))
-    receive, step = 8 * D + up, 4 * vectors * D + down
+    # Three uploads: the buffer is read for two of them, and written for all.
+    receive, step = 4 * D * 5 / 3 + up, 4 * vectors * D + down
     found = [work.traffic(operation) for operation in server.OPERATIONS]
-    assert found == [receive, step, 3 * receive + step]
+    assert found == pytest.approx([receive, step, 3 * receive + step])
 
 
 def test_the_pass_touches_all_that_a_step_is_said_to_touch():

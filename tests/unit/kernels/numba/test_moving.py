@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qafel_mpi.codecs import Codec, CodecConfig, Layout, NonFiniteError, build
+from qafel_mpi.codecs import CodecConfig, Layout, NonFiniteError, build
 from qafel_mpi.kernels import plan, reference_step
-from qafel_mpi.kernels.numba.moving import ADAM, MOMENTUM, NESTEROV, SGD, Motion, Mover, still
+from qafel_mpi.kernels.numba.moving import Motion, Mover, still
+from qafel_mpi.kernels.numba.moving_lanes import ADAM, MOMENTUM, NESTEROV, SGD
 
 D = 4_507  # two segments, the last one odd
 BETA, RATE, EPSILON, FACTOR = 0.3, 0.07, 1e-3, 1 / 3
@@ -79,15 +80,15 @@ def test_the_reference_s_fma_rounds_once():
     assert reference_step.fma(a, a, c).tolist() == [2**-11 + 2**-24, 1 + 2**-11, 1 + 2**-11 + 2**-23]
 
 
-def stepped(name, kind, *, assigns=False, threads=1, of=None, d=D, dtype=torch.float32):
-    """(x, x̂, payload) after a step, its norms. of: the class whose move_and_encode is called, if not the codec's."""
+def stepped(name, kind, *, assigns=False, threads=1, passes=False, d=D, dtype=torch.float32):
+    """(x, x̂, payload) after a step, its norms. passes: in passes one after the other."""
     layout = Layout(("a", "b"), ((2, d // 2), (d % 2,)))
     codec = build(CODECS[name], layout, dtype, threads=threads)
     made = motion(kind, dtype, d)
     x_hat = torch.from_numpy(made.x * 0.9)
     out = np.zeros(codec.payload_bytes(), dtype=np.uint8)
-    call = (of or type(codec)).move_and_encode
-    written, norms = call(codec, made, x_hat, out, 5, assigns=assigns)
+    step = codec.move_then_encode if passes else codec.move_and_encode
+    written, norms = step(made, x_hat, out, 5, assigns=assigns)
     return (made.x.tobytes(), x_hat.numpy().tobytes(), out[:written].tobytes()), norms
 
 
@@ -98,7 +99,7 @@ def stepped(name, kind, *, assigns=False, threads=1, of=None, d=D, dtype=torch.f
 )
 def test_the_step_in_one_pass_has_the_bits_of_moving_and_then_encoding(name, assigns, dtype):
     found, norms = stepped(name, MOMENTUM, assigns=assigns, dtype=dtype)
-    wanted, same = stepped(name, MOMENTUM, assigns=assigns, dtype=dtype, of=Codec)
+    wanted, same = stepped(name, MOMENTUM, assigns=assigns, dtype=dtype, passes=True)
     assert found == wanted
     assert norms == pytest.approx(same, rel=1e-12)
 
