@@ -48,11 +48,12 @@ def older() -> str:
             (
                 row["codec"],
                 f"{row['d']:,}",
+                f"`{row.get('older', found['older'])}`",
                 time(1e6 * row["older_median_s"]),
                 time(1e6 * row["median_s"]),
                 digits(row["ratio"], 2),
                 f"at least {wanted:g}, {met([row['ratio']], wanted, at_least=True)}",
             )
         )
-    header = ("", "parameters", f"step at `{found['older']}`", "step", "speed", "target")
-    return f"{table(header, lines, right=(1, 2, 3, 4))}\n\n{origin('server-older')}"
+    header = ("", "parameters", "older commit", "its step", "step", "speed", "target")
+    return f"{table(header, lines, right=(1, 3, 4, 5))}\n\n{origin('server-older')}"

@@ -2,8 +2,8 @@
 
 python docs/results/server_step.py bbaa444 runs/results/server-step.json     (on a machine that does nothing else)
 
-The older commit is checked out beside this one for a moment. A row each of codec and d, with the samples in seconds,
-their medians, and `ratio`: the older one's median over ours.
+The older commit is checked out beside this one for a moment; for eden, which it has not, the first commit with eden.
+A row each of codec and d, with the samples in seconds, their medians, and `ratio`: the older one's median over ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +24,8 @@ from qafel_mpi.drivers.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 SIZES, ROUNDS = (29_282, 11_689_512), 40
-CODECS = ("qsgd", "identity", "fedbuff")  # bbaa444 has no eden
+CODECS = ("qsgd", "identity", "fedbuff", "eden")
+FIRST = {"eden": "cb309b3"}  # the first commit with a codec that the older one has not
 
 # K = 1, momentum 0.3, 4 bits both ways, the norms of the trace. What both commits have.
 PROGRAM = """
@@ -35,7 +38,7 @@ from qafel_mpi.codecs import CodecConfig, Layout, build
 
 torch.set_num_threads(1)
 name, d = sys.argv[1], int(sys.argv[2])
-quantized = name == "qsgd"
+quantized = name in ("qsgd", "eden")
 config = CodecConfig(codec=name, bits=4) if quantized else CodecConfig(codec="identity")
 layout = Layout(("weight",), ((1, d),))
 up, down = build(config, layout), build(config, layout)
@@ -80,7 +83,20 @@ class Side:
         self.process.wait(60)
 
 
-def compare(folder: Path, name: str, d: int) -> dict[str, object]:
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """A folder with that commit's files."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "older"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--detach", "--quiet", str(folder), commit], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
+def compare(commit: str, folder: Path, name: str, d: int) -> dict[str, object]:
     """The row of one codec and size. folder: of the older commit."""
     sides = {"older": Side(folder, name, d), "ours": Side(ROOT, name, d)}
     for side in sides.values():
@@ -91,24 +107,27 @@ def compare(folder: Path, name: str, d: int) -> dict[str, object]:
     for side in sides.values():
         side.end()
     older, ours = sides["older"].samples, sides["ours"].samples
-    about = {"codec": name, "d": d, "older_median_s": median(older), "median_s": median(ours)}
+    about = {
+        "codec": name,
+        "d": d,
+        "older": commit,
+        "older_median_s": median(older),
+        "median_s": median(ours),
+    }
     return about | {"ratio": median(older) / median(ours), "older_s": older, "values_s": ours}
 
 
 def main(commit: str, out: Path) -> None:
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "older"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", "--quiet", str(folder), commit], check=True)
-        try:
-            rows = [compare(folder, name, d) for name in CODECS for d in SIZES]
-        finally:
-            subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+    rows = []
+    for name in CODECS:
+        older = FIRST.get(name, commit)
+        with checked_out(older) as folder:
+            rows += [compare(older, folder, name, d) for d in SIZES]
     about = sources.of_bench(provenance(["python", "docs/results/server_step.py", commit, str(out)]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write(out, "server_step", {"older": commit, "rows": rows}, [about])
     for row in rows:
-        print(f"{row['codec']:9} d = {row['d']:>10,}: {row['ratio']:.2f} times the speed of {commit}")
+        print(f"{row['codec']:9} d = {row['d']:>10,}: {row['ratio']:.2f} times the speed of {row['older']}")
 
 
 if __name__ == "__main__":

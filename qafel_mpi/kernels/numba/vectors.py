@@ -15,7 +15,7 @@ from qafel_mpi.kernels.numba.jit import intrinsic
 LANES = 16
 I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
-_WORDS = {types.float32: types.int32, types.float64: types.int64}
+_WORDS: dict[Any, Any] = {types.float32: types.int32, types.float64: types.int64}
 
 
 class Lanes:
