@@ -16,7 +16,7 @@ from torch import Tensor
 from qafel_mpi.kernels.digests import Digests
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
-from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
+from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms, OnePass
 from qafel_mpi.kernels.numba.norms import distance, norm
 from qafel_mpi.kernels.numba.pieces import subtract
 from qafel_mpi.own import source_digest
@@ -114,43 +114,6 @@ class Done(NamedTuple):
 
     def finish(self) -> int:
         return self.payload_bytes
-
-
-class Transfer(Protocol):
-    """A payload that a device writes: kernels.gpu's side of an Encoding."""
-
-    def ready(self) -> bool:
-        """Whether it lies where it was wanted."""
-
-    def finish(self) -> int:
-        """Wait for it. Returns -1, or an index not below 0 where the vector was not finite."""
-
-
-class OnePass(Protocol):
-    """Kernels of a server step in one pass over the vectors."""
-
-    def move_and_step(
-        self, motion: Motion, x_hat: np.ndarray, payload: np.ndarray, key: int
-    ) -> tuple[int, Norms]:
-        """x moves, the payload is written, x̂ follows. Returns (-1, or where something is not finite a part of the
-        vector from which on x̂ has not followed, the norms)."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnDevice:
-    """The encoding of a tensor on a GPU, on a stream of the codec's own. It keeps x alive until it is done."""
-
-    codec: Codec
-    x: Tensor
-    transfer: Transfer
-
-    def ready(self) -> bool:
-        return self.transfer.ready()
-
-    def finish(self) -> int:
-        if self.transfer.finish() >= 0:
-            self.codec.refuse(self.x)
-        return self.codec.payload_bytes()
 
 
 class Codec(ABC):
@@ -368,14 +331,7 @@ class Codec(ABC):
         return None
 
     def move_then_encode(
-        self,
-        motion: Motion,
-        x_hat: Tensor,
-        out: np.ndarray,
-        key: int,
-        *,
-        assigns: bool = False,
-        measure: bool = True,
+        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool, measure: bool
     ) -> tuple[int, Norms]:
         """move_and_encode in passes one after the other, with the same bits."""
         x = torch.from_numpy(motion.x)

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Buffers, Codec, Encoding, OnDevice
+from qafel_mpi.codecs.base import Buffers, Codec, Encoding
 
 if TYPE_CHECKING:
     from qafel_mpi.kernels import gpu
+
+
+class Transfer(Protocol):
+    """A payload that a device writes: kernels.gpu's side of an Encoding."""
+
+    def ready(self) -> bool:
+        """Whether it lies where it was wanted."""
+
+    def finish(self) -> int:
+        """Wait for it. Returns -1, or an index not below 0 where the vector was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """The encoding of a tensor on a GPU, on a stream of the codec's own. It keeps x alive until it is done."""
+
+    codec: Codec
+    x: Tensor
+    transfer: Transfer
+
+    def ready(self) -> bool:
+        return self.transfer.ready()
+
+    def finish(self) -> int:
+        if self.transfer.finish() >= 0:
+            self.codec.refuse(self.x)
+        return self.codec.payload_bytes()
 
 
 class DeviceCodec(Codec):

@@ -8,7 +8,7 @@ on the CPU: there is no such kernel for a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -57,6 +57,16 @@ class Norms(NamedTuple):
     step: float  # ‖x^{t+1} − x^t‖₂
     difference: float  # of what was encoded
     gap: float  # ‖x^{t+1} − x̂^{t+1}‖₂
+
+
+class OnePass(Protocol):
+    """Kernels of a server step in one pass over the vectors."""
+
+    def move_and_step(
+        self, motion: Motion, x_hat: np.ndarray, payload: np.ndarray, key: int
+    ) -> tuple[int, Norms]:
+        """x moves, the payload is written, x̂ follows. Returns (-1, or where something is not finite a part of the
+        vector from which on x̂ has not followed, the norms)."""
 
 
 @helper

@@ -65,8 +65,8 @@ def test_a_step_that_is_not_its_parts_is_wrong(monkeypatch):
     assert work.wrong() == 0
     honest = Bucketed.move_and_encode
 
-    def careless(codec, motion, x_hat, out, key, *, assigns):
-        made = honest(codec, motion, x_hat, out, key, assigns=assigns)
+    def careless(codec, motion, x_hat, out, key, *, assigns, measure):
+        made = honest(codec, motion, x_hat, out, key, assigns=assigns, measure=measure)
         motion.x[:] = -motion.x
         return made
 

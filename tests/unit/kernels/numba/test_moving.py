@@ -88,7 +88,7 @@ def stepped(name, kind, *, assigns=False, threads=1, passes=False, d=D, dtype=to
     x_hat = torch.from_numpy(made.x * 0.9)
     out = np.zeros(codec.payload_bytes(), dtype=np.uint8)
     step = codec.move_then_encode if passes else codec.move_and_encode
-    written, norms = step(made, x_hat, out, 5, assigns=assigns)
+    written, norms = step(made, x_hat, out, 5, assigns=assigns, measure=True)
     return (made.x.tobytes(), x_hat.numpy().tobytes(), out[:written].tobytes()), norms
 
 
