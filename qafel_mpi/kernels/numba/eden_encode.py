@@ -57,6 +57,28 @@ def _quantize(z, m, bits, inverses, sums, squares, codes, at, x, ahead):
 
 
 @helper
+def _quantize_squared(z, m, bits, inverses, sums, squares, codes, at, x, ahead):
+    """_quantize with the sums of squares, which the scale of least squares needs."""
+    step = LANES * bits
+    if bits == 1:
+        for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
+            simd.squared1(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    elif bits == 2:
+        for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
+            simd.squared2(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    elif bits == 3:
+        for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
+            simd.squared3(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+    else:
+        for g in range(m >> 3):
+            _ahead(x, ahead + LANES * _GROUP * g)
+            simd.squared4(z, LANES * _GROUP * g, inverses, sums, squares, codes, at + g * step)
+
+
+@helper
 def _norm_at(lane):
     """Where simd.to_integers and simd.again put a lane's norm: first the even ones, then the odd ones."""
     return (lane & 1) * (LANES // 2) + (lane >> 1)
@@ -99,7 +121,10 @@ def _encode_block(
     for lane in range(LANES):
         root = np.sqrt(np.float64(norms[_norm_at(lane)]))
         inverses[lane] = np.float32(_UNIT / max(root, 1.0))
-    _quantize(z, m, bits, inverses, sums, squares, codes, at, x, ahead)
+    if least:
+        _quantize_squared(z, m, bits, inverses, sums, squares, codes, at, x, ahead)
+    else:
+        _quantize(z, m, bits, inverses, sums, squares, codes, at, x, ahead)
     unit = np.float64(float_of(np.int32((127 + exponent - EDEN_BITS) << 23)))
     for lane in range(LANES):
         root = np.sqrt(np.float64(norms[_norm_at(lane)]))

@@ -211,10 +211,11 @@ def _choose(b: Any, masks: list[Any], choices: list[Any]) -> Any:
     return b.select(masks[0], high, low)
 
 
-def _quantize(bits: int) -> Any:
+def _quantize(bits: int, squared: bool) -> Any:
     """quantize(z, at, inverses, sums, squares, codes, codes_at): GROUP positions' last butterflies, and their codes.
 
-    inverses: float32, what makes EDEN_UNIT of a standard deviation. sums, squares: int32, += size · level, level².
+    inverses: float32, what makes EDEN_UNIT of a standard deviation. sums, squares: int32, += size · level, level²;
+    not squared: squares are left as they are, which takes a twentieth less time at 4 bits.
     codes: uint8. Two positions at a time, the low and the high half of an int32: their 16-bit numbers are neighbours.
     """
     levels, cuts = EDEN_LEVELS[bits], EDEN_CUTS[bits]
@@ -259,13 +260,15 @@ def _quantize(bits: int) -> Any:
                 code = b.or_(code, b.select(over[-1], every(bit << shift), every(0)))
             level = _choose(b, over, [every(one) for one in levels])
             total = b.add(total, _products(b, size, level))
-            square = b.add(square, _products(b, level, level))
+            if squared:
+                square = b.add(square, _products(b, level, level))
             if k == together - 1:
                 both = b.bitcast(code, _of(_I32))
                 both = b.or_(b.and_(both, _all(_I32, 0xFFFF)), b.lshr(both, _all(_I32, 16 - bits)))
                 word = b.or_(word, b.shl(both, _all(_I32, bits * (i - 2 * k))))
         sums.store(total, _I64(0))
-        squares.store(square, _I64(0))
+        if squared:
+            squares.store(square, _I64(0))
         for j in range(bits):
             byte = b.trunc(b.lshr(word, _all(_I32, 8 * j)), _of(_I8))
             codes.store(byte, b.add(codes_at, _I64(LANES * j)))
@@ -360,7 +363,8 @@ row, copy = _vector_code(_emit_row, "aiiai"), _vector_code(_emit_copy, "aiai")
 to_integers = _vector_code(_emit_to_integers, "aiaifaia")
 again = _vector_code(_emit_again, "aiiaia")
 back = _vector_code(_emit_back, "aaiai")
-quantize1, quantize2, quantize3, quantize4 = (_quantize(bits) for bits in (1, 2, 3, 4))
+quantize1, quantize2, quantize3, quantize4 = (_quantize(bits, squared=False) for bits in (1, 2, 3, 4))
+squared1, squared2, squared3, squared4 = (_quantize(bits, squared=True) for bits in (1, 2, 3, 4))
 levels_of1, levels_of2, levels_of3, levels_of4 = (_levels_of(bits) for bits in (1, 2, 3, 4))
 add, assign = _add(assign=False), _add(assign=True)
 sum_levels1, sum_levels2, sum_levels3, sum_levels4 = (_sum_levels(bits) for bits in (1, 2, 3, 4))
