@@ -79,7 +79,7 @@ class Turn:
     wrong: list[str] = field(default_factory=list)
     hung: bool = False
     grown_bytes: int = 0  # memory of rank 0, from its first third to its last
-    descriptors: int = 0  # more at the end than when it had begun
+    descriptors: int = 0  # more after a fault than when rank 0 had begun
 
     @property
     def seconds_a_update(self) -> float:

@@ -177,6 +177,10 @@ class Running:
         last_s = self.growth.last("updates", 0)
         self.segments.append(Segment(self.begin_s, last_s, tuple(self.away)))
         self.away = []
+        if self.descriptors:  # of one process of rank 0: a cut begins another
+            grown = self.descriptors[-1] - self.descriptors[0]
+            self.turn.descriptors = max(self.turn.descriptors, grown)
+        self.descriptors = []
 
     def _end(self) -> None:
         begun_s, left_s = perf_counter(), self.plan.turn_s + BEGIN_SECONDS
@@ -195,8 +199,6 @@ class Running:
     def _read(self) -> None:
         turn = self.turn
         turn.rank_s = accounts.rank_seconds(self.segments, self.plan.ranks - 1)
-        if len(self.descriptors) > 1 and not self.cuts:
-            turn.descriptors = self.descriptors[-1] - self.descriptors[0]
         with open_trace(self.out) as trace:
             about, faults, ranks = trace.attributes, trace.table("faults"), trace.table("ranks")
             turn.used = int(np.count_nonzero(trace.table("updates", ["use"])["use"] == USED))
