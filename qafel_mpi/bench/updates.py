@@ -20,7 +20,7 @@ from qafel_mpi.wire import HEADER_BYTES
 
 SEED = 0
 BUDGETS = (1, 2, 3, 4, 8)  # bits per element, of the codecs that keep as many coordinates as have room
-ROOM = 1.001  # lattice's range over the largest element
+ROOM = 1.001  # the range of lattice and fixed over the largest element
 
 _CHAINS: dict[str, dict[str, Any]] = {
     "float32": {"codec": "identity"},
@@ -74,7 +74,7 @@ def menu(layout: Layout, largest: float) -> dict[str, CodecConfig]:
     """Every codec of the package with several settings, by a name in words.
 
     topk and randk keep as many coordinates as fit into so many bits per element. largest: of all updates' elements;
-    lattice's spacing is the least for which all fit, which no run knows before.
+    the spacing of lattice and of fixed is the least for which all fit, which no run knows before.
     """
     found: dict[str, dict[str, Any]] = dict(_CHAINS)
     for name, each in _PER_COORDINATE.items():
@@ -83,6 +83,8 @@ def menu(layout: Layout, largest: float) -> dict[str, CodecConfig]:
     for bits in (4, 8):
         spacing = max(1e-12, 2 * ROOM * largest / (2**bits - 1))
         found[f"lattice, {bits} bits"] = {"codec": "lattice", "bits": bits, "spacing": spacing}
+        spacing = max(1e-12, ROOM * largest / (2 ** (bits - 1) - 1))
+        found[f"fixed, {bits} bits"] = {"codec": "fixed", "bits": bits, "spacing": spacing}
     at_least_one = {
         name: options
         for name, options in found.items()
