@@ -15,7 +15,6 @@ from numba.core import cgutils
 
 from qafel_mpi.kernels.numba.vectors import (
     F32,
-    I8,
     I16,
     I32,
     I64,
@@ -225,7 +224,7 @@ def _emit_round(
         y = b.fadd(b.fmul(values.load(own, v.lanes), scale), v.all(F32, _MAGIC))
         sum_ = b.add(b.bitcast(y, v.of(I32)), b.zext(draws, v.of(I32)))
         level = b.sub(b.ashr(sum_, v.all(I32, 16)), v.all(I32, _MAGIC_HIGH))
-        levels.store(b.trunc(level, v.of(I8)), own)
+        levels.store(b.trunc(level, v.of(levels.element)), own)
         moved = b.fmul(b.sitofp(level, v.of(x_hat.element)), factor)
         moved = b.fadd(x_hat.load(i, v.lanes), moved)
         x_hat.store(moved, i)

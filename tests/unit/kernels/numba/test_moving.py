@@ -18,6 +18,8 @@ CODECS = {
     "qsgd": CodecConfig(bits=4),
     "qsgd 1 bit": CodecConfig(bits=1),
     "qsgd 8 bits": CodecConfig(bits=8, bucket=4096),
+    "qsgd 12 bits": CodecConfig(bits=12),
+    "qsgd 16 bits": CodecConfig(bits=16),
     "qsgd l2": CodecConfig(bits=3, scale="l2"),
     "qsgd tensor": CodecConfig(bits=4, bucket="tensor"),
     "sign": CodecConfig(codec="sign"),
