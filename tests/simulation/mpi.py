@@ -353,7 +353,7 @@ class Comm:
             self.network.receive(self.number, self.rank, source, tag, request)
 
         request = Request(self.network.world, start)
-        request.buffer = np.asarray(spec[0])
+        request.buffer = np.asarray(spec[0]).view(np.uint8)
         cancel = request.Cancel
 
         def withdraw() -> None:
@@ -368,9 +368,13 @@ class Comm:
     def Ssend_init(self, spec: list[Any], to: int, tag: int) -> Request:
         def start(request: Request) -> None:
             request.fails = lambda: self.network.failure(self.number, self.rank, to, request)
-            self.network.send(self.number, self.rank, to, tag, np.asarray(spec[0]), request)
+            self.network.send(self.number, self.rank, to, tag, np.asarray(spec[0]).view(np.uint8), request)
 
         return Request(self.network.world, start)
+
+    def Send_init(self, spec: list[Any], to: int, tag: int) -> Request:
+        """As Ssend_init: MPI may wait for the receiver, so a program must end also where it does."""
+        return self.Ssend_init(spec, to, tag)
 
     def Issend(self, spec: list[Any], to: int, tag: int) -> Request:
         request = self.Ssend_init(spec, to, tag)

@@ -22,6 +22,7 @@ CODECS_NEED = {
     "topk": SPARSE,
     "randk": SPARSE,
     "lattice": ("uplink.spacing=0.05", "downlink.spacing=0.05"),
+    "fixed": ("uplink.spacing=0.05", "downlink.spacing=0.05", "staleness.weight=constant"),
 }
 SETTINGS = {
     # Of a server that asks no trace can be replayed.

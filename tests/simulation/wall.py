@@ -21,6 +21,7 @@ from qafel_mpi.codecs.identity import Identity
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.drivers.build import RunSummary, Setup
 from qafel_mpi.drivers.session import HiddenStateError, Session
+from qafel_mpi.drivers.survival.every import Every
 from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.drivers.wall.population import hosting_of, population_of
 from qafel_mpi.drivers.wall.server import WallServer
@@ -248,7 +249,11 @@ def simulate(scenario: Scenario) -> Run:
         session.deaths.why = ""
         clocks: Any = SimpleNamespace(leave=lambda rank: None)
         session.clocks = clocks
-        no_checkpoints: Any = SimpleNamespace(due=lambda version: False, keep=lambda version, state: None)
+        no_checkpoints: Any = SimpleNamespace(
+            every=Every(never=True),
+            due=lambda version: False,
+            keep=lambda version, state, waited_s=0.0: None,
+        )
         session.recovery.checkpoints = no_checkpoints
         return session
 
@@ -275,6 +280,8 @@ def simulate(scenario: Scenario) -> Run:
             world.run([program(rank) for rank in range(scenario.ranks)])
         finally:
             world.stop()
+    if not servers:
+        raise next(iter(world.errors.values()))
     return Run(scenario, world, network, sessions, servers[0], sent, faults, setups[0].server)
 
 

@@ -80,7 +80,8 @@ class World:
         """Unwind what still runs, so that no greenlet of a broken run is left behind."""
         for rank in list(self._greenlets):
             self.running = rank
-            self._greenlets[rank].throw(Killed)
+            if self._greenlets[rank]:  # it has begun
+                self._greenlets[rank].throw(Killed)
         self._greenlets.clear()
 
     def sleep(self, seconds: float) -> None:
