@@ -20,6 +20,7 @@ from qafel_mpi import tasks
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Samples
 from qafel_mpi.config import ConfigError, Experiment, load
+from qafel_mpi.kernels.memory import give_freed_memory_back
 from qafel_mpi.tasks import held
 from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.exchange import broadcast_text
@@ -99,6 +100,7 @@ def _task(chosen: Experiment, once: held.Once) -> tasks.Task:
 def _memory(comm: MPI.Intracomm) -> float:
     """Collective: the proportional set size of all ranks, bytes."""
     gc.collect()
+    give_freed_memory_back()
     return _over(comm, float(proportional_bytes() or 0), MPI.SUM)
 
 

@@ -68,3 +68,10 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _RETURNED_BYTES))
     return all(mallopt(name, size) == 1 for name, size in settings)
+
+
+def give_freed_memory_back() -> None:
+    """Let glibc return to Linux what it keeps, so that the memory of a process is what its objects take."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

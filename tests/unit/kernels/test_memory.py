@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from qafel_mpi.kernels.memory import copy_of, keep_freed_memory, vector, vector_like
+from qafel_mpi.kernels.memory import (
+    copy_of,
+    give_freed_memory_back,
+    keep_freed_memory,
+    vector,
+    vector_like,
+)
+from qafel_mpi.transport.placement import proportional_bytes
 
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -29,6 +36,16 @@ def test_memory_that_a_training_step_has_freed_is_there_for_the_next_step():
         model(images).square().mean().backward()
     found = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before  # pages that Linux had to find
     assert found < 1000  # some 20,000 where they are given back
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such function")
+def test_memory_that_is_kept_can_be_given_back():
+    assert keep_freed_memory()
+    arrays = [torch.ones(25_000) for _ in range(500)]  # 50 MB, each less than what glibc maps apart
+    del arrays
+    kept = proportional_bytes() or 0
+    give_freed_memory_back()
+    assert kept - (proportional_bytes() or 0) > 40e6
 
 
 @pytest.mark.parametrize("elements", [0, 1, 1000, 1 << 20, (1 << 21) + 3])
