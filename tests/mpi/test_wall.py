@@ -409,6 +409,7 @@ def test_a_unicast_download_is_made_for_the_client_that_starts_from_it(comm, fol
     run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast"))
     with h5py.File(folder / "a.h5") as file:
         messages = file["messages"][:]
+    played = 0
     for rank in range(1, comm.size):
         down = messages[
             (messages["end"] == 1) & (messages["kind"] == Kind.DOWNLOAD) & (messages["dst"] == rank)
@@ -417,7 +418,8 @@ def test_a_unicast_download_is_made_for_the_client_that_starts_from_it(comm, fol
         for_whom = down[["client", "sequence"]].tolist()
         who_played = up[["client", "sequence"]].tolist()[1:]  # the first one starts from x^0
         assert who_played[: len(for_whom)] == for_whom[: len(who_played)]
-        assert len(who_played) > 0
+        played += len(who_played)
+    assert played > 0, "a rank that gets no core may have played once alone"
 
 
 @pytest.mark.mpi(min_size=3, max_size=3)

@@ -116,6 +116,7 @@ from pathlib import Path
 running, name, until, code = Path("running"), sys.argv[1], sys.argv[2], int(sys.argv[3])
 (running / name).touch()
 print(name, "beside", *sorted(path.name for path in running.iterdir() if path.name != name), flush=True)
+Path(f"said-{name}").touch()
 while until and not Path(until).exists():
     time.sleep(0.01)
 (running / name).unlink()
@@ -177,7 +178,7 @@ def test_a_part_that_fails_is_the_last_that_begins(begin) -> None:
 
 def test_parts_that_are_interrupted_show_what_they_printed(begin, tmp_path) -> None:
     process = begin("part('stuck', until='never')", "part('late')", jobs=1)
-    while not (tmp_path / "running/stuck").exists():
+    while not (tmp_path / "said-stuck").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=300)
