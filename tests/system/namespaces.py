@@ -177,6 +177,8 @@ class Hosts:
             case "prrte":
                 command += ["--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", agent]
                 command += ["--prtemca", "prte_if_include", "eth0", "--map-by", f"{map_by}:OVERSUBSCRIBE"]
+                # Its daemons try ten times to reach it, by default without a pause: too early on a busy machine.
+                command += ["--prtemca", "oob_tcp_retry_delay", "1"]
         network = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "eth0"]
         return [*command, "--host", filled, *network, *words]
 
