@@ -173,12 +173,15 @@ class Hosts:
                 return [*command, "-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", "eth0", *words]
             case "orte":
                 command += ["--mca", "plm_rsh_agent", agent, "--mca", "oob_tcp_if_include", "eth0"]
+                command += ["--mca", "orte_tmpdir_base", str(self.folder)]
                 command += ["--map-by", map_by, "--oversubscribe"]
             case "prrte":
                 command += ["--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent", agent]
                 command += ["--prtemca", "prte_if_include", "eth0", "--map-by", f"{map_by}:OVERSUBSCRIBE"]
                 # Its daemons try ten times to reach it, by default without a pause: too early on a busy machine.
                 command += ["--prtemca", "oob_tcp_retry_delay", "1"]
+                # A lab counts its processes from 1: in /tmp they would meet what those of a killed lab have left.
+                command += ["--prtemca", "prte_tmpdir_base", str(self.folder)]
         network = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "eth0"]
         return [*command, "--host", filled, *network, *words]
 
