@@ -323,7 +323,7 @@ from pathlib import Path
 from mpi4py import MPI
 came = Path("came")
 if MPI.COMM_WORLD.rank == 0:
-    time.sleep(2)
+    time.sleep(2)  # a rank that waits for nobody has left by then
     came.touch()
 MPI.Finalize()
 print("met" if came.exists() else "left early", flush=True)
