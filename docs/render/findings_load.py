@@ -42,6 +42,7 @@ SKEWS = {  # name in the table -> its part of the label, weakest skew first
     "α = 0.05": "task.partition.alpha = 0.05",
     "two classes a client": "task.partition.kind = shards",
 }
+STRONG_SKEWS = ("α = 0.1", "α = 0.05", "two classes a client")
 
 
 # --- 5: buffer ----------------------------------------------------------------------------------------
@@ -177,6 +178,8 @@ def skew() -> Finding:
         for name, part in SKEWS.items()
     }
     qafel = {name: needed(one["qafel"]) for name, one in ours.items()}
+    ca2fl = {name: _ca2fl(found, part) for name, part in SKEWS.items()}
+    corrected = {name: needed(one) if one else None for name, one in ca2fl.items()}
     mildest, strongest = "α = 100", "α = 0.05"
     growth = of_means(ours[strongest]["fedbuff"], ours[mildest]["fedbuff"], "uploads")
     checks = (
@@ -190,12 +193,18 @@ def skew() -> Finding:
             at_least,
             1.2,
         ),
+        every(
+            "CA²FL, which corrects for skew, needs fewer uploads than FedBuff where it is strong",
+            {name: (corrected[name], at_most(corrected[name], 1.0)) for name in STRONG_SKEWS},
+        ),
     )
     lines = [
         (
             name,
             *(spread(one[which], "uploads") for which in ("fedbuff", "qafel")),
             shown(qafel[name]),
+            spread(own, "uploads") if (own := ca2fl[name]) else NOTHING,
+            shown(corrected[name]),
         )
         for name, one in ours.items()
     ]
@@ -204,8 +213,14 @@ def skew() -> Finding:
         "uploads, FedBuff",
         "QAFeL 4/4",
         "QAFeL / FedBuff [95%]",
+        "CA²FL",
+        "CA²FL / FedBuff [95%]",
     )
-    return Finding(checks, table(header, lines, right=range(1, 4)), ("findings-skew",))
+    return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-skew",))
+
+
+def _ca2fl(found: Sequence[Mapping[str, Any]], part: str) -> Mapping[str, Any] | None:
+    return next((one for one in found if one["algorithm"] == "ca2fl" and part in one["setting"]), None)
 
 
 # --- 13: one budget -----------------------------------------------------------------------------------
