@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from math import exp, log
 from typing import Any
 
+import numpy as np
+from scipy.optimize import isotonic_regression
+
 from docs.render.codec_errors import title
 from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits
@@ -133,20 +136,24 @@ def _rates(speeds: Speeds, share: float) -> list[float | None]:
 
 
 def rate_at(own: Mapping[float, float], share: float) -> float | None:
-    """The Mbit/s from which on the share is reached at every faster rate, between two rates by their logarithms.
+    """The Mbit/s at which the share is reached, between two rates by their logarithms.
 
-    None where the slowest rate is fast enough, or the fastest is not.
+    A faster link makes no run slower, so that shares which fall as the rate grows are noise: they are averaged
+    (isotonic regression). None where the slowest rate is fast enough, or the fastest is not.
 
     >>> rate_at({1.0: 0.25, 10.0: 0.75, 100.0: 1.0}, 0.5).__round__(3)
+    3.162
+    >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95}, 0.625).__round__(3)
     3.162
     >>> rate_at({1.0: 0.6, 10.0: 0.75}, 0.5)
     """
     rates = sorted(own)
-    below = [k for k, rate in enumerate(rates) if own[rate] < share]
-    if not below or below[-1] == len(rates) - 1:
+    shares = isotonic_regression([own[rate] for rate in rates]).x
+    above = int(np.searchsorted(shares, share))  # the first rate with the share or more
+    if above in (0, len(rates)):
         return None
-    low, high = rates[below[-1]], rates[below[-1] + 1]
-    part = (share - own[low]) / (own[high] - own[low])
+    low, high = rates[above - 1], rates[above]
+    part = float((share - shares[above - 1]) / (shares[above] - shares[above - 1]))
     return exp(log(low) + part * (log(high) - log(low)))
 
 

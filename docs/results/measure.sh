@@ -3,7 +3,7 @@
 #
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
-# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline and findings. TASKS=digits: of headline.
+# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline, findings and link-rates. TASKS=digits: of headline.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
 # them. All groups together take about two hours on 2 cores. Nothing else should run meanwhile. The link groups need
@@ -12,7 +12,7 @@
 # chaos runs only when it is named: it takes more than two hours, and starts its own mpirun.
 # headline, findings and codec-error run only when they are named: headline takes hours. They count, on the virtual
 # clock, and time nothing: other work on the machine changes none of their numbers. link-rates runs only when it is
-# named, too: ten minutes.
+# named, too: eight minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -78,10 +78,10 @@ findings() { # one core each, as headline; docs/findings.md shows them.
     qafel-mpi suite tradeoff --seeds ${SEEDS:-0-9} --out $raw/findings/tradeoff
 }
 
-link_rates() { # seven rates, three variants and three seeds, ten seconds or less each
-    hosts 4 -- qafel-mpi suite link-rates --seeds 0-2 --out $raw/link-rates/free
-    for rate in 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit; do
-        hosts 4 --rate $rate -- qafel-mpi suite link-rates --seeds 0-2 --out $raw/link-rates/$rate
+link_rates() { # the free link and eight rates, three variants, five seeds, two and a half seconds each
+    hosts 4 -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/free
+    for rate in 10gbit 3gbit 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit; do
+        hosts 4 --rate $rate -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/$rate
     done
 }
 

@@ -27,9 +27,14 @@ from types import TracebackType
 from typing import Literal, Self
 
 from tests.support import ROOT, mpi_environment, mpirun, search_path
+from tests.system.relay import bytes_a_second
 
 START_SECONDS = 20
 RELAY = Path(__file__).with_name("relay.py")
+PACKET_BYTES, BUCKET_BYTES = 15_000, 16_384  # the largest packet, and what a shaped link lets through at once
+FINEST_TIMER_S = (
+    50e-6  # a bucket that holds less than the rate brings meanwhile makes a fast link slower than that
+)
 CLOCKS_APART_S = 1000  # host k's monotonic clock is k times so much ahead of the machine's
 
 # The lab's first process. It waits for its end, and reaps what its hosts leave behind.
@@ -60,7 +65,7 @@ for pid in $pids; do
     ip link add port$k type veth peer name eth0 netns $pid
     ip link set port$k master switch up
     nsenter -t $pid -n ip addr add 10.77.0.$k/24 dev eth0
-    nsenter -t $pid -n ip link set eth0 up
+    nsenter -t $pid -n ip link set eth0 gso_max_size $packet_bytes up
 done
 # A port forwards once the kernel has noticed that its other end is up: on a busy machine that takes a while.
 until [ $(bridge link show master switch | grep -c 'state forwarding') = $count ]; do sleep 0.02; done
@@ -99,7 +104,12 @@ class Hosts:
         self.agent = self.folder / "agent"
         self.agent.write_text(AGENT)
         self.agent.chmod(0o755)
-        settings = {"lab": self.folder, "count": len(self.names), "apart_s": CLOCKS_APART_S}
+        settings = {
+            "lab": self.folder,
+            "count": len(self.names),
+            "apart_s": CLOCKS_APART_S,
+            "packet_bytes": PACKET_BYTES,
+        }
         environment = os.environ | {name: str(value) for name, value in settings.items()}
         environment["relay"] = shlex.join(self._relay())
         # The parent's death ends setpriv's process, whose end ends the lab: also after kill -9 of the tests.
@@ -188,9 +198,12 @@ class Hosts:
     def shape(self, host: str, rate: str) -> None:
         """Limit the host's link to `rate` in each direction: by tc's token bucket at both of its ends.
 
-        The burst is small, so that messages of a few kilobytes are slowed down too; the queue holds 200 ms.
+        The bucket is small, so that messages of a few kilobytes are slowed down too; the queue holds 200 ms. No
+        packet is larger than the bucket: the kernel would cut it, and that costs the processor more than a free
+        link does.
         """
-        shaper = f"root tbf rate {rate} burst 16kb latency 200ms"
+        bucket_bytes = max(BUCKET_BYTES, round(bytes_a_second(rate) * FINEST_TIMER_S))
+        shaper = f"root tbf rate {rate} burst {bucket_bytes} latency 200ms"
         self.shell(host, f"tc qdisc replace dev eth0 {shaper}")
         if self.delay_ms:  # the relay has the other end
             return

@@ -9,7 +9,7 @@ import h5py
 import pytest
 
 from tests.system import relay
-from tests.system.namespaces import Hosts, why_not
+from tests.system.namespaces import BUCKET_BYTES, PACKET_BYTES, Hosts, why_not
 from tests.system.test_hosts import SMALL, clocks_agree, run
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "needs namespaces")
@@ -32,6 +32,19 @@ def test_a_shaped_link_carries_what_it_should_and_the_lab_leaves_nothing_behind(
     assert 0.4 < float(done.stdout) < 3, done.stderr  # one of a byte a bit would take 4
     assert not folder.exists()
     assert not Path(f"/proc/{first}").exists()
+
+
+def test_no_packet_is_larger_than_a_links_bucket():
+    """A larger one is cut up by the kernel: that costs a fast link the processor's time, and a free one nothing."""
+    packet = "ip -d link show eth0 | grep -o 'gso_max_size [0-9]*'"
+    bucket = "tc qdisc show dev eth0 | grep -o 'burst [0-9KMb]*'"
+    for rate, size in (("1gbit", "burst 16Kb"), ("10gbit", "burst 61250b")):  # tc counts in its own ticks
+        with Hosts(2, rate=rate) as lab:
+            assert lab.shell("h2", bucket).strip() == size
+            assert lab.shell("h2", packet).strip() == f"gso_max_size {PACKET_BYTES}"
+    with Hosts(2) as lab:
+        assert lab.shell("h1", packet).strip() == f"gso_max_size {PACKET_BYTES}"
+    assert PACKET_BYTES < BUCKET_BYTES
 
 
 @pytest.mark.skipif(bool(relay.why_not()), reason=relay.why_not() or "needs a kernel with TUN devices")
