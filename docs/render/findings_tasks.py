@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from docs.render import headline
-from docs.render.records import content
 from docs.render.verdicts import Check, Finding, Interval, at_least, at_most, every, judged, needed, saved
 
 # The setting of QAFeL in a label: its codec and bits, both ways.
@@ -23,8 +22,7 @@ _OWN_WEIGHT = ("cutoff", "cosine-exp", "rate")
 
 def _task(task: str) -> Finding:
     """The bounds are those of Bits. A setting that was not run, or with two seeds, leaves its statement open."""
-    record = f"headline-{task}"
-    found = content(record)
+    found = headline.joined(task)
     of = {name: _setting(found, "qafel", parts) for name, parts in SHOWN.items()}
     fed_back = {name: _setting(found, "qafel-ef", parts) for name, parts in SHOWN.items()}
     four, one = of["qsgd at 4/4 bits"], of["eden at 1/1 bit"]
@@ -42,7 +40,7 @@ def _task(task: str) -> Finding:
                 {name: own for name, own in fed_back.items() if own},
             )
         )
-    return Finding(checks, headline.shown(record), (record,))
+    return Finding(checks, headline.shown(task), headline.records_of(task))
 
 
 def _setting(

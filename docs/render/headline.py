@@ -40,31 +40,52 @@ _HEADER = (
 )
 
 
-def _suite(name: str) -> str:
-    return f"{shown(name)}\n\n{origin(name)}" if measured(name) else not_measured("headline")
+def records_of(task: str) -> tuple[str, ...]:
+    """headline-TASK, and headline-TASK-rivals where that was measured later, with FedBuff's runs repeated beside."""
+    first = f"headline-{task}"
+    return (first, *filter(measured, (f"{first}-rivals",)))
 
 
-def shown(name: str) -> str:
-    """The settings of a record that were run, and which of the suite's were not."""
-    found = sorted(content(name), key=_rank)
+def joined(task: str) -> list[dict[str, Any]]:
+    """The settings of all records of a task, FedBuff's once. Raises ValueError where two records have another."""
+    names = records_of(task)
+    found = {one["setting"]: one for one in content(names[0])}
+    for name in names[1:]:
+        for one in content(name):
+            if one["setting"] in found and one["algorithm"] != "fedbuff":
+                raise ValueError(
+                    f"{name}.json: {names[0]}.json has {one['setting']}, too; make one of all runs"
+                )
+            found.setdefault(one["setting"], one)
+    return sorted(found.values(), key=_rank)
+
+
+def _suite(task: str) -> str:
+    names = records_of(task)
+    return f"{shown(task)}\n\n{origin(*names)}" if measured(names[0]) else not_measured("headline")
+
+
+def shown(task: str) -> str:
+    """The settings of a task that were run, and which of the suite's were not."""
+    found = joined(task)
     (target,) = {one["target"] for one in found}
     seeds = sorted({len(one["seeds"]) for one in found})
     means = f"Means over {' to '.join(str(n) for n in seeds)} seeds, ± their standard deviation"
     text = f"Until {target}. {'One seed' if seeds == [1] else means}."
-    missing = unrun(name)
+    missing = unrun(task)
     if missing:
         text += f" Not run: {', '.join(f'`{variant}`' for variant in missing)}."
     return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}"
 
 
-def unrun(name: str) -> list[str]:
-    """The variants of the suite NAME that no command of the record of that name ran."""
-    commands = [source["command"] for source in record(name)["sources"]]
+def unrun(task: str) -> list[str]:
+    """The variants of the suite headline-TASK that no command of its records ran."""
+    commands = [source["command"] for name in records_of(task) for source in record(name)["sources"]]
     named = [re.findall(r"--variant (\S+)", command) for command in commands]
     if not all(named):  # a command without names runs all
         return []
     ran = set().union(*named)
-    return [variant for variant in experiments.tables(name)["variants"] if variant not in ran]
+    return [variant for variant in experiments.tables(f"headline-{task}")["variants"] if variant not in ran]
 
 
 def _rank(one: dict[str, Any]) -> tuple[int, str]:
@@ -126,5 +147,5 @@ def _spread(mean: float, deviation: float | None) -> str:
 
 
 digits_suite, mushrooms, text, fashion_mnist = (
-    partial(_suite, f"headline-{task}") for task in ("digits", "mushrooms", "text", "fashion-mnist")
+    partial(_suite, task) for task in ("digits", "mushrooms", "text", "fashion-mnist")
 )

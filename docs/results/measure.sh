@@ -3,16 +3,17 @@
 #
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
-# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline, findings and link-rates. TASKS=digits: of headline.
+# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline, findings and link-rates. TASKS=digits: of headline
+# and headline-rivals.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
 # them. All groups together take about two hours on 2 cores. Nothing else should run meanwhile. The link groups need
 # root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes more than two hours, and starts its own mpirun.
-# headline, findings and codec-error run only when they are named: headline takes hours. They count, on the virtual
-# clock, and time nothing: other work on the machine changes none of their numbers. link-rates runs only when it is
-# named, too: eight minutes.
+# headline, headline-rivals, findings and codec-error run only when they are named: headline takes hours. They count,
+# on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates runs only
+# when it is named, too: eight minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -66,6 +67,14 @@ resnet18() {
 headline() { # four tasks; one core each, and a suite that was cut short goes on where it stopped
     for task in ${TASKS:-digits mushrooms text fashion-mnist}; do
         qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --out $raw/headline/$task
+    done
+}
+
+headline_rivals() { # what the records of a task lack, and FedBuff beside it; hours, too
+    for task in ${TASKS:-text fashion-mnist}; do
+        lacking=$(python -c "from docs.render.headline import unrun; print(*('--variant ' + one for one in unrun('$task')))")
+        [ -z "$lacking" ] || qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --variant fedbuff $lacking \
+            --out $raw/headline-rivals/$task
     done
 }
 

@@ -46,6 +46,13 @@ headline() {
     done
 }
 
+headline_rivals() { # a second record of a task, of runs that came later: the pages join the two
+    for task in ${TASKS:-text fashion-mnist}; do
+        [ -d $raw/headline-rivals/$task ] || continue
+        qafel-analysis compare $raw/headline-rivals/$task/*.h5 --record $out/headline-$task-rivals.json
+    done
+}
+
 findings() {
     findings_of_quantizers
     findings_of_load

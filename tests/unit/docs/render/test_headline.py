@@ -1,5 +1,7 @@
 """The tables of the headline: their order, FedBuff as the unit, and sets of which only a part was run."""
 
+import pytest
+
 from docs.render import findings_tasks, headline, records
 from docs.render.verdicts import Check
 from qafel_mpi import experiments
@@ -32,8 +34,8 @@ def test_fedbuff_stands_first_and_uploads_are_over_its_own(monkeypatch):
         one("fedbuff, float32 up, float32 down, K = 10, staleness.weight = polynomial", 2, {}),
     ]
     monkeypatch.setattr(headline, "content", lambda name: found)
-    monkeypatch.setattr(headline, "origin", lambda name: "")
-    monkeypatch.setattr(headline, "unrun", lambda name: [])
+    monkeypatch.setattr(headline, "origin", lambda *names: "")
+    monkeypatch.setattr(headline, "unrun", lambda task: [])
     table = [line for line in headline.digits_suite().splitlines() if line.startswith("| ")][1:]
     assert [line.split(" | ")[0] for line in table] == [
         "| fedbuff, float32",
@@ -48,11 +50,46 @@ def test_fedbuff_stands_first_and_uploads_are_over_its_own(monkeypatch):
 def test_variants_that_no_command_ran_are_named(monkeypatch):
     commands = ["qafel-mpi suite headline-digits --seeds 0 --variant fedbuff", "… --seeds 1 --variant eden1"]
     monkeypatch.setattr(headline, "record", lambda name: {"sources": [{"command": one} for one in commands]})
-    assert set(headline.unrun("headline-digits")) == set(
-        experiments.tables("headline-digits")["variants"]
-    ) - {"fedbuff", "eden1"}
+    assert set(headline.unrun("digits")) == set(experiments.tables("headline-digits")["variants"]) - {
+        "fedbuff",
+        "eden1",
+    }
     commands.append("qafel-mpi suite headline-digits --seeds 0-4")
-    assert headline.unrun("headline-digits") == []
+    assert headline.unrun("digits") == []
+
+
+def test_rivals_that_were_run_later_stand_in_one_table_with_the_others(monkeypatch):
+    """FedBuff is in both records, so that every ratio is one of runs of the same code; it is shown once."""
+    same = {"ratio": 1.0, "low": 0.95, "high": 1.05}
+    fedbuff = one("fedbuff, float32 up, float32 down, K = 10", 2, {})
+    later = one("fadas, float32 up, float32 down, K = 10", 3, {"uploads": same})
+    ours = one("qafel, eden 1 bits up, eden 1 bits down, K = 10", 4, {"uploads": same})
+    found = {"headline-text": [fedbuff, ours], "headline-text-rivals": [later, fedbuff | {"mean": {}}]}
+    commands = {
+        "headline-text": "suite headline-text --seeds 0-2 --variant eden1 --variant fedbuff",
+        "headline-text-rivals": "suite headline-text --seeds 0-2 --variant fadas --variant fedbuff",
+    }
+    monkeypatch.setattr(headline, "content", found.__getitem__)
+    monkeypatch.setattr(headline, "record", lambda name: {"sources": [{"command": commands[name]}]})
+    monkeypatch.setattr(headline, "measured", found.__contains__)
+    assert headline.joined("text") == [fedbuff, ours, later]
+    assert set(headline.unrun("text")) == set(experiments.tables("headline-text")["variants"]) - {
+        *("fedbuff", "eden1", "fadas")
+    }
+    assert findings_tasks.transformer().records == ("headline-text", "headline-text-rivals")
+    del found["headline-text-rivals"]
+    assert headline.joined("text") == [fedbuff, ours]
+    assert "fadas" in headline.unrun("text")
+
+
+def test_a_setting_of_two_records_is_refused(monkeypatch):
+    ours = one("qafel, eden 2 bits up, eden 2 bits down, K = 10", 4, {})
+    monkeypatch.setattr(headline, "measured", lambda name: True)
+    monkeypatch.setattr(headline, "content", lambda name: [ours])
+    with pytest.raises(
+        ValueError, match=r"headline-text-rivals.json: headline-text.json has qafel, eden 2 bits"
+    ):
+        headline.joined("text")
 
 
 def test_a_part_of_a_suite_leaves_the_statements_of_the_other_settings_open(monkeypatch):
@@ -63,8 +100,9 @@ def test_a_part_of_a_suite_leaves_the_statements_of_the_other_settings_open(monk
         one(f"qafel, {s} bits up, {s} bits down, K = 10", 2, {"uploads": same, "payload_bytes_up": cheap})
         for s in settings
     ]
-    monkeypatch.setattr(findings_tasks, "content", lambda name: found)
-    monkeypatch.setattr(headline, "shown", lambda name: "")
+    monkeypatch.setattr(headline, "records_of", lambda task: (f"headline-{task}",))
+    monkeypatch.setattr(headline, "content", lambda name: found)
+    monkeypatch.setattr(headline, "shown", lambda task: "")
     uploads, four, single = findings_tasks.cnn().checks
     assert uploads.holds is None
     assert "qsgd at 4/4 bits: – (open)" in uploads.measured
