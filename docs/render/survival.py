@@ -57,14 +57,34 @@ def faults() -> str:
         "",
         "fault",
         "injected",
-        "lost updates",
+        "lost",
         "wrong results",
         "time to notice, and longest",
         "time to recover",
     )
-    of_all = ("", "ranks", "faults", "goodput", "target", "used updates", "lost", "wrong results", "hangs")
+    of_all = (
+        "",
+        "ranks",
+        "faults",
+        "goodput (95%, over turns)",
+        "target",
+        "used updates",
+        "lost",
+        "wrong results",
+        "hangs",
+    )
     tables = (table(header, kinds, right=range(2, 7)), table(of_all, totals, right=range(1, 9)))
-    return "\n\n".join([*tables, origin(*names)])
+    missing = " ".join(_missing(TASKS[name], content(name)) for name in names)
+    return "\n\n".join([*tables, missing, origin(*names)])
+
+
+def _missing(task: str, found: list[dict[str, Any]]) -> str:
+    """Which part of the goodput that is missing are updates that cuts took back."""
+    by_kind = {row["parameters"]["fault"]: row for row in found}
+    goodput, used = (float(first(by_kind["all"], name)) for name in ("goodput", "used"))
+    lost = float(first(by_kind["cut"], "lost")) if "cut" in by_kind else 0.0
+    gone = f"{100 * (1 - goodput):.2f}% of goodput is" if goodput < 1 else "no goodput is"
+    return f"{task}: {gone} missing, and cuts took back {100 * lost / (lost + used):.2f}% of the updates."
 
 
 def _kind(row: dict[str, Any]) -> tuple[str, ...]:
@@ -85,10 +105,11 @@ def _kind(row: dict[str, Any]) -> tuple[str, ...]:
 def _total(row: dict[str, Any]) -> tuple[str, ...]:
     launch = row["launches"][0]
     share = 100 * float(launch["goodput"])
+    low, high = (100 * float(bound) for bound in launch["ratio_ci95"])
     return (
         str(row["parameters"]["ranks"]),
         f"{launch['faults']:,.0f}",
-        f"{digits(share)}%",
+        f"{digits(share)}% ({digits(low)}% to {digits(high)}%)",
         f"at least {LEAST_GOODPUT}%, {met([share], LEAST_GOODPUT, at_least=True)}",
         f"{launch['used']:,.0f}",
         f"{launch['lost']:,.0f}",
