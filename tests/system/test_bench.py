@@ -57,10 +57,14 @@ def test_every_benchmark_has_help_with_examples(command, tmp_path):
 
 @pytest.mark.skipif(launcher() == "hydra", reason="needs Open MPI 5, which goes on without a rank")
 def test_a_run_under_faults_gives_the_model_that_its_trace_says(tmp_path):
-    """One fault of each kind within eight seconds, and the same run without; both are replayed."""
-    faults = ("--faults", "kill,stop,slow,cut", "--minutes", "0.125", "--every", "1.5", "--ranks", "4")
+    """One fault of each kind within 15 seconds, and the same run without; both are replayed."""
+    faults = ("--faults", "kill,stop,slow,cut", "--minutes", "0.25", "--every", "3", "--ranks", "4")
     done = qafel("bench", "chaos", *faults, "--json", "a.json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "# 1 turn of 15 s under faults and 5 s without" in done.stderr
+    assert "# turn 1 of 1: kill 1, stop 1, slow 1, cut 1; " in done.stderr, (
+        "a line a turn, on no terminal too"
+    )
     content = json.loads((tmp_path / "a.json").read_text())
     check_against_schema("bench", content)
     *kinds, everything = content["rows"]

@@ -3,10 +3,12 @@
 Goodput is the used updates per second and client rank, over the fault-free turns'. A rank counts for the time that it
 could work: from when the clients begin to train (again) to the end, without the time that it was dead or stopped. Of
 updates that a cut takes back only those count that are in the final trace, and the time that they took counts too.
+Time begins when a start's first updates are seen on the disk, so these, which were made before, do not count.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -59,6 +61,15 @@ def _covered(segment: Segment, away: Sequence[Away]) -> float:
     return covered_s
 
 
+def before_the_clock(first: Sequence[int], resumed_at: Sequence[int]) -> int:
+    """Updates that were made before a segment's time began.
+
+    first: what each start had recorded when its first updates were seen; resumed_at: with how many each but the first
+    went on.
+    """
+    return sum(max(0, seen - had) for seen, had in zip(first, [0, *resumed_at], strict=False))
+
+
 @dataclass
 class Injected:
     """A fault as it came. Seconds are nan where nothing was seen."""
@@ -66,7 +77,7 @@ class Injected:
     fault: Fault
     noticed_s: float = NAN  # from the fault until rank 0 said so
     recovered_s: float = NAN  # from its end until new rows of the rank, or of the whole run, were on the disk
-    lost: int = 0  # updates that were under way, or taken back to the checkpoint
+    lost: int = 0  # updates that a cut took back; messages to a killed rank that were under way
 
 
 @dataclass
@@ -85,6 +96,17 @@ class Turn:
     def seconds_a_update(self) -> float:
         """Of a client rank, for one update that the server used."""
         return self.rank_s / self.used if self.used else NAN
+
+    @property
+    def lost(self) -> int:
+        return sum(one.lost for one in self.injected)
+
+    @property
+    def summary(self) -> str:
+        """In words: what was injected, and what it cost."""
+        kinds = Counter(one.fault.kind for one in self.injected)
+        faults = ", ".join(f"{kind} {kinds[kind]}" for kind in KINDS if kinds[kind]) or "no faults"
+        return f"{faults}; {self.lost:,} lost, {self.used:,} updates used"
 
 
 def goodput(turns: Sequence[Turn], free: Sequence[Turn]) -> float:
@@ -111,7 +133,7 @@ def rows(turns: Sequence[Turn], free: Sequence[Turn], ranks: int) -> list[Row]:
         "faults": float(sum(len(t.injected) for t in turns)),
         "used": float(sum(t.used for t in turns)),
         "used_without": float(sum(t.used for t in free)),
-        "lost": float(sum(one.lost for t in turns for one in t.injected)),
+        "lost": float(sum(t.lost for t in turns)),
         "hangs": float(sum(t.hung for t in [*turns, *free])),
         "grown_mb": max(t.grown_bytes for t in [*turns, *free]) / 1e6,
         "descriptors": float(max(t.descriptors for t in [*turns, *free])),

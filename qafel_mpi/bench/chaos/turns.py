@@ -1,4 +1,8 @@
-"""Turns of a run under faults and of the same run without: they are started and hurt, and what they leave is read."""
+"""Turns of a run under faults and of the same run without: they are started and hurt, and what they leave is read.
+
+A turn without faults lasts a third of the time: a pair compares what a second gives. It writes checkpoints as
+often as by default; those under faults write many more, and what these cost counts as lost to faults.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,22 @@ from qafel_mpi.trace.merge import shards_of
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace.shards import scan, shard_path
 from qafel_mpi.trace_schema import FAULT_NUMBERS, USED
+from qafel_mpi.transport.placement import given_cores
 
+REPLAY_TIMES = 8  # as long as the run itself a replay may take: fewer processes do what all ranks did
 BEGIN_SECONDS = 300.0  # a job has so long to begin, and to end behind its time
 NOTICE_SECONDS = 10.0
-SETTINGS = ("stop.accuracy=1.0", "trace.flush_seconds=0.1")
-MOST_CHECKPOINT_SECONDS = 5.0  # between two, and at least four from one fault to the next
-LONGEST_TURN_SECONDS = 120.0
+SETTINGS = ("stop.accuracy=1.0", "stop.uploads=100000000", "trace.flush_seconds=0.1")  # it ends by its time
+LONGEST_TURN_SECONDS = 180.0
+FREE_SHARE = 1 / 3  # of a turn under faults, that the turn without lasts
 
 
 @dataclass(frozen=True)
 class Plan:
-    """experiment: a name or file. settings: SECTION.KEY=VALUE. seconds: of faults, in all."""
+    """experiment: a name or file. settings: SECTION.KEY=VALUE. seconds: under faults, in all.
+
+    checkpoint_s: from one checkpoint to the next, under faults.
+    """
 
     experiment: str
     settings: Sequence[str]
@@ -41,6 +50,7 @@ class Plan:
     seconds: float
     every_s: float
     seed: int
+    checkpoint_s: float
 
     @property
     def turns(self) -> int:
@@ -50,56 +60,69 @@ class Plan:
     def turn_s(self) -> float:
         return self.seconds / self.turns
 
+    @property
+    def free_s(self) -> float:
+        return FREE_SHARE * self.turn_s
+
+    def faults(self, turn: int) -> list[Fault]:
+        seconds, every_s = self.turn_s, self.every_s
+        return schedule(self.kinds, seed=self.seed + turn, ranks=self.ranks, seconds=seconds, every_s=every_s)
+
 
 def rows(plan: Plan, say: Callable[[str], None]) -> Iterator[Row]:
-    """All turns; what goes wrong is said as it comes."""
+    """All turns. What each came to, and what goes wrong, is said as it comes."""
     under: list[Turn] = []
     free: list[Turn] = []
     folder = Path(tempfile.mkdtemp(prefix="qafel-chaos-"))
+    say(
+        f"{plan.turns} turn{'s' * (plan.turns > 1)} of {plan.turn_s:g} s under faults and {plan.free_s:g} s without, "
+        "and a replay behind each"
+    )
     try:
         for number in range(plan.turns):
-            faults = schedule(
-                plan.kinds,
-                seed=plan.seed + number,
-                ranks=plan.ranks,
-                seconds=plan.turn_s,
-                every_s=plan.every_s,
-            )
-            for some, hurt in ((under, faults), (free, [])):
-                name = f"{'faults' if hurt else 'free'}-{number}"
-                turn = Running(plan, folder, name).run(hurt)
-                some.append(turn)
+            for some, seconds, faults in (
+                (under, plan.turn_s, plan.faults(number)),
+                (free, plan.free_s, []),
+            ):
+                name = f"{'free' if some is free else 'faults'}-{number}"
+                some.append(turn := Running(plan, folder, name, seconds).run(faults))
                 for what in turn.wrong:
                     say(f"{name}: {what}")
+            so_far = accounts.goodput(under, free)
+            say(f"turn {number + 1} of {plan.turns}: {under[-1].summary}; goodput so far {so_far:.3f}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     yield from accounts.rows(under, free, plan.ranks)
 
 
 class Running:
-    """One turn."""
+    """One turn. seconds: that its clients train."""
 
-    def __init__(self, plan: Plan, folder: Path, name: str):
-        self.plan, self.folder = plan, folder
+    def __init__(self, plan: Plan, folder: Path, name: str, seconds: float):
+        self.plan, self.folder, self.seconds = plan, folder, seconds
         self.out = folder / f"{name}.h5"
         self.shards = shards_of(self.out)
         self.turn = Turn()
         self.segments: list[Segment] = []
         self.away: list[Away] = []
-        self.taken: list[int] = []  # updates that were recorded when the job was cut
+        self.first: list[int] = []  # updates that were recorded when a start's first ones were seen
+        self.taken: list[int] = []  # and when the job was cut
         self.cuts: list[Injected] = []
+        self.down_s = 0.0  # from a cut to the next first updates: the faults behind it come so much later
         self.descriptors: list[int] = []
+        self.every: list[str] = []  # the option that says how often it writes checkpoints
 
     def run(self, faults: Sequence[Fault]) -> Turn:
         """Start it, hurt it, wait for its end."""
-        settings = [*self.plan.settings, *SETTINGS, f"stop.seconds={self.plan.turn_s}"]
+        settings = [*self.plan.settings, *SETTINGS, f"stop.seconds={self.seconds}"]
+        self.every = ["--checkpoint-every", f"{self.plan.checkpoint_s:g}s"] if faults else []
         sets = [word for setting in settings for word in ("--set", setting)]
         self._start("run", self.plan.experiment, *sets, "--out", str(self.out))
         try:
             if self._goes_on(perf_counter()):
                 begun_s = self.begin_s
                 for fault in faults:
-                    self.job.stays_until(begun_s + fault.at_s)
+                    self.job.stays_until(begun_s + self.down_s + fault.at_s)
                     if self.job.over:
                         break
                     self._inject(fault)
@@ -114,16 +137,21 @@ class Running:
 
     def _start(self, *arguments: str) -> None:
         self.growth = Growth(self.shards)
-        often = f"{min(MOST_CHECKPOINT_SECONDS, self.plan.every_s / 4):g}s"
-        self.job = Job([*arguments, "--checkpoint-every", often], self.plan.ranks, self.folder)
+        self.job = Job([*arguments, *self.every], self.plan.ranks, self.folder)
 
     def _goes_on(self, since_s: float) -> bool:
         """Wait for the first updates; whether there are any."""
         if not self.job.wait(lambda: self.growth.after("updates", 0, since_s) > 0, BEGIN_SECONDS):
             return False
         self.begin_s = self.growth.after("updates", 0, since_s)
+        self.first.append(self._recorded())
         self._count_descriptors()
         return True
+
+    def _recorded(self) -> int:
+        """Rows of /updates on the disk."""
+        updates = shard_path(self.shards, "updates", 0)
+        return scan(updates).rows if updates.exists() else 0
 
     def _count_descriptors(self) -> None:
         if (process := self.job.rank(0)) is not None:
@@ -166,12 +194,12 @@ class Running:
         self.job.cut()
         self._segment_ends()
         self.growth.close()
-        updates = shard_path(self.shards, "updates", 0)
-        self.taken.append(scan(updates).rows if updates.exists() else 0)
+        self.taken.append(self._recorded())
         self.cuts.append(one)
         self._start("run", "--resume", str(self.out))
         if self._goes_on(begun_s):
             one.recovered_s = self.begin_s - begun_s
+            self.down_s += one.recovered_s
 
     def _segment_ends(self) -> None:
         last_s = self.growth.last("updates", 0)
@@ -183,7 +211,7 @@ class Running:
         self.descriptors = []
 
     def _end(self) -> None:
-        begun_s, left_s = perf_counter(), self.plan.turn_s + BEGIN_SECONDS
+        begun_s, left_s = perf_counter(), self.seconds + BEGIN_SECONDS
         if not self.job.wait(lambda: self.job.over, left_s):
             self.turn.hung = True
             self._fails(f"it had not ended {perf_counter() - begun_s:.0f} s later, and was killed")
@@ -208,10 +236,10 @@ class Running:
             turn.wrong.append(f"its outcome is {about['outcome']!r}")
         if (third := len(memory) // 3) and not self.cuts:
             turn.grown_bytes = int(np.median(memory[-third:]) - np.median(memory[third : 2 * third + 1]))
-        for one, taken, again in zip(
-            self.cuts, self.taken, json.loads(about.get("resumed", "[]")), strict=False
-        ):
-            one.lost = max(0, taken - int(again["updates"]))
+        resumed_at = [int(again["updates"]) for again in json.loads(about.get("resumed", "[]"))]
+        for one, taken, kept in zip(self.cuts, self.taken, resumed_at, strict=False):
+            one.lost = max(0, taken - kept)
+        turn.used -= accounts.before_the_clock(self.first, resumed_at)
         died = faults[faults["kind"] == FAULT_NUMBERS["rank died"]]
         for one in turn.injected:
             if one.fault.kind == "kill":
@@ -221,8 +249,9 @@ class Running:
 
     def _replay(self) -> None:
         """What was recorded must give the same model, bit for bit."""
-        job = Job(["replay", str(self.out)], 1, self.folder)
-        if not job.wait(lambda: job.over, self.plan.turn_s + BEGIN_SECONDS):
+        ranks = replay_ranks(self.plan.ranks, len(given_cores()))
+        job = Job(["replay", str(self.out)], ranks, self.folder)
+        if not job.wait(lambda: job.over, REPLAY_TIMES * self.seconds + BEGIN_SECONDS):
             job.cut()
             self.turn.hung = True
             self.turn.wrong.append("its replay did not end")
@@ -233,6 +262,15 @@ class Running:
 
     def _fails(self, what: str) -> None:
         self.turn.wrong.append(f"{what}: {self.job.last_words()}")
+
+
+def replay_ranks(most: int, cores: int) -> int:
+    """A worker a core, and rank 0; with one core everything in one process.
+
+    >>> replay_ranks(8, 1), replay_ranks(8, 2), replay_ranks(8, 64)
+    (1, 3, 8)
+    """
+    return min(most, cores + 1) if cores > 1 else 1
 
 
 def unequal(messages: np.ndarray, ranks: Sequence[int]) -> list[str]:

@@ -30,7 +30,9 @@ def chaos(
         str, typer.Argument(metavar="EXPERIMENT", help="A name from `qafel-mpi list` or a TOML file.")
     ] = "digits",
     overrides: Overrides = None,
-    minutes: Annotated[float, typer.Option(min=0.05, help="Minutes under faults; as many without.")] = 30.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="Minutes under faults; a third of it without.")
+    ] = 30.0,
     faults: Annotated[
         str, typer.Option("--faults", metavar="LIST", help="Kinds of faults: kill, stop, slow, cut.")
     ] = "kill,stop,slow,cut",
@@ -39,6 +41,12 @@ def chaos(
     ] = 20.0,
     ranks: Annotated[int, typer.Option(min=3, help="Ranks of the runs, with the server.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the faults' schedule.")] = 0,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="From one checkpoint to the next; a cut loses what follows."
+        ),
+    ] = 1.0,
     json: Json = None,
     out: Out = None,
     reference: Reference = None,
@@ -48,6 +56,7 @@ def chaos(
     kill: SIGKILL to a client rank. stop: a client rank is stopped for some seconds. slow: it has half of its time.
     cut: SIGKILL to the whole job, which goes on from its last checkpoint with all ranks. At least half of the client
     ranks live at any time. goodput: used updates per second of a client rank that could work, over that without.
+    Under faults checkpoints come more often than by default, and what they cost counts as lost.
     wrong: runs that did not finish, whose ranks ended with different hidden states, or whose replay differs.
     """
     from qafel_mpi.config_text import choices
@@ -58,6 +67,7 @@ def chaos(
         from qafel_mpi.bench.chaos.turns import Plan, rows
 
         settings = ["clock.kind=wall", PAUSE, *(overrides or [])]
-        return rows(Plan(experiment, settings, kinds, ranks, 60 * minutes, every, seed), say)
+        plan = Plan(experiment, settings, kinds, ranks, 60 * minutes, every, seed, checkpoint_every)
+        return rows(plan, say)
 
     run("chaos", measure, Output(json, out, reference), seconds=SECONDS, width=WIDTH)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from qafel_mpi.bench.chaos.accounts import Away, Injected, Segment, Turn, goodput, rank_seconds, rows
+from qafel_mpi.bench.chaos.accounts import (
+    Away,
+    Injected,
+    Segment,
+    Turn,
+    before_the_clock,
+    goodput,
+    rank_seconds,
+    rows,
+)
 from qafel_mpi.bench.chaos.schedule import Fault
 from qafel_mpi.bench.chaos.turns import unequal
 from qafel_mpi.trace_schema import MESSAGES
@@ -30,6 +39,30 @@ def test_a_rank_counts_for_the_time_that_it_could_work(away, seconds):
 
 def test_the_time_between_a_cut_and_the_next_first_update_is_nobodys():
     assert rank_seconds([Segment(0.0, 10.0), Segment(15.0, 20.0)], 2) == 30
+
+
+def test_updates_from_before_the_clock_of_each_start_do_not_count():
+    """5 lay there when the first start was seen to work; the second went on with 90, and had 97 when it was seen."""
+    assert before_the_clock([5], []) == 5
+    assert before_the_clock([5, 97], [90]) == 12
+    assert before_the_clock([5], [90]) == 5, "the job did not come back from its cut"
+    assert before_the_clock([], []) == 0
+
+
+def test_a_turn_says_what_was_injected_and_what_it_cost():
+    faults = [
+        Injected(Fault(1.0, kind, 0, 0.0), lost=lost)
+        for kind, lost in (("cut", 1200), ("kill", 1), ("cut", 5))
+    ]
+    assert Turn(used=30_000, injected=faults).summary == "kill 1, cut 2; 1,206 lost, 30,000 updates used"
+    assert Turn(used=7).summary == "no faults; 0 lost, 7 updates used"
+
+
+def test_turns_of_other_lengths_make_a_pair():
+    """A pair compares seconds for an update, and the turn without faults is a third as long."""
+    *_, everything = rows([Turn(297, 30.0), Turn(285, 30.0)], [Turn(100, 10.0), Turn(100, 10.0)], 8)
+    assert everything.derived["goodput"] == pytest.approx(0.97)
+    assert everything.columns()["ratio_ci95"] == pytest.approx([0.95, 0.99])
 
 
 def test_goodput_is_the_rate_of_a_rank_over_that_without_faults():
