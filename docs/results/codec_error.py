@@ -9,6 +9,7 @@ it takes the uploads of three server steps: the first, one a quarter into the ru
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from qafel_mpi.replay import Replay, open_replay
 MOMENTS = (0.0, 0.25, 0.5)  # of a run, by its server steps
 
 
-def updates_of(replay: Replay) -> tuple[list[list[Tensor]], list[dict[str, Any]]]:
+def updates_of(
+    replay: Replay, moments: Sequence[float] = MOMENTS
+) -> tuple[list[list[Tensor]], list[dict[str, Any]]]:
     """The uploads of the step at each moment, and which they are."""
     last = replay.recorded.steps - 1
     batches: list[list[Tensor]] = []
     about = []
-    for version in sorted({round(moment * last) for moment in MOMENTS}):
+    for version in sorted({round(moment * last) for moment in moments}):
         replay.run(version=version)
         batch, clients, first = [], [], replay.next
         while (upload := replay.next) is not None and replay.version == version:

@@ -124,9 +124,11 @@ server() {
     cp $raw/server/older.json $out/server-older.json
 }
 
-codec_error() { # of the updates of FedBuff's first seed
+codec_error() { # of the updates of FedBuff's first seed; and tensor by tensor, of the transformer's
     python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
         $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5 $raw/codec-error/resnet18.h5
+    python -m docs.results.codec_tensors $out/codec-tensors.json $raw/headline/text/fedbuff-seed0.h5 headline-text \
+        eden2 eden1 eden2-rules eden1-rules
 }
 
 p2p() {
