@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from os.path import commonprefix
@@ -59,6 +59,12 @@ def write(path: Path, kind: str, content: Any, made_by: Iterable[sources.Source]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_text(found), encoding="utf-8")
     say([f"{path}: written"])
+
+
+def of_runs(kind: str, measured: Callable[[Path], Any], note: str = "") -> None:
+    """The main of a script that is called as `python SCRIPT.py OUT.json RUN.h5...`: what it finds in each run."""
+    out, *runs = map(Path, sys.argv[1:])
+    write(out, kind, [measured(path) for path in runs], map(sources.source, runs), note)
 
 
 def shortened(words: Sequence[str]) -> list[str]:

@@ -8,14 +8,12 @@ it takes the uploads of three server steps: the first, one a quarter into the ru
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qafel_analysis.commands.record import write
-from qafel_analysis.read import sources
+from qafel_analysis.commands.record import of_runs
 from torch import Tensor
 
 from qafel_mpi.bench.updates import errors
@@ -69,11 +67,5 @@ def measured(path: Path) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    out, *runs = map(Path, sys.argv[1:])
-    content = [measured(path) for path in runs]
-    write(out, "codec_error", content, [sources.source(path) for path in runs])
-
-
 if __name__ == "__main__":
-    main()
+    of_runs("codec_error", measured)

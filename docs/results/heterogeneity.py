@@ -8,13 +8,11 @@ weights, until the run's end. Accuracies by class are those of x at the run's en
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qafel_analysis.commands.record import write
-from qafel_analysis.read import sources
+from qafel_analysis.commands.record import of_runs
 from qafel_analysis.read.rows import row_of
 
 from qafel_mpi.replay import Replay, open_replay
@@ -70,11 +68,5 @@ def measured(path: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    out, *runs = map(Path, sys.argv[1:])
-    content = sorted(map(measured, runs), key=lambda one: (one["variant"], one["seed"]))
-    write(out, "heterogeneity", content, [sources.source(path) for path in runs])
-
-
 if __name__ == "__main__":
-    main()
+    of_runs("heterogeneity", measured)

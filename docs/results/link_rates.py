@@ -8,16 +8,15 @@ A FOLDER is named as the rate (`100mbit`), or `free` where the link was not shap
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-from qafel_analysis.commands.record import write
-from qafel_analysis.read import sources
+from qafel_analysis.commands.record import of_runs
 from qafel_analysis.theory.pace import pace
 
 from qafel_mpi.trace.reader import TraceError
 
+NOTE = "started with python -m tests.system.namespaces --hosts 4 -n 4, with --rate of each folder's name"
 _UNITS = {"mbit": 1.0, "gbit": 1000.0}
 
 
@@ -43,12 +42,5 @@ def measured(path: Path) -> dict[str, Any]:
     return {"variant": variant, "seed": int(seed), "mbit": mbit(path.parent.name), "per_step": per_step}
 
 
-def main() -> None:
-    out, *runs = map(Path, sys.argv[1:])
-    content = [measured(path) for path in runs]
-    note = "started with python -m tests.system.namespaces --hosts 4 -n 4, with --rate of each folder's name"
-    write(out, "link_rates", content, [sources.source(path) for path in runs], note)
-
-
 if __name__ == "__main__":
-    main()
+    of_runs("link_rates", measured, NOTE)

@@ -5,12 +5,10 @@ python docs/results/replays.py docs/results/findings-replays.json RUN.h5...     
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from qafel_analysis.commands.record import write
-from qafel_analysis.read import sources
+from qafel_analysis.commands.record import of_runs
 from qafel_analysis.read.rows import row_of
 
 from qafel_mpi.replay import run as replay
@@ -33,11 +31,5 @@ def measured(path: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    out, *runs = map(Path, sys.argv[1:])
-    content = [measured(path) for path in runs]
-    write(out, "replays", content, [sources.source(path) for path in runs])
-
-
 if __name__ == "__main__":
-    main()
+    of_runs("replays", measured)

@@ -7,12 +7,10 @@ python docs/results/tradeoff.py docs/results/findings-tradeoff.json RUN.h5...   
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from qafel_analysis.commands.record import write
-from qafel_analysis.read import sources
+from qafel_analysis.commands.record import of_runs
 from qafel_analysis.read.rows import row_of
 from qafel_analysis.theory.orders import delta
 
@@ -47,11 +45,5 @@ def measured(path: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    out, *runs = map(Path, sys.argv[1:])
-    content = sorted(map(measured, runs), key=lambda one: (one["variant"], one["seed"]))
-    write(out, "tradeoff", content, [sources.source(path) for path in runs])
-
-
 if __name__ == "__main__":
-    main()
+    of_runs("tradeoff", measured)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qafel_analysis.commands.app import app
+from qafel_analysis.commands.record import of_runs
 from qafel_analysis.example import Example, write
 from qafel_analysis.read.frames import load
 from typer.testing import CliRunner
@@ -103,6 +104,16 @@ def test_a_record_of_benchmarks_has_a_number_a_launch_and_no_samples(tmp_path, m
     (made,) = found["sources"]
     assert (made["command"], made["files"], made["machine"]["cores"]) == ("qafel-mpi bench p2p", 2, 2)
     assert found["content"] == printed("bench", tmp_path / "0.json", tmp_path / "1.json")
+
+
+def test_a_script_s_record_has_what_it_found_in_each_run_with_all_their_sources(runs, tmp_path, monkeypatch):
+    out = tmp_path / "new" / "names.json"
+    monkeypatch.setattr(sys, "argv", ["names.py", str(out), *map(str, runs)])
+    of_runs("names", lambda path: path.stem, "a remark")
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["content"] == [path.stem for path in runs]
+    assert (found["kind"], found["note"]) == ("names", "a remark")
+    assert sum(source["files"] for source in found["sources"]) == len(runs)
 
 
 def test_a_window_beside_the_run_is_refused_with_the_runs_length(runs):
