@@ -9,7 +9,7 @@
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures everything that docs/results.md publishes: about an hour on two cores, with nothing else running
 # make findings  what docs/findings.md takes from the virtual clock, again: hours. SIZE=small: three seeds of it, into
-#             runs/findings, in a quarter of an hour on two cores; fails where a statement turns
+#             runs/findings, in some twenty minutes on two idle cores; fails where a statement turns
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
 # make replays  20 wall runs of different timing and their 20 replays, which must end with the same digests
 # make clean  removes .venv and what the tools left behind

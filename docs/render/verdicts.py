@@ -48,7 +48,7 @@ class Finding:
             return "holds"
         if any(found):
             return "holds partly"
-        return "does not hold here" if False in found else "open: the intervals are too wide"
+        return "does not hold here" if False in found else "open: not enough was measured"
 
     def markdown(self) -> str:
         """Verdict, statements, table, and where the numbers come from."""

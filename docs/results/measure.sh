@@ -4,7 +4,7 @@
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
 # RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline, findings and link-rates. TASKS=digits: of headline
-# and headline-rivals.
+# and headline-rivals. JOBS=2: as many suites of findings at once as that, in place of one for each core.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
 # them. All groups together take about two hours on 2 cores. Nothing else should run meanwhile. The link groups need
@@ -78,13 +78,21 @@ headline_rivals() { # what the records of a task lack, and FedBuff beside it; ho
     done
 }
 
-findings() { # one core each, as headline; docs/findings.md shows them.
-    for suite in hidden-sync digits-grid precision-sweep buffer-sweep hidden-ablation mushrooms-concurrency \
-        noniid-sweep biased-server staleness-sweep heterogeneous-speeds; do
-        qafel-mpi suite $suite --seeds ${SEEDS:-0-4} --out $raw/findings/$suite
-    done
-    qafel-mpi suite cross-term --seeds ${SEEDS:-0-23} --out $raw/findings/cross-term
-    qafel-mpi suite tradeoff --seeds ${SEEDS:-0-9} --out $raw/findings/tradeoff
+findings() { # docs/findings.md shows them
+    seeds=${SEEDS:-0-4}
+    suites_at_once $raw/findings "staleness-sweep $seeds" "digits-grid $seeds" "noniid-sweep $seeds" \
+        "heterogeneous-speeds $seeds" "tradeoff ${SEEDS:-0-9}" "cross-term ${SEEDS:-0-23}" "buffer-sweep $seeds" \
+        "mushrooms-concurrency $seeds" "precision-sweep $seeds" "biased-server $seeds" "hidden-ablation $seeds" \
+        "hidden-sync $seeds"
+}
+
+suites_at_once() { # FOLDER "NAME SEEDS"...: one for each core (JOBS=2: two), the longest first; says when one ends
+    folder=$1
+    shift
+    printf '%s\n' "$@" | xargs -P ${JOBS:-$(nproc)} -L 1 sh -c '
+        echo "$(date +%T) suite $1, seeds $2: begins; its runs are in $0/$1.log"
+        qafel-mpi suite $1 --seeds $2 --out $0/$1 2>$0/$1.log || { tail -n 5 $0/$1.log; exit 1; }
+        echo "$(date +%T) suite $1: done, $(ls $0/$1/*.h5 | wc -l) runs"' $folder
 }
 
 link_rates() { # the free link and eight rates, three variants, five seeds, two and a half seconds each

@@ -25,7 +25,7 @@ def finding(*holds: bool | None) -> Finding:
         ((True, None), "holds partly"),
         ((True, False), "holds partly"),
         ((False, None), "does not hold here"),
-        ((None, None), "open: the intervals are too wide"),
+        ((None, None), "open: not enough was measured"),
     ],
 )
 def test_a_verdict_is_of_all_statements(holds, verdict):
