@@ -64,7 +64,7 @@ resnet18() {
     mpirun -n 3 qafel-mpi suite resnet18 --seeds 0 --out $raw/resnet18
 }
 
-headline() { # four tasks; one core each, and a suite that was cut short goes on where it stopped
+headline() { # four tasks, one core each; a suite that was cut short goes on where it stopped if you call it by hand
     for task in ${TASKS:-digits mushrooms text fashion-mnist}; do
         qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --out $raw/headline/$task
     done
