@@ -11,9 +11,9 @@
 # root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes two hours, and starts its own mpirun.
-# headline, headline-rivals, findings and codec-error run only when they are named: headline takes hours. They count,
-# on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates runs only
-# when it is named, too: eight minutes.
+# headline, headline-rivals, headline-causes, findings and codec-error run only when they are named: headline takes hours.
+# They count, on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates
+# runs only when it is named, too: eight minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
@@ -68,6 +68,10 @@ headline() { # four tasks, one core each; a suite that was cut short goes on whe
     for task in ${TASKS:-digits mushrooms text fashion-mnist}; do
         qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --out $raw/headline/$task
     done
+}
+
+headline_causes() { # 30 server steps each
+    qafel-mpi suite headline-text-causes --seeds ${SEEDS:-0} --out $raw/headline-causes
 }
 
 headline_rivals() { # what the records of a task lack, and FedBuff beside it; hours, too
