@@ -54,8 +54,8 @@ headline_rivals() { # a second record of a task, of runs that came later: the pa
 }
 
 headline_causes() {
-    for y in loss gap; do
-        qafel-analysis curves $raw/headline-causes/*.h5 --x server_steps --y $y --at 1,2,4,8,16,30 \
+    for y in loss step_norm gap; do
+        qafel-analysis curves $raw/headline-causes/*.h5 --x server_steps --y $y --at $(seq -s , 30) \
             --record $out/headline-causes-$y.json
     done
 }
