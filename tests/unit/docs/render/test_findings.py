@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from docs.render import findings_messages, findings_speeds, findings_theory, findings_tradeoff
+from docs.render import findings_load, findings_messages, findings_speeds, findings_theory, findings_tradeoff
 from docs.render.verdicts import within
 
 SEEDS = range(12)
@@ -217,6 +217,44 @@ def test_slow_clients_count_for_too_little_and_weights_by_time_mend_it(monkeypat
     assert findings_speeds.speeds().verdict == "holds"
     monkeypatch.setattr(findings_speeds, "content", lambda name: speeds(lag=0.0))
     assert findings_speeds.speeds().checks[4].holds is False
+
+
+def skews(ca2fl: float, strong: float | None = None) -> list[dict]:
+    """QAFeL needs FedBuff's uploads, and CA²FL this many times as many; where skew is strong, `strong` as many."""
+    times_of = {"fedbuff": 1.0, "qafel": 1.0, "ca2fl": ca2fl}
+    of_strong = {findings_load.SKEWS[name] for name in findings_load.STRONG_SKEWS}
+    return [
+        {
+            "setting": f"{algorithm}, K = 10, {part}",
+            "reached": 5,
+            "runs": 5,
+            "mean": {"uploads": 100.0},
+            "standard_deviation": {"uploads": 1.0},
+            "fedbuff_over_this": {"uploads": {"ratio": 1 / times, "low": 0.99 / times, "high": 1.01 / times}},
+        }
+        for algorithm in times_of
+        for part in findings_load.SKEWS.values()
+        for times in [
+            strong if strong and algorithm == "ca2fl" and part in of_strong else times_of[algorithm]
+        ]
+    ]
+
+
+def test_the_correction_for_skew_is_judged_where_skew_is_strong(monkeypatch):
+    monkeypatch.setattr(findings_load, "content", lambda name: skews(0.5))
+    same, _, fewer, corrected = findings_load.skew().checks
+    assert (same.holds, fewer.holds, corrected.holds) == (True, True, None)
+    assert fewer.measured.startswith("α = 0.1: 0.500 [0.495, 0.505]; α = 0.05: 0.500")
+    assert "| two classes a client | 100 ± 1.0 | 100 ± 1.0 | 1.00 [0.990, 1.01] | 100 ± 1.0 | 0.500 [" in (
+        findings_load.skew().table
+    )
+    monkeypatch.setattr(findings_load, "content", lambda name: skews(1.5))
+    assert findings_load.skew().checks[2].holds is False
+    monkeypatch.setattr(findings_load, "content", lambda name: skews(1.0))
+    assert findings_load.skew().checks[2].holds is None
+    for strong, holds in ((0.5, True), (0.9, False)):
+        monkeypatch.setattr(findings_load, "content", lambda name, strong=strong: skews(0.7, strong))
+        assert findings_load.skew().checks[3].holds is holds
 
 
 def test_a_scale_for_the_whole_tensor_is_judged_on_every_update(monkeypatch):
