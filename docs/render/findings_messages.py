@@ -96,7 +96,7 @@ def links() -> Finding:
     at = {name: {share: _rates(speeds[name], share) for share in SHARES} for name in VARIANTS}
     checks = tuple(
         every(
-            f"{VARIANTS[name]} keeps its speed on a link {least:g} times slower than FedBuff does, or slower",
+            f"{VARIANTS[name]} keeps as much of its speed on a link at least {least:g} times slower than FedBuff's",
             {
                 f"{share:.0%}": (found, at_least(found, least))
                 for share in SHARES

@@ -58,7 +58,7 @@ def speeds() -> Finding:
             0.5,
         ),
         judged(
-            "Weights by staleness give it less still: over its weight without them",
+            "Weights by staleness give it less still: its weight with them over that without is at most 1",
             mean(weighted),
             at_most,
             1.0,
@@ -70,13 +70,13 @@ def speeds() -> Finding:
             0.2,
         ),
         judged(
-            "Where speed follows the labels, the model lags on the slow clients' classes by 5 points more",
+            "Where speed follows the labels, the model lags on the slow clients' classes by at least 5 points more",
             mean(behind),
             at_least,
             5.0,
         ),
         judged(
-            "Weights by time take back half of that lag or more: their lag less half of that without, in points",
+            "Weights by time take back half of that lag: the lag with them, less half of that without, is at most 0",
             mean(half),
             at_most,
             0.0,
