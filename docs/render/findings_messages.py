@@ -122,12 +122,18 @@ Speeds = Mapping[int, Mapping[float, float]]  # seed -> Mbit/s -> share of the s
 
 
 def _speeds(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Speeds]:
-    found: dict[str, dict[int, dict[float, float]]] = {name: {} for name in VARIANTS}
-    free = {(run["variant"], run["seed"]): run["per_step"] for run in runs if run["mbit"] is None}
-    for run in runs:
-        if run["mbit"] is not None and run["per_step"] is not None:
-            share = free[run["variant"], run["seed"]] / run["per_step"]
-            found[run["variant"]].setdefault(run["seed"], {})[run["mbit"]] = share
+    seeds = sorted({run["seed"] for run in runs})
+    found: dict[str, dict[int, dict[float, float]]] = {
+        name: {seed: {} for seed in seeds} for name in VARIANTS
+    }
+    whole = [
+        run for run in runs if run["per_step"] is not None
+    ]  # the others were too slow for two server steps
+    free = {(run["variant"], run["seed"]): run["per_step"] for run in whole if run["mbit"] is None}
+    for run in whole:
+        key = run["variant"], run["seed"]
+        if run["mbit"] is not None and key in free:
+            found[run["variant"]][run["seed"]][run["mbit"]] = free[key] / run["per_step"]
     return found
 
 
@@ -148,6 +154,8 @@ def rate_at(own: Mapping[float, float], share: float) -> float | None:
     >>> rate_at({1.0: 0.6, 10.0: 0.75}, 0.5)
     """
     rates = sorted(own)
+    if not rates:
+        return None
     shares = isotonic_regression([own[rate] for rate in rates]).x
     above = int(np.searchsorted(shares, share))  # the first rate with the share or more
     if above in (0, len(rates)):

@@ -163,6 +163,23 @@ def test_a_rate_beyond_those_measured_leaves_the_statement_open(monkeypatch):
     assert [check.holds for check in findings_messages.links().checks] == [None, None]
 
 
+def test_runs_of_a_link_that_were_too_slow_for_two_steps_leave_the_statement_open(monkeypatch):
+    """One seed had no step on the free link, the other none on the shaped ones."""
+    runs = [
+        {
+            "variant": name,
+            "seed": seed,
+            "mbit": mbit,
+            "per_step": 1.0 if (mbit is None) == (seed == 0) else None,
+        }
+        for name in findings_messages.VARIANTS
+        for mbit in (None, 1.0, 10.0)
+        for seed in range(2)
+    ]
+    monkeypatch.setattr(findings_messages, "content", lambda name: runs)
+    assert [check.holds for check in findings_messages.links().checks] == [None, None]
+
+
 def test_clocks_agree_within_a_factor_and_one_replay_that_differs_fails(monkeypatch):
     def run(driver, uploads):
         return {"run": "", "driver": driver, "uploads_to_target": uploads}
