@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from qafel_mpi.kernels.aligned import aligned_bytes
+from qafel_mpi.kernels.numba import rounding_lanes as simd
 from qafel_mpi.kernels.numba.jit import bits_of, float_of, helper, jit, load32, part, prefetch, store
 from qafel_mpi.kernels.numba.packing import add_levels, pack, unpack
-from qafel_mpi.kernels.numba.rounding import draw, round_levels, round_pack4, sign_levels
+from qafel_mpi.kernels.numba.rounding import draw, inverse_of, round_levels, sign_levels
 from qafel_mpi.kernels.plan import BUCKET, PLACE, SLOT, START, Plan, placed, shares, spread
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
 
@@ -155,6 +156,18 @@ def _finish_scales(table, kind, partial, tops, payload):
             first = g
 
 
+@helper
+def _round_pack(x, n, bits, inverse, k0, k1, slot, payload, at):
+    """Codes of the first n elements of x, a multiple of simd.GROUP."""
+    k0, k1 = np.uint32(k0), np.uint32(k1)
+    if bits == 1:
+        simd.round_pack1(x, n, inverse, k0, k1, slot, payload, at)
+    elif bits == 2:
+        simd.round_pack2(x, n, inverse, k0, k1, slot, payload, at)
+    else:
+        simd.round_pack4(x, n, inverse, k0, k1, slot, payload, at)
+
+
 @jit
 def encode_range(
     x, x_hat, step, known, table, first, last, kind, s, bits, k0, k1, scratch, levels, payload, codes_at
@@ -167,7 +180,7 @@ def encode_range(
     values = scratch[VALUES_AT:SUMS_AT].view(np.float32)
     sums = scratch[SUMS_AT:].view(np.float64)
     one = x_hat.dtype.type(1)
-    fast = bits == 4 and kind == LINF and not step
+    direct = not step and kind != MEAN and (bits == 1 or bits == 2 or bits == 4)
     for g in range(first, last):
         begin, slot = table[g, PLACE], table[g, SLOT]
         end = begin + table[g + 1, START] - table[g, START]
@@ -177,7 +190,7 @@ def encode_range(
             codes_at + slot * bits // 8,
             4 * table[g, BUCKET],
         )
-        if fast:
+        if direct and kind == LINF:
             top = top_of(here)
         elif step:
             top = take_difference(here, part(x_hat, begin, end), v)
@@ -185,7 +198,8 @@ def encode_range(
             top = take(here, v)
         if top >= INF_BITS:
             return g
-        prefetch(x, x.itemsize * end)
+        if not direct:
+            prefetch(x, x.itemsize * end)
         if step:
             prefetch(x_hat, x_hat.itemsize * end)
         if known:
@@ -194,23 +208,25 @@ def encode_range(
             total = 0.0 if kind == LINF else tree_sum(v, kind, sums)
             scale = scale_of(total, top, v.size, kind)
             store(payload, scale_at, scale)
-        if fast and scale >= TINY:
-            round_pack4(
-                here, scale, s, k0, k1, slot, part(payload, codes_begin, codes_begin + ((slots + 1) >> 1))
-            )
+        done = 0
+        if direct and scale >= TINY:
+            done = v.size // simd.GROUP * simd.GROUP
+            _round_pack(here, done, bits, inverse_of(scale, s), k0, k1, slot, payload, codes_begin)
+        rest = part(v, done, v.size)
+        if not rest.size:
             continue
-        if fast:
-            take(here, v)
+        if direct and kind == LINF:
+            take(part(here, done, here.size), rest)
         if kind == MEAN:
-            sign_levels(v, levels)
+            sign_levels(rest, levels)
         else:
-            draw(k0, k1, slot, v.size, hashes)
-            round_levels(v, scale, s, bits, draws, levels)
+            draw(k0, k1, slot + done, rest.size, hashes)
+            round_levels(rest, scale, s, bits, draws, levels)
         if step:
             unit, drop = unit_of(scale, s)
             add_levels(levels, ZERO, one * unit, drop, False, part(x_hat, begin, end))
-        part(levels, v.size, v.size + 8)[:] = 0  # up to the next segment's slot
-        pack(levels, slots, bits, True, payload, codes_begin)
+        part(levels, rest.size, rest.size + 8)[:] = 0  # up to the next segment's slot
+        pack(levels, slots - done, bits, True, payload, codes_begin + done * bits // 8)
     return -1
 
 

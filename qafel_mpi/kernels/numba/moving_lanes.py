@@ -13,9 +13,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 
+from qafel_mpi.kernels.numba.rounding_lanes import MAGIC, MAGIC_HIGH, Draws
 from qafel_mpi.kernels.numba.vectors import (
     F32,
-    I16,
     I32,
     I64,
     LANES,
@@ -24,15 +24,11 @@ from qafel_mpi.kernels.numba.vectors import (
     function,
     in_lanes,
 )
-from qafel_mpi.kernels.reference import MIX1, MIX2, WEYL
 
 SGD, MOMENTUM, NESTEROV, ADAM = range(4)
 ZERO, FACTOR, BETA, RATE, EPSILON = range(5)  # of Motion.numbers
 STEP, DIFFERENCE, GAP = range(3)  # rows of the sums, LANES each: ‖x' − x‖², ‖x' − x̂‖² and ‖x' − x̂'‖²
 SUMS = 3 * LANES
-
-_MAGIC = 1.5 * 2.0**23  # added to |y| < 2^22 it leaves rint(y) in the low bits
-_MAGIC_HIGH = 0x4B40  # the 16 bits above those
 
 
 class _Sum:
@@ -207,37 +203,23 @@ def _emit_round(
     vectors lie in no cache. Then as many elements behind these are asked for, of all that the next motion reads: the
     processor computes here, and memory would wait.
     """
-    v, words = Lanes(b, 2 * LANES), Lanes(b, LANES)
-    scale, factor, high = v.spread(inverse), v.spread(factors.scalar(0)), words.spread(k1)
-    pair = b.trunc(b.lshr(slot, I64(1)), I32)
-    steps = ir.Constant(words.of(I32), [(WEYL * k) & 0xFFFFFFFF for k in range(LANES)])
-    begin = b.add(k0, b.mul(pair, I32(WEYL)))
-    state = cgutils.alloca_once_value(b, b.add(words.spread(begin), steps))
+    v = Lanes(b, 2 * LANES)
+    scale, factor, draws = v.spread(inverse), v.spread(factors.scalar(0)), Draws(b, k0, k1, slot)
     gap = _Sum(v, sums, GAP)
     with cgutils.for_range_slice(b, first, last, I64(v.lanes), I64) as (i, _):
         own, ahead = b.sub(i, first), b.add(i, b.sub(last, first))
         with b.if_then(b.icmp_signed("!=", far, I64(0))):
             for one in (total, x, m, x_hat):
                 one.ask(ahead, v.lanes)
-        draws = b.bitcast(_mixed(words, b.xor(b.load(state), high)), v.of(I16))
-        b.store(b.add(b.load(state), words.all(I32, (WEYL * LANES) & 0xFFFFFFFF)), state)
-        y = b.fadd(b.fmul(values.load(own, v.lanes), scale), v.all(F32, _MAGIC))
-        sum_ = b.add(b.bitcast(y, v.of(I32)), b.zext(draws, v.of(I32)))
-        level = b.sub(b.ashr(sum_, v.all(I32, 16)), v.all(I32, _MAGIC_HIGH))
+        y = b.fadd(b.fmul(values.load(own, v.lanes), scale), v.all(F32, MAGIC))
+        sum_ = b.add(b.bitcast(y, v.of(I32)), b.zext(draws.take(), v.of(I32)))
+        level = b.sub(b.ashr(sum_, v.all(I32, 16)), v.all(I32, MAGIC_HIGH))
         levels.store(b.trunc(level, v.of(levels.element)), own)
         moved = b.fmul(b.sitofp(level, v.of(x_hat.element)), factor)
         moved = b.fadd(x_hat.load(i, v.lanes), moved)
         x_hat.store(moved, i)
         gap.add(v.square(x.load(i, v.lanes), moved))
     gap.end()
-
-
-def _mixed(v: Lanes, h: Any) -> Any:
-    """reference.hash32 from its Weyl sequence, with k1, on."""
-    b = v.b
-    for shift, factor in ((16, MIX1), (15, MIX2)):
-        h = b.mul(b.xor(h, b.lshr(h, v.all(I32, shift))), v.all(I32, int(factor)))
-    return b.xor(h, b.lshr(h, v.all(I32, 16)))
 
 
 move_sgd, move_momentum, move_nesterov, move_adam = (_mover(kind) for kind in range(4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 
@@ -12,33 +13,36 @@ from qafel_mpi.kernels.numba.vectors import I8, I16, I32, I64, Lanes, Vector, fu
 GROUP = 64
 
 
+def packed(b: Any, levels: Any, bits: int) -> Any:
+    """(8 · bits,) bytes: the codes of GROUP levels, bytes; of one bit of GROUP signs, true for minus."""
+    if bits == 1:
+        return b.bitcast(levels, ir.VectorType(I8, GROUP // 8))
+    element, count = (I32, 16) if bits == 2 else (I16, 32)
+    v = Lanes(b, count)
+    x = b.bitcast(levels, v.of(element))
+
+    def code(shift: int, mask: int) -> Any:
+        return b.and_(b.lshr(x, v.all(element, shift)), v.all(element, mask))
+
+    if bits == 2:
+        found = b.or_(b.or_(code(0, 3), code(6, 12)), b.or_(code(12, 48), code(18, 192)))
+    else:
+        found = b.or_(code(0, 15), code(4, 0xF0))
+    return b.trunc(found, v.of(I8))
+
+
 def _packer(bits: int) -> Any:
     """pack(levels, out, groups): the codes of GROUP levels each, `bits` · 8 bytes; the sign where that is one bit."""
-    element, count = {1: (I8, 64), 2: (I32, 16), 4: (I16, 32)}[bits]
 
     def emit(b: Any, levels: Vector, out: Vector, groups: Any) -> None:
-        v = Lanes(b, count)
-
-        def code(x: Any, shift: int, mask: int) -> Any:
-            return b.and_(b.lshr(x, v.all(element, shift)), v.all(element, mask))
-
+        v = Lanes(b, GROUP)
         with cgutils.for_range(b, groups, intp=I64) as loop:
-            source, target = (
-                b.bitcast(b.gep(a.data, [b.mul(loop.index, I64(size))]), kind.as_pointer())
-                for a, size, kind in (
-                    (levels, GROUP // levels.align, v.of(element)),
-                    (out, 8 * bits, I64 if bits == 1 else v.of(I8)),
-                )
-            )
-            x = b.load(source, align=1)
+            x = levels.load(b.mul(loop.index, I64(GROUP)), GROUP)
             if bits == 1:
-                packed = b.bitcast(b.icmp_signed("<", x, v.all(I8, 0)), I64)
-            elif bits == 2:
-                low, high = b.or_(code(x, 0, 3), code(x, 6, 12)), b.or_(code(x, 12, 48), code(x, 18, 192))
-                packed = b.trunc(b.or_(low, high), v.of(I8))
-            else:
-                packed = b.trunc(b.or_(code(x, 0, 15), code(x, 4, 0xF0)), v.of(I8))
-            b.store(packed, target, align=1)
+                x = b.icmp_signed("<", x, v.all(levels.element, 0))
+            elif levels.element != I8:  # compiled for wide levels, too, which `pack` does not send here
+                x = b.trunc(x, v.of(I8))
+            out.store(packed(b, x, bits), b.mul(loop.index, I64(8 * bits)))
 
     return function(emit, "aai", types.void)
 

@@ -11,7 +11,7 @@ from qafel_mpi.kernels.numba.jit import add32, helper, mul32, nearest
 from qafel_mpi.kernels.reference import LIFT, MIX1, MIX2, TINY, WEYL
 
 _WEYL, _MIX1, _MIX2 = np.uint32(WEYL), np.uint32(MIX1), np.uint32(MIX2)
-_15, _16, _LOW = np.uint32(15), np.uint32(16), np.uint32(0xFFFF)
+_15, _16 = np.uint32(15), np.uint32(16)
 _ONE = np.float32(1)
 
 
@@ -82,27 +82,3 @@ def sign_levels(v, levels):
     """−1 where v < 0, else 1."""
     for i in range(v.size):
         levels[i] = -1 if v[i] < 0 else 1
-
-
-@helper
-def _level(value, inverse, u):
-    return np.int32(nearest(np.float32(np.float32(value) * inverse)) + np.int32(u))
-
-
-@helper
-def round_pack4(x, scale, s, k0, k1, slot, out):
-    """draw, round_levels and pack in one loop, a sixth faster: 4 bits, and a scale that needs no lift.
-
-    out: the codes' bytes up to the next segment; what lies behind the last code becomes zero.
-    """
-    inverse = inverse_of(scale, s)
-    state, k1 = _weyl(k0, slot), np.uint32(k1)
-    for p in range(x.size >> 1):
-        h = _mix(state, k1)
-        state = add32(state, _WEYL)
-        even, odd = _level(x[2 * p], inverse, h & _LOW), _level(x[2 * p + 1], inverse, h >> _16)
-        out[p] = np.uint8(((even >> 16) & 15) | ((odd >> 12) & 0xF0))
-    if x.size & 1:
-        out[x.size >> 1] = np.uint8((_level(x[x.size - 1], inverse, _mix(state, k1) & _LOW) >> 16) & 15)
-    for p in range((x.size + 1) >> 1, out.size):
-        out[p] = 0

@@ -76,6 +76,15 @@ def test_kernels_give_the_bytes_and_the_bits_of_the_reference(d, bucket, bits, k
         assert acc.tobytes() == reference.decode_qsgd(payload, starts, bits, s, dtype=dtype).tobytes()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("kind", [LINF, L2])
+def test_float64_is_encoded_as_the_float32_that_it_rounds_to(bits, kind):
+    x = np.random.default_rng(bits).standard_normal(1000)
+    kernels = kernels_of(starts_of(1000, 300), bits, kind)  # buckets with and without a rest of 64 elements
+    wanted = reference.encode_qsgd(x.astype(np.float32), starts_of(1000, 300), bits, levels_of(bits), kind, 5)
+    assert encode(kernels, x, 5).tobytes() == wanted.tobytes()
+
+
 @given(d=st.integers(1, 3000), bits=st.integers(1, 16), kind=st.sampled_from([LINF, L2]))
 @settings(max_examples=60)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
