@@ -17,7 +17,7 @@ import numpy as np
 from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.kernels.numba import rounding_lanes as simd
 from qafel_mpi.kernels.numba.jit import bits_of, float_of, helper, jit, load32, part, prefetch, store
-from qafel_mpi.kernels.numba.packing import add_levels, pack, unpack
+from qafel_mpi.kernels.numba.packing import add_codes, add_levels, pack
 from qafel_mpi.kernels.numba.rounding import draw, inverse_of, round_levels, sign_levels
 from qafel_mpi.kernels.plan import BUCKET, PLACE, SLOT, START, Plan, placed, shares, spread
 from qafel_mpi.kernels.reference import DROP, FLOAT_MAX, L2, LIFT, LINF, MEAN, SEGMENT, SHRINK, TINY
@@ -235,10 +235,11 @@ def decode_range(payload, table, first, last, s, bits, weight, assign, levels, c
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = here(acc, table, g)
         unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
-        unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
-        add_levels(levels, ZERO, kind(weight) * kind(unit), drop, assign, target)
+        add_codes(
+            payload, codes_at + table[g, SLOT] * bits // 8, bits, levels, kind(weight) * kind(unit), drop, assign,
+            acc, table[g, PLACE], table[g + 1, START] - table[g, START],
+        )  # fmt: skip
     return -1
 
 
@@ -247,12 +248,13 @@ def accumulate_range(payloads, weights, count, table, first, last, s, bits, leve
     """acc += Σ weight · Q(x) of the first `count` payloads, in this order: a segment of acc is loaded once."""
     kind = acc.dtype.type
     for g in range(first, last):
-        target = here(acc, table, g)
         for i in range(count):  # decode_range's body; as a function of its own it takes a quarter longer
             payload = payloads[i]
             unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
-            unpack(payload, codes_at + table[g, SLOT] * bits // 8, target.size, bits, True, levels)
-            add_levels(levels, ZERO, kind(weights[i]) * kind(unit), drop, False, target)
+            add_codes(
+                payload, codes_at + table[g, SLOT] * bits // 8, bits, levels, kind(weights[i]) * kind(unit), drop,
+                False, acc, table[g, PLACE], table[g + 1, START] - table[g, START],
+            )  # fmt: skip
     return -1
 
 
@@ -304,6 +306,7 @@ class BucketKernels:
         self.codes_at = 4 * plan.buckets
         self.most = _most(bits, s)
         self.shares = shares(plan.table[1:, START], threads)
+        self.alone, self.segments = len(self.shares) == 1, plan.segments  # asked for at every payload
         self.scratch = [aligned_bytes(_SCRATCH_BYTES) for _ in self.shares]
         level = np.int8 if bits <= 8 else np.int16
         self.levels = [aligned_bytes((SEGMENT + 8) * level().itemsize).view(level) for _ in self.shares]
@@ -322,7 +325,13 @@ class BucketKernels:
         return self._encode(x, x_hat, payload, key, step=True, known=False)
 
     def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool) -> None:
-        """acc += weight · Q(x), or acc = Q(x)."""
+        """acc += weight · Q(x), or acc = weight · Q(x)."""
+        if self.alone:  # without a function for each share
+            decode_range(
+                payload, self.table, 0, self.segments, self.s, self.bits, weight, assign,
+                self.levels[0], self.codes_at, acc,
+            )  # fmt: skip
+            return
 
         def call(i: int, first: int, last: int) -> int:
             return decode_range(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from qafel_mpi.kernels.numba import packing_lanes as simd
-from qafel_mpi.kernels.numba.jit import helper, load16, load32, load64, part, store
+from qafel_mpi.kernels.numba.jit import helper, inlined, load16, load32, load64, part, store
 
-_U64 = np.uint64
+_U64, _ZERO = np.uint64, np.int32(0)
 _BYTES, _PAIRS, _FOURS = _U64(0x0101010101010101), _U64(0x0001000100010001), _U64(0x0000000100000001)
 
 
@@ -181,3 +181,19 @@ def add_levels(levels, zero, factor, drop, assign, acc):
     else:
         for i in range(acc.size):
             acc[i] += kind(np.int32(np.int32(levels[i]) - zero)) * factor
+
+
+@inlined
+def add_codes(payload, at, bits, levels, factor, drop, assign, acc, begin, count):
+    """unpack and add_levels, of signed codes from byte `at` on, to acc[begin : begin + count]."""
+    done = 0
+    if bits == 4 and drop == 1:
+        groups = count // 16
+        if assign:
+            simd.put4(payload, at, groups, factor, acc, begin)
+        else:
+            simd.add4(payload, at, groups, factor, acc, begin)
+        done = 16 * groups
+    if done < count:
+        unpack(payload, at + done * bits // 8, count - done, bits, True, levels)
+        add_levels(levels, _ZERO, factor, drop, assign, part(acc, begin + done, begin + count))

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
+from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba import config, types
 from numba.core import cgutils
 
 from qafel_mpi.kernels.numba.jit import intrinsic
 
 LANES = 16
+_config: Any = config  # its stubs know no variable
 I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 _WORDS: dict[Any, Any] = {types.float32: types.int32, types.float64: types.int64}
+
+
+@cache
+def has(*features: str) -> bool:
+    """Whether this processor has all of these, by LLVM's names, and kernels may use them."""
+    if _config.CPU_NAME not in (None, "host") or _config.CPU_FEATURES:  # fewer than this processor has
+        return False
+    host = binding.get_host_cpu_features()
+    return all(host.get(feature) for feature in features) and bool(
+        _config.ENABLE_AVX or "avx512f" not in features
+    )
 
 
 class Lanes:
@@ -87,8 +100,11 @@ class Vector:
 
 
 def function(emit: Callable[..., Any], letters: str, result: Any) -> Any:
-    """A numba function of these arguments (a: array, i: index, u: uint32, f: float32). emit(builder, *arguments)
-    writes the LLVM code, and returns its result; of type None: an integer as wide as the last array's floats."""
+    """A numba function of these arguments (a: array, i: index, u: uint32, f: float32, s: a scalar of its own type).
+
+    emit(builder, *arguments) writes the LLVM code, and returns its result; of type None: an integer as wide as the
+    last array's floats.
+    """
     given = {"i": types.intp, "u": types.uint32, "f": types.float32}
 
     def build(typingctx: Any, *kinds: Any) -> Any:
