@@ -23,7 +23,9 @@ from qafel_mpi.kernels.plan import plan
 # Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
 SHORT_BYTES = 4096
 # Payloads from this size on are digested while they are decoded: below, the way there takes longer than a digest.
+# With 4 bits the sum itself leaves time for it: its codes go straight from the payload to the sum.
 DIGESTED_BYTES = 1 << 18
+DIGESTED_BYTES_4 = SHORT_BYTES
 
 
 class Bucketed(DeviceCodec):
@@ -56,23 +58,25 @@ class Bucketed(DeviceCodec):
         pieces = None if layout.places is None else layout.pieces
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads, pieces=pieces)
         self._step = BucketStep(self._cpu, threads)
-        self._digesting: tuple[BucketDigests, Digests] | None = None
+        self._digesting: BucketDigests | None = None
+        self._put = Digests().put  # where they go
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
         return self._bytes
 
     def take_digests(self, found: Digests) -> bool:
-        if self._bytes >= DIGESTED_BYTES and crc.width():
-            self._digesting = BucketDigests(self._cpu), found
+        if self._bytes > (DIGESTED_BYTES_4 if self.bits == 4 else DIGESTED_BYTES) and crc.width():
+            self._digesting, self._put = BucketDigests(self._cpu), found.put
         return self._digesting is not None
 
     def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
-        if self._digesting is None or acc.is_cuda:
+        if acc.is_cuda:
             super()._decode(valid, acc, weight, key, assign=assign)
+        elif self._digesting is None:
+            self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
         else:
-            kernels, found = self._digesting
-            found.put([valid], [kernels.decode(valid, acc.numpy(), weight, assign=assign)])
+            self._put((valid, self._digesting.decode(valid, acc.numpy(), weight, assign=assign)))
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         bad = self._on(x.device).encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
@@ -104,8 +108,9 @@ class Bucketed(DeviceCodec):
             if self._digesting is None:
                 self._cpu.accumulate(payloads, acc.numpy(), weights)
             else:
-                kernels, found = self._digesting
-                found.put(payloads, kernels.accumulate(payloads, acc.numpy(), weights))
+                digests = self._digesting.accumulate(payloads, acc.numpy(), weights)
+                for pair in zip(payloads, digests, strict=True):
+                    self._put(pair)
             return
         rows = np.concatenate(payloads).reshape(-1, self._bytes)
         if self._rows.invalid(rows) >= 0:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from qafel_mpi.kernels.aligned import aligned_bytes
-from qafel_mpi.kernels.numba.buckets import TOGETHER, ZERO, BucketKernels, here, unit_of
-from qafel_mpi.kernels.numba.crc import STATE, STEP, Parts, fold, registered
-from qafel_mpi.kernels.numba.jit import float_of, helper, jit, load32
-from qafel_mpi.kernels.numba.packing import add_levels, unpack
-from qafel_mpi.kernels.plan import BUCKET, SLOT, spread
+from qafel_mpi.kernels.numba.buckets import TOGETHER, BucketKernels, unit_of
+from qafel_mpi.kernels.numba.crc import STEP, Parts, begun, fold, registered
+from qafel_mpi.kernels.numba.jit import float_of, helper, jit, load32, load64
+from qafel_mpi.kernels.numba.packing import add_codes
+from qafel_mpi.kernels.plan import BUCKET, PLACE, SLOT, START, spread
+
+# Behind the levels of one thread, in bytes from the end: the sums of the payloads, and what its registers are to be
+# xored with. An array more would take longer to hand over than 15 kB to be digested.
+_XORED_BYTES = STEP
+_SUMS_BYTES = STEP * TOGETHER + _XORED_BYTES
 
 
 @helper
@@ -20,53 +25,64 @@ def _codes_end(table, g, bits, codes_at):
     return codes_at + table[g, SLOT] * bits // 8
 
 
-@jit
-def _decode_range(
-    payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc, states, registers
-):
-    """buckets.decode_range, and the register of the payload's bytes up to the codes of segment `last`, from those of
-    segment `first` on, or from the beginning.
+@helper
+def _extent(table, first, last, bits, codes_at, size):
+    """[begin, end) of the bytes of segments first..last-1: from the codes of `first` on, or from the beginning."""
+    begin = _codes_end(table, first, bits, codes_at) if first else 0
+    return begin, size if last == len(table) - 1 else _codes_end(table, last, bits, codes_at)
 
-    states: (STATE,) uint64. registers: (1,) uint64.
-    """
+
+@jit
+def _decode_range(payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc):
+    """buckets.decode_range. Returns the register of these segments' bytes, xored."""
     kind = acc.dtype.type
-    at = _codes_end(table, first, bits, codes_at) if first else 0
-    states[:] = 0
+    sums = levels.size * levels.itemsize - _SUMS_BYTES
+    at, end = _extent(table, first, last, bits, codes_at, payload.size)
+    at = begun(payload, at, end, levels, sums)
     for g in range(first, last):
-        target = here(acc, table, g)
-        read = at + ((_codes_end(table, g + 1, bits, codes_at) - at) & -STEP)
-        fold(payload, at, read, states, 0)
+        codes = _codes_end(table, g, bits, codes_at)
+        read = at + (max(0, _codes_end(table, g + 1, bits, codes_at) - at) & -STEP)
+        fold(payload, at, read, levels, sums)
         at = read
         unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
-        unpack(payload, _codes_end(table, g, bits, codes_at), target.size, bits, True, levels)
-        add_levels(levels, ZERO, kind(weight) * kind(unit), drop, assign, target)
-    end = payload.size if last == len(table) - 1 else _codes_end(table, last, bits, codes_at)
-    registers[0] = registered(payload, at, end, states, 0)
-    return -1
+        add_codes(
+            payload, codes, bits, levels, kind(weight) * kind(unit), drop, assign,
+            acc, table[g, PLACE], table[g + 1, START] - table[g, START],
+        )  # fmt: skip
+    fold(payload, at, end, levels, sums)
+    return registered(levels, sums) ^ load64(levels, sums + STEP * TOGETHER)
 
 
 @jit
-def _accumulate_range(
-    payloads, weights, count, table, first, last, s, bits, levels, codes_at, acc, states, registers
-):
-    """buckets.accumulate_range, and the registers of the payloads. states: (count · STATE,). registers: (count,)."""
+def _accumulate_range(payloads, weights, count, table, first, last, s, bits, levels, codes_at, acc):
+    """buckets.accumulate_range. Returns the registers of TOGETHER payloads, xored; behind `count` any number."""
     kind = acc.dtype.type
-    at = _codes_end(table, first, bits, codes_at) if first else 0
-    states[:] = 0
+    sums = levels.size * levels.itemsize - _SUMS_BYTES
+    begin, end = _extent(table, first, last, bits, codes_at, payloads[0].size)
+    at = begin
+    for i in range(count):
+        at = begun(payloads[i], begin, end, levels, sums + STEP * i)
     for g in range(first, last):
-        target = here(acc, table, g)
-        read = at + ((_codes_end(table, g + 1, bits, codes_at) - at) & -STEP)
+        codes = _codes_end(table, g, bits, codes_at)
+        read = at + (max(0, _codes_end(table, g + 1, bits, codes_at) - at) & -STEP)
         for i in range(count):
             payload = payloads[i]
-            fold(payload, at, read, states, STATE * i)
+            fold(payload, at, read, levels, sums + STEP * i)
             unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
-            unpack(payload, _codes_end(table, g, bits, codes_at), target.size, bits, True, levels)
-            add_levels(levels, ZERO, kind(weights[i]) * kind(unit), drop, False, target)
+            add_codes(
+                payload, codes, bits, levels, kind(weights[i]) * kind(unit), drop, False,
+                acc, table[g, PLACE], table[g + 1, START] - table[g, START],
+            )  # fmt: skip
         at = read
-    end = payloads[0].size if last == len(table) - 1 else _codes_end(table, last, bits, codes_at)
     for i in range(count):
-        registers[i] = registered(payloads[i], at, end, states, STATE * i)
-    return -1
+        fold(payloads[i], at, end, levels, sums + STEP * i)
+    xored = load64(levels, sums + STEP * TOGETHER)
+    return (
+        registered(levels, sums) ^ xored,
+        registered(levels, sums + STEP) ^ xored,
+        registered(levels, sums + 2 * STEP) ^ xored,
+        registered(levels, sums + 3 * STEP) ^ xored,
+    )
 
 
 class BucketDigests:
@@ -76,21 +92,28 @@ class BucketDigests:
         self._kernels = k = kernels
         ends = [k.codes_at + int(k.table[last, SLOT]) * k.bits // 8 for _, last in k.shares[:-1]]
         self._parts = Parts([*ends, k.codes_at + k.plan.code_bytes(k.bits)])
-        self._states = [aligned_bytes(8 * STATE * TOGETHER).view(np.uint64) for _ in k.shares]
-        self._registers = np.zeros((len(k.shares), TOGETHER), dtype=np.uint64)
+        xored = self._parts.inverted if k.alone else 0
+        self._levels = [_with_sums(levels, xored) for levels in k.levels]
 
     def decode(self, payload: np.ndarray, acc: np.ndarray, weight: float, *, assign: bool) -> int:
         """acc += weight · Q(x), or acc = weight · Q(x). Returns the payload's CRC-64/XZ."""
         k = self._kernels
+        if k.alone:
+            return _decode_range(
+                payload, k.table, 0, k.segments, k.s, k.bits, weight, assign,
+                self._levels[0], k.codes_at, acc,
+            )  # fmt: skip
+        registers = [0] * len(k.shares)
 
         def call(i: int, first: int, last: int) -> int:
-            return _decode_range(
+            registers[i] = _decode_range(
                 payload, k.table, first, last, k.s, k.bits, weight, assign,
-                k.levels[i], k.codes_at, acc, self._states[i], self._registers[i],
+                self._levels[i], k.codes_at, acc,
             )  # fmt: skip
+            return -1
 
         spread(call, k.shares)
-        return self._parts.digest(self._registers[:, 0])
+        return self._parts.digest(registers)
 
     def accumulate(
         self, payloads: Sequence[np.ndarray], acc: np.ndarray, weights: Sequence[float]
@@ -103,15 +126,27 @@ class BucketDigests:
 
     def _accumulate(
         self, some: Sequence[np.ndarray], acc: np.ndarray, scales: Sequence[float]
-    ) -> Iterator[int]:
+    ) -> Sequence[int]:
         k, count = self._kernels, len(some)
         payloads, weights = k.filled_up(some), k.filled_up(scales)
+        registers: list[tuple[int, ...]] = [()] * len(k.shares)
 
         def call(i: int, first: int, last: int) -> int:
-            return _accumulate_range(
+            registers[i] = _accumulate_range(
                 payloads, weights, count, k.table, first, last, k.s, k.bits,
-                k.levels[i], k.codes_at, acc, self._states[i], self._registers[i],
+                self._levels[i], k.codes_at, acc,
             )  # fmt: skip
+            return -1
 
         spread(call, k.shares)
-        return (self._parts.digest(self._registers[:, i]) for i in range(count))
+        if k.alone:
+            return registers[0][:count]
+        return [self._parts.digest(each) for each in zip(*registers, strict=True)][:count]
+
+
+def _with_sums(levels: np.ndarray, xored: int) -> np.ndarray:
+    """Levels like these, with room for the sums behind them, and what registers are xored with."""
+    whole = -(-levels.nbytes // STEP) * STEP
+    scratch = aligned_bytes(whole + _SUMS_BYTES)
+    scratch[-_XORED_BYTES:].view(np.uint64)[0] = xored
+    return scratch.view(levels.dtype)

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 from fastcrc import crc64
-from llvmlite import binding, ir  # type: ignore[import-untyped]
-from numba import config, types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
 from numba.core import cgutils
 
-from qafel_mpi.kernels.numba.jit import helper, intrinsic, jit, load64
+from qafel_mpi.kernels.numba.jit import helper, intrinsic, jit, load8, load64, store
+from qafel_mpi.kernels.numba.vectors import has
 
 POLYNOMIAL = 0xC96C5795D7870F42  # reflected: the lowest bit has the highest power of x
-_config: Any = config  # its stubs know no variable
-STEP = 64  # bytes
-STATE = STEP // 8  # words of one sum
+STEP = 64  # bytes of a sum, too
+_WORDS = STEP // 8
 _ONE = 1 << 63  # x^0
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
 
@@ -69,12 +69,9 @@ TABLE = np.array([_register_of(byte) for byte in range(256)], dtype=np.uint64)
 @cache
 def width() -> int:
     """Bits that one carry-less product of vectors takes here, as far as kernels may use it; 0: there is none."""
-    if _config.CPU_NAME not in (None, "host") or _config.CPU_FEATURES:  # fewer than this processor has
-        return 0
-    has = binding.get_host_cpu_features()
-    if has.get("vpclmulqdq") and has.get("avx512f") and _config.ENABLE_AVX:
+    if has("vpclmulqdq", "avx512f"):
         return 512
-    return 128 if has.get("pclmul") else 0
+    return 128 if has("pclmul") else 0
 
 
 def _factors(bits: int) -> tuple[int, int]:
@@ -95,12 +92,12 @@ def _multiply(b: Any, x: Any, y: Any, words: int) -> Any:
 
 @intrinsic
 def fold(typingctx, payload, begin, end, states, at):
-    """Bytes begin..end of the payload, a multiple of STEP, behind those whose sum is states[at : at + STATE]."""
+    """Bytes begin..end of the payload, a multiple of STEP, behind those whose sum lies at byte `at` of states."""
 
     def codegen(context, b, signature, args):
         lanes = max(2, width() // 64)
         vector = ir.VectorType(_I64, lanes)
-        parts = STATE // lanes
+        parts = _WORDS // lanes
         factors = ir.Constant(vector, list(_factors(8 * STEP)) * (lanes // 2))
 
         def pointers(kind: Any, value: Any, byte: Any) -> list[Any]:
@@ -108,7 +105,7 @@ def fold(typingctx, payload, begin, end, states, at):
             places = [b.add(byte, _I64(8 * lanes * k)) for k in range(parts)]
             return [b.bitcast(b.gep(data, [place]), vector.as_pointer()) for place in places]
 
-        stored = pointers(signature.args[3], args[3], b.mul(args[4], _I64(8)))
+        stored = pointers(signature.args[3], args[3], args[4])
         first = [b.load(p, align=8) for p in stored]
         before, loop, done = b.block, b.append_basic_block("fold"), b.append_basic_block("folded")
         b.cbranch(b.icmp_signed("<", args[1], args[2]), loop, done)
@@ -155,37 +152,54 @@ def _carryless(typingctx, a, b_):
 
 # Of all but the last 16 bytes of a sum.
 _LANES = np.array([_factors(128 * k) for k in (3, 2, 1)], dtype=np.uint64)
-_255, _8 = np.uint64(255), np.uint64(8)
+_NOTHING = np.uint64(0)
 
 
-@helper
-def _byte_on(register):
-    return np.uint64(TABLE[np.intp(register & _255)] ^ (register >> _8))
+def _quotient() -> int:
+    """x^128 divided by the polynomial, without its own x^64; reflected."""
+    found, register = 0, POLYNOMIAL
+    for k in range(64):
+        found |= (register & 1) << k
+        register = stepped(register)
+    return found
+
+
+# With their highest powers of x, which are the lowest bits: of 65 bits that one is left out, and added by hand.
+_INVERSE = np.uint64((_quotient() << 1 | 1) & 2**64 - 1)
+_MODULUS = np.uint64((POLYNOMIAL << 1 | 1) & 2**64 - 1)
 
 
 @helper
 def _word_on(register):
-    for _ in range(8):
-        register = _byte_on(register)
-    return register
+    """register · x^64 modulo the polynomial (Barrett: the quotient by a product, and what it leaves by another)."""
+    quotient = _carryless(register, _INVERSE)[0]
+    return np.uint64(_carryless(quotient, _MODULUS)[1] ^ quotient)
 
 
 @helper
-def registered(payload, begin, end, states, at):
-    """The register behind the sum states[at : at + STATE] and bytes begin..end of the payload, fewer than STEP."""
-    low, high = states[at + 6], states[at + 7]
+def begun(payload, begin, end, states, at):
+    """The sum of the first of bytes begin..end at byte `at` of states, so many that a multiple of STEP is left.
+
+    Returns where that begins. Zeros in front change no register that is 0, so the bytes stand at the sum's end.
+    """
+    for i in range(_WORDS):
+        store(states, at + 8 * i, _NOTHING)
+    first = (end - begin) & (STEP - 1)
+    for i in range(first):
+        store(states, at + STEP - first + i, load8(payload, begin + i))
+    return begin + first
+
+
+@helper
+def registered(states, at):
+    """The register behind the sum at byte `at` of states."""
+    low, high = load64(states, at + STEP - 16), load64(states, at + STEP - 8)
     for k in range(3):
-        first = _carryless(states[at + 2 * k], _LANES[k, 0])
-        second = _carryless(states[at + 2 * k + 1], _LANES[k, 1])
+        first = _carryless(load64(states, at + 16 * k), _LANES[k, 0])
+        second = _carryless(load64(states, at + 16 * k + 8), _LANES[k, 1])
         low ^= first[0] ^ second[0]
         high ^= first[1] ^ second[1]
-    register = _word_on(np.uint64(_word_on(low) ^ high))
-    while begin + 8 <= end:
-        register = _word_on(np.uint64(register ^ load64(payload, begin)))
-        begin += 8
-    for i in range(begin, end):
-        register = _byte_on(np.uint64(register ^ np.uint64(payload[i])))
-    return register
+    return _word_on(np.uint64(_word_on(low) ^ high))
 
 
 @jit
@@ -199,18 +213,17 @@ def _joined(registers, factors):
 
 
 class Parts:
-    """Registers of the parts of payloads of one length -> their CRC-64/XZ.
+    """The registers of the parts of payloads of one length -> their CRC-64/XZ.
 
-    ends: bytes up to and with each part, ascending.
+    ends: bytes up to and with each part, ascending. inverted: what the inversions at both ends come to; one part's
+    register and that are the digest.
     """
 
     def __init__(self, ends: Sequence[int]):
         size = ends[-1]
-        self._inverted = crc64.xz(bytes(size))  # what the inversions at both ends come to
+        self.inverted = crc64.xz(bytes(size))
         self._factors = np.array([power(8 * (size - end) - 1) for end in ends[:-1]], dtype=np.uint64)
 
-    def digest(self, registers: np.ndarray) -> int:
-        """registers: (parts,) uint64, those of each part alone."""
-        if self._factors.size:
-            return self._inverted ^ int(_joined(np.ascontiguousarray(registers), self._factors))
-        return self._inverted ^ int(registers[0])
+    def digest(self, registers: Sequence[int]) -> int:
+        """registers: those of each part alone."""
+        return self.inverted ^ int(_joined(np.array(registers, dtype=np.uint64), self._factors))

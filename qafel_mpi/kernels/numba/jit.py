@@ -160,7 +160,8 @@ def _loader(bits: int, result: Any) -> Any:
 
 
 # load(array, at): the value whose bytes begin at byte `at` of the array, aligned or not.
-load16, load32, load64 = _loader(16, types.uint16), _loader(32, types.int32), _loader(64, types.uint64)
+load8, load16 = _loader(8, types.uint8), _loader(16, types.uint16)
+load32, load64 = _loader(32, types.int32), _loader(64, types.uint64)
 
 
 @intrinsic

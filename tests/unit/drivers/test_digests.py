@@ -1,11 +1,14 @@
 """Digests of payloads: known values, and what they tell apart."""
 
 import numpy as np
+import pytest
 import torch
 
 from qafel_mpi.codecs import Layout, bucketed
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.drivers.digests import digest, digester
+from qafel_mpi.kernels.digests import Digests
+from qafel_mpi.kernels.numba import crc
 
 
 def test_the_digest_is_crc_64_xz():
@@ -23,10 +26,11 @@ def test_every_flipped_bit_gives_another_digest():
     assert len(found) == 1 + 8 * payload.size
 
 
-def test_a_codec_gives_digests_of_what_it_has_decoded(monkeypatch):
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_codec_gives_digests_of_what_it_has_decoded(monkeypatch, bits):
     """One that digests on the way; the same payload's memory gives its new digest after new bytes."""
     monkeypatch.setattr(bucketed, "DIGESTED_BYTES", 1)
-    codec = QSGD(Layout(("x",), ((70_001,),)), bits=4)
+    codec = QSGD(Layout(("x",), ((70_001,),)), bits=bits)
     digests_of = digester(True, codec)
     payloads = [np.zeros(codec.payload_bytes(), np.uint8) for _ in range(3)]
     acc = torch.zeros(70_001)
@@ -43,3 +47,12 @@ def test_a_codec_gives_digests_of_what_it_has_decoded(monkeypatch):
 def test_without_digests_there_are_zeros():
     codec = QSGD(Layout(("x",), ((3,),)))
     assert digester(False, codec)([np.ones(3, np.uint8)] * 2) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "elements", "taken"),
+    [(4, 29_282, True), (4, 7_000, False), (2, 29_282, False), (2, 1_100_000, True)],
+)
+def test_digests_are_taken_on_the_way_where_that_saves_time(bits, elements, taken):
+    codec = QSGD(Layout(("x",), ((elements,),)), bits=bits)
+    assert codec.take_digests(Digests()) == (taken and crc.width() > 0)

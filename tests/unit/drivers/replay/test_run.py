@@ -117,9 +117,13 @@ def test_bits_depend_neither_on_what_lay_in_fresh_memory_nor_on_where_vectors_be
     assert (found.outcome, found.first_text, found.slips) == ("the same", "", 0)
 
 
-def test_digests_that_the_server_took_while_it_decoded_are_those_of_the_payloads(tmp_path, monkeypatch):
+@pytest.mark.parametrize("bits", [2, 4])
+def test_digests_that_the_server_took_while_it_decoded_are_those_of_the_payloads(tmp_path, monkeypatch, bits):
     monkeypatch.setattr(bucketed, "DIGESTED_BYTES", 1)
-    virtual_run(tmp_path, "digits", "server.reject_norm=0.13", "clock.concurrency=8", "task.hidden=160")
+    uplink = f"uplink.bits={bits}"
+    virtual_run(
+        tmp_path, "digits", uplink, "server.reject_norm=0.13", "clock.concurrency=8", "task.hidden=160"
+    )
     found = run(tmp_path / "a.h5")
     assert (found.outcome, found.first_text) == ("the same", "")
     assert found.compared == found.uploads
