@@ -154,6 +154,8 @@ class Codec(ABC):
             cls.starts_sums = False
         if {"_decode", "encode", "encode_difference"} & own and "moves" not in own:
             cls.moves = False
+        if {"_decode", "validate"} & own and not {"validate_all", "_decode_all"} <= own:
+            cls.validate_all, cls._decode_all = Codec.validate_all, Codec._decode_all  # type: ignore[method-assign]
 
     def __init__(self, layout: Layout, dtype: torch.dtype = torch.float32):
         if not layout.elements:
@@ -234,6 +236,17 @@ class Codec(ABC):
         """accumulate each in this order: the same bits. All are checked first: where it raises PayloadError, acc is
         as it was."""
         valid = [self.checked(payload, acc, key) for payload, key in zip(payloads, keys, strict=True)]
+        for payload, weight, key in zip(valid, weights, keys, strict=True):
+            self._decode(payload, acc, weight, key, assign=False)
+
+    def validate_all(self, payloads: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """What `_decode_all` takes: `validate` of each. For codecs whose `validate` returns no buffer of theirs."""
+        return [self.validate(payload) for payload in payloads]
+
+    def _decode_all(
+        self, valid: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        """acc += weight · Q(x) of each in this order, of what `validate_all` returned."""
         for payload, weight, key in zip(valid, weights, keys, strict=True):
             self._decode(payload, acc, weight, key, assign=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.kernels.eager import EagerFloats
 from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
 from qafel_mpi.kernels.numba.floats_step import FloatsStep
-from qafel_mpi.kernels.numba.pieces import add_pieces, copy_pieces
+from qafel_mpi.kernels.numba.pieces import add_pieces, add_rows, copy_pieces
+
+SHORT_BYTES = 1 << 14  # payloads of pieces up to this size are worth copying, to be added by one call
 
 
 class Identity(DeviceCodec):
@@ -71,6 +75,27 @@ class Identity(DeviceCodec):
             torch.mul(self._vector(valid), weight, out=acc)
         else:
             acc.add_(self._vector(valid), alpha=weight)
+
+    def validate_all(self, payloads: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if self.layout.places is None or self._bytes > SHORT_BYTES:
+            return super().validate_all(payloads)
+        rows = np.concatenate(payloads)
+        if {payload.size for payload in payloads} != {self._bytes} or not all_finite(rows.view(self._numpy)):
+            super().validate_all(payloads)
+        return [rows]
+
+    def _decode_all(
+        self, valid: Sequence[np.ndarray], acc: Tensor, weights: Sequence[float], keys: Sequence[int]
+    ) -> None:
+        if acc.is_cuda or self.layout.places is None or self._bytes > SHORT_BYTES:
+            super()._decode_all(valid, acc, weights, keys)
+        else:
+            add_rows(
+                valid[0].view(self._numpy),
+                self.layout.pieces,
+                acc.numpy(),
+                np.array(weights, dtype=np.float64),
+            )
 
     def _kernels_on(self, device: torch.device) -> EagerFloats:
         return EagerFloats(self.dtype)

@@ -160,18 +160,15 @@ class Mixed(Codec):
             return
         for payload in payloads:
             super().validate(payload)
-        others = self._others
-        for part in others:
-            for payload in payloads:
-                part.codec.validate(part.bytes_of(payload))
+        # Who takes all messages at once checks them again, and adds in the vector's own order.
+        valid = [part.codec.validate_all([part.bytes_of(p) for p in payloads]) for part in self._others]
         self._accumulate_part(self._largest, payloads, acc, weights, keys)
-        for part in others:
+        for part, own in zip(self._others, valid, strict=True):
             if type(part.codec).accumulate_all is not Codec.accumulate_all:
                 self._accumulate_part(part, payloads, acc, weights, keys)
                 continue
-            taken = part.take(acc, "x_hat")  # one by one, as that would do, and checked already
-            for payload, weight, key in zip(payloads, weights, keys, strict=True):
-                part.codec._decode(part.bytes_of(payload), taken, weight, key ^ part.mask, assign=False)
+            taken = part.take(acc, "x_hat")
+            part.codec._decode_all(own, taken, weights, [key ^ part.mask for key in keys])
             part.put(taken, acc)
 
     def _accumulate_part(

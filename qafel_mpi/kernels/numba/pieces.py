@@ -77,6 +77,16 @@ def _accumulate(values, pieces, acc, weight, assign):
             _add(part(values, begin, begin + size), target, factor)
 
 
+@jit
+def _accumulate_rows(rows, pieces, acc, weights):
+    size = rows.size // weights.size
+    for k in range(len(pieces)):
+        place, begin, n = pieces[k, 0], pieces[k, 1], pieces[k, 2]
+        for i in range(weights.size):
+            values = part(rows, i * size + begin, i * size + begin + n)
+            _add(values, part(acc, place, place + n), acc.dtype.type(weights[i]))
+
+
 def copy_pieces(x: np.ndarray, pieces: np.ndarray, out: np.ndarray) -> bool:
     """`gather`, rounded to out's type, float32 or float64. Whether all of out is finite."""
     return bool(_top(x, pieces, out, out.view(PATTERN[out.itemsize])) < INFINITY[out.itemsize])
@@ -87,3 +97,8 @@ def add_pieces(
 ) -> None:
     """The pieces of acc += weight · values, or = weight · values."""
     _accumulate(values, pieces, acc, weight, assign)
+
+
+def add_rows(rows: np.ndarray, pieces: np.ndarray, acc: np.ndarray, weights: np.ndarray) -> None:
+    """add_pieces of one vector after the other, with the same bits. rows: (n · d,), they; weights: (n,) float64."""
+    _accumulate_rows(rows, pieces, acc, weights)
