@@ -17,7 +17,7 @@ from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec, PayloadError
 from qafel_mpi.codecs.near import NearCodec, decode_near
-from qafel_mpi.kernels.keys import Stream, derive
+from qafel_mpi.kernels.keys import Stream, counted, derive, of_owner
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
 from qafel_mpi.kernels.numba.moving import Motion, Mover, Norms
@@ -86,6 +86,7 @@ class Server:
         self.config = server
         self.weight = staleness_weight(staleness)
         self.seed = seed
+        self._broadcasts = of_owner(seed, Stream.DOWNLINK, SERVER)  # all but the version of their keys
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
         self._buffer = vector(uplink.sum_elements, self.x.dtype)
@@ -280,7 +281,7 @@ class Server:
         """
         motion = self._motion()
         self._clear()
-        key = derive(self.seed, Stream.DOWNLINK, SERVER, self.version)
+        key = counted(self._broadcasts, self.version)
         payload_bytes, norms = self._publish(motion, out, key, measure)
         return (
             Step(self.version, key, payload_bytes, *norms)

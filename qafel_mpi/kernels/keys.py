@@ -45,7 +45,17 @@ def derive(run_seed: int, stream: int, owner: int = 0, counter: int = 0) -> int:
     >>> hex(derive(0, Stream.UPLINK, 0, 0)) != hex(derive(0, Stream.UPLINK, 0, 1))
     True
     """
-    return splitmix64(splitmix64(of_stream(run_seed, stream) ^ (owner & MASK64)) ^ (counter & MASK64))
+    return counted(of_owner(run_seed, stream, owner), counter)
+
+
+def counted(chain: int, counter: int) -> int:
+    """`derive` of a counter, from `of_owner` of all before it."""
+    return splitmix64(chain ^ (counter & MASK64))
+
+
+def of_owner(run_seed: int, stream: int, owner: int) -> int:
+    """The chain's first three words: who derives one key after the other keeps it."""
+    return splitmix64(of_stream(run_seed, stream) ^ (owner & MASK64))
 
 
 @lru_cache(maxsize=64)
