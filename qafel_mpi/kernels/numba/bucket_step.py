@@ -16,13 +16,13 @@ from qafel_mpi.kernels.numba.buckets import (
     unit_of,
 )
 from qafel_mpi.kernels.numba.jit import inlined, jit, part, store, uncounted
-from qafel_mpi.kernels.numba.moving import Motion, Norms, Stepping, move_and_subtract, put_squares
+from qafel_mpi.kernels.numba.moving import Motion, Norms, Stepping, move_and_subtract_near, put_squares
 from qafel_mpi.kernels.numba.packing import add_levels, pack
 from qafel_mpi.kernels.numba.rounding import draw, inverse_of, round_levels, sign_levels
 from qafel_mpi.kernels.plan import SLOT, START
 from qafel_mpi.kernels.reference import LINF, MEAN, SEGMENT, TINY
 
-_NEAR = 1 << 16  # elements: four vectors of so many lie in a second-level cache of 1 MB
+_NEAR = 1 << 12  # elements: four vectors of so many lie in the first-level cache, or nearly
 
 
 @inlined
@@ -48,7 +48,7 @@ def _round_and_follow(
         draw(k0, k1, slot + done, rest.size, hashes)
         round_levels(rest, scale, s, bits, draws, more)
     add_levels(more, ZERO, factors[0], drop, False, part(x_hat, begin + done, end))
-    simd.stay(v, x, x_hat, begin + done, end, sums)
+    simd.stay(v, total, x, m, x_hat, begin + done, end, 0, sums)
 
 
 @jit
@@ -75,7 +75,7 @@ def _step_range(
         for g in range(group * together, min((group + 1) * together, len(table) - 1)):
             begin, slot, end = table[g, START], table[g, SLOT], table[g + 1, START]
             v = part(values, 0, end - begin)
-            top = move_and_subtract(motion, total, x, m, root, numbers, x_hat, begin, end, sums, v)
+            top = move_and_subtract_near(motion, total, x, m, root, numbers, x_hat, begin, end, sums, v)
             if top >= INF_BITS:
                 sums[:] = 0.0
                 return g

@@ -47,6 +47,6 @@ def step_range(
             payload, pieces, d, bucket, whole, last_m, lanes, k, k + 1, bits, rotations, narrow, one, False, k0, k1,
             scratch, factors, values, codes_at, x_hat,
         )  # fmt: skip
-        simd.stay(x, x, x_hat, begin, end, sums)
+        simd.stay(x, x, x, x, x_hat, begin, end, 0, sums)
         put_squares(sums, squares, k)
     return -1

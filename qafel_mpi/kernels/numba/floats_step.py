@@ -47,9 +47,9 @@ def _step_range(
                 sums[:] = 0.0
                 return k
             if assign:
-                simd.follow_assigned(v, x, x_hat, begin, end, sums)
+                simd.follow_assigned(v, total, x, m, x_hat, begin, end, 1, sums)
             else:
-                simd.follow(v, x, x_hat, begin, end, sums)
+                simd.follow(v, total, x, m, x_hat, begin, end, 1, sums)
         put_squares(sums, squares, k)
     return -1
 

@@ -95,6 +95,18 @@ def move_and_subtract(kind, total, x, m, root, numbers, x_hat, first, last, sums
 
 
 @inlined
+def move_and_subtract_near(kind, total, x, m, root, numbers, x_hat, first, last, sums, values):
+    """move_and_subtract of values that are read again soon: they lie in the first-level cache, on its lines."""
+    if kind == SGD:
+        return simd.again_sgd(total, x, m, root, numbers, x_hat, first, last, sums, values)
+    if kind == MOMENTUM:
+        return simd.again_momentum(total, x, m, root, numbers, x_hat, first, last, sums, values)
+    if kind == NESTEROV:
+        return simd.again_nesterov(total, x, m, root, numbers, x_hat, first, last, sums, values)
+    return simd.again_adam(total, x, m, root, numbers, x_hat, first, last, sums, values)
+
+
+@inlined
 def move_and_copy(kind, total, x, m, root, numbers, first, last, sums, values):
     """`move`, and values = x, rounded to their type. Returns the largest magnitude's bit pattern among them."""
     if kind == SGD:

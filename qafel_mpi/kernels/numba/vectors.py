@@ -61,13 +61,6 @@ class Lanes:
             return x
         return (self.b.fpext if element == F64 else self.b.fptrunc)(x, self.of(element))
 
-    def square(self, x: Any, y: Any) -> Any:
-        """(x − y)² in float64; y may be None, for 0."""
-        difference = self.to(x, F64)
-        if y is not None:
-            difference = self.b.fsub(difference, self.to(y, F64))
-        return self.b.fmul(difference, difference, flags=("contract",))
-
 
 class Vector:
     """An argument of an intrinsic: a vector of numbers."""
