@@ -70,6 +70,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scaling-model": scaling.model,
     "server": servers.server,
     "server-older": servers.older,
+    "server-rules": servers.rules,
     "settings": settings.settings,
     "shared-data": scaling.shared_data,
     "sizes": sizes.measured,

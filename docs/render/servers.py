@@ -7,6 +7,7 @@ from docs.render.pages import table
 from docs.render.records import content, digits, measured, met, not_measured, origin, span, time, values
 
 RECORDS = {"server-sizes": "", "server-eden": ", eden both ways", "server-threads": ""}
+WITH_RULES = {"server-rules-qsgd": "qsgd", "server-rules-eden": "eden"}
 LEAST = {29_282: 2.0, 11_689_512: 2.5}  # times the speed of the older commit, by parameters
 
 
@@ -34,6 +35,28 @@ def server() -> str:
             )
     header = ("", "parameters", "K", "threads", "", "time", "over the memory pass", "copies of the vector")
     return f"{table(header, lines, right=(1, 2, 3, 5, 6, 7))}\n\n{origin(*names)}"
+
+
+def rules() -> str:
+    """The time with norms and biases sent exact over that without rules."""
+    names = [name for name in WITH_RULES if measured(name)]
+    if not names:
+        return not_measured("server")
+    lines = []
+    for name in names:
+        for row in content(name):
+            about = row["parameters"]
+            lines.append(
+                (
+                    f"{WITH_RULES[name]}, 4 bits both ways",
+                    f"{about['d']:,}",
+                    about["operation"],
+                    span(values(row, "median_us"), time),
+                    f"{span(values(row, 'over_plain'))}×",
+                )
+            )
+    header = ("", "parameters", "", "time with rules", "over the time without")
+    return f"{table(header, lines, right=(1, 3, 4))}\n\n{origin(*names)}"
 
 
 def older() -> str:

@@ -142,6 +142,11 @@ server() {
         --json $raw/server/sizes.json
     qafel-mpi bench server --algorithm qafel --set uplink.codec=eden --set downlink.codec=eden --d 29282,11689512 \
         --seconds 2 --json $raw/server/eden.json
+    exact='.rules=[{max_rank=1,codec="identity"}]' # norms and biases
+    for codec in qsgd eden; do
+        qafel-mpi bench server --algorithm qafel --set uplink.codec=$codec --set downlink.codec=$codec \
+            --set "uplink$exact" --set "downlink$exact" --d 29282,11689512 --seconds 2 --json $raw/server/rules-$codec.json
+    done
     qafel-mpi bench server --algorithm qafel --d 11689512 --buffer 1,10 --threads 2 --seconds 2 \
         --json $raw/server/threads.json
     python docs/results/server_step.py bbaa444 $raw/server/older.json # in turns with the step as it was

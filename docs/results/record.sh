@@ -125,7 +125,7 @@ codec_large() {
 }
 
 server() {
-    for name in sizes eden threads; do
+    for name in sizes eden threads rules-qsgd rules-eden; do
         qafel-analysis bench $raw/server/$name.json --record $out/server-$name.json
     done
     cp $raw/server/older.json $out/server-older.json

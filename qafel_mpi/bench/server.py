@@ -4,12 +4,13 @@ receive: an upload is decoded and added to the buffer, the mean over the K of a 
 is encoded, x̂ follows, and the three norms of the trace are taken. both: K uploads and their step. References are
 memory passes with the same reads and writes, in turns with ours: for receive K of them over one buffer, of which the
 first only writes it, so that it lies in the caches as far as ours does. `copies` is our time in copies of the vector.
+With rules, a codec a tensor, the same server without them takes turns with ours; `over_plain` is our time over its.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from time import perf_counter
 
@@ -25,6 +26,7 @@ from qafel_mpi.codecs import Codec, Layout, build
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
+from qafel_mpi.tasks.models.vectors import VECTORS
 
 OPERATIONS = ("receive", "step", "both")
 BYTES_PER_ELEMENT = 60  # of all vectors, ours and the passes'
@@ -47,6 +49,19 @@ class Point:
         own = [f"algorithm={self.algorithm}", f"server.buffer_size={self.buffer}", *self.settings]
         return load("digits", own)
 
+    def without_rules(self) -> Point | None:
+        """The same server with one codec a direction; None where it has no rules."""
+        e = self.experiment()
+        if not (e.uplink.rules or e.downlink.rules):
+            return None
+        return replace(self, settings=(*self.settings, "uplink.rules=[]", "downlink.rules=[]"))
+
+
+def layout_of(elements: int) -> Layout:
+    """Of one tensor, but for the sizes of VECTORS: those are networks' own tensors, which rules tell apart."""
+    known = {made.elements: made for made in (make() for make in VECTORS.values())}
+    return known.get(elements, Layout(("weight",), ((1, elements),)))
+
 
 def rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
     """Three rows of each point."""
@@ -61,7 +76,7 @@ class Work:
         torch.set_num_threads(point.threads)
         e, d = point.experiment(), point.d
         self.point, self.k = point, e.server.buffer_size
-        layout = Layout(("weight",), ((1, d),))
+        layout = layout_of(d)
         self.uplink, self.downlink = (build(c, layout, threads=point.threads) for c in (e.uplink, e.downlink))
         self.assigns = e.downlink.mode != "hidden" or self.downlink.name == "identity"
         x0 = vector(d, torch.float32).normal_(generator=torch.Generator().manual_seed(SEED))
@@ -99,10 +114,22 @@ class Work:
             "both pass": self._timed(self._both_pass),
             "copy": self._timed(lambda: self.other.copy_(self.x)),
         }
+        if (plain_point := self.point.without_rules()) is not None:
+            plain = Work(plain_point)
+            plain.cycle(1)
+            cases |= {
+                "plain receive": lambda: plain.cycle(self.loops)[0] / self.k,
+                "plain step": lambda: plain.cycle(self.loops)[1],
+                "plain both": lambda: sum(plain.cycle(self.loops)),
+            }
         samples = interleave(cases, limits, loops=self.loops)
         about = {"algorithm": self.point.algorithm, "d": self.point.d, "buffer": self.k}
         for operation in OPERATIONS:
             ours = samples[operation]
+            derived = {"copies": float(np.median(ours.values / samples["copy"].values))}
+            if plain_point is not None:
+                times_plain = ours.values / samples[f"plain {operation}"].values
+                derived["over_plain"] = float(np.median(times_plain))
             yield Row(
                 "server",
                 {"operation": operation} | about | {"threads": self.point.threads},
@@ -111,7 +138,7 @@ class Work:
                 MEMORY_PASS,
                 self.traffic(operation),
                 wrong,
-                derived={"copies": float(np.median(ours.values / samples["copy"].values))},
+                derived=derived,
             )
 
     def cycle(self, count: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 DATASET_NAMES = ("digits", "mushrooms", "fashion-mnist", "celeba", "cifar10", "stdlib-text", "synthetic")
 FILE_FORMATS = ("leaf", "tff", "npz", "parquet")  # data sets from files: FORMAT:PATH
 WITH_USERS = ("stdlib-text", *FILE_FORMATS)  # whose clients are the data's own users unless told otherwise
-VECTOR_NAMES = ("vectors:resnet18", "vectors:gpt2")
+VECTOR_NAMES = ("vectors:cnn", "vectors:resnet18", "vectors:gpt2")
 NEURAL = ("mlp", "cnn", "resnet18", "transformer", OWN)  # torch modules
 MODEL_NAMES = ("logistic", "mlp", "cnn", "resnet18", "transformer", *VECTOR_NAMES)
 

@@ -24,6 +24,15 @@ def resnet18() -> Layout:
     return _layout(tensors)
 
 
+def cnn() -> Layout:
+    """The tensors of the paper's network for CelebA, 29,282 parameters (arXiv 2308.00263, appendix)."""
+    tensors: list[tuple[str, tuple[int, ...]]] = []
+    for number, channels in enumerate((3, 32, 32, 32)):
+        name = f"convolutions.{number}"
+        tensors += [(f"{name}.weight", (32, channels, 3, 3)), (f"{name}.bias", (32,))]
+    return _layout([*tensors, *_norm("norm", 32), ("linear.weight", (2, 288)), ("linear.bias", (2,))])
+
+
 def gpt2() -> Layout:
     """The tensors of the smallest GPT-2, 124,439,808 parameters (Radford et al. 2019)."""
     d = 768
@@ -47,4 +56,8 @@ def _layout(tensors: list[tuple[str, tuple[int, ...]]]) -> Layout:
     return Layout(tuple(name for name, _ in tensors), tuple(shape for _, shape in tensors))
 
 
-VECTORS: dict[str, Callable[[], Layout]] = {"vectors:resnet18": resnet18, "vectors:gpt2": gpt2}
+VECTORS: dict[str, Callable[[], Layout]] = {
+    "vectors:cnn": cnn,
+    "vectors:resnet18": resnet18,
+    "vectors:gpt2": gpt2,
+}

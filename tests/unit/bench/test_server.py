@@ -72,3 +72,19 @@ def test_a_step_that_is_not_its_parts_is_wrong(monkeypatch):
 
     monkeypatch.setattr(Bucketed, "move_and_encode", careless)
     assert work.wrong() >= np.count_nonzero(work.x)
+
+
+def test_with_rules_a_server_without_them_takes_turns(clock):
+    rules = tuple(f'{side}link.rules=[{{max_rank=1,codec="identity"}}]' for side in ("up", "down"))
+    point = server.Point("qafel", 29_282, 2, 1, rules)
+    assert server.Work(point).uplink.name == "qsgd with rules"
+    assert server.Work(point.without_rules()).uplink.name == "qsgd"
+    found = list(server.rows([point], SHORT))
+    assert [row.derived["over_plain"] for row in found] == [1.0, 1.0, 1.0]
+    assert [row.wrong for row in found] == [0, 0, 0]
+
+
+def test_without_rules_there_is_nothing_else_to_compare_with(clock):
+    point = server.Point("qafel", 29_282, 2, 1)
+    assert point.without_rules() is None
+    assert all("over_plain" not in row.derived for row in server.rows([point], SHORT))
