@@ -90,7 +90,7 @@ class Server:
         self.clients = clients
         self.optimizer = OPTIMIZERS[server.optimizer](server, self.x)
         self._buffer = vector(uplink.sum_elements, self.x.dtype)
-        self._x, self._sums = self.x.numpy(), self._buffer.numpy()
+        self._x, self._x_hat, self._sums = self.x.numpy(), replica.x_hat.numpy(), self._buffer.numpy()
         # Whether what the buffer holds was used, or is nothing yet: the next upload is assigned to it, not added.
         self._spent = True
         self._mover = Mover(self.x.numel(), torch.get_num_threads())
@@ -367,7 +367,7 @@ class Server:
         else:
             codec = self.replica.downlink
             payload_bytes, norms = codec.move_and_encode(
-                motion, self.x_hat, out, key, assigns=assigns, measure=measure
+                motion, self._x_hat, out, key, assigns=assigns, measure=measure
             )
         self.replica.version += 1
         return payload_bytes, norms

@@ -170,7 +170,7 @@ class Work:
             server, out = self._again(), _zeros_bytes(self.downlink)
             server.receive(self.updates[0])
             motion = server._motion()
-            follow(motion, server.x_hat, out, 1, assigns=self.assigns, measure=True)
+            follow(motion, server.x_hat.numpy(), out, 1, assigns=self.assigns, measure=True)
             found.append([server.x.numpy().view(np.uint8), server.x_hat.numpy().view(np.uint8), out])
         return sum(int((one != other).sum()) for one, other in zip(*found, strict=True))
 

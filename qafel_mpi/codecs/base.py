@@ -318,7 +318,7 @@ class Codec(ABC):
     def move_and_encode(
         self,
         motion: Motion,
-        x_hat: Tensor,
+        x_hat: np.ndarray,
         out: np.ndarray,
         key: int,
         *,
@@ -328,15 +328,15 @@ class Codec(ABC):
         """A server step: x moves as the motion says; then encode_difference, or where x̂ is assigned encode(x) and
         decode. Returns (bytes written, the step's norms). Raises as they do: then x has moved, x̂ perhaps in part.
 
-        measure: the norms are wanted; without it they may be nan. In one pass they are taken on the way.
+        x_hat: (d,), as motion.x. measure: the norms are wanted; without it they may be nan. In one pass they are
+        taken on the way.
         """
         kernels = self.one_pass(assigns) if self.moves and self.layout.places is None else None
         if kernels is None:
             return self.move_then_encode(motion, x_hat, out, key, assigns=assigns, measure=measure)
-        bad, norms = kernels.move_and_step(motion, x_hat.numpy(), out, key)
+        bad, norms = kernels.move_and_step(motion, x_hat, out, key)
         if bad >= 0:
-            x = torch.from_numpy(motion.x)
-            self.refuse(x if assigns else x - x_hat)
+            self.refuse(torch.from_numpy(motion.x if assigns else motion.x - x_hat))
         return self.payload_bytes(), norms
 
     def one_pass(self, assigns: bool) -> OnePass | None:
@@ -344,23 +344,23 @@ class Codec(ABC):
         return None
 
     def move_then_encode(
-        self, motion: Motion, x_hat: Tensor, out: np.ndarray, key: int, *, assigns: bool, measure: bool
+        self, motion: Motion, x_hat: np.ndarray, out: np.ndarray, key: int, *, assigns: bool, measure: bool
     ) -> tuple[int, Norms]:
         """move_and_encode in passes one after the other, with the same bits."""
-        x = torch.from_numpy(motion.x)
+        x, follower = torch.from_numpy(motion.x), torch.from_numpy(x_hat)
         if self._mover is None:
             self._mover = Mover(x.numel(), torch.get_num_threads())
         moved = self._mover.move(motion)
         difference = gap = float("nan")
         if measure:
-            difference = norm(x) if assigns else distance(x, x_hat)
+            difference = norm(x) if assigns else distance(x, follower)
         if assigns:
             written = self.encode(x, out, key)
-            self.decode(out[:written], x_hat, key)
+            self.decode(out[:written], follower, key)
         else:
-            written = self.encode_difference(x, x_hat, out, key)
+            written = self.encode_difference(x, follower, out, key)
         if measure:
-            gap = distance(x, x_hat)
+            gap = distance(x, follower)
         return written, Norms(moved, difference, gap)
 
     def fingerprint(self) -> str:

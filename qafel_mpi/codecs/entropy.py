@@ -104,7 +104,7 @@ class Coded(Codec):
     def move_and_encode(
         self,
         motion: Motion,
-        x_hat: Tensor,
+        x_hat: np.ndarray,
         out: np.ndarray,
         key: int,
         *,

@@ -130,7 +130,7 @@ def _call_step(setup: Setup) -> None:
     if setup.unicast:
         Mover(x.numel(), 1).move(motion)
     else:
-        setup.downlink.move_and_encode(motion, torch.zeros_like(x), payload, 0, assigns=setup.assigns)
+        setup.downlink.move_and_encode(motion, torch.zeros_like(x).numpy(), payload, 0, assigns=setup.assigns)
 
 
 def _call_task(task: Task, x0: Tensor) -> None:
