@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from docs.render.pages import table
-from docs.render.records import first, interval, one, origin, values
+from docs.render.records import first, interval, met, one, origin, span, time, values
 
 
 def digests() -> str:
-    """The digest of an upload as a share of rank 0's work for it in a run."""
+    """The digest of an upload as a share of rank 0's work for it in a run: medians of launches, with their range."""
     lines = []
     for size, words in ((15_001, "15 kB"), (5_900_003, "5.9 MB")):
         row = one("digests", operation="digest", bytes=size)
-        share = 100 * first(row, "share")
-        low, high = first(row, "extra_ci95_us")
-        met = "met" if share < 1 else "missed"
+        shares = [100 * share for share in values(row, "share")]
         lines.append(
             (
                 f"upload of {words}",
-                f"{values(row, 'reference_median_us')[0]:,.3g} µs",
-                f"{first(row, 'extra_us'):.2g} µs ({low:.2g} to {high:.2g})",
-                f"{first(row, 'work_us'):,.0f} µs",
-                f"{share:.1f}%",
-                f"below 1%: {met}",
+                span(values(row, "reference_median_us"), time),
+                span(values(row, "extra_us"), time),
+                span(values(row, "work_us"), time),
+                f"{span(shares)}%",
+                f"below 1%: {met(shares, 1.0, at_least=False)}",
             )
         )
     header = ("", "to add it to the sum", "its digest", "rank 0's work for it in a run", "share", "target")
@@ -42,7 +40,6 @@ def replay() -> str:
     for task, words in TASKS.items():
         row = one("replay", operation="replay", task=task)
         ratio = first(row, "ratio")
-        met = "met" if ratio >= LEAST else "missed"
         lines.append(
             (
                 words,
@@ -50,7 +47,7 @@ def replay() -> str:
                 f"{1e6 / values(row, 'reference_median_us')[0]:,.0f}",
                 interval((ratio, *first(row, "ratio_ci95"))),
                 f"{first(row, 'wrong')} of {first(row, 'iterations') + first(row, 'warmup_iterations')}",
-                f"at least {LEAST}: {met}",
+                f"at least {LEAST}: {met([ratio], LEAST, at_least=True)}",
             )
         )
     header = (

@@ -245,8 +245,12 @@ virtual() {
 }
 
 replay() {
-    $two tracing --json $raw/replay/digests.json
+    repeat 5 digests_once # where its memory lies differs by process, and with it what a long payload's digest costs
     qafel-mpi bench virtual --only replay --seconds 20 --json $raw/replay/replay.json
+}
+
+digests_once() {
+    $two tracing --json $raw/replay/digests-$launch.json
 }
 
 virtual_once() {

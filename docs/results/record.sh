@@ -199,9 +199,8 @@ virtual() {
 }
 
 replay() {
-    for name in digests replay; do
-        qafel-analysis bench $raw/replay/$name.json --record $out/$name.json
-    done
+    qafel-analysis bench $raw/replay/digests-*.json --record $out/digests.json
+    qafel-analysis bench $raw/replay/replay.json --record $out/replay.json
 }
 
 sizes() {
