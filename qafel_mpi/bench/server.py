@@ -23,7 +23,8 @@ from qafel_mpi.bench.measuring.passes import Passes
 from qafel_mpi.bench.measuring.result import MEMORY_PASS, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.codecs import Codec, Layout, build
-from qafel_mpi.config import Experiment, load
+from qafel_mpi.codecs.measure import contraction_warning
+from qafel_mpi.config import ConfigError, Experiment, load
 from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector
 from qafel_mpi.tasks.models.vectors import VECTORS
@@ -70,7 +71,10 @@ def rows(points: Sequence[Point], limits: Limits) -> Iterator[Row]:
 
 
 class Work:
-    """A server, K uploads that it is handed again and again, and vectors for the passes."""
+    """A server, K uploads that it is handed again and again, and vectors for the passes.
+
+    Raises ConfigError where x̂ would run away from x.
+    """
 
     def __init__(self, point: Point):
         torch.set_num_threads(point.threads)
@@ -79,6 +83,8 @@ class Work:
         layout = layout_of(d)
         self.uplink, self.downlink = (build(c, layout, threads=point.threads) for c in (e.uplink, e.downlink))
         self.assigns = e.downlink.mode != "hidden" or self.downlink.name == "identity"
+        if not self.assigns and (warning := contraction_warning(self.downlink)):
+            raise ConfigError([f"bench server: downlink: {warning}"])
         x0 = vector(d, torch.float32).normal_(generator=torch.Generator().manual_seed(SEED))
         replica = Replica(x0, self.downlink, assigns=self.assigns)
         self.server = Server(x0, self.uplink, replica, e.server, e.staleness, seed=SEED, clients=self.k)

@@ -9,6 +9,7 @@ from qafel_mpi.bench import server
 from qafel_mpi.bench.measuring.result import MEMORY_PASS
 from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.codecs.bucketed import Bucketed
+from qafel_mpi.config import ConfigError
 
 SHORT = Limits(seconds=0.0, least=2, warmups=1)
 D = 1000
@@ -32,6 +33,13 @@ def test_receive_is_of_one_upload_and_both_of_all_with_their_step(clock):
         }  # fmt: skip
         passes = 1 / 4 if row.parameters["operation"] == "receive" else 1.0
         assert (row.reference_name, row.reference.median, row.wrong) == (MEMORY_PASS, passes, 0)
+
+
+def test_a_downlink_that_is_no_contraction_is_refused_as_one():
+    with pytest.raises(
+        ConfigError, match=r"^bench server: downlink: codec qsgd at 1 bits is no contraction: δ = -"
+    ):
+        server.Work(server.Point("qafel", D, 4, 1, ("downlink.bits=1",)))
 
 
 @pytest.mark.parametrize(
