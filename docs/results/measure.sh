@@ -245,7 +245,7 @@ virtual() {
 }
 
 replay() {
-    repeat 5 digests_once # where its memory lies differs by process, and with it what a long payload's digest costs
+    repeat 5 digests_once # where its memory lies differs by process
     qafel-mpi bench virtual --only replay --seconds 20 --json $raw/replay/replay.json
 }
 
