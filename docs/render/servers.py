@@ -2,61 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from docs.render.codecs import passes
 from docs.render.pages import table
 from docs.render.records import content, digits, measured, met, not_measured, origin, span, time, values
 
 RECORDS = {"server-sizes": "", "server-eden": ", eden both ways", "server-threads": ""}
 WITH_RULES = {"server-rules-qsgd": "qsgd", "server-rules-eden": "eden"}
+Row = dict[str, Any]
+Line = tuple[str, ...]
 LEAST = {29_282: 2.0, 11_689_512: 2.5}  # times the speed of the older commit, by parameters
 
 
 def server() -> str:
     """Receive, step and both: times, memory passes, copies."""
-    names = [name for name in RECORDS if measured(name)]
-    if not names:
-        return not_measured("server")
-    lines = []
-    for name in names:
-        for row in content(name):
-            about = row["parameters"]
-            copies = values(row, "copies")
-            lines.append(
-                (
-                    about["algorithm"] + RECORDS[name],
-                    f"{about['d']:,}",
-                    str(about["buffer"]),
-                    str(about["threads"]),
-                    about["operation"],
-                    span(values(row, "median_us"), time),
-                    f"{span(passes(row))}×",
-                    span(copies),
-                )
-            )
+
+    def line(label: str, row: Row) -> Line:
+        about = row["parameters"]
+        return (
+            about["algorithm"] + label,
+            f"{about['d']:,}",
+            str(about["buffer"]),
+            str(about["threads"]),
+            about["operation"],
+            span(values(row, "median_us"), time),
+            f"{span(passes(row))}×",
+            span(values(row, "copies")),
+        )
+
     header = ("", "parameters", "K", "threads", "", "time", "over the memory pass", "copies of the vector")
-    return f"{table(header, lines, right=(1, 2, 3, 5, 6, 7))}\n\n{origin(*names)}"
+    return _table(RECORDS, header, line, right=(1, 2, 3, 5, 6, 7))
 
 
 def rules() -> str:
     """The time with norms and biases sent exact over that without rules."""
-    names = [name for name in WITH_RULES if measured(name)]
+
+    def line(label: str, row: Row) -> Line:
+        about = row["parameters"]
+        return (
+            f"{label}, 4 bits both ways",
+            f"{about['d']:,}",
+            about["operation"],
+            span(values(row, "median_us"), time),
+            f"{span(values(row, 'over_plain'))}×",
+        )
+
+    header = ("", "parameters", "", "time with rules", "over the time without")
+    return _table(WITH_RULES, header, line, right=(1, 3, 4))
+
+
+def _table(
+    labels: dict[str, str], header: Line, line: Callable[[str, Row], Line], right: tuple[int, ...]
+) -> str:
+    """A line of each row of the records measured. labels: what each record's rows are called."""
+    names = [name for name in labels if measured(name)]
     if not names:
         return not_measured("server")
-    lines = []
-    for name in names:
-        for row in content(name):
-            about = row["parameters"]
-            lines.append(
-                (
-                    f"{WITH_RULES[name]}, 4 bits both ways",
-                    f"{about['d']:,}",
-                    about["operation"],
-                    span(values(row, "median_us"), time),
-                    f"{span(values(row, 'over_plain'))}×",
-                )
-            )
-    header = ("", "parameters", "", "time with rules", "over the time without")
-    return f"{table(header, lines, right=(1, 3, 4))}\n\n{origin(*names)}"
+    lines = [line(labels[name], row) for name in names for row in content(name)]
+    return f"{table(header, lines, right=right)}\n\n{origin(*names)}"
 
 
 def older() -> str:
