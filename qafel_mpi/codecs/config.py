@@ -47,7 +47,8 @@ class QuantizerConfig(Settings):
     bucket: int | Literal["tensor", "layer"] = Field(
         512,
         description="Number of elements that share a scale: 'tensor' is the whole vector, 'layer' each "
-        "parameter tensor. With affine the default is 'layer'. With eden it is a power of two from 128 to 4096.",
+        "parameter tensor. With affine the default is 'layer'. With eden it is a power of two from 128 to 4096, and "
+        "those that share a scale lie 16 apart.",
         json_schema_extra=BOTH | only_with(codec=("qsgd", "affine", "sign", "eden", "lattice")),
     )
     fraction: float | None = Field(
