@@ -6,6 +6,7 @@ from typing import Any
 
 from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits, first, measured, met, not_measured, origin, time
+from qafel_mpi.bench.chaos.turns import FREE_SHARE
 
 TASKS = {"chaos-digits": "digits", "chaos-cnn": "CNN"}
 LEAST_GOODPUT, MOST_SHARE = 98, 1  # percent
@@ -79,12 +80,23 @@ def faults() -> str:
 
 
 def _missing(task: str, found: list[dict[str, Any]]) -> str:
-    """Which part of the goodput that is missing are updates that cuts took back."""
+    """Which part of the goodput that is missing are updates that cuts took back, and what goodput leaves out."""
     by_kind = {row["parameters"]["fault"]: row for row in found}
-    goodput, used = (float(first(by_kind["all"], name)) for name in ("goodput", "used"))
-    lost = float(first(by_kind["cut"], "lost")) if "cut" in by_kind else 0.0
+    goodput, used, without = (
+        float(first(by_kind["all"], name)) for name in ("goodput", "used", "used_without")
+    )
     gone = f"{100 * (1 - goodput):.2f}% of goodput is" if goodput < 1 else "no goodput is"
-    return f"{task}: {gone} missing, and cuts took back {100 * lost / (lost + used):.2f}% of the updates."
+    lost = starts_s = 0.0
+    if "cut" in by_kind:
+        lost, times, mean_us = (
+            float(first(by_kind["cut"], name)) for name in ("lost", "recovered", "mean_us")
+        )
+        starts_s = 1e-6 * times * mean_us
+    return (
+        f"{task}: {gone} missing, and cuts took back {100 * lost / (lost + used):.2f}% of the updates. With every "
+        f"client rank counted at all times, dead ones too, the job used {100 * FREE_SHARE * used / without:.1f}% as "
+        f"many updates per second of training; to start again after its cuts took {starts_s:.0f} s more."
+    )
 
 
 def _kind(row: dict[str, Any]) -> tuple[str, ...]:
