@@ -59,7 +59,8 @@ lint: env
 fuzz: env
 	$(RUN) tests.fuzz $(MINUTES)
 
-# Alone on the machine. It fails where a result is wrong or a run hangs, or where memory or descriptors have grown.
+# Alone on the machine. It fails where a result is wrong or a run hangs, where memory or descriptors have grown, or where
+# goodput is too low.
 soak: env
 	set -a; . jobs/local.env; set +a; PATH=$$PWD/.venv/bin:$$PATH \
 	    qafel-mpi bench chaos --minutes 7.5 --ranks 8 --every 20 --reference docs/results/soak.toml
