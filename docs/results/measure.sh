@@ -7,8 +7,9 @@
 # and headline-rivals. JOBS=2: as many suites of findings at once as that, in place of one for each core.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
-# them. All groups together take about two hours on 2 cores. Nothing else should run meanwhile. The link groups need
-# root, for network namespaces; logistic, demo and headline need mushrooms.libsvm in QAFEL_DATA_DIR.
+# them. What lay there before goes to runs/results/GROUP.before. All groups together take about two hours on 2 cores.
+# Nothing else should run meanwhile. The link groups need root, for network namespaces; logistic, demo and headline need
+# mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes two hours, and starts its own mpirun.
 # headline, headline-rivals, headline-causes, findings and codec-error run only when they are named: headline takes hours.
@@ -325,7 +326,10 @@ analysis() {
 
 for group in ${*:-$GROUPS_IN_ORDER}; do
     echo "--- $group, $(date -u '+%Y-%m-%d %H:%M:%S') UTC, load$(uptime | sed 's/.*load average//')"
-    rm -rf "$raw/$group" # runs of an earlier version would join these
+    if [ -e "$raw/$group" ]; then # its runs would join these
+        rm -rf "$raw/$group.before"
+        mv "$raw/$group" "$raw/$group.before"
+    fi
     mkdir -p "$raw/$group"
     $(echo "$group" | tr - _)
 done
