@@ -33,7 +33,7 @@ def clients_of_the_first_round(**settings):
 
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # as in a run
 few, all_ = clients_of_the_first_round(), clients_of_the_first_round(min_train_nodes=50)
-print(f"half of 100 nodes: {few} clients train; with min_train_nodes=50: {all_}")
+print(f"Flower 1.42.0, half of 100 nodes: {few} clients train; with min_train_nodes=50: {all_}")
 assert few == 2, "it takes the fraction of all nodes now"
 assert all_ == 50, "min_train_nodes does not help"
 PYTHON

@@ -20,7 +20,7 @@ import scipy
 from otava.analysis import compute_change_points
 
 asked = [line for line in requires("apache-otava") if "extra ==" not in line]
-print(f"numpy {numpy.__version__}, scipy {scipy.__version__}; apache-otava asks for {len(asked)} packages:")
+print(f"numpy {numpy.__version__}, scipy {scipy.__version__}; apache-otava 0.8.0 asks for {len(asked)} packages:")
 print("\n".join(f"  {line}" for line in asked))
 check = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True).stdout
 draw = random.Random(1)

@@ -42,6 +42,7 @@ run() { # FILE OPTIONS...: what it says at its end, after its exit code
 misspelt=$(run good.py)
 none=$(run good.py -n NoSuchTest)
 broken=$(run broken.py)
+echo "ReFrame 4.10.4"
 echo "a reference for 'sped', a speed of 1 that should be 100: $misspelt"
 echo "-n NoSuchTest: $none"
 echo "a file that does not load: $broken"

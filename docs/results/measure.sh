@@ -246,7 +246,7 @@ virtual() {
 }
 
 replay() {
-    repeat 5 digests_once # where its memory lies differs by process
+    repeat 5 digests_once # how fast memory is differs from minute to minute
     qafel-mpi bench virtual --only replay --seconds 20 --json $raw/replay/replay.json
 }
 
