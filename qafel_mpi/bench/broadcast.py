@@ -20,7 +20,7 @@ from qafel_mpi.bench.measuring.hostclocks import HostClocks, Last
 from qafel_mpi.bench.measuring.ranks import REDUCTION_MAX, agree, cores_here, crowded, total, wrong_bytes
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
-from qafel_mpi.kernels.memory import vector
+from qafel_mpi.kernels.memory import zeros
 from qafel_mpi.transport import broadcast as broadcasts
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.config import TransportConfig
@@ -96,7 +96,7 @@ def _content(codec: codecs.Codec) -> np.ndarray:
 
 
 def _applier(codec: codecs.Codec) -> Callable[[np.ndarray], None]:
-    x_hat = vector(codec.layout.elements, torch.float32).zero_()
+    x_hat = zeros(codec.layout.elements)
     return lambda payload: codec.accumulate(payload, x_hat, 1.0, SEED)
 
 

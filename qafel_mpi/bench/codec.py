@@ -30,7 +30,7 @@ from qafel_mpi.codecs.lattice import Lattice
 from qafel_mpi.codecs.measure import measure_delta
 from qafel_mpi.codecs.near import NearCodec
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.kernels.memory import vector
+from qafel_mpi.kernels.memory import vector, zeros
 from qafel_mpi.kernels.reference import encode_eden, encode_qsgd
 from qafel_mpi.kernels.reference_fixed import encode_fixed
 from qafel_mpi.kernels.reference_fp4 import encode_fp4
@@ -158,7 +158,7 @@ class _Bench:
         self.x_hat.zero_()
         # x̂ must not arrive: following x and −x in turns keeps the difference as large as a vector.
         self._targets = cycle((self.x, minus.copy_(self.x).neg_()))
-        self.payload = _zeros(self.codec.payload_bytes(), torch.uint8).numpy()
+        self.payload = zeros(self.codec.payload_bytes(), torch.uint8).numpy()
         self.bytes = self.codec.encode(self.x, self.payload, self.key)
         self.passes = Passes(point.d, self.bytes, point.threads)
         torch.set_num_threads(point.threads)
@@ -207,10 +207,10 @@ class _Bench:
             case "decode_accumulate":
                 return lambda: codec.accumulate(filled, acc, 0.5, key)
             case "integer_sum":
-                totals = _zeros(codec.sum_elements)
+                totals = zeros(codec.sum_elements)
                 return lambda: codec.sum_all([filled], totals, [1.0], [key])
             case "scale_sum":
-                totals = _zeros(codec.sum_elements)
+                totals = zeros(codec.sum_elements)
                 return lambda: codec.resolve(totals, key)
             case "decode_near":
                 near, out, receiver = 0.9 * x, vector(self.point.d, torch.float32), self.codec
@@ -219,10 +219,10 @@ class _Bench:
             case "rotated_sum":
                 config = self.point.config.model_copy(update={"rotation": "shared"})
                 shared = build(config, codec.layout, threads=self.point.threads)
-                sums = _zeros(shared.sum_elements)
+                sums = zeros(shared.sum_elements)
                 return lambda: shared.sum_all([filled], sums, [0.5], [key])
             case _:
-                stepped = _zeros(payload.size, torch.uint8).numpy()
+                stepped = zeros(payload.size, torch.uint8).numpy()
                 return lambda: codec.encode_difference(next(self._targets), x_hat, stepped, key)
 
     def _of_qsgd(self) -> Callable[[], object]:
@@ -230,12 +230,12 @@ class _Bench:
         own = build(
             CodecConfig(codec="qsgd", bits=self.codec.bits), self.codec.layout, threads=self.point.threads
         )
-        payload, acc = _zeros(own.payload_bytes(), torch.uint8).numpy(), _zeros(self.point.d)
+        payload, acc = zeros(own.payload_bytes(), torch.uint8).numpy(), zeros(self.point.d)
         own.encode(self.x, payload, self.key)
         return lambda: own.accumulate(payload, acc, 0.5, self.key)
 
     def _pass(self, operation: str) -> Callable[[], object]:
-        x, acc, x_hat = self.x.numpy(), _zeros(self.point.d).numpy(), _zeros(self.point.d).numpy()
+        x, acc, x_hat = self.x.numpy(), zeros(self.point.d).numpy(), zeros(self.point.d).numpy()
         match operation:
             case "encode":
                 return lambda: self.passes.encode(x)
@@ -252,7 +252,7 @@ class _Bench:
         return 4.0 * vectors * self.point.d + self.bytes
 
     def _peer(self, name: str, tell: Callable[[str], None]) -> peers.Peer | None:
-        total = _zeros(self.point.d)
+        total = zeros(self.point.d)
         try:
             return peers.find(name, self.codec.name, self.codec.bits, self.x, total)
         except ImportError:
@@ -300,7 +300,7 @@ class _Bench:
 
     def entropy(self, limits: Limits) -> Iterator[Row]:
         """The same payload through zstd: what it saves, and below which link speed that pays."""
-        coded = _zeros(self.coded.payload_bytes(), torch.uint8).numpy()
+        coded = zeros(self.coded.payload_bytes(), torch.uint8).numpy()
         size = self.coded.encode(self.x, coded, self.key)
         cases = {
             "encode": timed(lambda: self.codec.encode(self.x, self.payload, self.key)),
@@ -323,12 +323,6 @@ class _Bench:
             yield Row(
                 "codec", about, s[f"coded {way}"], s[way], "the same without zstd", wrong=0, derived=derived
             )
-
-
-def _zeros(elements: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Memory as the program's own vectors have it: passes and peers are given no worse. Written, for pages that were
-    only promised are read from the cache."""
-    return vector(elements, dtype).zero_()
 
 
 def byte_entropy(data: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from qafel_mpi.bench.overlap import Drive, run
 from qafel_mpi.codecs import Codec
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.kernels.aligned import aligned_bytes
-from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.memory import zeros
 
 if TYPE_CHECKING:
     from qafel_mpi.trace.reader import Trace
@@ -113,7 +113,7 @@ def cost(size: int, limits: Limits, digester: Digester) -> tuple[int, dict[str, 
     """Bytes of a payload; samples of the seconds to add one to a sum, with its digest and without."""
     torch.set_num_threads(1)
     x = torch.randn(codec_for(size).layout.elements, generator=torch.Generator().manual_seed(0))
-    total = vector_like(x).zero_()  # in huge pages, as the server's
+    total = zeros(x.numel())  # in huge pages, as the server's
     codecs = {"digest": codec_for(size), "none": codec_for(size)}
     payload = aligned_bytes(codecs["none"].payload_bytes())
     codecs["none"].encode(x, payload, 0)

@@ -26,7 +26,7 @@ from qafel_mpi.bench.measuring.paths import CHECKSUMS, OurPath, RawPath, four_bi
 from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, crowded, first, powers_of_two, total
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
-from qafel_mpi.kernels.memory import vector
+from qafel_mpi.kernels.memory import zeros
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport.config import TransportConfig
 from qafel_mpi.transport.frames import Received
@@ -178,7 +178,7 @@ class _Ours:
 class _Raw:
     def __init__(self, comm: MPI.Intracomm, codec: codecs.Codec, content: np.ndarray):
         window = under_way(comm)
-        self.codec, self.sum = codec, vector(codec.layout.elements, torch.float32).zero_()
+        self.codec, self.sum = codec, zeros(codec.layout.elements)
         peer = MPI.ANY_SOURCE if comm.rank == 0 else 0
         self.path = RawPath(comm, peer, content, window, take=self.take)
 

@@ -21,7 +21,7 @@ from qafel_mpi.bench.measuring.paths import CHECKSUMS, RAW, OurPath, Path, RawPa
 from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, crowded, pattern, total, wrong_bytes
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
-from qafel_mpi.kernels.memory import vector_like
+from qafel_mpi.kernels.memory import zeros
 from qafel_mpi.transport.frames import Received
 
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
@@ -107,7 +107,7 @@ def vector(comm: MPI.Intracomm, limits: Limits, elements: int, make: Make) -> li
     codec.encode(x, packed, SEED)
     decoded = torch.zeros(elements)
     codec.decode(packed, decoded, SEED)
-    sums = {name: vector_like(x).zero_() for name in (*CHECKSUMS, "reference")}
+    sums = {name: zeros(elements) for name in (*CHECKSUMS, "reference")}
     floats = x.numpy().view(np.uint8)
 
     def adder(checksum: str) -> Take:

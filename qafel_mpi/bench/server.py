@@ -26,7 +26,7 @@ from qafel_mpi.codecs import Codec, Layout, build
 from qafel_mpi.codecs.measure import contraction_warning
 from qafel_mpi.config import ConfigError, Experiment, load
 from qafel_mpi.kernels.keys import Stream, derive
-from qafel_mpi.kernels.memory import vector
+from qafel_mpi.kernels.memory import vector, zeros
 from qafel_mpi.tasks.models.vectors import VECTORS
 
 OPERATIONS = ("receive", "step", "both")
@@ -93,9 +93,9 @@ class Work:
         self.passes_up, self.passes_down = (
             Passes(d, codec.payload_bytes(), point.threads) for codec in (self.uplink, self.downlink)
         )
-        self.x, self.other = x0, vector(d, torch.float32).zero_()
+        self.x, self.other = x0, zeros(d)
         states = 1 + len(self.server.optimizer.state()) + (not self.assigns)
-        self.moved = tuple(vector(d, torch.float32).zero_().numpy() for _ in range(states))
+        self.moved = tuple(zeros(d).numpy() for _ in range(states))
         self.written = self.other.numpy()[: d if self.assigns else 0]
         self.loops = 1
 
@@ -211,4 +211,4 @@ class Work:
 
 
 def _zeros_bytes(codec: Codec) -> np.ndarray:
-    return vector(codec.payload_bytes(), torch.uint8).zero_().numpy()
+    return zeros(codec.payload_bytes(), torch.uint8).numpy()

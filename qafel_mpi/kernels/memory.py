@@ -40,6 +40,12 @@ def vector(elements: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     return torch.from_numpy(room[begin : begin + size]).view(dtype)
 
 
+def zeros(elements: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(elements,) zeros, as memory of `vector` on the CPU. Written: pages that were only promised are read from the
+    cache."""
+    return vector(elements, dtype).zero_()
+
+
 def vector_like(x: Tensor) -> Tensor:
     """Uninitialised, of the elements, dtype and device of x, (d,)."""
     return torch.empty_like(x) if x.is_cuda else vector(x.numel(), x.dtype)
