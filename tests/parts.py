@@ -3,9 +3,9 @@
     python -m tests.parts [--jobs N] [--keep-going] [--quick] [PART ...]
 
 A part is a command: pytest on some paths, the MPI tests, or mypy. A path of one part is left out of the folders of
-the others, so that a new file is in exactly one part. What a part prints is shown when it has ended. Parts whose
-tests need the machine for themselves come last, one at a time. Once a part has failed no other begins, but for
---keep-going.
+the others, so that a new file is in exactly one part. What a part prints is shown when it has ended, and at the end
+which tests failed. Parts whose tests need the machine for themselves come last, one at a time. Once a part has failed
+no other begins, but for --keep-going.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.support import ROOT, search_path
 JOBS = 2
 PATIENT = {"OMP_WAIT_POLICY": "passive"}  # threads that wait leave their core to the other parts
 GRACE_SECONDS = 20  # for parts that are interrupted, to say where they were
+LAST_LINES = 10  # of a failed part that names no failed test
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,24 @@ class Running:
         sys.stdout.buffer.write(self.output.read())
         sys.stdout.flush()
 
+    def failures(self) -> tuple[str, ...]:
+        """The line of each failed test; of a command that writes none, its last lines."""
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").splitlines()
+        return tuple(line for line in lines if line.startswith(("FAILED ", "ERROR "))) or tuple(
+            lines[-LAST_LINES:]
+        )
+
 
 @dataclass(frozen=True)
 class Ended:
-    """seconds: of the clock. cpu_seconds: of all its processes."""
+    """seconds: of the clock. cpu_seconds: of all its processes. failures: what it printed of each, if it failed."""
 
     part: Part
     code: int
     seconds: float
     cpu_seconds: float
+    failures: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         how = "passed" if self.code == 0 else f"FAILED with {self.code}"
@@ -135,7 +145,8 @@ def next_ended(running: list[Running]) -> Ended:
     one.process.returncode = os.waitstatus_to_exitcode(status)
     running.remove(one)
     seconds = time.monotonic() - one.begun_s
-    ended = Ended(one.part, one.process.returncode, seconds, used.ru_utime + used.ru_stime)
+    failures = one.failures() if one.process.returncode else ()
+    ended = Ended(one.part, one.process.returncode, seconds, used.ru_utime + used.ru_stime, failures)
     one.show(str(ended))
     one.output.close()
     return ended
@@ -199,7 +210,7 @@ def main() -> None:
         sys.exit(130)
     print("\n====")
     for one in ended:
-        print(f"{one.part.name:<22}{one}")
+        print(f"{one.part.name:<22}{one}", *one.failures, sep="\n    ")
     missing = [part.name for part in chosen if part not in {one.part for one in ended}]
     if missing:
         print(f"not begun, after a failure: {', '.join(missing)}")

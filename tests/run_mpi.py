@@ -228,6 +228,13 @@ def report(outcome: Outcome) -> None:
     print(outcome.summary(), flush=True)
 
 
+def wrong(report: str) -> str:
+    """The first line of what pytest found wrong."""
+    return next(
+        (line[1:].strip() for line in report.splitlines() if line.startswith("E ")), "no reason given"
+    )
+
+
 def never_passed(outcomes: list[Outcome]) -> dict[str, str]:
     """Tests that no size ran, with the last reason; those excused by what the machine lacks are left out."""
     seen = set().union(*(o.passed | o.failed.keys() for o in outcomes))
@@ -260,6 +267,9 @@ def main() -> None:
     missing = never_passed(outcomes) if all(o.complete for o in outcomes) else {}
     for test, reason in missing.items():
         print(f"never ran: {test}: {reason}")
+    for outcome in outcomes:  # once more, where also those look who see no more than the end
+        for test, seen in sorted(outcome.failed.items()):
+            print(f"FAILED {test}, {outcome.size} ranks - {wrong(next(iter(seen.values())))}")
     broken = len(missing) + sum(not o.complete and not o.failed for o in outcomes)
     failed = broken + sum(len(o.failed) for o in outcomes)
     print(f"{sum(len(o.passed) for o in outcomes)} passed, {failed} failed")

@@ -61,8 +61,11 @@ def test_mpi_runner_shows_what_rank_0_did_not_see_and_what_never_ran(write) -> N
     done = run("tests.run_mpi", "--sizes", "2", path)
     assert done.returncode == 1
     assert "test_made_up.py::test_lone, 2 ranks, seen by: 1" in done.stdout
-    assert "test_made_up.py::test_three: Test requires 3 MPI processes" in done.stdout
-    assert done.stdout.splitlines()[-1] == "1 passed, 2 failed"
+    *_, missing, failed, total = done.stdout.splitlines()
+    assert "test_made_up.py::test_three: Test requires 3 MPI processes" in missing
+    assert failed.startswith("FAILED ")
+    assert "test_made_up.py::test_lone, 2 ranks - assert 1 != 1" in failed
+    assert total == "1 passed, 2 failed"
 
 
 def test_mpi_runner_ends_a_test_that_one_rank_left(write) -> None:
@@ -174,6 +177,20 @@ def test_a_part_that_fails_is_the_last_that_begins(begin) -> None:
     assert "bad: FAILED with 3 in" in said
     assert "late beside" not in said
     assert "not begun, after a failure: late, alone" in said
+    summary = said[said.rindex("\n====\n") :]
+    assert "\n    bad beside" in summary, "the last lines of a part that names no failed test"
+    assert "good beside" not in summary
+
+
+def test_the_summary_names_the_tests_that_failed(begin, tmp_path) -> None:
+    (tmp_path / "test_wrong.py").write_text("def test_wrong(): assert 1 == 2\ndef test_right(): pass\n")
+    process = begin(f"parts.Part('wrong', command=('pytest', '-q', {str(tmp_path)!r}))")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    summary = said[said.rindex("\n====\n") :].splitlines()
+    assert [line.strip() for line in summary if "test_" in line] == [
+        "FAILED test_wrong.py::test_wrong - assert 1 == 2"
+    ]
 
 
 def test_parts_that_are_interrupted_show_what_they_printed(begin, tmp_path) -> None:
