@@ -1,7 +1,8 @@
 """A data set on one host: the memory of all ranks together where each loads it, and where they share one copy.
 
 Memory is the proportional set size (PSS) that Linux keeps for each process, in which a page that several processes
-share counts once: their resident sets would count it once each. The data are made, so that no file is read.
+share counts once: their resident sets would count it once each. Pages of files, such as libraries, are left out. The
+data are made, so that no file is read.
 A sample is the time until the slowest rank has the data.
 """
 
@@ -63,7 +64,9 @@ def rows(comm: MPI.Intracomm, megabytes: int) -> Iterator[Row]:
     if not alone:
         raise ConfigError(["bench data: it compares the ranks of one host; start it on one"])
     if proportional_bytes() is None:
-        raise ConfigError(["bench data: this system keeps no /proc/self/smaps_rollup"])
+        raise ConfigError(
+            ["bench data: this system keeps no Pss_Anon in /proc/self/smaps_rollup (Linux 5.0 or later)"]
+        )
     chosen = experiment(megabytes)
     found: dict[str, list[Loaded]] = {COPIES: [], SHARED: []}
     for number in range(ROUNDS):

@@ -226,11 +226,16 @@ def resident_bytes() -> int:
 
 
 def proportional_bytes() -> int | None:
-    """What this process has in memory, a page that n processes share as 1/n of it; None where Linux does not say."""
+    """What this process has in memory, a page that n processes share as 1/n of it; None where Linux does not say.
+
+    Of its own and of shared memory, but not of files: processes of other jobs share the pages of libraries, so what
+    falls to this one changes whenever one of those starts or ends.
+    """
     try:
         with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    except OSError:
+            found = dict(line.split(":", 1) for line in lines if line.startswith("Pss_"))
+            return sum(1024 * int(found[kind].split()[0]) for kind in ("Pss_Anon", "Pss_Shmem"))
+    except (OSError, KeyError):
         return None
 
 

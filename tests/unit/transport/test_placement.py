@@ -1,8 +1,12 @@
 """Cores and GPUs of a host, divided among made-up ranks; what the MPI library says of GPUs."""
 
+import mmap
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from mpi4py import MPI
 
 from qafel_mpi.transport import placement
@@ -72,3 +76,14 @@ def test_the_library_is_asked_for_gpu_support_where_it_can_be(monkeypatch, funct
 def test_the_library_that_is_loaded_answers():
     if "open mpi" in MPI.Get_library_version().lower():
         assert placement.gpu_aware() in (True, False)
+
+
+@pytest.mark.skipif(placement.proportional_bytes() is None, reason="needs a kernel with Pss_Anon")
+def test_memory_is_what_was_allocated_not_files_that_other_jobs_map_too():
+    before = placement.proportional_bytes() or 0
+    library = next((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"))
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert sum(pages[at] for at in range(0, 100_000_000, 4096)) > 0
+        assert (placement.proportional_bytes() or 0) - before < 1e6
+    own = np.ones(100_000_000, dtype=np.uint8)
+    assert (placement.proportional_bytes() or 0) - before > 0.99 * own.nbytes
