@@ -230,11 +230,19 @@ def encode_range(
     return -1
 
 
+@helper
+def _ask_for_codes(payload, at):
+    """Ask for the codes of a segment, of up to 4 bits each, while the segment before it is decoded."""
+    for line in range(at, at + SEGMENT // 2, 64):
+        prefetch(payload, line)
+
+
 @jit
 def decode_range(payload, table, first, last, s, bits, weight, assign, levels, codes_at, acc):
     """acc += weight · Q(x), or acc = Q(x), for segments first..last-1."""
     kind = acc.dtype.type
     for g in range(first, last):
+        _ask_for_codes(payload, codes_at + table[g + 1, SLOT] * bits // 8)
         unit, drop = unit_of(float_of(load32(payload, 4 * table[g, BUCKET])), s)
         add_codes(
             payload, codes_at + table[g, SLOT] * bits // 8, bits, levels, kind(weight) * kind(unit), drop, assign,
