@@ -32,6 +32,9 @@ class Claim(NamedTuple):
 CLAIMS: dict[str, Claim] = {  # by block
     "finding-exact": Claim("No quantization", findings_codecs.exact),
     "finding-bits": Claim("Bits", findings_codecs.bits),
+    "finding-bits-mushrooms": Claim(
+        "Bits, on mushrooms", findings_codecs.bits_mushrooms, ("findings-grid-mushrooms",)
+    ),
     "finding-bits-cnn": Claim(
         "Bits, with the paper's CNN", findings_tasks.cnn, ("headline-fashion-mnist",), "headline"
     ),

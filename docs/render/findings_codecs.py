@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise, product
 from math import exp, log, sqrt
 from statistics import fmean
@@ -114,9 +115,9 @@ def _geometric(values: Sequence[float]) -> float:
 # --- 2: bits ------------------------------------------------------------------------------------------
 
 
-def bits() -> Finding:
-    """The 3 × 3 grid of client and server bits, eden beside it, and the paper's own numbers."""
-    found = content("findings-grid")
+def _bits(record: str, exact: str) -> Finding:
+    """The 3 × 3 grid of client and server bits, eden beside it, and the paper's own numbers. exact: FedBuff's type."""
+    found = content(record)
     cells = {
         (c, s): pick(found, "qafel", f"qsgd {c} bits up", f"qsgd {s} bits down")
         for c, s in product(GRID, GRID)
@@ -162,7 +163,7 @@ def bits() -> Finding:
         ),
     )
     (fedbuff,) = (one for one in found if one["algorithm"] == "fedbuff")
-    lines = [("float32", "float32", *_costs(fedbuff), "", "")]
+    lines = [(exact, exact, *_costs(fedbuff), "", "")]
     lines += [(f"qsgd {c}", f"qsgd {s}", *_costs(one), *_papers(c, s)) for (c, s), one in cells.items()]
     lines += [(f"eden {b}", f"eden {b}", *_costs(one), "", "") for b, one in edens.items()]
     header = (
@@ -176,7 +177,11 @@ def bits() -> Finding:
         "the paper's CelebA: uploads / FedBuff's",
         "FedBuff's bytes up / this",
     )
-    return Finding(checks, table(header, lines, right=range(2, 9)), ("findings-grid",))
+    return Finding(checks, table(header, lines, right=range(2, 9)), (record,))
+
+
+bits = partial(_bits, "findings-grid", "float32")
+bits_mushrooms = partial(_bits, "findings-grid-mushrooms", "float64")
 
 
 def _costs(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ findings() { # docs/findings.md shows them
     suites_at_once $raw/findings "staleness-sweep $seeds" "digits-grid $seeds" "noniid-sweep $seeds" \
         "heterogeneous-speeds $seeds" "tradeoff ${SEEDS:-0-9}" "cross-term ${SEEDS:-0-23}" "buffer-sweep $seeds" \
         "mushrooms-concurrency $seeds" "precision-sweep $seeds" "biased-server $seeds" "hidden-ablation $seeds" \
-        "hidden-sync $seeds"
+        "hidden-sync $seeds" "mushrooms-grid $seeds"
 }
 
 suites_at_once() { # FOLDER "NAME SEEDS"...: one for each core (JOBS=2: two), the longest first; says when one ends

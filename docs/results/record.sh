@@ -74,6 +74,7 @@ findings_of_quantizers() {
     qafel-analysis curves $of/precision-sweep/both*.h5 $of/precision-sweep/fedbuff*.h5 --x server_steps --y loss \
         --at 50,100,150,200,250,300,350,400 --record $out/findings-precision.json
     qafel-analysis compare $of/digits-grid/*.h5 --record $out/findings-grid.json
+    qafel-analysis compare $of/mushrooms-grid/*.h5 --record $out/findings-grid-mushrooms.json
     for y in gap loss; do
         qafel-analysis curves $of/hidden-ablation/*.h5 --x server_steps --y $y --at 100,300,1000 \
             --record $out/findings-hidden-$y.json
