@@ -116,7 +116,7 @@ def _geometric(values: Sequence[float]) -> float:
 
 
 def _bits(record: str, exact: str) -> Finding:
-    """The 3 × 3 grid of client and server bits, eden beside it, and the paper's own numbers. exact: FedBuff's type."""
+    """The 3 × 3 grid of client and server bits, eden beside it, the paper's own numbers. exact: FedBuff's type."""
     found = content(record)
     cells = {
         (c, s): pick(found, "qafel", f"qsgd {c} bits up", f"qsgd {s} bits down")
