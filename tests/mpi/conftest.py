@@ -31,6 +31,15 @@ def folder(comm: MPI.Intracomm) -> Iterator[Path]:
 
 
 @pytest.fixture
+def seen(comm: MPI.Intracomm, folder: Path) -> np.ndarray:
+    """A number of each rank, 0 at first: what a rank writes there, the others see at once."""
+    if comm.rank == 0:
+        np.zeros(comm.size, np.int64).tofile(folder / "seen")
+    comm.Barrier()
+    return np.memmap(folder / "seen", np.int64, "r+", shape=comm.size)
+
+
+@pytest.fixture
 def digits() -> Callable[..., Experiment]:
     """The digits experiment, small, with overrides."""
 

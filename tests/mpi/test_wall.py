@@ -610,21 +610,15 @@ def test_digests_are_one_message_in_128_uploads_and_unicast_has_none(comm, folde
 @pytest.mark.mpi(min_size=5)
 @pytest.mark.parametrize("fault", ["stops reading", "loses a broadcast"])
 def test_a_run_that_hangs_is_ended_by_rank_0_which_names_the_rank_and_what_it_waits_for(
-    comm, folder, digits, monkeypatch, fault
+    comm, folder, digits, monkeypatch, seen, fault
 ):
     """The last rank takes no message any more; or it never gets one that a synchronous round waits for."""
     last = comm.size - 1
-    np.zeros(1, np.int64).tofile(folder / "over") if comm.rank == 0 else None
-    comm.Barrier()
-    over = np.memmap(
-        folder / "over", np.int64, "r+", shape=1
-    )  # rank 0 has ended the run: in a job, all ranks end
-
     poll, post = Inbox.poll, Sends.post
     passes = []
 
     def deaf(inbox):
-        if over[0]:
+        if seen.any():  # rank 0 has ended the run: in a job, all ranks end
             raise EndedError
         passes.append(1)
         silent = fault == "stops reading" and comm.rank == last and len(passes) > 500
@@ -642,7 +636,7 @@ def test_a_run_that_hangs_is_ended_by_rank_0_which_names_the_rank_and_what_it_wa
     experiment = digits(*rounds, *limits, "client.pause_seconds=0.002")
     with pytest.raises((WaitedTooLongError, EndedError)) as raised:
         run(comm, folder, experiment)
-    over[0] = 1
+    seen[comm.rank] = 1
     said = comm.bcast(str(raised.value))
     does = "read nothing" if fault == "stops reading" else "sent nothing"
     assert re.match(
@@ -749,13 +743,9 @@ def test_an_interrupt_ends_the_run_with_its_trace(comm, folder, digits):
 @pytest.mark.mpi(min_size=3)
 @pytest.mark.parametrize("algorithm", ["tree", "ibcast"])
 def test_an_interrupt_is_seen_while_rank_0_waits_for_a_client_to_take_a_broadcast(
-    comm, folder, digits, monkeypatch, algorithm
+    comm, folder, digits, monkeypatch, seen, algorithm
 ):
     """The last rank looks for none before rank 0 has ended the run, or until it gives up."""
-    if comm.rank == 0:
-        np.zeros(1, np.int64).tofile(folder / "ending")
-    comm.Barrier()
-    ending = np.memmap(folder / "ending", np.int64, "r+", shape=1)  # by rank 0, for all to see
     waiting, gave_up = [], []
     wait_for_room, stop = wall_server.WallServer._wait_for_room, wall_server.WallServer._stop
 
@@ -765,14 +755,14 @@ def test_an_interrupt_is_seen_while_rank_0_waits_for_a_client_to_take_a_broadcas
         return wait_for_room(server)
 
     def stopping(server):
-        ending[0] = 1
+        seen[0] = 1
         stop(server)
 
     def pause(client, seconds):
         until_s = time.monotonic() + 10
-        while not ending[0] and time.monotonic() < until_s:
+        while not seen[0] and time.monotonic() < until_s:
             time.sleep(0.01)
-        gave_up.append(not ending[0])
+        gave_up.append(not seen[0])
 
     monkeypatch.setattr(wall_server.WallServer, "_wait_for_room", watched)
     monkeypatch.setattr(wall_server.WallServer, "_stop", stopping)
