@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 from mpi4py import MPI
 
 from qafel_mpi.config import Experiment, load
+from qafel_mpi.drivers.wall.client import WallClient
 from qafel_mpi.transport.exchange import broadcast_text
+
+AHEAD = 4  # trainings
 
 
 @pytest.fixture
@@ -37,6 +41,27 @@ def seen(comm: MPI.Intracomm, folder: Path) -> np.ndarray:
         np.zeros(comm.size, np.int64).tofile(folder / "seen")
     comm.Barrier()
     return np.memmap(folder / "seen", np.int64, "r+", shape=comm.size)
+
+
+@pytest.fixture
+def abreast(comm: MPI.Intracomm, seen: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In wall runs no rank is more than AHEAD trainings ahead of another: a short run would be over before a rank
+    that gets no core has made its first."""
+    pause = WallClient._pause
+
+    def waits(client: WallClient, seconds: float) -> None:
+        seen[comm.rank] += 1
+        wait_in(client, lambda: seen[comm.rank] <= seen[1:].min() + AHEAD)
+        pause(client, seconds)
+
+    monkeypatch.setattr(WallClient, "_pause", waits)
+
+
+def wait_in(client: WallClient, ready: Callable[[], bool]) -> None:
+    """As part of a training; broadcasts are applied meanwhile. Raises Stopped where the run ends."""
+    while not ready():
+        client._poll()
+        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def write_parquet(path, x, y, user):
 WRITERS = {"leaf": write_leaf, "tff": write_tff, "npz": write_npz, "parquet": write_parquet}
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("clock", RUNS)

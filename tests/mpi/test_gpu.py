@@ -72,6 +72,7 @@ def run(comm: MPI.Intracomm, path, experiment) -> str:
     return wall.run(experiment, comm, path).x_digest
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2, max_size=3)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_on_gpus_ends_with_the_model_of_a_run_on_cpus(comm, folder, digits, monkeypatch, name):

@@ -102,6 +102,7 @@ def test_a_run_whose_updates_are_all_rejected_ends_and_says_why(comm, folder, di
         assert summary.rejected_updates >= 100
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 def test_an_update_that_comes_twice_is_used_once_and_counted(comm, folder, digits, monkeypatch):
     post, again = Sends.post, []

@@ -128,6 +128,7 @@ def flip(monkeypatch, comm, where, which):
     return flipped
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=3)
 @pytest.mark.parametrize("where", ["update", "payload"])
 def test_a_flipped_bit_is_found_with_the_rank_that_made_it(comm, folder, digits, monkeypatch, where):

@@ -538,6 +538,7 @@ DIGESTS = (
 )
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 def test_a_rank_whose_hidden_state_differs_is_named_and_gets_the_full_state(
     comm, folder, digits, monkeypatch, capfd
@@ -561,6 +562,7 @@ def test_a_rank_whose_hidden_state_differs_is_named_and_gets_the_full_state(
         assert re.search(rf"rank {last} on .* holds the same x̂\^\d+ as rank 0 again", said)
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize(
     "way", ["transport.on_divergence=stop", "transport.broadcast=tree", "transport.broadcast=ibcast"]
@@ -577,6 +579,7 @@ def test_where_it_is_to_or_no_rank_can_be_sent_a_full_state_the_run_ends_with_it
         assert trace.attributes["outcome"] == summary.outcome
 
 
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 def test_a_payload_that_is_the_model_itself_mends_what_differs(comm, folder, digits, monkeypatch):
     spoil(monkeypatch, comm, version=4)
@@ -670,6 +673,7 @@ def refuse(monkeypatch, which, *, payload=False):
 
 
 # With a limit in seconds: who waited for ever would show in what was reached, and not hang the tests.
+@pytest.mark.usefixtures("abreast")
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("payload", [False, True])
 def test_a_unicast_client_whose_update_was_refused_gets_its_download_all_the_same(
