@@ -35,7 +35,7 @@ from qafel_mpi.transport.frames import Frame, Inbox, Sends
 from qafel_mpi.transport.ibcast import RING
 from qafel_mpi.transport.tree import parent
 from qafel_mpi.wire import Kind, WireError
-from tests.mpi.conftest import same_everywhere
+from tests.mpi.conftest import same_everywhere, wait_in
 
 DOWNLINKS = {
     "hidden qsgd": ["algorithm=qafel"],
@@ -848,21 +848,18 @@ def test_while_rank_0_is_away_one_rank_says_so_though_it_is_muted(comm, folder, 
 
 @pytest.mark.mpi(min_size=3)
 def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
-    comm, folder, digits, monkeypatch
+    comm, folder, digits, monkeypatch, seen
 ):
-    """It neither trains nor looks for messages until the others have made 25 steps, by 50 uploads."""
+    """It neither trains nor looks for messages until the others have made 25 steps, by 50 uploads. They begin when
+    it does so for the first time: without a core it would miss the whole run."""
     slow, steps = comm.size - 1, 200
-    if comm.rank == 0:
-        np.zeros(1, np.int64).tofile(folder / "steps")
-    comm.Barrier()
-    reached = np.memmap(folder / "steps", np.int64, "r+", shape=1)  # by rank 0, for all to see
     made: list[int] = []  # frames that rank 0 has made and not given up, of any kind, every few steps
     rss: list[int] = []
     step = wall_server.WallServer._step
 
     def watched(server):
         step(server)
-        reached[0] = server.server.version
+        seen[0] = server.server.version
         if server.server.version % 8 == 0:  # it takes some 10 ms
             made.append(sum(type(thing) is Frame for thing in gc.get_objects()))
             rss.append(psutil.Process().memory_info().rss)
@@ -870,12 +867,15 @@ def test_a_client_a_hundred_times_slower_than_the_rest_costs_rank_0_no_memory(
     monkeypatch.setattr(wall_server.WallServer, "_step", watched)
 
     def pause(client, seconds):
+        if comm.rank != slow:
+            wait_in(client, lambda: seen[slow])
+            return
+        seen[slow] = 1
         until = min(client.replica.version + 25, steps)
-        while reached[0] < until:
+        while seen[0] < until:
             time.sleep(0.01)
 
-    if comm.rank == slow:
-        monkeypatch.setattr(wall_client.WallClient, "_pause", pause)
+    monkeypatch.setattr(wall_client.WallClient, "_pause", pause)
     never_met = "stop.accuracy=1.0"
     experiment = digits(
         "task.clients=ranks",
