@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from time import perf_counter
@@ -278,12 +279,29 @@ def test_clocks_that_drift_are_read_while_every_rank_works(comm):
 
     side = clocks(comm, rounds=20, every_s=0.01, clock=skewed)
     readings = side.synchronise()
-    begun_s = perf_counter()
-    while perf_counter() < begun_s + 0.4 + 0.02 * comm.rank:  # some come late to the end
-        readings += side.poll()
-        until_s = perf_counter() + (1e-3 if comm.rank else 0)
-        while perf_counter() < until_s:
-            pass
+
+    def work(over) -> None:
+        while not over():
+            readings.extend(side.poll())
+            until_s = perf_counter() + (1e-3 if comm.rank else 0)
+            while perf_counter() < until_s:
+                pass
+
+    end_s = perf_counter() + 0.4
+
+    def enough() -> bool:
+        """Two of each rank, besides the one at the beginning."""
+        each = Counter(r.rank for r in readings)
+        return perf_counter() >= end_s and all(each[rank] >= 3 for rank in range(1, comm.size))
+
+    if comm.rank == 0:
+        work(enough)
+        for rank in range(1, comm.size):
+            comm.Send([np.zeros(1), MPI.DOUBLE], rank, 2)
+    else:
+        work(comm.Irecv([np.empty(1), MPI.DOUBLE], 0, 2).Test)
+        end_s = perf_counter() + 0.02 * comm.rank  # some come late to the end
+        work(lambda: perf_counter() >= end_s)
     readings += side.synchronise()
     side.close()
     ok = True
