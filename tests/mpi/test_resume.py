@@ -5,6 +5,8 @@ end, which then is the run that was never stopped.
 """
 
 import shutil
+import threading
+from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
 from time import sleep
@@ -58,14 +60,30 @@ def copy(source, target):
                 shutil.copy(path, target)
 
 
+def pace():
+    """For an `interrupted` to call: the run goes on beside a checkpoint that is written, but for 10 looks at most. It
+    would be over before a slow disk has the second one."""
+    looks = Counter()
+
+    def keep():
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                looks[thread] += 1
+                if looks[thread] > 10:
+                    thread.join()
+
+    return keep
+
+
 def copied(comm, folder, at):
     """An `interrupted` for rank 0 that never interrupts: it copies the folder once so many checkpoints are there."""
-    done = []
+    done, keep_pace = [], pace()
 
     def look():
         if comm.rank or done:
             return False
-        sleep(0.005)  # checkpoints are written beside the run, which is not to be over before
+        keep_pace()
+        sleep(0.005)  # meanwhile the ranks write rows, and rank 0 a checkpoint
         if next(numbered(folder / "a.shards"), (0, None))[0] >= at:
             copy(folder / "a.shards", folder / "b.shards")
             if any(numbered(folder / "b.shards")):
@@ -149,13 +167,18 @@ def test_a_virtual_run_goes_on_with_other_ranks(comm, folder, digits, algorithm)
 def test_a_wall_run_goes_on_from_a_signal_and_ends_with_one_hidden_state(comm, folder, digits, settings):
     """That all ranks hold the same x̂ is checked by the run itself, which fails where they do not."""
     experiment = digits("stop.uploads=1500", "stop.accuracy=1.0", "transport.clock_seconds=0.05", *settings)
-    out = folder / "a.h5"
+    out, keep_pace = folder / "a.h5", pace()
+
+    def interrupted():
+        keep_pace()
+        return next(numbered(shards_of(out)), (0, None))[0] >= 2
+
     first = wall.run(
         experiment,
         comm,
         out,
         every=Every(steps=3),
-        interrupted=lambda: next(numbered(shards_of(out)), (0, None))[0] >= 2,
+        interrupted=interrupted,
     )
     assert first.outcome == "interrupted"
     path = str(next(numbered(shards_of(out)))[1]) if comm.rank == 0 else ""
