@@ -70,7 +70,8 @@ def shown(task: str) -> str:
     found = joined(task)
     (target,) = {one["target"] for one in found}
     seeds = sorted({len(one["seeds"]) for one in found})
-    means = f"Means over {' to '.join(str(n) for n in seeds)} seeds, ± their standard deviation"
+    many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    means = f"Means over {many} seeds, ± their standard deviation"
     text = f"Until {target}. {'One seed' if seeds == [1] else means}."
     missing = unrun(task)
     if missing:
