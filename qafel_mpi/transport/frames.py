@@ -156,6 +156,8 @@ class Sends:
         message = frame.message
         assert message is not None, "a frame is sealed before it is sent"
         size = wire.HEADER_BYTES + message.payload_bytes
+        if self.lost:  # posted to a rank that had died before, and now to another
+            self.lost = [each for each in self.lost if each[0] is not frame]
         frame.references += 1
         if rank == self.peer:
             known = self._persistent.get(frame)
@@ -357,7 +359,7 @@ class Inbox:
             if self._ordered or not mortal.is_death(error):
                 raise
             if mortal.is_pending(error):
-                return False
+                return mortal.has_come(slot.request, status)
         # It failed, or is not active any more since it failed: whatever was coming, its sender is dead.
         self._posted.remove(slot)
         self.release(slot.index)

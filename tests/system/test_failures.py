@@ -209,3 +209,47 @@ def test_a_virtual_run_ends_with_the_same_bits_without_the_workers_that_die(tmp_
         assert a.table("faults")["in_flight"].sum() > 0, "they died with nothing to do"
         assert np.array_equal(a.table("updates"), b.table("updates"))
         assert all(np.array_equal(a.final(name), b.final(name)) for name in ("x", "x_hat"))
+
+
+# Rank 0 has heard of rank 2's death and not acknowledged it: its receives from any source are called pending. Then
+# rank 1 sends as many messages as there are slots.
+PENDING = """
+import os, signal, time
+import numpy as np
+from mpi4py import MPI
+from qafel_mpi.transport.frames import Inbox, Sends, new_frame
+from qafel_mpi.wire import Kind
+comm = MPI.COMM_WORLD.Dup()
+comm.Set_errhandler(MPI.ERRORS_RETURN)
+if comm.rank == 0:
+    inbox, came = Inbox(comm, 7, payload_bytes=0, slots=8, source=MPI.ANY_SOURCE), []
+comm.Barrier()
+if comm.rank == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+if comm.rank == 1:
+    comm.Recv(np.empty(1), 0, 8)
+    sends = Sends(comm, 7)
+    for _ in range(8):
+        sends.post(new_frame(0).seal(Kind.BYE), 0)
+    while len(sends):
+        sends.poll()
+else:
+    while not comm.Get_failed().size:
+        came += inbox.poll()
+    came += inbox.poll()
+    comm.Send(np.empty(1), 1, 8)
+    until_s = time.monotonic() + 5
+    while len(came) < 8 and time.monotonic() < until_s:
+        came += inbox.poll()
+    print("received", len(came), "from", {received.source for received in came}, flush=True)
+os._exit(0)
+"""
+
+
+@needs_ulfm
+def test_no_message_of_a_living_rank_is_lost_when_another_dies(tmp_path):
+    """Open MPI says "pending" once more with the message that completes such a receive."""
+    (tmp_path / "pending.py").write_text(PENDING)
+    command = [mpirun(), "--with-ft", "ulfm", "-n", "3", sys.executable, "pending.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "received 8 from {1}", done.stdout + done.stderr
