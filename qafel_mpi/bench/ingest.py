@@ -29,7 +29,7 @@ from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.kernels.memory import zeros
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.transport.config import TransportConfig
-from qafel_mpi.transport.frames import Received
+from qafel_mpi.transport.inbox import Received
 
 REFERENCE = "raw mpi4py receives and the same decode-accumulate"
 BURST_BYTES = 16 << 20  # that rank 0 takes in one sample, about

@@ -22,7 +22,7 @@ from qafel_mpi.bench.measuring.ranks import REDUCTION_ROOT, agree, crowded, patt
 from qafel_mpi.bench.measuring.result import Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, interleave
 from qafel_mpi.kernels.memory import zeros
-from qafel_mpi.transport.frames import Received
+from qafel_mpi.transport.inbox import Received
 
 FLOATS = "raw mpi4py Isend/Irecv of float32, and an addition"
 SEED = 5  # of the vector and its quantization

@@ -22,7 +22,8 @@ from qafel_mpi.bench.measuring.timing import Limits, Samples, measure, timed
 from qafel_mpi.bench.overlap import Drive, run
 from qafel_mpi.config import Experiment, load
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.transport.frames import Received, new_frame
+from qafel_mpi.transport.frames import new_frame
+from qafel_mpi.transport.inbox import Received
 
 if TYPE_CHECKING:
     from qafel_mpi.trace.reader import Trace

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qafel_mpi.transport.frames import Received, Sent
+from qafel_mpi.transport.frames import Sent
+from qafel_mpi.transport.inbox import Received
 from qafel_mpi.wire import HEADER_BYTES, Message
 
 NAN = float("nan")

@@ -9,7 +9,8 @@ from mpi4py import MPI
 
 from qafel_mpi import wire
 from qafel_mpi.transport.backoff import some_ranks
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sends, Sent, new_frame
+from qafel_mpi.transport.inbox import Inbox, Received
 
 POOLED = (wire.Kind.BROADCAST, wire.Kind.DOWNLOAD, wire.Kind.MODEL)  # whose frames are used again
 MODELS = 4  # full states that rank 0 holds for all ranks that fell behind

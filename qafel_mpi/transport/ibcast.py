@@ -19,7 +19,8 @@ from time import perf_counter
 from mpi4py import MPI
 
 from qafel_mpi import wire
-from qafel_mpi.transport.frames import Frame, FramePool, Received, Sent, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sent, new_frame
+from qafel_mpi.transport.inbox import Received
 from qafel_mpi.transport.large import Ibcasts
 
 RING = 2  # Ibcasts that a client keeps posted: one is filled while the other is applied

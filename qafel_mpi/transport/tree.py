@@ -19,7 +19,8 @@ from mpi4py import MPI
 
 from qafel_mpi import wire
 from qafel_mpi.transport.backoff import some_ranks
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, Sent, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sends, Sent, new_frame
+from qafel_mpi.transport.inbox import Inbox, Received
 
 IN_TURN_BYTES = 1 << 20  # of payload, from which on messages go one at a time
 

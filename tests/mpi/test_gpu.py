@@ -12,7 +12,8 @@ from qafel_mpi.drivers.device_frames import DeviceBytes, DeviceFrame
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport import placement
-from qafel_mpi.transport.frames import Inbox, Sends
+from qafel_mpi.transport.frames import Sends
+from qafel_mpi.transport.inbox import Inbox
 from qafel_mpi.wire import HEADER_BYTES, Expected, Kind, check, without_payload_checksum
 from tests.pretended_gpu import HOST, OnGpu, Stream, Watched, count_afresh, pretend
 

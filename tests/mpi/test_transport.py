@@ -18,7 +18,8 @@ from qafel_mpi.transport.backoff import Backoff, wait_until
 from qafel_mpi.transport.clocks import clocks, synchronise
 from qafel_mpi.transport.coverage import coverage
 from qafel_mpi.transport.fanout import FanOut
-from qafel_mpi.transport.frames import FramePool, Inbox, Sends, new_frame
+from qafel_mpi.transport.frames import FramePool, Sends, new_frame
+from qafel_mpi.transport.inbox import Inbox
 from qafel_mpi.transport.placement import PlacementError, place
 from qafel_mpi.wire import Expected, Kind, check
 

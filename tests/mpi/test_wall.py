@@ -31,8 +31,9 @@ from qafel_mpi.trace_schema import ATTRIBUTES, FAULT_NUMBERS, UPDATES, taken
 from qafel_mpi.transport import large
 from qafel_mpi.transport.backoff import WaitedTooLongError
 from qafel_mpi.transport.fanout import MODELS
-from qafel_mpi.transport.frames import Frame, Inbox, Sends
+from qafel_mpi.transport.frames import Frame, Sends
 from qafel_mpi.transport.ibcast import RING
+from qafel_mpi.transport.inbox import Inbox
 from qafel_mpi.transport.tree import parent
 from qafel_mpi.wire import Kind, WireError
 from tests.mpi.conftest import same_everywhere, wait_in

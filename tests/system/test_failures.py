@@ -217,7 +217,8 @@ PENDING = """
 import os, signal, time
 import numpy as np
 from mpi4py import MPI
-from qafel_mpi.transport.frames import Inbox, Sends, new_frame
+from qafel_mpi.transport.frames import Sends, new_frame
+from qafel_mpi.transport.inbox import Inbox
 from qafel_mpi.wire import Kind
 comm = MPI.COMM_WORLD.Dup()
 comm.Set_errhandler(MPI.ERRORS_RETURN)

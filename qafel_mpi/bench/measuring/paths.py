@@ -15,7 +15,8 @@ from qafel_mpi import codecs, wire
 from qafel_mpi.kernels.aligned import aligned_bytes
 from qafel_mpi.transport.backoff import Backoff
 from qafel_mpi.transport.coverage import Coverage
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends
+from qafel_mpi.transport.frames import Frame, FramePool, Sends
+from qafel_mpi.transport.inbox import Inbox, Received
 
 TAG_OURS, TAG_RAW = 21, 22
 RAW = "raw mpi4py Isend/Irecv"

@@ -22,7 +22,8 @@ from qafel_mpi.drivers.virtual.workers import Job, Result
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.transport.backoff import some_ranks
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sends, new_frame
+from qafel_mpi.transport.inbox import Inbox, Received
 from qafel_mpi.wire import NO_CLIENT, Kind, check
 
 QUEUE_LIMIT = 4096  # messages that a worker may be behind before rank 0 waits for it

@@ -21,7 +21,8 @@ from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, TAG_HALT, describe
 from qafel_mpi.drivers.virtual.pull import trainer_of
 from qafel_mpi.drivers.virtual.workers import Job, Result, use_threads
 from qafel_mpi.kernels.memory import copy_of
-from qafel_mpi.transport.frames import Frame, FramePool, Inbox, Received, Sends, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sends, new_frame
+from qafel_mpi.transport.inbox import Inbox, Received
 from qafel_mpi.wire import NO_CLIENT, Kind, Message, check
 
 DOWN_SLOTS = 8  # receives that a worker keeps posted

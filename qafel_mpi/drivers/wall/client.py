@@ -29,7 +29,8 @@ from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import vector_like
 from qafel_mpi.schedule.hosting import Cohort, Hosting
 from qafel_mpi.transport import broadcast as broadcasts
-from qafel_mpi.transport.frames import Frame, FramePool, Received, Sends, new_frame
+from qafel_mpi.transport.frames import Frame, FramePool, Sends, new_frame
+from qafel_mpi.transport.inbox import Received
 from qafel_mpi.wire import ADOPT_BYTES, Kind, Message, check
 
 POLL_SECONDS = 500e-6  # of the progress thread

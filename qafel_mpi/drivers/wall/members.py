@@ -22,7 +22,8 @@ from qafel_mpi.schedule.hosting import Hosting, Turns
 from qafel_mpi.transport.backoff import some_ranks
 from qafel_mpi.transport.broadcast import Root
 from qafel_mpi.transport.fanout import FanOut
-from qafel_mpi.transport.frames import Inbox, Received, new_frame
+from qafel_mpi.transport.frames import new_frame
+from qafel_mpi.transport.inbox import Inbox, Received
 from qafel_mpi.wire import ADOPT_BYTES, Expected, Kind
 
 PAIRS = np.dtype("<i8")  # of an ADOPT: client, participations so far, client, ...

@@ -28,7 +28,7 @@ from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import ENDED, LATE, REFUSED, USED
 from qafel_mpi.transport import broadcast as broadcasts
-from qafel_mpi.transport.frames import Inbox, Received
+from qafel_mpi.transport.inbox import Inbox, Received
 from qafel_mpi.wire import DIGEST_BYTES, HEADER_BYTES, Kind, Message, WireError, check
 
 Upload = tuple[Received, Message]
