@@ -348,7 +348,7 @@ class WallClient:
                 self.digests.after(self.replica, message.kind)
             case Kind.DOWNLOAD:
                 self._downloaded(message, payload)
-                self._take_over(self.moving)
+                self._take_over()
             case Kind.MODEL:
                 self.replica.catch_up(payload, self.setup.full, message.version)
                 self.digests.after(self.replica, message.kind)
@@ -356,7 +356,7 @@ class WallClient:
                 self.cohort.change(message.sequence, message.version)
                 self.moving.append(payload.copy())
                 if not self.setup.unicast:
-                    self._take_over(self.moving)
+                    self._take_over()
             case _:
                 self.stopped = True
         end_s = perf_counter()
@@ -368,10 +368,10 @@ class WallClient:
         rounds = self.session.experiment.server.synchronous
         return bool(self.moved) and (not rounds or self.cohort.begins(self.replica.version))
 
-    def _take_over(self, moving: deque[np.ndarray]) -> None:
+    def _take_over(self) -> None:
         """From the next training on: the thread that trains reads the turns."""
-        while moving:
-            self.moved.append(moving.popleft())
+        while self.moving:
+            self.moved.append(self.moving.popleft())
 
     def _downloaded(self, message: Message, payload: np.ndarray) -> None:
         self.replica.download(payload, message.seed, message.version)
@@ -392,10 +392,5 @@ class WallClient:
         # 15. When rank 0 has taken the last upload, say goodbye: how many uploads there were.
         self.session.wait(idle, waits)
         self.sends.post(new_frame(0).seal(Kind.BYE, sequence=self.uploads), 0)
-        self.session.wait(lambda: self._sent_all(), lambda: self.session.by_one("rank 0 to take its goodbye"))
+        self.session.wait(idle, lambda: self.session.by_one("rank 0 to take its goodbye"))
         self.sends.close()
-
-    def _sent_all(self) -> bool:
-        for sent in self.sends.poll():
-            self.session.recorder.messages.append(sent_row(sent, self.comm.rank))
-        return not len(self.sends)
