@@ -22,9 +22,9 @@ from qafel_mpi.kernels.plan import plan
 
 # Payloads up to this size are worth copying, for several to be coded by one call of a kernel.
 SHORT_BYTES = 4096
-# Payloads from this size on are digested while they are decoded. Shorter ones are in a cache still when fastcrc reads
-# them once more: 15 kB took it 0.55 us (0.53 to 0.57), and the way through the kernel 0.3 to 1.2.
-DIGESTED_BYTES = 1 << 18
+# Payloads from this size on are digested while they are decoded: the digest of 15 kB took 0.2 µs more so, and 0.45 µs
+# where fastcrc read it once more behind the decoding. Of shorter ones one call may code several, and takes none.
+DIGESTED_BYTES = SHORT_BYTES
 
 
 class Bucketed(DeviceCodec):
@@ -58,7 +58,7 @@ class Bucketed(DeviceCodec):
         self._cpu = cpu.BucketKernels(self.plan, bits=bits, s=s, kind=kind, threads=threads, pieces=pieces)
         self._step = BucketStep(self._cpu, threads)
         self._digesting: BucketDigests | None = None
-        self._put = Digests().put  # where they go
+        self._found = Digests()  # where they go
         self._rows = RowKernels(self._cpu) if self.plan.single and self._bytes <= SHORT_BYTES else None
 
     def payload_bytes(self) -> int:
@@ -66,7 +66,7 @@ class Bucketed(DeviceCodec):
 
     def take_digests(self, found: Digests) -> bool:
         if self._bytes >= DIGESTED_BYTES and crc.width():
-            self._digesting, self._put = BucketDigests(self._cpu), found.put
+            self._digesting, self._found = BucketDigests(self._cpu), found
         return self._digesting is not None
 
     def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
@@ -75,7 +75,11 @@ class Bucketed(DeviceCodec):
         elif self._digesting is None:
             self._cpu.decode(valid, acc.numpy(), weight, assign=assign)
         else:
-            self._put((valid, self._digesting.decode(valid, acc.numpy(), weight, assign=assign)))
+            found = self._found
+            if found.payload is not None:  # asked here: a call takes as long as 4 kB to be digested
+                found.keep()
+            found.digest = self._digesting.decode(valid, acc.numpy(), weight, assign=assign)
+            found.payload = valid
 
     def encode(self, x: Tensor, out: np.ndarray, key: int) -> int:
         bad = self._on(x.device).encode(x, out, key) if x.is_cuda else self._cpu.encode(x.numpy(), out, key)
@@ -108,8 +112,9 @@ class Bucketed(DeviceCodec):
                 self._cpu.accumulate(payloads, acc.numpy(), weights)
             else:
                 digests = self._digesting.accumulate(payloads, acc.numpy(), weights)
-                for pair in zip(payloads, digests, strict=True):
-                    self._put(pair)
+                for payload, digest in zip(payloads, digests, strict=True):
+                    self._found.keep()
+                    self._found.payload, self._found.digest = payload, digest
             return
         rows = np.concatenate(payloads).reshape(-1, self._bytes)
         if self._rows.invalid(rows) >= 0:

@@ -16,21 +16,34 @@ class Digests:
 
     A payload is known by its array, not by its bytes: whoever reuses the memory asks first.
 
-    put: takes a payload and its digest, as a pair. It is a list's own method, which costs less than one of ours.
+    payload, digest: the last one; a kernel's caller writes them, and calls `keep` first. earlier: those before it.
     """
 
+    __slots__ = ("digest", "earlier", "payload")
+
     def __init__(self) -> None:
-        self._found: list[tuple[np.ndarray, int]] = []
-        self.put: Callable[[tuple[np.ndarray, int]], None] = self._found.append
+        self.payload: np.ndarray | None = None
+        self.digest = 0
+        self.earlier: list[tuple[np.ndarray, int]] = []
+
+    def keep(self) -> None:
+        """The last one becomes an earlier one: another is to follow."""
+        if self.payload is not None:
+            self.earlier.append((self.payload, self.digest))
 
     def of(self, payloads: Sequence[np.ndarray]) -> list[int]:
         """The digest of each, (n,) uint8, contiguous. All that was found until now is forgotten."""
-        found = self._found
-        if not found:
+        last, self.payload = self.payload, None
+        if last is None:
             return [xz(payloads[0])] if len(payloads) == 1 else list(map(xz, payloads))
-        if len(found) == 1 == len(payloads) and found[0][0] is payloads[0]:  # most often
-            return [found.pop()[1]]
-        known = {id(payload): digest for payload, digest in found}  # an array that is held keeps its id
+        if last is payloads[0] and len(payloads) == 1:  # most often
+            if self.earlier:
+                self.earlier.clear()
+            return [self.digest]
+        known = {
+            id(payload): digest for payload, digest in self.earlier
+        }  # an array that is held keeps its id
+        known[id(last)] = self.digest
         digests = [known[id(p)] if id(p) in known else xz(p) for p in payloads]
-        found.clear()
+        self.earlier.clear()
         return digests

@@ -8,7 +8,7 @@ at either end: it is 0 before the first byte, and linear in the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from qafel_mpi.kernels.numba.vectors import has
 
 POLYNOMIAL = 0xC96C5795D7870F42  # reflected: the lowest bit has the highest power of x
 STEP = 64  # bytes of a sum, too
+ABREAST = 4  # sums that one call of fold brings forward side by side
 _WORDS = STEP // 8
 _ONE = 1 << 63  # x^0
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
@@ -92,44 +93,77 @@ def _multiply(b: Any, x: Any, y: Any, words: int) -> Any:
 
 @intrinsic
 def fold(typingctx, payload, begin, end, states, at):
-    """Bytes begin..end of the payload, a multiple of STEP, behind those whose sum lies at byte `at` of states."""
+    """Bytes begin..end of the payload, a multiple of STEP, behind those whose sum lies at byte `at` of states.
+
+    A product takes several cycles, and a sum waits for its own: so ABREAST sums, of every ABREAST-th STEP, go on side
+    by side, as long as there are bytes for all of them.
+    """
 
     def codegen(context, b, signature, args):
         lanes = max(2, width() // 64)
         vector = ir.VectorType(_I64, lanes)
+
+        def data(kind: Any, value: Any) -> Any:
+            return b.bitcast(context.make_array(kind)(context, b, value).data, _I8.as_pointer())
+
+        bytes_, kept = data(signature.args[0], args[0]), data(signature.args[3], args[3])
+
+        def places(base: Any, byte: Any) -> list[Any]:
+            """Of the vectors of one STEP."""
+            return [
+                b.bitcast(b.gep(base, [b.add(byte, _I64(8 * lanes * k))]), vector.as_pointer())
+                for k in range(_WORDS // lanes)
+            ]
+
+        def read(byte: Any) -> list[Any]:
+            return [b.load(p, align=1) for p in places(bytes_, byte)]
+
+        def onto(sums: Sequence[Any], steps: int, others: Sequence[Any]) -> list[Any]:
+            """Sums brought forward by so many STEPs, and the others."""
+            factors = ir.Constant(vector, list(_factors(8 * STEP * steps)) * (lanes // 2))
+            return [
+                b.xor(b.xor(_multiply(b, s, factors, 0x00), _multiply(b, s, factors, 0x11)), r)
+                for s, r in zip(sums, others, strict=True)
+            ]
+
+        def loop(start: Any, stride: int, initial: Sequence[Any], step: Callable[..., list[Any]]) -> Any:
+            """step(place, vectors) as long as a stride of bytes is left. Returns the place and the vectors."""
+            before, body, done = b.block, b.append_basic_block("fold"), b.append_basic_block("folded")
+            last = b.sub(args[2], _I64(stride))
+            b.cbranch(b.icmp_signed("<=", start, last), body, done)
+            b.position_at_end(body)
+            phis = [b.phi(v.type) for v in (start, *initial)]
+            found = [b.add(phis[0], _I64(stride)), *step(phis[0], phis[1:])]
+            for phi, first, next_ in zip(phis, (start, *initial), found, strict=True):
+                phi.add_incoming(first, before)
+                phi.add_incoming(next_, body)
+            b.cbranch(b.icmp_signed("<=", found[0], last), body, done)
+            b.position_at_end(done)
+            ends = [b.phi(v.type) for v in found]
+            for phi, first, next_ in zip(ends, (start, *initial), found, strict=True):
+                phi.add_incoming(first, before)
+                phi.add_incoming(next_, body)
+            return ends[0], ends[1:]
+
+        # The sum so far is the last of those abreast: the others are of nothing.
         parts = _WORDS // lanes
-        factors = ir.Constant(vector, list(_factors(8 * STEP)) * (lanes // 2))
+        stored = [b.load(p, align=8) for p in places(kept, args[4])]
+        nothing = [ir.Constant(vector, None)] * (parts * (ABREAST - 1))
 
-        def pointers(kind: Any, value: Any, byte: Any) -> list[Any]:
-            data = b.bitcast(context.make_array(kind)(context, b, value).data, _I8.as_pointer())
-            places = [b.add(byte, _I64(8 * lanes * k)) for k in range(parts)]
-            return [b.bitcast(b.gep(data, [place]), vector.as_pointer()) for place in places]
+        def all_on(place: Any, sums: Sequence[Any]) -> list[Any]:
+            return [
+                v
+                for k in range(ABREAST)
+                for v in onto(sums[parts * k : parts * (k + 1)], ABREAST, read(b.add(place, _I64(STEP * k))))
+            ]
 
-        stored = pointers(signature.args[3], args[3], args[4])
-        first = [b.load(p, align=8) for p in stored]
-        before, loop, done = b.block, b.append_basic_block("fold"), b.append_basic_block("folded")
-        b.cbranch(b.icmp_signed("<", args[1], args[2]), loop, done)
-
-        b.position_at_end(loop)
-        here, sums = b.phi(_I64), [b.phi(vector) for _ in range(parts)]
-        read = [b.load(p, align=1) for p in pointers(signature.args[0], args[0], here)]
-        moved = [
-            b.xor(b.xor(_multiply(b, s, factors, 0x00), _multiply(b, s, factors, 0x11)), r)
-            for s, r in zip(sums, read, strict=True)
-        ]
-        following = b.add(here, _I64(STEP))
-        for phi, start, next_ in zip([here, *sums], [args[1], *first], [following, *moved], strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(next_, loop)
-        b.cbranch(b.icmp_signed("<", following, args[2]), loop, done)
-
-        b.position_at_end(done)
-        found = [b.phi(vector) for _ in range(parts)]
-        for phi, start, last in zip(found, first, moved, strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(last, loop)
-        for phi, place in zip(found, stored, strict=True):
-            b.store(phi, place, align=8)
+        place, sums = loop(args[1], ABREAST * STEP, [*nothing, *stored], all_on)
+        joined = sums[-parts:]
+        for k in range(ABREAST - 1):
+            joined = onto(sums[parts * k : parts * (k + 1)], ABREAST - 1 - k, joined)
+        _, joined = loop(place, STEP, joined, lambda place, sums: onto(sums, 1, read(place)))
+        for v, p in zip(joined, places(kept, args[4]), strict=True):
+            b.store(v, p, align=8)
         return context.get_dummy_value()
 
     return types.void(payload, types.intp, types.intp, states, types.intp), codegen
@@ -185,7 +219,9 @@ def begun(payload, begin, end, states, at):
     for i in range(_WORDS):
         store(states, at + 8 * i, _NOTHING)
     first = (end - begin) & (STEP - 1)
-    for i in range(first):
+    for back in range(8, first + 1, 8):
+        store(states, at + STEP - back, load64(payload, begin + first - back))
+    for i in range(first & 7):
         store(states, at + STEP - first + i, load8(payload, begin + i))
     return begin + first
 

@@ -9,16 +9,21 @@ def payload(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, 40, dtype=np.uint8)
 
 
+def put(found: Digests, payload: np.ndarray, digest: int) -> None:
+    found.keep()
+    found.payload, found.digest = payload, digest
+
+
 def test_what_a_kernel_has_put_there_is_given_once_and_the_rest_is_taken_now():
     a, b, found = payload(0), payload(1), Digests()
-    found.put((a, 17))
+    put(found, a, 17)
     assert found.of([b, a]) == [xz(b), 17]
     assert found.of([a]) == [xz(a)]
 
 
 def test_what_nobody_asked_for_is_forgotten_at_the_next_question():
     a, b, found = payload(0), payload(1), Digests()
-    found.put((a, 17))
+    put(found, a, 17)
     assert found.of([b]) == [xz(b)]
     assert found.of([a]) == [xz(a)]
 
@@ -26,8 +31,8 @@ def test_what_nobody_asked_for_is_forgotten_at_the_next_question():
 def test_the_digest_of_the_last_decoding_counts():
     a, b, found = payload(0), payload(1), Digests()
     for pair in ((a, 17), (b, 18), (a, 19)):
-        found.put(pair)
+        put(found, *pair)
     assert found.of([a, b]) == [19, 18]
-    found.put((a, 20))
+    put(found, a, 20)
     assert found.of([a]) == [20]
     assert found.of([a, b]) == [xz(a), xz(b)]
