@@ -41,6 +41,12 @@ CLAIMS: dict[str, Claim] = {  # by block
     "finding-bits-text": Claim(
         "Bits, with a transformer", findings_tasks.transformer, ("headline-text",), "headline"
     ),
+    "finding-grid-cnn": Claim(
+        "The paper's grid, with its CNN", findings_codecs.grid_cnn, ("findings-grid-cnn",), "grids"
+    ),
+    "finding-grid-text": Claim(
+        "The paper's grid, with a transformer", findings_codecs.grid_text, ("findings-grid-text",), "grids"
+    ),
     "finding-hidden": Claim("The hidden state", findings_codecs.hidden),
     "finding-staleness": Claim("Staleness", findings_theory.staleness, ("findings-staleness",)),
     "finding-cross-term": Claim("The cross term", findings_theory.cross_term, ("findings-cross-term",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log
+from math import exp, inf, log
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def links() -> Finding:
     return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-link-rates",))
 
 
-Speeds = Mapping[int, Mapping[float, float]]  # seed -> Mbit/s -> share of the speed on a free link
+Speeds = Mapping[int, Mapping[float, float]]  # seed -> Mbit/s, inf for a free link -> server steps a second
 
 
 def _speeds(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Speeds]:
@@ -126,14 +126,10 @@ def _speeds(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Speeds]:
     found: dict[str, dict[int, dict[float, float]]] = {
         name: {seed: {} for seed in seeds} for name in VARIANTS
     }
-    whole = [
-        run for run in runs if run["per_step"] is not None
-    ]  # the others were too slow for two server steps
-    free = {(run["variant"], run["seed"]): run["per_step"] for run in whole if run["mbit"] is None}
-    for run in whole:
-        key = run["variant"], run["seed"]
-        if run["mbit"] is not None and key in free:
-            found[run["variant"]][run["seed"]][run["mbit"]] = free[key] / run["per_step"]
+    for run in runs:
+        if run["per_step"] is not None:  # the others were too slow for two server steps
+            rate = inf if run["mbit"] is None else run["mbit"]
+            found[run["variant"]][run["seed"]][rate] = 1 / run["per_step"]
     return found
 
 
@@ -142,23 +138,26 @@ def _rates(speeds: Speeds, share: float) -> list[float | None]:
 
 
 def rate_at(own: Mapping[float, float], share: float) -> float | None:
-    """The Mbit/s at which the share is reached, between two rates by their logarithms.
+    """The Mbit/s at which the share of the speed on a free link is reached, between two rates by their logarithms.
 
-    A faster link makes no run slower, so that shares which fall as the rate grows are noise: they are averaged
-    (isotonic regression). None where the slowest rate is fast enough, or the fastest is not.
+    A faster link makes no run slower, so that speeds which fall as the rate grows are noise: they are averaged
+    (isotonic regression), and that of the free link is the last of these averages. None where the slowest rate is
+    fast enough, or the fastest is not.
 
-    >>> rate_at({1.0: 0.25, 10.0: 0.75, 100.0: 1.0}, 0.5).__round__(3)
+    >>> rate_at({1.0: 0.5, 10.0: 1.5, 100.0: 2.0, inf: 2.0}, 0.5).__round__(3)
     3.162
-    >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95}, 0.625).__round__(3)
+    >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95, inf: 1.0}, 0.625).__round__(3)
     3.162
-    >>> rate_at({1.0: 0.6, 10.0: 0.75}, 0.5)
+    >>> rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.5), rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.9)
+    (None, None)
     """
     rates = sorted(own)
-    if not rates:
+    if inf not in own:
         return None
-    shares = isotonic_regression([own[rate] for rate in rates]).x
+    speeds = isotonic_regression([own[rate] for rate in rates]).x
+    shares = speeds / speeds[-1]
     above = int(np.searchsorted(shares, share))  # the first rate with the share or more
-    if above in (0, len(rates)):
+    if above == 0 or rates[above] == inf:
         return None
     low, high = rates[above - 1], rates[above]
     part = float((share - shares[above - 1]) / (shares[above] - shares[above - 1]))

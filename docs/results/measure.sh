@@ -12,7 +12,8 @@
 # mushrooms.libsvm in QAFEL_DATA_DIR.
 #
 # chaos runs only when it is named: it takes two hours, and starts its own mpirun.
-# headline, headline-rivals, headline-causes, findings and codec-error run only when they are named: headline takes hours.
+# headline, headline-rivals, headline-causes, findings, grids and codec-error run only when they are named: headline and
+# grids take hours.
 # They count, on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates
 # runs only when it is named, too: eight minutes.
 set -eu
@@ -91,6 +92,10 @@ findings() { # docs/findings.md shows them
         "hidden-sync $seeds" "mushrooms-grid $seeds"
 }
 
+grids() { # of the two larger models: 100 runs of one to two minutes of a core each
+    suites_at_once $raw/grids "fashion-mnist-grid ${SEEDS:-0-4}" "stdlib-text-grid ${SEEDS:-0-4}"
+}
+
 suites_at_once() { # FOLDER "NAME SEEDS"...: one for each core (JOBS=2: two), the longest first; says when one ends
     folder=$1
     shift
@@ -100,9 +105,9 @@ suites_at_once() { # FOLDER "NAME SEEDS"...: one for each core (JOBS=2: two), th
         echo "$(date +%T) suite $1: done, $(ls $0/$1/*.h5 | wc -l) runs"' $folder
 }
 
-link_rates() { # the free link and eight rates, three variants, five seeds, two and a half seconds each
+link_rates() { # the free link and nine rates, three variants, five seeds, two and a half seconds each
     hosts 4 -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/free
-    for rate in 10gbit 3gbit 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit; do
+    for rate in 10gbit 3gbit 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit 1mbit; do
         hosts 4 --rate $rate -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/$rate
     done
 }

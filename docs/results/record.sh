@@ -83,6 +83,11 @@ findings_of_quantizers() {
     python docs/results/tradeoff.py $out/findings-tradeoff.json $of/tradeoff/*.h5
 }
 
+grids() {
+    qafel-analysis compare $raw/grids/fashion-mnist-grid/*.h5 --record $out/findings-grid-cnn.json
+    qafel-analysis compare $raw/grids/stdlib-text-grid/*.h5 --record $out/findings-grid-text.json
+}
+
 findings_of_load() {
     of=$raw/findings
     qafel-analysis table $of/buffer-sweep/*-unweighted-*.h5 --record $out/findings-buffer.json
