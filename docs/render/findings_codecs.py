@@ -163,9 +163,7 @@ def _bits(
         checks.append(judged("eden at 1 bit uploads 8 times fewer bytes or better", fewer, at_least, 8.0))
     (fedbuff,) = (one for one in found if one["algorithm"] == "fedbuff")
     lines = [(exact, exact, *_costs(fedbuff), "", "")]
-    lines += [
-        (f"{codec} {c}", f"{codec} {s}", *_costs(one), *_papers(c, s)) for (c, s), one in cells.items()
-    ]
+    lines += [(f"{codec} {c}", f"{codec} {s}", *_costs(one), *_papers(c, s)) for (c, s), one in cells.items()]
     lines += [(f"eden {b}", f"eden {b}", *_costs(one), "", "") for b, one in beside.items()]
     header = (
         "client bits",
