@@ -23,7 +23,7 @@ from qafel_mpi.kernels.numba.vectors import has
 
 POLYNOMIAL = 0xC96C5795D7870F42  # reflected: the lowest bit has the highest power of x
 STEP = 64  # bytes of a sum, too
-ABREAST = 4  # sums that one call of fold brings forward side by side
+ABREAST = 4  # vectors that are brought forward side by side
 _WORDS = STEP // 8
 _ONE = 1 << 63  # x^0
 _I8, _I64 = ir.IntType(8), ir.IntType(64)
@@ -95,13 +95,14 @@ def _multiply(b: Any, x: Any, y: Any, words: int) -> Any:
 def fold(typingctx, payload, begin, end, states, at):
     """Bytes begin..end of the payload, a multiple of STEP, behind those whose sum lies at byte `at` of states.
 
-    A product takes several cycles, and a sum waits for its own: so ABREAST sums, of every ABREAST-th STEP, go on side
-    by side, as long as there are bytes for all of them.
+    A product takes several cycles, and a sum waits for its own. Where a vector has a whole sum, ABREAST of them go on
+    side by side, each of every ABREAST-th STEP, as long as there are bytes for all.
     """
 
     def codegen(context, b, signature, args):
         lanes = max(2, width() // 64)
-        vector = ir.VectorType(_I64, lanes)
+        vector, parts = ir.VectorType(_I64, lanes), _WORDS // lanes
+        abreast = ABREAST // parts
 
         def data(kind: Any, value: Any) -> Any:
             return b.bitcast(context.make_array(kind)(context, b, value).data, _I8.as_pointer())
@@ -112,7 +113,7 @@ def fold(typingctx, payload, begin, end, states, at):
             """Of the vectors of one STEP."""
             return [
                 b.bitcast(b.gep(base, [b.add(byte, _I64(8 * lanes * k))]), vector.as_pointer())
-                for k in range(_WORDS // lanes)
+                for k in range(parts)
             ]
 
         def read(byte: Any) -> list[Any]:
@@ -145,22 +146,23 @@ def fold(typingctx, payload, begin, end, states, at):
                 phi.add_incoming(next_, body)
             return ends[0], ends[1:]
 
-        # The sum so far is the last of those abreast: the others are of nothing.
-        parts = _WORDS // lanes
-        stored = [b.load(p, align=8) for p in places(kept, args[4])]
-        nothing = [ir.Constant(vector, None)] * (parts * (ABREAST - 1))
+        def each(sums: Sequence[Any]) -> list[Sequence[Any]]:
+            """The vectors of each sum."""
+            return [sums[k : k + parts] for k in range(0, len(sums), parts)]
 
         def all_on(place: Any, sums: Sequence[Any]) -> list[Any]:
-            return [
-                v
-                for k in range(ABREAST)
-                for v in onto(sums[parts * k : parts * (k + 1)], ABREAST, read(b.add(place, _I64(STEP * k))))
+            moved = [
+                onto(one, abreast, read(b.add(place, _I64(STEP * k)))) for k, one in enumerate(each(sums))
             ]
+            return [v for one in moved for v in one]
 
-        place, sums = loop(args[1], ABREAST * STEP, [*nothing, *stored], all_on)
-        joined = sums[-parts:]
-        for k in range(ABREAST - 1):
-            joined = onto(sums[parts * k : parts * (k + 1)], ABREAST - 1 - k, joined)
+        # The sum so far is the last of those abreast: the others are of nothing.
+        stored = [b.load(p, align=8) for p in places(kept, args[4])]
+        nothing = [ir.Constant(vector, None)] * (parts * (abreast - 1))
+        place, sums = loop(args[1], abreast * STEP, [*nothing, *stored], all_on)
+        *before, joined = each(sums)
+        for k, one in enumerate(before):
+            joined = onto(one, abreast - 1 - k, joined)
         _, joined = loop(place, STEP, joined, lambda place, sums: onto(sums, 1, read(place)))
         for v, p in zip(joined, places(kept, args[4]), strict=True):
             b.store(v, p, align=8)
