@@ -47,7 +47,10 @@ def records_of(task: str) -> tuple[str, ...]:
 
 
 def joined(task: str) -> list[dict[str, Any]]:
-    """The settings of all records of a task, FedBuff's once. Raises ValueError where two records have another."""
+    """The settings of all records of a task, FedBuff's once, that of most runs.
+
+    Raises ValueError where two records have another.
+    """
     names = records_of(task)
     found = {one["setting"]: one for one in content(names[0])}
     for name in names[1:]:
@@ -56,7 +59,8 @@ def joined(task: str) -> list[dict[str, Any]]:
                 raise ValueError(
                     f"{name}.json: {names[0]}.json has {one['setting']}, too; make one of all runs"
                 )
-            found.setdefault(one["setting"], one)
+            if one["runs"] > found.get(one["setting"], {"runs": 0})["runs"]:
+                found[one["setting"]] = one
     return sorted(found.values(), key=_rank)
 
 

@@ -73,6 +73,9 @@ def test_rivals_that_were_run_later_stand_in_one_table_with_the_others(monkeypat
     monkeypatch.setattr(headline, "record", lambda name: {"sources": [{"command": commands[name]}]})
     monkeypatch.setattr(headline, "measured", found.__contains__)
     assert headline.joined("text") == [fedbuff, ours, later]
+    more = fedbuff | {"runs": 5}
+    found["headline-text-rivals"][1] = more
+    assert headline.joined("text") == [more, ours, later], "the one of most runs"
     assert set(headline.unrun("text")) == set(experiments.tables("headline-text")["variants"]) - {
         *("fedbuff", "eden1", "fadas")
     }
