@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, inf, log
+from math import exp, inf, log, nan
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.optimize import isotonic_regression
 
 from docs.render.codec_errors import title
 from docs.render.pages import table
-from docs.render.records import NOTHING, content, digits
+from docs.render.records import content, digits
 from docs.render.verdicts import (
     Check,
     Finding,
@@ -21,7 +22,6 @@ from docs.render.verdicts import (
     at_most,
     every,
     shown,
-    times,
     within,
 )
 
@@ -37,7 +37,7 @@ WHOLE, BUCKETS, EDEN = CODECS[0], CODECS[1], CODECS[3]
 CLOCKS = {"digits": "clocks", "Fashion-MNIST": "clocks-fashion-mnist"}
 SHARES = (0.5, 0.75, 0.9, 0.95)  # of the speed on a free link
 VARIANTS = {"fedbuff": "FedBuff, float32", "qsgd4": "QAFeL, 4/4 bits, qsgd", "eden1": "QAFeL, 1/1 bit, eden"}
-FREE = "free"
+DRAWS = 1000
 
 
 # --- 11: one scale for a whole tensor -----------------------------------------------------------------
@@ -92,15 +92,20 @@ def _over(ours: Interval, theirs: Interval) -> Interval:
 
 def links() -> Finding:
     """The rate of a link at which each keeps so much of its speed on a free one."""
-    speeds = _speeds(content("findings-link-rates"))
-    at = {name: {share: _rates(speeds[name], share) for share in SHARES} for name in VARIANTS}
+    runs = content("findings-link-rates")
+    drawn = _draws(sorted({run["seed"] for run in runs}))
+    speeds = {name: _speeds([run for run in runs if run["variant"] == name], drawn) for name in VARIANTS}
+    at = {
+        name: {share: np.array([rate_at(own, share) for own in speeds[name]]) for share in SHARES}
+        for name in VARIANTS
+    }
     checks = tuple(
         every(
             f"{VARIANTS[name]} keeps as much of its speed on a link at least {least:g} times slower than FedBuff's",
             {
                 f"{share:.0%}": (found, at_least(found, least))
                 for share in SHARES
-                for found in [_slower(at["fedbuff"][share], at[name][share])]
+                for found in [_interval(at["fedbuff"][share], at[name][share])]
             },
         )
         for name, least in (("qsgd4", 5.2), ("eden1", 16.0))
@@ -108,8 +113,8 @@ def links() -> Finding:
     lines = [
         (
             f"{share:.0%}",
-            *(_megabits(at[name][share]) for name in VARIANTS),
-            *(shown(_slower(at["fedbuff"][share], at[name][share])) for name in ("qsgd4", "eden1")),
+            *(shown(_interval(at[name][share])) for name in VARIANTS),
+            *(shown(_interval(at["fedbuff"][share], at[name][share])) for name in ("qsgd4", "eden1")),
         )
         for share in SHARES
     ]
@@ -118,60 +123,59 @@ def links() -> Finding:
     return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-link-rates",))
 
 
-Speeds = Mapping[int, Mapping[float, float]]  # seed -> Mbit/s, inf for a free link -> server steps a second
+Speeds = Mapping[float, float]  # Mbit/s, inf for a free link -> server steps a second
 
 
-def _speeds(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Speeds]:
-    seeds = sorted({run["seed"] for run in runs})
-    found: dict[str, dict[int, dict[float, float]]] = {
-        name: {seed: {} for seed in seeds} for name in VARIANTS
-    }
+def _draws(seeds: Sequence[int]) -> list[list[int]]:
+    """All seeds, and then DRAWS times as many of them, with repeats: a bootstrap."""
+    drawn = np.random.default_rng(0).choice(seeds, (DRAWS, len(seeds)))
+    return [[*seeds], *drawn.tolist()]
+
+
+def _speeds(runs: Sequence[Mapping[str, Any]], drawn: Sequence[Sequence[int]]) -> list[Speeds]:
+    """The mean over the seeds of each draw, at the rates that all seeds have: a run may be too slow for two steps."""
+    of: dict[float, dict[int, float]] = {}
     for run in runs:
-        if run["per_step"] is not None:  # the others were too slow for two server steps
-            rate = inf if run["mbit"] is None else run["mbit"]
-            found[run["variant"]][run["seed"]][rate] = 1 / run["per_step"]
-    return found
+        if run["per_step"] is not None:
+            of.setdefault(inf if run["mbit"] is None else run["mbit"], {})[run["seed"]] = 1 / run["per_step"]
+    whole = {rate: own for rate, own in of.items() if len(own) == len(drawn[0])}
+    return [{rate: fmean(own[seed] for seed in seeds) for rate, own in whole.items()} for seeds in drawn]
 
 
-def _rates(speeds: Speeds, share: float) -> list[float | None]:
-    return [rate_at(own, share) for _, own in sorted(speeds.items())]
-
-
-def rate_at(own: Mapping[float, float], share: float) -> float | None:
+def rate_at(own: Speeds, share: float) -> float:
     """The Mbit/s at which the share of the speed on a free link is reached, between two rates by their logarithms.
 
     A faster link makes no run slower, so that speeds which fall as the rate grows are noise: they are averaged
-    (isotonic regression), and that of the free link is the last of these averages. None where the slowest rate is
-    fast enough, or the fastest is not.
+    (isotonic regression), and that of the free link is the last of these averages. 0 where the slowest rate is fast
+    enough, inf where the fastest is not, and nan without a free link.
 
     >>> rate_at({1.0: 0.5, 10.0: 1.5, 100.0: 2.0, inf: 2.0}, 0.5).__round__(3)
     3.162
     >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95, inf: 1.0}, 0.625).__round__(3)
     3.162
     >>> rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.5), rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.9)
-    (None, None)
+    (0.0, inf)
     """
     rates = sorted(own)
     if inf not in own:
-        return None
+        return nan
     speeds = isotonic_regression([own[rate] for rate in rates]).x
     shares = speeds / speeds[-1]
     above = int(np.searchsorted(shares, share))  # the first rate with the share or more
     if above == 0 or rates[above] == inf:
-        return None
+        return inf if above else 0.0
     low, high = rates[above - 1], rates[above]
     part = float((share - shares[above - 1]) / (shares[above] - shares[above - 1]))
     return exp(log(low) + part * (log(high) - log(low)))
 
 
-def _slower(fedbuff: Sequence[float | None], ours: Sequence[float | None]) -> Interval | None:
-    pairs = [(a, b) for a, b in zip(fedbuff, ours, strict=True) if a is not None and b is not None]
-    return times(*zip(*pairs, strict=True)) if len(pairs) == len(fedbuff) > 1 else None
-
-
-def _megabits(rates: Sequence[float | None]) -> str:
-    known = [rate for rate in rates if rate is not None]
-    return shown(times(known, [1.0] * len(known))) if len(known) == len(rates) > 1 else NOTHING
+def _interval(rates: np.ndarray, over: np.ndarray | float = 1.0) -> Interval | None:
+    """That of all seeds, and the 95% of the draws; None where an end is not among the rates that were measured."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = rates / over
+    low, high = np.percentile(drawn[1:], (2.5, 97.5), method="nearest")
+    found = float(drawn[0]), float(low), float(high)
+    return found if all(0 < value < inf for value in found) else None
 
 
 # --- 14: the two clocks -------------------------------------------------------------------------------

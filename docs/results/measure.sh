@@ -15,7 +15,7 @@
 # headline, headline-rivals, headline-causes, findings, grids and codec-error run only when they are named: headline and
 # grids take hours.
 # They count, on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates
-# runs only when it is named, too: eight minutes.
+# runs only when it is named, too: ten minutes.
 set -eu
 cd "$(dirname "$0")/../.."
 PATH=$PWD/.venv/bin:$PATH
