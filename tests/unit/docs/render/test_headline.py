@@ -113,6 +113,18 @@ def test_a_part_of_a_suite_leaves_the_statements_of_the_other_settings_open(monk
     assert four == Check(four.words, "–", None)
     assert single.holds is True
     assert findings_tasks.cnn().verdict == "holds partly"
+    found.append(
+        one(
+            "qafel, eden 1 bits up, eden 4 bits down, K = 10",
+            2,
+            {"uploads": same, "payload_bytes_up": {"ratio": 30.0, "low": 29.0, "high": 31.0}},
+        )
+    )
+    *_, pace, fewer = findings_tasks.cnn().checks
+    assert pace.holds is None, "up to 1 / 0.95"
+    assert fewer.holds is True
+    assert "eden at 1/4 bits: 30.0 [29.0, 31.0]" in fewer.measured
+    found.pop()
     found[-1] |= {"runs": 2, "reached": 2}
     assert findings_tasks.cnn().checks[2].holds is None, "two seeds are no interval"
     found[-1] |= {"runs": 3, "reached": 3}
