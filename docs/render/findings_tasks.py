@@ -23,7 +23,10 @@ _OWN_WEIGHT = ("cutoff", "cosine-exp", "rate")
 
 
 def _task(task: str) -> Finding:
-    """The bounds are those of Bits, and of finer bits down this project's own goals. A setting that was not run, or with two seeds, leaves its statement open."""
+    """The bounds are those of Bits, and with finer bits down this project's own goals.
+
+    A setting that was not run, or with two seeds, leaves its statement open.
+    """
     found = headline.joined(task)
     of = {name: _setting(found, "qafel", parts) for name, parts in SHOWN.items()}
     fed_back = {name: _setting(found, "qafel-ef", parts) for name, parts in SHOWN.items()}
