@@ -9,6 +9,13 @@ from docs.render.headline import setting
 from docs.render.pages import table
 from docs.render.records import content, digits, measured, not_measured, origin
 
+# What all but a few settings have, and what a label says of the rest.
+_SAID = {
+    ", client.schedule.warmup = 0": "",
+    ", server.learning_rate = 1.0": "",
+    "client.schedule.warmup = 8": "rates that rise over 8 steps",
+    "server.learning_rate = 0.5": "half the server's rate",
+}
 RECORDS = tuple(f"headline-causes-{y}" for y in ("loss", "step_norm", "gap"))
 
 
@@ -26,15 +33,26 @@ def causes() -> str:
     )
     lines = sorted(
         (
-            setting(one["setting"]),
+            said(one["setting"]),
             *(digits(mean) for mean in _means(losses, one["setting"])),
             *(digits(_means(of_all, one["setting"])[-1]) for of_all in (lengths, gaps)),
         )
         for one in losses
     )
     seeds = len(losses[0]["seeds"])
-    said = "One seed." if seeds == 1 else f"Means over {seeds} seeds."
-    return f"{said}\n\n{table(header, lines, right=range(1, len(header)))}\n\n{origin(*RECORDS)}"
+    many = "One seed." if seeds == 1 else f"Means over {seeds} seeds."
+    return f"{many}\n\n{table(header, lines, right=range(1, len(header)))}\n\n{origin(*RECORDS)}"
+
+
+def said(label: str) -> str:
+    """
+    >>> said("fedbuff, float32 up, float32 down, K = 10, client.schedule.warmup = 8, server.learning_rate = 1.0")
+    'fedbuff, float32, rates that rise over 8 steps'
+    """
+    found = setting(label)
+    for part, words in _SAID.items():
+        found = found.replace(part, words)
+    return found
 
 
 def _means(found: list[dict[str, Any]], label: str) -> list[float]:

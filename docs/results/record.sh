@@ -53,10 +53,10 @@ headline_rivals() { # a second record of a task, of runs that came later: the pa
     done
 }
 
-headline_causes() { # FedBuff's first steps are those of headline
+headline_causes() {
     for y in loss step_norm gap; do
-        qafel-analysis curves $raw/headline-causes/*-seed0.h5 $raw/headline/text/fedbuff-seed0.h5 --x server_steps --y $y \
-            --at 1,2,3,4,5 --record $out/headline-causes-$y.json
+        qafel-analysis curves $raw/headline-causes/*.h5 --x server_steps --y $y --at 1,2,3,4,5 \
+            --record $out/headline-causes-$y.json
     done
 }
 
