@@ -7,7 +7,7 @@
 # make soak   10 minutes of 8 ranks, most of them under faults: goodput, wrong results, memory, descriptors, messages
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
-# make results  measures everything that docs/results.md publishes: about an hour on two cores, with nothing else running
+# make results  measures what docs/results.md publishes, but for what takes hours: two hours on two cores, with nothing else running
 # make findings  what docs/findings.md takes from the virtual clock, again: hours. SIZE=small: three seeds of it, into
 #             runs/findings, in some twenty minutes on two idle cores; fails where a statement turns
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000

@@ -141,21 +141,21 @@ class Ratio:
 def saving(setting: Group, baseline: Group, key: str, *, seed: int = 0) -> Ratio | None:
     """How many times fewer than the baseline; None where either never reached the target or needed nothing.
 
-    Where the runs that count have the same seeds on both sides, a seed's two runs are drawn together: most of what
-    makes runs differ (who trains when, on what) is a function of the seed, and cancels out.
+    Where the baseline has all seeds of the setting's runs that count, only its runs of these seeds are taken, and a
+    seed's two runs are drawn together: most of what makes runs differ (who trains when, on what) is a function of the
+    seed, and cancels out.
     """
     ours, theirs = np.array(setting.values(key)), np.array(baseline.values(key))
     if not len(ours) or not len(theirs) or ours.mean() == 0:
         return None
+    if pairs := _in_pairs(setting, baseline, key):
+        ours, theirs = np.array(pairs).T
     ratio = float(theirs.mean() / ours.mean())
     if min(len(ours), len(theirs)) < 2:
         return Ratio(ratio, None, None)
     generator = np.random.default_rng(seed)
-    of_theirs = of_ours = _picks(generator, len(theirs))
-    if pairs := _in_pairs(setting, baseline, key):
-        ours, theirs = np.array(pairs).T
-    else:
-        of_ours = _picks(generator, len(ours))
+    of_theirs = _picks(generator, len(theirs))
+    of_ours = of_theirs if pairs else _picks(generator, len(ours))
     samples = theirs[of_theirs].mean(axis=1) / np.maximum(ours[of_ours].mean(axis=1), 1e-300)
     low, high = np.quantile(samples, [0.025, 0.975])
     return Ratio(ratio, float(low), float(high))
@@ -167,11 +167,11 @@ def _picks(generator: np.random.Generator, runs: int) -> np.ndarray:
 
 
 def _in_pairs(setting: Group, baseline: Group, key: str) -> list[tuple[float, float]]:
-    """(setting's, baseline's) value of each seed; none unless both have one run that counts for each."""
+    """(setting's, baseline's) value of each seed of the setting; none unless both have one run that counts of it."""
     ours, theirs = ([run["seed"] for run in group.reached] for group in (setting, baseline))
     values = [group.values(key) for group in (setting, baseline)]
-    alike = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
-    if not alike or [len(v) for v in values] != [len(ours), len(theirs)]:
+    once = len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs)
+    if not once or not set(ours) <= set(theirs) or [len(v) for v in values] != [len(ours), len(theirs)]:
         return []
     own, other = dict(zip(ours, values[0], strict=True)), dict(zip(theirs, values[1], strict=True))
     return [(own[seed], other[seed]) for seed in sorted(own)]

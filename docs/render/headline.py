@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -83,9 +84,9 @@ def shown(task: str) -> str:
     return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}"
 
 
-def unrun(task: str) -> list[str]:
-    """The variants of the suite headline-TASK that no command of its records ran."""
-    commands = [source["command"] for name in records_of(task) for source in record(name)["sources"]]
+def unrun(task: str, names: Sequence[str] = ()) -> list[str]:
+    """The variants of the suite headline-TASK that no command of these records ran, or of all its records."""
+    commands = [source["command"] for name in names or records_of(task) for source in record(name)["sources"]]
     named = [re.findall(r"--variant (\S+)", command) for command in commands]
     if not all(named):  # a command without names runs all
         return []

@@ -76,9 +76,10 @@ headline_causes() { # 30 server steps each
     qafel-mpi suite headline-text-causes --seeds ${SEEDS:-0} --out $raw/headline-causes
 }
 
-headline_rivals() { # what the records of a task lack, and FedBuff beside it; hours, too
+headline_rivals() { # what the first record of a task lacks, and FedBuff beside it; hours, too. Runs of before stay
     for task in ${TASKS:-text fashion-mnist}; do
-        lacking=$(python -c "from docs.render.headline import unrun; print(*('--variant ' + one for one in unrun('$task')))")
+        lacking=$(python -c "from docs.render.headline import unrun
+print(*('--variant ' + one for one in unrun('$task', ['headline-$task'])))")
         [ -z "$lacking" ] || qafel-mpi suite headline-$task --seeds ${SEEDS:-0-4} --variant fedbuff $lacking \
             --out $raw/headline-rivals/$task
     done
@@ -331,7 +332,7 @@ analysis() {
 
 for group in ${*:-$GROUPS_IN_ORDER}; do
     echo "--- $group, $(date -u '+%Y-%m-%d %H:%M:%S') UTC, load$(uptime | sed 's/.*load average//')"
-    if [ -e "$raw/$group" ]; then # its runs would join these
+    if [ -e "$raw/$group" ] && [ "$group" != headline-rivals ]; then # its runs would join these
         rm -rf "$raw/$group.before"
         mv "$raw/$group" "$raw/$group.before"
     fi

@@ -43,6 +43,7 @@ headline() {
     for task in digits mushrooms text fashion-mnist; do
         [ -d $raw/headline/$task ] || continue
         qafel-analysis compare $raw/headline/$task/*.h5 --record $out/headline-$task.json
+        rm -f $out/headline-$task-rivals.json # all settings are in the first
     done
 }
 

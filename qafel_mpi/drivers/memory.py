@@ -61,13 +61,15 @@ def client_parts(setup: Setup) -> list[Part]:
     largest = max(setup.downlink.payload_bytes(), 0 if setup.assigns else setup.full.payload_bytes())
     slots = 2 if largest >= LARGE_BYTES else DOWN_SLOTS
     uploads = e.transport.upload_frames
-    more = int(e.client.momentum > 0) + int(e.transport.progress == "thread")
+    moments = 2 if e.client.optimizer == "adamw" else int(e.client.momentum > 0)
+    more = moments + int(e.transport.progress == "thread") + int(e.server.update == "model")
+    because = ("client.optimizer", "client.momentum", "transport.progress", "server.update")
     return [
         _vectors(setup, 5 if on_host else HELD),
         Part(
-            f"{more} of client.momentum and transport.progress",
+            f"{more} of {', '.join(because[:-1])} and {because[-1]}",
             more * vector if on_host else 0,
-            ("client.momentum", "transport.progress"),
+            because,
         ),
         Part(f"{slots} receives for broadcasts", slots * _frame(largest), ("downlink.codec",)),
         Part(

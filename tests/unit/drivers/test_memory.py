@@ -50,10 +50,16 @@ def test_what_a_setting_asks_for_is_a_part_of_its_own():
     )
     assert client == {
         "5 vectors of 1,000,000 parameters": 5 * 4 * D,
-        "2 of client.momentum and transport.progress": 2 * 4 * D,
+        "2 of client.optimizer, client.momentum, transport.progress and server.update": 2 * 4 * D,
         "2 receives for broadcasts": 2 * FRAME,
         "2 uploads under way": 2 * FRAME,
     }
+
+
+def test_adamw_keeps_two_vectors_and_a_client_that_sends_its_model_where_it_began():
+    for settings, vectors in ((["algorithm=decoupled"], 2), (["algorithm=fedasync"], 1)):
+        (more,) = (part for part in client_parts(setup(*settings)) if "client.optimizer" in part.settings)
+        assert more.bytes == vectors * 4 * D
 
 
 def test_a_client_with_a_hidden_state_has_room_for_a_full_one_in_every_receive():

@@ -243,6 +243,9 @@ def test_two_runs_of_one_seed_are_drawn_together():
     baseline = costs({0: 100, 1: 300, 2: 500})
     half = compare.saving(costs({2: 250, 0: 50, 1: 150}), baseline, "uploads")
     assert half == compare.Ratio(2.0, 2.0, 2.0), "each seed needs half of what the baseline needs"
+    fewer = compare.saving(costs({2: 250, 0: 50}), baseline, "uploads")
+    assert fewer == half, "with the baseline's runs of these seeds alone"
+    assert compare.saving(costs({2: 250}), baseline, "uploads") == compare.Ratio(2.0, None, None)
     apart = compare.saving(costs({2: 250, 0: 50, 3: 150}), baseline, "uploads")
     assert apart is not None
     assert apart.low is not None

@@ -79,6 +79,7 @@ def test_rivals_that_were_run_later_stand_in_one_table_with_the_others(monkeypat
     assert set(headline.unrun("text")) == set(experiments.tables("headline-text")["variants"]) - {
         *("fedbuff", "eden1", "fadas")
     }
+    assert "fadas" in headline.unrun("text", ["headline-text"])
     assert findings_tasks.transformer().records == ("headline-text", "headline-text-rivals")
     del found["headline-text-rivals"]
     assert headline.joined("text") == [fedbuff, ours]
