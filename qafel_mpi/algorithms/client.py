@@ -106,10 +106,10 @@ class Client:
         if self.feedback is not None:
             self.feedback.restore(kept, self.replica.x_hat.dtype)
 
-    def begin(self) -> int:
-        """y_0 = x̂^t, whatever version it holds now. Returns t."""
+    def begin(self, y_0: Tensor) -> int:
+        """y_0: (d,), x̂^t, whatever version t it holds now; with unicast what this client was sent. Returns t."""
         if self._start is not None:
-            self._start.copy_(self.replica.x_hat)
+            self._start.copy_(y_0)
         return self.replica.version
 
     def encode(self, delta: Tensor, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:

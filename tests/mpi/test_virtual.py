@@ -18,6 +18,10 @@ SETTINGS = {
     "fedbuff unicast": ["algorithm=fedbuff", "downlink.delivery=unicast"],
     "naive unicast": ["algorithm=naive", "downlink.delivery=unicast"],
     "fedasync": ["algorithm=fedasync", "server.buffer_size=1"],
+    "fedasync unicast, 4 bits": [
+        *("algorithm=fedasync", "server.buffer_size=1", "downlink.delivery=unicast"),
+        *("downlink.mode=direct", "downlink.codec=qsgd", "downlink.bits=4"),
+    ],
     "fadas, cutoff": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cutoff"],
     "decoupled": ["algorithm=decoupled", "server.quorum=2", "server.grace_seconds=0.1"],
     "quafl": ["algorithm=quafl", "client.local_steps=4", "clock.dropout=0.1"],

@@ -124,7 +124,7 @@ class Trainer:
         self, jobs: Collection[Job], start: Tensor, outs: Buffers, poll: Poll | None = None
     ) -> list[Result]:
         """One result a job. outs: a buffer for the payload of each. poll: as in Task.train; it may raise Stopped."""
-        version = self.client.begin()
+        version = self.client.begin(start)
         trainings = np.fromiter(chain.from_iterable(jobs), np.int64, 2 * len(jobs)).reshape(-1, 2)
         seeds = derive_rows(self.seed, Stream.SHUFFLE, trainings).tolist()
         deltas = self.deltas[: len(jobs)]

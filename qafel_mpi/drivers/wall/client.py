@@ -147,7 +147,7 @@ class WallClient:
         # 2. Take y_0 = x̂^t, the newest hidden state that this rank has.
         begun = perf_counter()
         with self.lock:
-            version = self.client.begin()
+            version = self.client.begin(self.replica.x_hat)
             if self.threaded:
                 self.start.copy_(self.replica.x_hat)
         # 3. Train: P local SGD steps give y_P − y_0. Broadcasts are applied meanwhile: steps 12 and 13.

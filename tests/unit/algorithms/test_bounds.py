@@ -68,7 +68,7 @@ def test_of_a_client_that_sends_its_model_the_difference_is_measured_and_clipped
     client = Client(
         Replica(start(), build(CODECS["identity"], LAYOUT), assigns=True), up, seed=0, sends_model=True
     )
-    client.begin()
+    client.begin(start())
     payload = np.zeros(up.payload_bytes(), np.uint8)
     size, key = client.encode(vector(3, 4), payload, client=0, participation=0)
     server.receive(Update(0, 0, payload[:size], key))

@@ -54,7 +54,7 @@ def test_uploads_encoded_in_one_call_are_those_encoded_one_by_one(sends_model, d
     if diverged is not None:
         deltas[diverged, 7] = float("nan")
     outs, trainings = np.zeros((3, up.payload_bytes()), np.uint8), np.array([[5, 0], [5, 1], [0, 9]])
-    clients[0].begin(), clients[1].begin()
+    clients[0].begin(start()), clients[1].begin(start())
     sizes, keys, errors = clients[0].encode_all(deltas.clone(), outs, trainings)
     assert set(errors) == ({diverged} - {None})
     for i, (client, participation) in enumerate(trainings.tolist()):

@@ -85,7 +85,7 @@ def test_fedasync_mixes_the_clients_model_into_the_current_one():
     )
     x = start()
     for t in range(4):
-        assert client.begin() == 0  # it never hears of a step: ever staler
+        assert client.begin(start()) == 0  # it never hears of a step: ever staler
         payload = np.zeros(up.payload_bytes(), np.uint8)
         delta = start(50 + t) * 0.1
         y_p = start() + delta
