@@ -16,7 +16,7 @@ from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec, PayloadError
-from qafel_mpi.codecs.near import NearCodec, decode_near
+from qafel_mpi.codecs.near import NearCodec, decode_near, wrapped
 from qafel_mpi.kernels.keys import Stream, counted, derive, of_owner
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
@@ -59,6 +59,7 @@ class Step(NamedTuple):
     step_norm: float = float("nan")  # ‖x^{t+1} − x^t‖₂
     difference_norm: float = float("nan")  # ‖v‖₂ of the v that Q_s was applied to
     gap: float = float("nan")  # ‖x^{t+1} − x̂^{t+1}‖₂, which is also ‖Q_s(v) − v‖₂
+    wrapped: int = 0  # parts of q^t that were too far from what x̂ took them for (NearCodec)
 
 
 class Server:
@@ -107,7 +108,8 @@ class Server:
         self._bounded = server.clip_norm is not None or server.reject_norm is not None
         self._scratch: Tensor | None = None
         # Models that are decoded near the server's own.
-        self.near = server.update == "model" and isinstance(uplink, NearCodec)
+        self._wraps = isinstance(uplink, NearCodec)
+        self.near = self._wraps and server.update == "model"
 
     @property
     def version(self) -> int:
@@ -160,7 +162,7 @@ class Server:
         if self.findings:
             self.findings = []
         weighed = [self._weigh(update) for update in updates]
-        if self._bounded or self.near:
+        if self._bounded or self._wraps:
             return [self._receive(i, update) for i, update in enumerate(updates)]
         used = [(i, w.s * w.n) for i, w in enumerate(weighed) if w is not None]
         if used:
@@ -179,7 +181,10 @@ class Server:
             try:
                 if self._bounded:
                     clip = self._clip(index, update)
-                self._add([update], [weighed.s * weighed.n * clip], index)
+                before = wrapped(self.uplink) if self._wraps else 0
+                self._add([update], [weighed.s * weighed.n * clip])
+                if self._wraps:
+                    self._note_wrapped(index, wrapped(self.uplink) - before)
                 if self.uplink.clips:
                     self._note_clipped(index, update)
             except (PayloadError, Rejected) as error:
@@ -191,6 +196,11 @@ class Server:
         if clipped := self.uplink.clipped(update.payload):
             why = f"elements beyond the codec's range: {clipped}; raise uplink.spacing or uplink.bits"
             self.findings.append(Finding(index, CLIPPED, why))
+
+    def _note_wrapped(self, index: int, parts: int) -> None:
+        if parts:
+            why = f"buckets: {parts}; raise uplink.bits or uplink.spacing"
+            self.findings.append(Finding(index, WRAPPED, why))
 
     def _clip(self, index: int, update: Update) -> float:
         """c of an update whose norm is looked at. Raises PayloadError and Rejected."""
@@ -205,12 +215,12 @@ class Server:
             self.findings.append(Finding(index, CLIPPED, why))
         return clip
 
-    def _add(self, updates: list[Update], coefficients: list[float], index: int = 0) -> None:
-        """buffer += Σ coefficient · u, or u − h with calibration. index: of the first among those received."""
+    def _add(self, updates: list[Update], coefficients: list[float]) -> None:
+        """buffer += Σ coefficient · u, or u − h with calibration."""
         if self.calibration is not None:
             self._add_differences(updates, self.calibration)
         elif self.near:
-            self._add_near(updates[0], coefficients[0], index)  # one at a time: see receive_all
+            self._add_near(updates[0], coefficients[0])  # one at a time: see receive_all
         elif len(updates) == 1 and not self.uplink.own_sums:
             (u,) = updates
             if self._spent:
@@ -222,12 +232,10 @@ class Server:
             payloads, keys = [u.payload for u in updates], [u.key for u in updates]
             self.uplink.sum_all(payloads, self.buffer, coefficients, keys)
 
-    def _add_near(self, update: Update, coefficient: float, index: int) -> None:
+    def _add_near(self, update: Update, coefficient: float) -> None:
         """buffer += coefficient · y, decoded near x^t."""
         y = self._aside()
-        if wrapped := decode_near(self.uplink, update.payload, self.x, y, update.key):
-            why = f"buckets of its model: {wrapped}; raise uplink.bits or uplink.spacing"
-            self.findings.append(Finding(index, WRAPPED, why))
+        decode_near(self.uplink, update.payload, self.x, y, update.key)
         self.buffer.add_(y, alpha=coefficient)
 
     def _add_differences(self, updates: list[Update], calibration: Calibration) -> None:
@@ -282,12 +290,15 @@ class Server:
         motion = self._motion()
         self._clear()
         key = counted(self._broadcasts, self.version)
+        before = wrapped(self.replica.downlink)
         payload_bytes, norms = self._publish(motion, out, key, measure)
-        return (
+        made = (
             Step(self.version, key, payload_bytes, *norms)
             if measure
             else Step(self.version, key, payload_bytes)
         )
+        parts = wrapped(self.replica.downlink) - before
+        return made._replace(wrapped=parts) if parts else made
 
     def download(self, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:
         """Unicast: Q_s(x^t) for one client that starts, quantized afresh. Returns (payload bytes, key)."""

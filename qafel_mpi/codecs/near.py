@@ -25,6 +25,11 @@ class NearCodec(Codec):
         """
 
 
+def wrapped(codec: Codec) -> int:
+    """NearCodec.wrapped, of any codec."""
+    return codec.wrapped if isinstance(codec, NearCodec) else 0
+
+
 def decode_near(codec: Codec, payload: np.ndarray, reference: Tensor, out: Tensor, key: int) -> int:
     """NearCodec.decode_near, of any codec: one that needs no reference is never too far from it."""
     if isinstance(codec, NearCodec):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, WRAPPED, Finding
 from qafel_mpi.algorithms.server import Server, Step
 from qafel_mpi.drivers.build import Progress, Report, Setup
 from qafel_mpi.drivers.failures import EvaluationError, evaluating
@@ -64,6 +65,7 @@ class Ledger:
         self.reason = ""  # why the run ends; empty while it goes on
         self.evaluation_failed = False
         self.seconds = 0.0
+        self._wrapped = False  # a broadcast did, and it was said
 
     def open(self) -> None:
         """The row of version 0."""
@@ -150,11 +152,24 @@ class Ledger:
 
     def stepped(self, step: Step, time_s: float) -> None:
         """A server step. Evaluates where it is due, and looks at every way to stop."""
+        if step.wrapped:
+            self._note_wrapped(step)
         due = self.evaluation.due(step.version, self.setup.clients, self.server.config.buffer_size)
         last = self.stop.steps is not None and step.version >= self.stop.steps
         self._write(step, time_s, evaluate=due or last)
         if last:
             self.reason = self.reason or "finished"
+
+    def _note_wrapped(self, step: Step) -> None:
+        why = f"buckets of the broadcast: {step.wrapped}; raise downlink.bits or downlink.spacing"
+        self.recorder.fault(WRAPPED, rank=0, version=step.version - 1, detail=why)
+        if not self._wrapped:
+            print(
+                f"qafel-mpi: {WRAPPED}: {why}; from now on only the trace says so",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._wrapped = True
 
     def tick(self, time_s: float) -> None:
         """Look at the clock's limit; time_s on the run's clock."""

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding, Rejected, factor
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, WRAPPED, Finding, Rejected, factor
 from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Update
-from qafel_mpi.codecs import NonFiniteError, build
+from qafel_mpi.codecs import CodecConfig, NonFiniteError, build
 from tests.unit.algorithms.made import CODECS, LAYOUT, D, damaged, make, start, step, upload
 
 
@@ -136,3 +136,31 @@ def test_a_sum_too_large_for_a_float_ends_the_step_before_the_model_moves():
     with pytest.raises(NonFiniteError, match=r"'a\.weight', element 0 is inf"):
         server.step(np.zeros(D * 4, np.uint8))
     assert torch.equal(server.x, start())
+
+
+LATTICE = CodecConfig(codec="lattice", bits=4, spacing=1.0, bucket=512)  # of ±7½ near 0
+
+
+def test_buckets_of_an_update_that_wrapped_around_are_found_and_the_others_count():
+    """D = 697: two buckets. The first has an element of 100, and is lost; of two updates it is the second's."""
+    server, up, down = make(uplink=LATTICE, buffer_size=2)
+    far = torch.ones(D)
+    far[3] = 100.0
+    updates = []
+    for client, u in enumerate((torch.ones(D), far)):
+        payload = np.zeros(up.payload_bytes(), np.uint8)
+        updates.append(Update(client, 0, payload[: up.encode(u, payload, 1)], 1))
+    assert server.receive_all(updates) == [1.0, 1.0]
+    assert [(found.at, found.kind) for found in server.findings] == [(1, WRAPPED)]
+    assert "buckets: 1; raise uplink.bits or uplink.spacing" in server.findings[0].why
+    step(server, down)
+    assert torch.allclose(server.x - start(), torch.cat((torch.full((512,), 0.5), torch.ones(D - 512))))
+
+
+@pytest.mark.parametrize("assigns", [False, True])
+def test_a_broadcast_that_wrapped_around_is_counted_at_the_step(assigns):
+    server, up, down = make(downlink=LATTICE, assigns=assigns)
+    for length, parts in ((1.0, 0), (1000.0, 2)):
+        upload(server, up, torch.full((D,), length))
+        made, _ = step(server, down)
+        assert made.wrapped == parts

@@ -5,6 +5,7 @@ import numpy as np
 from qafel_mpi.config import load
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace_schema import FAULT_NAMES
 
 
 def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
@@ -45,3 +46,21 @@ def test_clients_that_are_asked_have_as_many_steps_as_there_was_time_for(tmp_pat
     waited = updates["finish_s"] - updates["start_s"]
     assert waited.min() >= 0.3 - 1e-9
     assert np.allclose(updates["train_seconds"], waited)
+
+
+def test_what_wraps_around_is_in_the_trace_upload_by_upload_and_step_by_step_and_said(tmp_path, capsys):
+    codecs = [f"{way}.{what}" for way in ("uplink", "downlink") for what in ("codec=lattice", "spacing=1e-6")]
+    small = ["task.clients=20", "stop.uploads=60", "evaluation.every_steps=1000", "clock.kind=virtual"]
+    # Updates of which nothing arrives would move nothing, and leave nothing to be sent down.
+    up = ["uplink.spacing=1e-2", "uplink.bits=8"]
+    virtual.run(load("digits", [*small, *codecs, *up]), None, tmp_path / "down.h5")
+    virtual.run(load("digits", [*small, *codecs]), None, tmp_path / "up.h5")
+    for name, what, versions in (("down", "buckets of the broadcast", set(range(6))), ("up", "buckets", {0})):
+        with open_trace(tmp_path / f"{name}.h5") as trace:
+            faults = trace.table("faults")
+        assert {FAULT_NAMES[kind] for kind in faults["kind"]} == {"wrapped around"}
+        assert all(row["detail"].decode().startswith(f"{what}: ") for row in faults)
+        assert set(faults["version"]) >= versions
+    said = capsys.readouterr().err
+    assert said.count("wrapped around: buckets of the broadcast") == 1
+    assert said.count("wrapped around: client") == 10
