@@ -7,6 +7,7 @@ client keeps between its participations lives on the rank that hosts it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from heapq import heapify, heapreplace
 
 import numpy as np
@@ -19,7 +20,8 @@ REDRAWS = 100  # where different clients are asked for; then the next one of the
 class Hosting:
     """Each client lives on one host. Hosts are counted from 0; host h is rank h + 1.
 
-    Four bytes a client and eight a host. of(h) are the clients of a host, in ascending order.
+    Four bytes a client and eight a host, and four a client more where somebody asks for host_of. of(h) are the clients
+    of a host, in ascending order.
     """
 
     def __init__(self, host_of: np.ndarray, hosts: int):
@@ -59,8 +61,14 @@ class Hosting:
 
     def host_of(self, client: int) -> int:
         """The host that a client lives on."""
-        at = int(np.flatnonzero(self._clients == client)[0])
-        return int(np.searchsorted(self._offsets, at, side="right")) - 1
+        return int(self._host_of[client])
+
+    @cached_property
+    def _host_of(self) -> np.ndarray:
+        """(clients,) uint32, the host of each."""
+        found = np.empty(len(self._clients), dtype=np.uint32)
+        found[self._clients] = np.repeat(np.arange(len(self)), np.diff(self._offsets))
+        return found
 
     def without(self, host: int, examples: np.ndarray, others: Sequence[int]) -> Hosting:
         """The same, but the clients of a host live on others: the largest goes to the one that has least, in turn.
@@ -68,8 +76,7 @@ class Hosting:
         examples: (clients,), of each client. others: the hosts that take them, one at least.
         """
         hosts = len(self)
-        host_of = np.empty(len(self._clients), dtype=np.uint32)
-        host_of[self._clients] = np.repeat(np.arange(hosts), np.diff(self._offsets))
+        host_of = self._host_of.copy()
         weights = np.maximum(examples, 1)
         loads = np.bincount(host_of, weights, minlength=hosts)
         heap = [int(loads[other]) * hosts + other for other in others]
