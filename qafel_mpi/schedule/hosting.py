@@ -20,8 +20,8 @@ REDRAWS = 100  # where different clients are asked for; then the next one of the
 class Hosting:
     """Each client lives on one host. Hosts are counted from 0; host h is rank h + 1.
 
-    Four bytes a client and eight a host, and four more a client where host_of is asked for. of(h) are the clients of a
-    host, in ascending order.
+    Four bytes a client and eight a host, and four more a client where host_of is asked for. of(h) are the clients of
+    a host, in ascending order.
     """
 
     def __init__(self, host_of: np.ndarray, hosts: int):
