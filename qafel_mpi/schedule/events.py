@@ -246,6 +246,8 @@ class ControlledStaleness:
             "people": self.people.state(),
             "opened": self._opened,
             "planned": self._planned,
+            "replaced": self._replaced,
+            "now_s": self._now_s,
             "starts": saved(self._starts),
             "finishes": saved(self._finishes),
             "beginning": np.array(beginning, dtype=np.int64).reshape(-1, 2),
@@ -254,6 +256,7 @@ class ControlledStaleness:
     def restore(self, state: State) -> None:
         self.people.restore(state["people"])
         self._opened, self._planned = int(state["opened"]), int(state["planned"])
+        self._replaced, self._now_s = int(state["replaced"]), float(state["now_s"])
         self._starts, self._finishes = restored(state["starts"]), restored(state["finishes"])
         self._beginning = {}
         for version, n in state["beginning"].tolist():

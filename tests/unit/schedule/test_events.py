@@ -90,6 +90,32 @@ def test_a_restored_schedule_goes_on_as_if_it_had_never_stopped(name):
         assert all(other.next(version) == event for version, event in followed), f"restored at event {n}"
 
 
+def test_with_staleness_by_decree_it_does_where_the_server_uses_few_updates_too():
+    """The server uses τ ≤ 1 alone: others take the places of the rest, and time runs ahead of the version."""
+    clock = ClockConfig(kind="virtual", staleness=StalenessControl(kind="uniform", max=20))
+
+    def made():
+        return schedule(clock, clients=50, seed=5, buffer_size=10, synchronous=False)
+
+    plan, followed, copies = made(), [], {}
+    started, used = {}, 0
+    while used < 300:
+        version = used // 10
+        if version and version % 7 == 0 and version not in copies:
+            copies[version] = (len(followed), copy.deepcopy(plan.state()))
+        event = plan.next(version)
+        followed.append((version, event))
+        job = (event.client, event.participation)
+        if event.kind == START:
+            started[job] = version
+        else:
+            used += version - started.pop(job) <= 1
+    for version, (n, state) in copies.items():
+        other = made()
+        other.restore(state)
+        assert all(other.next(t) == event for t, event in followed[n:]), f"restored at version {version}"
+
+
 def test_the_state_of_other_settings_is_refused():
     few, many = (
         schedule(CLOCKS["constant"], clients=n, seed=0, buffer_size=10, synchronous=False) for n in (10, 50)
