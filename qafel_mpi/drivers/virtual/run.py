@@ -161,6 +161,8 @@ class Simulation:
         self._expect()
         try:
             self._simulate()
+            if self.step_due and self.ledger.reason == "finished":
+                self._step()  # the run's last upload has filled the buffer, and nobody restarts before it
         except Stopped:  # in the middle of an event: the last checkpoint holds
             self.ledger.reason, self.checkpoints.stopped = INTERRUPTED, True
         except (NonFiniteError, PayloadError) as error:  # of the server's step

@@ -1,11 +1,16 @@
 """The loop of the virtual clock, in one process."""
 
 import numpy as np
+import pytest
 
 from qafel_mpi.config import load
+from qafel_mpi.drivers.replay import run as replay
+from qafel_mpi.drivers.survival.checkpoints import numbered
 from qafel_mpi.drivers.virtual import run as virtual
+from qafel_mpi.trace.merge import shards_of
 from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import FAULT_NAMES
+from tests.unit.drivers.survival.test_resume import result
 
 
 def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
@@ -64,3 +69,38 @@ def test_what_wraps_around_is_in_the_trace_upload_by_upload_and_step_by_step_and
     said = capsys.readouterr().err
     assert said.count("wrapped around: buckets of the broadcast") == 1
     assert said.count("wrapped around: client") == 10
+
+
+ALWAYS = ("clock.kind=virtual", "clock.start=always", "clock.concurrency=12", "task.clients=12")
+OF_FOUR = ("server.buffer_size=4", "stop.uploads=20", "evaluation.every_steps=1000")
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["clock.restart_before_step=false"], ["clock.start=constant"]], ids=str
+)
+def test_the_last_upload_makes_its_step(tmp_path, settings):
+    summary = virtual.run(load("digits", [*ALWAYS, *OF_FOUR, *settings]), None, tmp_path / "a.h5")
+    assert (summary.outcome, summary.uploads, summary.server_steps) == ("finished", 20, 5)
+    with open_trace(tmp_path / "a.h5") as trace:
+        assert trace.table("steps")["time_s"][-1] == trace.table("updates")["finish_s"][-1]
+    found = replay.run(tmp_path / "a.h5")
+    assert (found.outcome, found.server_steps) == ("the same", 5)
+
+
+def test_a_run_that_is_interrupted_before_a_step_makes_it_when_it_goes_on(tmp_path, monkeypatch):
+    """Stopped between the upload that completes the second step and the restart before it."""
+    finish, due = virtual.Simulation._finish, []
+
+    def finished(simulation, event):
+        finish(simulation, event)
+        due.append(simulation.step_due)
+
+    experiment = load("digits", [*ALWAYS, *OF_FOUR])
+    virtual.run(experiment, None, tmp_path / "a.h5")
+    monkeypatch.setattr(virtual.Simulation, "_finish", finished)
+    first = virtual.run(experiment, None, tmp_path / "b.h5", interrupted=lambda: due.count(True) == 2)
+    assert (first.outcome, first.uploads, first.server_steps) == ("interrupted", 8, 1)
+    monkeypatch.undo()
+    _, path = next(numbered(shards_of(tmp_path / "b.h5")))
+    virtual.run(experiment, None, tmp_path / "b.h5", resume=path)
+    assert result(tmp_path / "a.h5") == result(tmp_path / "b.h5")
