@@ -6,11 +6,13 @@ import h5py
 import pytest
 from mpi4py import MPI
 
+from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.virtual import remote
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.virtual.settling import SettlingWorkers
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.transport.frames import Frame
+from qafel_mpi.transport.inbox import Inbox
 from qafel_mpi.wire import Kind
 
 SETTINGS = {
@@ -121,6 +123,43 @@ def test_evaluations_by_workers_use_the_same_frames_again(comm, folder, digits, 
     counts = comm.bcast(alive)
     assert len(counts) > 20
     assert counts[-1] <= counts[5] + 5, counts
+
+
+class OneByOne(Inbox):
+    """One message at each look: what a rank 0 finds that is behind comes later."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.held = []
+
+    def poll(self):
+        self.held += super().poll()
+        return [self.held.pop(0)] if self.held else []
+
+
+@pytest.mark.mpi(min_size=2)
+def test_updates_that_a_round_did_not_wait_for_are_received_and_not_kept(comm, folder, digits, monkeypatch):
+    """Each round has four of ten; results of the others are there already, or under way."""
+    step, kept, under_way = virtual.Simulation._step, [], []
+
+    def stepped(simulation):
+        step(simulation)
+        under_way.append(sum(simulation.workers.outstanding.values()))
+        results, _ = simulation.workers.settle()  # all that was handed out has come
+        kept.append((len(simulation.start_version), len(results)))
+
+    monkeypatch.setattr(virtual.Simulation, "_step", stepped)
+    monkeypatch.setattr(remote, "Inbox", OneByOne)
+    rounds = ("clock.kind=virtual", "clock.concurrency=10", "algorithm=fedavg")
+    summary = virtual.run(digits(*rounds), comm, folder / "a.h5")
+    assert summary.server_steps == 10
+    assert comm.bcast(kept) == [(0, 0)] * 10
+    assert any(comm.bcast(under_way))
+    with h5py.File(folder / "a.h5") as file:
+        messages = file["messages"][:]
+    received = (messages["end"] == 1) & (messages["kind"] == Kind.UPDATE)
+    assert received.sum() == 100
+    assert replay.run(folder / "a.h5", comm).outcome == "the same"
 
 
 def check_encodings(path):

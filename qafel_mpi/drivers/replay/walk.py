@@ -87,6 +87,8 @@ class Replay:
         self._rows = rows
         self._payload = np.empty(setup.downlink.payload_bytes(), dtype=np.uint8)
         self._at_once = max(1, min(AT_ONCE, AT_ONCE_BYTES // setup.uplink.payload_bytes()))
+        # On the wall clock the server was handed uploads of earlier rounds, too.
+        self._forgets = recorded.experiment.server.synchronous and not recorded.wall
         self._refused = rows["use"] == REFUSED
         self._any_refused = bool(self._refused.any())
         self._as_they_are = _first_of_each_rank(recorded) if setup.unicast and recorded.wall else set()
@@ -343,6 +345,8 @@ class Replay:
         else:
             step = self.server.step(self._payload, measure=measure)
             self.workers.publish(self._payload[: step.payload_bytes], version, step.key)
+        if self._forgets:
+            self.workers.forget()
         if self.observe_step is not None:
             self.observe_step(step, int(self.recorded.served[self.at - 1]) + 1 if self.at else 0)
 

@@ -91,6 +91,12 @@ class Handover:
         order.missing.discard(job)
         return wanted
 
+    def forget(self) -> None:
+        """No result of what was given so far is wanted."""
+        for own in self._orders.values():
+            for order in own.values():
+                order.missing.clear()
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Around messages that belong together: what a dead worker had is given to others behind them."""

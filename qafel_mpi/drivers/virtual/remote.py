@@ -53,6 +53,7 @@ class RemoteWorkers:
         self._evaluators = self.ranks if gpus or setup.task.parts(self._examples) > 1 else []
         self._scores: dict[int, Evaluation] = {}
         self._unevaluated = ""  # why a worker could not evaluate its parts
+        self._awaited: set[Job] = set()  # handed out, neither here nor forgotten
         self._results: dict[Job, Result] = {}
         self._sequence = 0
         self._download: Frame | None = None
@@ -74,6 +75,7 @@ class RemoteWorkers:
         """As one batch, to one worker; which one has no effect on the result."""
         rank = addressee(jobs, self.outstanding, kept=self.setup.kept)
         self.outstanding[rank] += len(jobs)
+        self._awaited.update(jobs)
         with self.handover.undisturbed():
             self.handover.given(rank, jobs, version, threads, self._download)
             if self._download is not None:
@@ -108,6 +110,11 @@ class RemoteWorkers:
         if job not in self._results:
             self.session.wait(there, lambda: f"the update of client {job[0]}, from one of {self._busy()}")
         return self._results.pop(job)
+
+    def forget(self) -> None:
+        self._awaited.clear()
+        self._results.clear()
+        self.handover.forget()
 
     def evaluate(self, x: Tensor) -> Evaluation:
         """Its parts are spread over the workers, behind the trainings of each. Raises EvaluationError where one
@@ -200,7 +207,8 @@ class RemoteWorkers:
                 job, error = (message.client, message.sequence), ""
                 if kind == Kind.DIVERGED:
                     error, payload = payload.tobytes().decode(errors="replace"), payload[:0]
-                if self.handover.took(received.source, job):
+                if self.handover.took(received.source, job) and job in self._awaited:
+                    self._awaited.remove(job)
                     copied = payload.copy()
                     self._results[job] = Result(copied, message.seed, message.loss, error, received.source)
         self.inbox.release(received.slot)

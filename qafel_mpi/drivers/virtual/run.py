@@ -143,6 +143,7 @@ class Simulation:
         # "always": the client of a finish restarts before or after the step that its update completes.
         self.step_waits = clock.start == "always" and clock.restart_before_step
         self.step_due = False
+        self.synchronous = session.experiment.server.synchronous
         self.window = GraceWindow(session.experiment.server.grace_seconds)
         self.arrived: list[Arrived] = []  # the server's next uploads
         self.most_at_once = max(1, min(ARRIVED, ARRIVED_BYTES // setup.uplink.payload_bytes()))
@@ -364,6 +365,9 @@ class Simulation:
             self.workers.publish(self.payload[: step.payload_bytes], version, step.key)
             self.ledger.sent_down(step.payload_bytes)
             self.down_links += step.payload_bytes * self.setup.clients
+        if self.synchronous:  # those that the round did not wait for never finish
+            self.start_version.clear()
+            self.workers.forget()
         self.ledger.stepped(step, self.now_s)
         self._expect()
 

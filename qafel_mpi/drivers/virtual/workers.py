@@ -71,6 +71,9 @@ class Workers(Protocol):
     def take(self, job: Job) -> Result:
         """The result of a job that was handed out; waits for it."""
 
+    def forget(self) -> None:
+        """Nobody will take what was handed out so far: its results are dropped, those under way when they come."""
+
     def evaluate(self, x: Tensor) -> Evaluation:
         """Loss and accuracy of x; waits for them, and the trainings that were handed out go on."""
 
@@ -190,6 +193,9 @@ class LocalWorkers:
 
     def take(self, job: Job) -> Result:
         return self._results.pop(job)
+
+    def forget(self) -> None:
+        self._results.clear()
 
     def evaluate(self, x: Tensor) -> Evaluation:
         with evaluating():

@@ -12,6 +12,8 @@ from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import FAULT_NAMES
 from tests.unit.drivers.survival.test_resume import result
 
+OF_FOUR = ("server.buffer_size=4", "stop.uploads=20", "evaluation.every_steps=1000")
+
 
 def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
     """K_min = 3, K = 6: a step is made with 6 uploads at the last one's time, or 0.08 s after the third."""
@@ -71,8 +73,22 @@ def test_what_wraps_around_is_in_the_trace_upload_by_upload_and_step_by_step_and
     assert said.count("wrapped around: client") == 10
 
 
+def test_what_a_round_did_not_wait_for_is_not_kept(tmp_path, monkeypatch):
+    """Each round has four of twelve; with dropouts some rounds begin a second cohort."""
+    step, kept = virtual.Simulation._step, []
+
+    def stepped(simulation):
+        step(simulation)
+        kept.append((len(simulation.start_version), len(simulation.workers.settle()[0])))
+
+    monkeypatch.setattr(virtual.Simulation, "_step", stepped)
+    rounds = ["algorithm=fedavg", "clock.kind=virtual", "clock.concurrency=12", "clock.dropout=0.6"]
+    summary = virtual.run(load("digits", [*rounds, *OF_FOUR]), None, tmp_path / "a.h5")
+    assert kept == [(0, 0)] * summary.server_steps == [(0, 0)] * 5
+    assert replay.run(tmp_path / "a.h5").outcome == "the same"
+
+
 ALWAYS = ("clock.kind=virtual", "clock.start=always", "clock.concurrency=12", "task.clients=12")
-OF_FOUR = ("server.buffer_size=4", "stop.uploads=20", "evaluation.every_steps=1000")
 
 
 @pytest.mark.parametrize(
