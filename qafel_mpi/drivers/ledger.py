@@ -191,12 +191,13 @@ class Ledger:
 
     def state(self) -> State:
         """The counts so far, and the last evaluation."""
-        return {name: getattr(self, name) for name in COUNTS}
+        return {name: getattr(self, name) for name in COUNTS} | {"rejections": self.rejections.state()}
 
     def restore(self, state: State) -> None:
-        """Go on from there. Raises KeyError or TypeError where the state is no ledger's."""
+        """Go on from there. Raises KeyError, TypeError or ValueError where the state is no ledger's."""
         for name in COUNTS:
             setattr(self, name, state[name])
+        self.rejections.restore(state["rejections"])
 
     def target_reached(self) -> bool:
         return self.uploads_to_target is not None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from qafel_mpi.algorithms.bounds import REJECTED, Finding
+from qafel_mpi.kernels.state import State
 
 SAID = 10  # lines on stderr; the trace has all
 # A run in which the server uses nothing any more is over: so many rejected updates in a row, or so many a step's.
@@ -31,6 +32,7 @@ class Rejections:
         self.counts: Counter[tuple[str, int]] = Counter()
         self.reason = ""
         self._record = record
+        self._found = 0  # of all kinds and clients
         self._in_a_row = self._until = 0  # the last of them was so-many-eth of all updates
         self._most = max(IN_A_ROW, STEPS_IN_A_ROW * buffer_size)
 
@@ -47,6 +49,7 @@ class Rejections:
         for finding in findings:
             origin = origins(finding.at)
             self.counts[finding.kind, origin.client] += 1
+            self._found += 1
             self._record(finding.kind, origin, finding.why)
             self._say(finding, origin)
         rejected = sum(finding.kind == REJECTED for finding in findings)
@@ -57,10 +60,21 @@ class Rejections:
             last = f"the last one, of client {origin.client}, for {finding.why}"
             self.reason = f"failed: the last {self._in_a_row} updates were all rejected, {last}"
 
+    def state(self) -> State:
+        """Who had how many, and those in a row."""
+        counts = [[kind, client, count] for (kind, client), count in self.counts.items()]
+        return {"counts": counts, "in_a_row": self._in_a_row, "until": self._until}
+
+    def restore(self, state: State) -> None:
+        """Go on from there. Raises KeyError, TypeError or ValueError where it is no such state."""
+        counts = {(str(kind), int(client)): int(count) for kind, client, count in state["counts"]}
+        self.counts = Counter(counts)
+        self._found = self.counts.total()
+        self._in_a_row, self._until = int(state["in_a_row"]), int(state["until"])
+
     def _say(self, finding: Finding, origin: Origin) -> None:
-        said = sum(self.counts.values())
-        if said <= SAID:
-            more = "; from now on only the trace says so" if said == SAID else ""
+        if self._found <= SAID:
+            more = "; from now on only the trace says so" if self._found == SAID else ""
             print(
                 f"qafel-mpi: {finding.kind}: client {origin.client} (rank {origin.rank} on {origin.host}): "
                 f"{finding.why}{more}",

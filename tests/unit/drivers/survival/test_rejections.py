@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED, Finding
+from qafel_mpi.drivers.survival.container import read, write
 from qafel_mpi.drivers.survival.rejections import IN_A_ROW, SAID, Origin, Rejections
 from qafel_mpi.trace_schema import FAULT_NUMBERS
 
@@ -65,6 +68,24 @@ def test_a_run_in_which_nothing_is_used_any_more_ends(rejections: Rejections) ->
     assert rejections.reason == (
         "failed: the last 100 updates were all rejected, the last one, of client 6, for a scale that is nan"
     )
+
+
+def test_restored_they_are_counted_on(
+    rejections: Rejections, recorded: RECORDED, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a checkpoint holds them: the same totals, nothing said again, and the run ends where it would have."""
+    before = Rejections(lambda kind, of, why: None, buffer_size=10)
+    before.note([Finding(0, CLIPPED, "5")], lambda i: origin(7), received=1, uploads=1)
+    for uploads in range(2, 1 + IN_A_ROW):
+        reject(before, uploads)
+    write(tmp_path / "a.qck", {"rejections": before.state()})
+    capsys.readouterr()
+    rejections.restore(read(tmp_path / "a.qck")["rejections"])
+    assert (rejections.total(REJECTED), rejections.total(CLIPPED)) == (IN_A_ROW - 1, 1)
+    reject(rejections, 1 + IN_A_ROW)
+    assert rejections.counts == {(REJECTED, 6): IN_A_ROW, (CLIPPED, 7): 1}
+    assert rejections.reason.startswith("failed: the last 100 updates were all rejected")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("every", "beside"), [(2, 0), (1, 1)], ids=["between", "together"])

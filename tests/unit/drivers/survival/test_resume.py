@@ -132,6 +132,8 @@ def result(path) -> dict:
             "x": file["final"].attrs["x_digest"],
             "x_hat": file["final"].attrs["x_hat_digest"],
             "down_links": file.attrs["down_links"],
+            "rejected": file.attrs["rejected_updates"],
+            "clipped": file.attrs["clipped_updates"],
             "accuracy": file.attrs["accuracy"],
         }
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED
 from qafel_mpi.config import load
 from qafel_mpi.drivers.replay import run as replay
 from qafel_mpi.drivers.survival.checkpoints import numbered
+from qafel_mpi.drivers.survival.rejections import Rejections
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.trace.merge import shards_of
 from qafel_mpi.trace.reader import open_trace
@@ -116,6 +118,27 @@ def test_a_run_that_is_interrupted_before_a_step_makes_it_when_it_goes_on(tmp_pa
     monkeypatch.setattr(virtual.Simulation, "_finish", finished)
     first = virtual.run(experiment, None, tmp_path / "b.h5", interrupted=lambda: due.count(True) == 2)
     assert (first.outcome, first.uploads, first.server_steps) == ("interrupted", 8, 1)
+    monkeypatch.undo()
+    _, path = next(numbered(shards_of(tmp_path / "b.h5")))
+    virtual.run(experiment, None, tmp_path / "b.h5", resume=path)
+    assert result(tmp_path / "a.h5") == result(tmp_path / "b.h5")
+
+
+def test_rejected_and_clipped_updates_are_counted_on_when_it_goes_on(tmp_path, monkeypatch):
+    """Stopped in the middle, when there were some of both."""
+    bounds = ["clock.kind=virtual", "clock.concurrency=8", "server.clip_norm=0.12", "server.reject_norm=0.13"]
+    experiment = load("digits", [*bounds, *OF_FOUR, "task.clients=12"])
+    whole = virtual.run(experiment, None, tmp_path / "a.h5")
+    note, noted = Rejections.note, []
+
+    def counted(rejections, *arguments, **named):
+        note(rejections, *arguments, **named)
+        noted[:] = rejections.total(REJECTED), rejections.total(CLIPPED)
+
+    monkeypatch.setattr(Rejections, "note", counted)
+    virtual.run(experiment, None, tmp_path / "b.h5", interrupted=lambda: bool(noted) and all(noted))
+    assert 0 < noted[0] < whole.rejected_updates
+    assert 0 < noted[1] < whole.clipped_updates
     monkeypatch.undo()
     _, path = next(numbered(shards_of(tmp_path / "b.h5")))
     virtual.run(experiment, None, tmp_path / "b.h5", resume=path)
