@@ -148,7 +148,7 @@ SCHEMA: dict[str, Table] = {
             _C("version", "<i8", "", "server version (t) when the update arrived"),
             _C("staleness", "<i8", "", "version − start_version (τ)"),
             _C("weight", "<f8", "", "s(staleness) as applied; 0 where the update was discarded"),
-            _C("loss", "<f8", "", "mean loss of the local training"),
+            _C("loss", "<f8", "", "mean loss of the local training, as a float32: infinite beyond 3.4e38"),
             _C("examples", "<i8", "", "training examples of the client"),
             _C("payload_bytes", "<i8", "bytes", "what the codec wrote"),
             _C("train_seconds", "<f8", "s", "duration of the training (virtual clock: the drawn one)"),

@@ -19,7 +19,8 @@
 | 48     | seed          | u8   | the derived key of the payload's random numbers; of a TRAIN: threads   |
 |        |               |      | to train with, 0: as many as the worker has; of a DIGEST: CRC-64       |
 |        |               |      | (ECMA-182) of the hidden state's bytes                                 |
-| 56     | loss          | f4   | UPDATE: mean training loss of the local steps; zero elsewhere          |
+| 56     | loss          | f4   | UPDATE: mean training loss of the local steps, infinite beyond what a  |
+|        |               |      | float32 holds; zero elsewhere                                          |
 | 60     | train_seconds | f4   | UPDATE: seconds the local training took; zero elsewhere                |
 
 A CRC-32C finds every single flipped bit and every burst of up to 32 bits for certain.
@@ -33,6 +34,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from ctypes import c_float
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
@@ -150,6 +152,15 @@ class Message(NamedTuple):
 message_of: Callable[[tuple[Any, ...]], Message] = partial(tuple.__new__, Message)
 
 
+def as_sent(loss: float) -> float:
+    """As a header carries it, a float32: what lies beyond its range is infinite, which `struct` refuses to say.
+
+    >>> as_sent(0.5), as_sent(1e39)
+    (0.5, inf)
+    """
+    return c_float(loss).value
+
+
 def without_payload_checksum(expected: Mapping[Kind, Expected]) -> dict[Kind, Expected]:
     """The same kinds in a run whose checksums leave payloads out. A kind that has none stays as it is."""
     return {
@@ -178,7 +189,11 @@ def write(frame: memoryview, message: Message) -> Message:
     frame: at least message.wire_bytes long. Codec, bits, flags and elements are those of the Expected that the
     receiver has for this kind.
     """
-    _WRITE.pack_into(frame, 0, MAGIC, *message)
+    try:
+        _WRITE.pack_into(frame, 0, MAGIC, *message)
+    except OverflowError:  # of a training that diverges, in float64
+        message = message._replace(loss=as_sent(message.loss))
+        _WRITE.pack_into(frame, 0, MAGIC, *message)
     _, _, _, flags, _, _, _, payload_bytes, _, _, _, _ = message  # names take three times as long
     covered = HEADER_BYTES if flags & FLAG_HEADER_ONLY else HEADER_BYTES + payload_bytes
     # A frame that is just full, which is most of them, needs no view.

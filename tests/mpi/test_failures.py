@@ -1,10 +1,12 @@
 """A training or evaluation that fails is an outcome of a run on both clocks: with reason and trace, on every rank."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from qafel_mpi.codecs import Layout
+from qafel_mpi.config import load
 from qafel_mpi.drivers.virtual import run as virtual
 from qafel_mpi.drivers.wall import run as wall
 from qafel_mpi.tasks import Evaluation, Task, TrainResult
@@ -142,3 +144,27 @@ def test_a_clients_failure_is_an_outcome_with_client_reason_and_trace(
             faults = trace.table("faults")
             assert {FAULT_NAMES[kind] for kind in faults["kind"].tolist()} == {"client failed"}
             assert reason in faults["detail"][0].decode()
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize(
+    ("clock", "overrides"),
+    [
+        ("wall", ["client.learning_rate=1e5"]),
+        ("wall", ["client.learning_rate=1e18", "algorithm=quafl", "server.buffer_size=3"]),
+        ("virtual", ["client.learning_rate=1e5", "clock.concurrency=30"]),
+    ],
+    ids=["wall", "wall, asked", "virtual"],
+)
+def test_a_loss_that_no_float32_holds_is_infinite_in_the_trace_until_the_training_has_diverged(
+    comm, folder, clock, overrides
+):
+    """In float64, with updates that their codec takes still: a loss with a penalty grows with their square."""
+    made = ("task.dataset=synthetic", "task.examples=400", "task.clients=30", f"clock.kind={clock}")
+    experiment = load("mushrooms", [*made, "stop.loss=1e-9", *overrides])
+    summary = RUNS[clock](experiment, comm, folder / "a.h5")
+    assert len(same_everywhere(comm, summary.outcome)) == 1
+    assert summary.outcome.startswith(("failed: client ", "failed: the model's loss is not finite"))
+    if comm.rank == 0:
+        with open_trace(folder / "a.h5") as trace:
+            assert np.isinf(trace.table("updates")["loss"]).any()

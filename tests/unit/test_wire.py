@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qafel_mpi import wire
@@ -74,6 +74,15 @@ def test_check_gives_back_what_pack_was_given(client, version, sequence, seed, l
     assert (message.client, message.version, message.sequence) == (client, version, sequence)
     assert (message.seed, message.loss, message.kind) == (seed, loss, Kind.UPDATE)
     assert message.wire_bytes == len(buffer)
+
+
+@given(loss=st.floats(allow_nan=False))
+@example(loss=1e39)
+@example(loss=-1e39)
+def test_a_loss_is_sent_as_the_float32_that_it_rounds_to(loss):
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(loss))
+    assert wire.check(frame(loss=loss), EXPECTED, rank=1).loss == rounded == wire.as_sent(loss)
 
 
 @pytest.mark.parametrize(("flags", "expected"), [(0, EXPECTED), (FLAG_HEADER_ONLY, HEADER_ONLY)])

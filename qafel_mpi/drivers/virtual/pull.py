@@ -21,6 +21,7 @@ from qafel_mpi.drivers.survival.stopping import Guarded
 from qafel_mpi.drivers.virtual.planned import pulls
 from qafel_mpi.drivers.virtual.workers import Job, Result, Trainer
 from qafel_mpi.tasks.base import Poll
+from qafel_mpi.wire import as_sent
 
 
 class PullTrainer(Trainer):
@@ -64,7 +65,7 @@ class PullTrainer(Trainer):
         self.encoding_s = (begin_s, perf_counter())
         if given.wrapped:
             self._session.fault("wrapped around", self._session.comm.rank, client=client, detail=given.said)
-        return [Result(outs[0][: given.payload_bytes], given.key, float(np.float32(given.loss)))]
+        return [Result(outs[0][: given.payload_bytes], given.key, as_sent(given.loss))]
 
     def _steps(self, client: int, participation: int) -> int:
         job, pulls_ = (client, participation), self._pulls

@@ -28,6 +28,7 @@ from qafel_mpi.kernels.numba.rows import derive_rows
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
 from qafel_mpi.trace.recorder import Recorder
+from qafel_mpi.wire import as_sent
 
 Job = tuple[int, int]  # (client, participation)
 
@@ -149,7 +150,7 @@ class Trainer:
                 if i not in errors:
                     self.errors.add(deltas[i], payloads[i], keys[i], *job)
         # The header carries a float32: what is recorded must not depend on who trained.
-        results = list(map(Result, payloads, keys, losses.astype(np.float32).tolist()))
+        results = list(map(Result, payloads, keys, map(as_sent, losses.tolist())))
         for i, error in errors.items():
             results[i] = results[i]._replace(key=0, error=f"client {clients[i]}: {error}")
         return results
