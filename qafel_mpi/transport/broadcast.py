@@ -1,6 +1,7 @@
 """Both ends of the broadcast of q^t, by the algorithm that transport.broadcast names.
 
-Rank 0:   frame(), publish(frame) where `ready`, poll() all the time, end(version) to STOP, until `idle`, close().
+Rank 0:   begin_at(version) where a run is resumed; frame(), publish(frame) where `ready`, poll() all the time,
+          end(version) to STOP, until `idle`, close().
 A client: poll(), check what came, pass_on(received, message) at once, apply it, release(slot); passed() all the time,
           until the STOP has come and all is `idle`, close().
 """

@@ -50,7 +50,8 @@ class FanOut:
         self.catch_up = catch_up
         self.log: deque[Frame] = deque()
         self.log_length = log_length
-        self.version = 0  # frames published: the versions 0 .. version-1
+        self.begun = 0  # the version that all ranks begin with
+        self.version = 0  # frames published: the versions begun .. version-1
         self.next = dict.fromkeys(ranks, 0)  # the version that a rank needs next
         self.behind: set[int] = set()
         self.spares = set(spares)
@@ -60,6 +61,11 @@ class FanOut:
         self._model: Frame | None = None  # the newest catch-up, of `_model_version`
         self._model_version = -1
         self._ending = False
+
+    def begin_at(self, version: int) -> None:
+        """Of a run that is resumed: every rank holds this version, also a spare one."""
+        self.begun = self.version = version
+        self.next = dict.fromkeys(self.next, version)
 
     def frame(self) -> Frame:
         """A buffer for the next payload."""
@@ -117,9 +123,9 @@ class FanOut:
 
         Returns which of the two, in words.
         """
-        missed, kept = self.version, len(self.log)
+        missed, kept = self.version - self.begun, len(self.log)
         self.spares.discard(rank)
-        self.next[rank] = 0
+        self.next[rank] = self.begun
         self.behind.add(rank)
         self._pump([rank])
         if missed <= kept:

@@ -60,12 +60,16 @@ class Ibcast:
         self.comm, self.credits = comm.Dup(), _Credits(comm, queue_limit)
         self.pool = FramePool(payload_bytes)
         self.clients, self.queue_limit = range(1, comm.size), queue_limit
-        self.version = 0  # frames published
+        self.version = 0  # of the next frame
         self.calls = 0
         self.link_bytes = (
             0  # payload, as often as a client gets it; what the library's way costs is not known
         )
         self._under_way: deque[tuple[Ibcasts, Frame, float]] = deque()
+
+    def begin_at(self, version: int) -> None:
+        """Of a run that is resumed: every rank holds this version."""
+        self.version = version
 
     def frame(self) -> Frame:
         """A buffer for the next payload."""

@@ -102,8 +102,12 @@ class Tree:
         self.sends, self.pool = Onward(comm, tag), FramePool(payload_bytes)
         self.children = children(0, comm.size)
         self.clients, self.queue_limit = comm.size - 1, queue_limit
-        self.version = 0  # frames published
+        self.version = 0  # of the next frame
         self.link_bytes = 0  # payload, of all links of the tree
+
+    def begin_at(self, version: int) -> None:
+        """Of a run that is resumed: every rank holds this version."""
+        self.version = version
 
     def frame(self) -> Frame:
         """A buffer for the next payload."""

@@ -28,6 +28,7 @@ from qafel_mpi.drivers.wall.questions import Questions
 from qafel_mpi.drivers.wall.senders import Round, Senders
 from qafel_mpi.kernels.state import State
 from qafel_mpi.schedule.hosting import Cohort, Hosting, Turns
+from qafel_mpi.transport.broadcast import Root
 from qafel_mpi.transport.exchange import broadcast_text
 from qafel_mpi.wire import Message
 
@@ -44,6 +45,7 @@ class Server(Protocol):
     senders: Senders
     round: Round
     turns: dict[int, Turns]
+    broadcast: Root
     questions: Questions | None
 
 
@@ -112,6 +114,7 @@ class WallCheckpoints:
             raise misfit(error) from error
         self._seen = version = s.server.version
         self._writes.begin_at(version)
+        s.broadcast.begin_at(version)
         size, same = s.session.comm.size, len(turns) == s.session.comm.size - 1
         # With other ranks than before the draws are new ones: no rank has had so many turns.
         self._turns = {rank: turns[rank] if same else s.ledger.uploads for rank in range(1, size)}
