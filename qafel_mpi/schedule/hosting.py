@@ -140,6 +140,11 @@ class Turns:
         self._participations[at] += 1
         return int(self.clients[at]), participation
 
+    @property
+    def played(self) -> dict[int, int]:
+        """By client how often it has been drawn."""
+        return dict(zip(self.clients.tolist(), self._participations.tolist(), strict=True))
+
     def go_on(self, turn: int, participations: np.ndarray) -> None:
         """Of a run that is resumed: from this turn on; a permutation begins anew.
 

@@ -34,6 +34,10 @@ class PullClient(WallClient):
         self.questions: deque[tuple[int, int, Question]] = deque()
         self.participations = dict.fromkeys(self.clients, 0)  # how often each was asked
 
+    def take_up(self) -> None:
+        super().take_up()
+        self.participations = self.turns.played
+
     def kept(self) -> Kept:
         return self.progress.state()
 
