@@ -194,6 +194,8 @@ def test_a_wall_run_goes_on_from_a_signal_and_ends_with_one_hidden_state(comm, f
         assert len(updates) == last.uploads
         jobs = list(zip(updates["client"].tolist(), updates["participation"].tolist(), strict=True))
         assert len(set(jobs)) == len(jobs), "no update is there twice"
+        down = messages[(messages["end"] == 0) & (messages["src"] == 0)]
+        assert down["payload_bytes"].sum() == file.attrs["down_links"]
         got = messages[(messages["end"] == 1) & (messages["kind"] == 3) & (messages["dst"] == 0)]
         assert len(got) >= 300
         at = got["t_complete"]

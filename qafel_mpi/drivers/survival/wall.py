@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class Server(Protocol):
     turns: dict[int, Turns]
     broadcast: Root
     questions: Questions | None
+    busy_s: float
 
 
 class Played:
@@ -80,6 +81,7 @@ class WallCheckpoints:
         self._writes = server.session.recovery.checkpoints
         self._seen = 0  # the version at the last look
         self._turns: dict[int, int] = {}  # by rank: messages of the starts before this one
+        self._before: dict[str, Any] = {}  # totals of these
         self._holding = Holding(server.session, server.senders) if server.setup.kept else None
         self._interrupted_s: float | None = None
         self._may_end = (
@@ -101,6 +103,7 @@ class WallCheckpoints:
             s.server.restore(run["server"])
             s.ledger.restore(run["ledger"])
             self.played.participations[:] = run["participations"]
+            self._before = dict(run["totals"])
             turns = {
                 rank: int(count) for rank, count in zip(run["ranks"].tolist(), run["turns"], strict=True)
             }
@@ -197,12 +200,23 @@ class WallCheckpoints:
 
         self._writes.keep(self._s.server.version, take, waited_s)
 
+    def totals(self) -> dict[str, Any]:
+        """For the trace's attributes and the summary: what this start and those before it have counted."""
+        s = self._s
+        now = {
+            "down_links": s.broadcast.link_bytes,
+            "skipped_versions": s.broadcast.skipped,
+            "busy_seconds": s.busy_s,
+        }
+        return {name: self._before.get(name, 0) + count for name, count in now.items()}
+
     def _state(self) -> State:
         s = self._s
         taken = {rank: count + self._turns.get(rank, 0) for rank, count in s.senders.taken.items()}
         return {
             "server": s.server.state(),
             "ledger": s.ledger.state(),
+            "totals": self.totals(),
             "participations": self.played.participations,
             "ranks": np.array(list(taken), dtype=np.int64),
             "turns": np.array(list(taken.values()), dtype=np.int64),

@@ -394,7 +394,5 @@ class WallServer:
             self.server.x,
             seconds=self.ledger.seconds,
             virtual_seconds=0.0,
-            down_links=self.broadcast.link_bytes,
-            skipped_versions=self.broadcast.skipped,
-            busy_seconds=self.busy_s,
+            **self.checkpoints.totals(),
         )
