@@ -223,8 +223,8 @@ SCHEMA: dict[str, Table] = {
             _C("thread_level", "S24", "", "thread level that MPI provides"),
             _C("version", "<i8", "", "version of the hidden state at the end; −1 where it never got there"),
             _C("x_hat_digest", "S64", "", "SHA-256 of the hidden state at the end"),
-            _C("sent", "<i8", "", "protocol messages sent over the whole run"),
-            _C("received", "<i8", "", "protocol messages received over the whole run"),
+            _C("sent", "<i8", "", "protocol messages sent; of a resumed run, since it went on last"),
+            _C("received", "<i8", "", "protocol messages received; of a resumed run, since it went on last"),
             _C("dropped", "<i8", "", "received messages that failed the check, or came twice"),
             _C("peak_memory_bytes", "<i8", "bytes", "largest resident memory"),
             _C(
