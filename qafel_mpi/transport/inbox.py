@@ -98,6 +98,8 @@ class Inbox:
 
     def _is_done(self, slot: Slot, status: MPI.Status) -> bool:
         """Whether a message has come. One that has come in part from a rank that then died is none."""
+        if self._mortal:
+            status.Set_source(-1)  # of the message before, should the Test not write it
         try:
             if not slot.request.Test(status):
                 return False
@@ -106,8 +108,8 @@ class Inbox:
         except MPI.Exception as error:
             if self._ordered or not mortal.is_death(error):
                 raise
-            if mortal.is_pending(error):
-                return mortal.has_come(slot.request, status)
+            if mortal.is_pending(error) and (come := mortal.has_come(slot.request, status)) is not None:
+                return come
         # It failed, or is not active any more since it failed: whatever was coming, its sender is dead.
         self._posted.remove(slot)
         self.release(slot.index)

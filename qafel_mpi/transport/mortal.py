@@ -40,11 +40,12 @@ def is_pending(error: MPI.Exception) -> bool:
     return bool(error.Get_error_class() == PENDING)
 
 
-def has_come(request: MPI.Request, status: MPI.Status) -> bool:
+def has_come(request: MPI.Request, status: MPI.Status) -> bool | None:
     """Whether a persistent receive from any source has a message, though Test, given the status, called it pending.
 
     What one Test says of a pending receive, Open MPI 5.0 says once more with the message that completes it: that Test
-    has filled in the status, and the request is not active any more. Or the message has come since.
+    has filled in the status, of which the source was negative, and the request is not active any more. Or the message
+    has come since. None: the request has ended without one.
     """
     now = MPI.Status()
     try:
@@ -52,10 +53,11 @@ def has_come(request: MPI.Request, status: MPI.Status) -> bool:
             return False
         if now.Get_source() >= 0:
             request.Test(status)
+            return True
     except MPI.Exception as error:
         refuse_all_but_death(error)
         return now.Get_source() >= 0
-    return True
+    return True if status.Get_source() >= 0 else None
 
 
 def refuse_all_but_death(error: MPI.Exception) -> None:

@@ -24,6 +24,7 @@ POISON = 0xA5
 NOTICED_SECONDS = 0.02  # until others know of a death, at the most
 REPLACED = (
     "frames",
+    "inbox",
     "fanout",
     "tree",
     "ibcast",
@@ -67,6 +68,9 @@ class Status:
     def Get_count(self, datatype: object) -> int:
         return self.size
 
+    def Set_source(self, source: int) -> None:
+        self.source = source
+
     def Get_source(self) -> int:
         return self.source
 
@@ -100,13 +104,15 @@ class Request:
         self.fails: Callable[[], int] = lambda: (
             0
         )  # the error class that it ends with, if it has not completed
+        # Open MPI says once more with the message that completes it that a receive was pending (findings/).
+        self.pending = False
         if start is None:
             self.active = True
 
     def Start(self) -> None:
         assert not self.active, "a request that is under way is started again"
         assert self._start is not None
-        self.active, self.matched, self.done_s = True, False, float("inf")
+        self.active, self.matched, self.pending, self.done_s = True, False, False, float("inf")
         self._start(self)
 
     def complete(self) -> bool:
@@ -125,9 +131,22 @@ class Request:
             return True
         if not self.complete():
             if error_class := self.fails():
+                self.pending = error_class == mortal.PENDING
                 raise Failure(error_class)
             return False
         self.finish(status)
+        if self.pending:
+            raise Failure(mortal.PENDING)
+        return True
+
+    def Get_status(self, status: Status) -> bool:
+        """Test, which leaves a request that has completed as it is."""
+        self.world.call()
+        if self.active and not self.complete():
+            if error_class := self.fails():
+                raise Failure(error_class)
+            return False
+        status.source, status.size = (self.status.source, self.status.size) if self.active else (-1, 0)
         return True
 
     def Cancel(self) -> None:
