@@ -16,7 +16,7 @@ from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.optimizers import OPTIMIZERS, delayed_rate
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs.base import Codec, PayloadError
-from qafel_mpi.codecs.near import NearCodec, decode_near, wrapped
+from qafel_mpi.codecs.near import NearCodec, decode_near
 from qafel_mpi.kernels.keys import Stream, counted, derive, of_owner
 from qafel_mpi.kernels.memory import copy_of, vector, vector_like
 from qafel_mpi.kernels.numba.floats import all_finite
@@ -181,10 +181,11 @@ class Server:
             try:
                 if self._bounded:
                     clip = self._clip(index, update)
-                before = wrapped(self.uplink) if self._wraps else 0
+                before = self.uplink.wrapped
                 self._add([update], [weighed.s * weighed.n * clip])
-                if self._wraps:
-                    self._note_wrapped(index, wrapped(self.uplink) - before)
+                if parts := self.uplink.wrapped - before:
+                    why = f"buckets: {parts}; raise uplink.bits or uplink.spacing"
+                    self.findings.append(Finding(index, WRAPPED, why))
                 if self.uplink.clips:
                     self._note_clipped(index, update)
             except (PayloadError, Rejected) as error:
@@ -196,11 +197,6 @@ class Server:
         if clipped := self.uplink.clipped(update.payload):
             why = f"elements beyond the codec's range: {clipped}; raise uplink.spacing or uplink.bits"
             self.findings.append(Finding(index, CLIPPED, why))
-
-    def _note_wrapped(self, index: int, parts: int) -> None:
-        if parts:
-            why = f"buckets: {parts}; raise uplink.bits or uplink.spacing"
-            self.findings.append(Finding(index, WRAPPED, why))
 
     def _clip(self, index: int, update: Update) -> float:
         """c of an update whose norm is looked at. Raises PayloadError and Rejected."""
@@ -290,14 +286,14 @@ class Server:
         motion = self._motion()
         self._clear()
         key = counted(self._broadcasts, self.version)
-        before = wrapped(self.replica.downlink)
+        before = self.replica.downlink.wrapped
         payload_bytes, norms = self._publish(motion, out, key, measure)
         made = (
             Step(self.version, key, payload_bytes, *norms)
             if measure
             else Step(self.version, key, payload_bytes)
         )
-        parts = wrapped(self.replica.downlink) - before
+        parts = self.replica.downlink.wrapped - before
         return made._replace(wrapped=parts) if parts else made
 
     def download(self, out: np.ndarray, *, client: int, participation: int) -> tuple[int, int]:

@@ -137,6 +137,7 @@ class Codec(ABC):
     shared: bool = False  # all messages of a run have one key (kernels.keys.Stream.ROTATION)
     own_sums: bool = False  # it adds messages up in a basis or a type of its own: sum_all, resolve
     clips: bool = False  # elements may be too large for it: `clipped`
+    wrapped: int = 0  # see near.NearCodec
     # What `validate` lets pass decodes to finite numbers. Where it may not, payloads are decoded aside first.
     decodes_finite: bool = False
     # _decode(assign=True) also takes a weight, writes every element, and what accumulate makes of zeros differs from

@@ -14,8 +14,6 @@ class NearCodec(Codec):
     """What `decode` and its like give is decoded near zero. wrapped: parts of payloads that were too far from what
     they were decoded near, since the codec was made; each counts as its reference, and is wrong nowhere else."""
 
-    wrapped: int = 0
-
     @abstractmethod
     def decode_near(self, payload: np.ndarray, reference: Tensor, out: Tensor, key: int) -> int:
         """out[:] = Q(x), finite, where x lies near the reference, (d,), which may be out itself.
@@ -23,11 +21,6 @@ class NearCodec(Codec):
         Returns how many parts of the payload were too far: they are the reference's in out. Raises PayloadError, and
         then out is as it was.
         """
-
-
-def wrapped(codec: Codec) -> int:
-    """NearCodec.wrapped, of any codec."""
-    return codec.wrapped if isinstance(codec, NearCodec) else 0
 
 
 def decode_near(codec: Codec, payload: np.ndarray, reference: Tensor, out: Tensor, key: int) -> int:

@@ -40,9 +40,8 @@ class Digests:
             if self.earlier:
                 self.earlier.clear()
             return [self.digest]
-        known = {
-            id(payload): digest for payload, digest in self.earlier
-        }  # an array that is held keeps its id
+        # An array that is held keeps its id.
+        known = {id(payload): digest for payload, digest in self.earlier}
         known[id(last)] = self.digest
         digests = [known[id(p)] if id(p) in known else xz(p) for p in payloads]
         self.earlier.clear()
