@@ -3,20 +3,21 @@
     python -m docs.render.again FOLDER
 
 FOLDER has records of the names of docs/results. A claim none of whose records is there is not repeated; of the rest
-the records that are missing are the published ones. A statement turns where it held and does not now, or the other
-way round; one that few seeds leave open has not turned. Fails where any has.
+the records that are missing are the published ones. A record may have fewer settings: then a statement is judged by
+those that both have, on both sides, and one whose settings are not there is left out. A statement turns where it held
+and does not now, or the other way round; one that few seeds leave open has not turned. Fails where any has.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from docs.render import records
 from docs.render.findings import CLAIMS
-from docs.render.verdicts import Finding
+from docs.render.verdicts import Check, Finding, together
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,17 @@ class Again:
     found: Finding | None
 
     @property
+    def repeated(self) -> list[tuple[Check, Check]]:
+        """The statements that are in both, each as it was published and as it is found now."""
+        of = {check.words: check for check in self.found.checks} if self.found else {}
+        return [_alike(old, of[old.words]) for old in self.published.checks if old.words in of]
+
+    @property
     def turned(self) -> list[str]:
         """The statements that turned, each with what was measured before and now."""
-        if self.found is None:
-            return []
-        pairs = zip(self.published.checks, self.found.checks, strict=True)
         return [
             f"{old.words}\n      published: {old.measured}\n      again:     {new.measured}"
-            for old, new in pairs
+            for old, new in self.repeated
             if {old.holds, new.holds} == {True, False}
         ]
 
@@ -43,13 +47,22 @@ class Again:
     def line(self) -> str:
         if self.found is None:
             return f"{self.heading}: not repeated"
-        still = sum(
-            old.holds == new.holds for old, new in zip(self.published.checks, self.found.checks, strict=True)
-        )
+        still = sum(old.holds == new.holds for old, new in self.repeated)
+        missing = len(self.published.checks) - len(self.repeated)
         return (
             f"{self.heading}: {self.found.verdict} (published: {self.published.verdict}); "
-            f"{still} of {len(self.published.checks)} statements as published, {len(self.turned)} turned"
+            f"{still} of {len(self.repeated)} statements as published, {len(self.turned)} turned"
+            + (f", {missing} left out" if missing else "")
         )
+
+
+def _alike(old: Check, new: Check) -> tuple[Check, Check]:
+    """Both by the settings that both have."""
+    common = old.settings.keys() & new.settings.keys()
+    if not old.settings and not new.settings:
+        return old, new
+    judged = [together(one.settings[name] for name in common) for one in (old, new)]
+    return replace(old, holds=judged[0]), replace(new, holds=judged[1])
 
 
 def again(folder: Path) -> list[Again]:

@@ -55,6 +55,7 @@ CLAIMS: dict[str, Claim] = {  # by block
     "finding-tradeoff": Claim("Errors and uploads", findings_tradeoff.tradeoff, findings_tradeoff.RECORDS),
     "finding-server-codec": Claim("The server's quantizer", findings_codecs.server_codecs),
     "finding-skew": Claim("Skewed labels", findings_load.skew),
+    "finding-skew-text": Claim("Skewed text", findings_load.natural_skew, ("findings-skew-text",)),
     "finding-speeds": Claim("Unequal speeds", findings_speeds.speeds, findings_speeds.RECORDS),
     "finding-tensor": Claim("One scale for a whole tensor", findings_messages.whole_tensor),
     "finding-links": Claim(

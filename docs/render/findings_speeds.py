@@ -35,13 +35,18 @@ def speeds() -> Finding:
     """Speeds spread log-normally, alone and along the labels, by weight."""
     spreads, runs = _spreads(), _runs()
     lag = {name: _lag(runs, name) for name in runs}
-    behind = [b - a for a, b in zip(lag["qafel-apart-constant"], lag["qafel-labels-constant"], strict=True)]
-    half = [b - 0.5 * a for a, b in zip(lag["qafel-labels-constant"], lag["qafel-labels-rate"], strict=True)]
+    own = lag["qafel-labels-constant"]
+    behind = [b - a for a, b in zip(lag["qafel-apart-constant"], own, strict=True)]
+    half = [b - 0.5 * a for a, b in zip(own, lag["qafel-labels-rate"], strict=True)]
+    less = {
+        weight: mean([a - b for a, b in zip(lag[f"qafel-labels-{weight}"], own, strict=True)])
+        for weight in ("polynomial", "rate")
+    }
     weighted = [
         _share(one, "weights") / _share(other, "weights")
         for one, other in zip(runs["qafel-labels-polynomial"], runs["qafel-labels-constant"], strict=True)
     ]
-    gaps = [a - b for a, b in zip(lag["qafel-labels-constant"], lag["fedbuff-labels-constant"], strict=True)]
+    gaps = [a - b for a, b in zip(own, lag["fedbuff-labels-constant"], strict=True)]
     checks = (
         every(
             "At one mean concurrency QAFeL at 4/4 bits needs at most 1.2 times FedBuff's uploads at every spread",
@@ -50,6 +55,7 @@ def speeds() -> Finding:
                 for sigma, one in spreads.items()
                 for found in [needed(one["qafel"])]
             },
+            1.2,
         ),
         judged(
             "Where all clients always train, the slowest fifth has at most half of its share of the uploads",
@@ -78,6 +84,18 @@ def speeds() -> Finding:
         judged(
             "Weights by time take back half of that lag: the lag with them, less half of that without, is at most 0",
             mean(half),
+            at_most,
+            0.0,
+        ),
+        judged(
+            "Weights by staleness do not help these classes: the lag with them, less that without, is at least 0",
+            less["polynomial"],
+            at_least,
+            0.0,
+        ),
+        judged(
+            "Weights by time do: the lag with them, less that without, is at most 0",
+            less["rate"],
             at_most,
             0.0,
         ),

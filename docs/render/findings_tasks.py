@@ -60,6 +60,7 @@ def _task(task: str) -> Finding:
                     for name, own in finer.items()
                     for ratio in [_saved(own)]
                 },
+                *(least for _, least in FINER_DOWN.values()),
             ),
         ]
     return Finding(checks, headline.shown(task), headline.records_of(task))
@@ -94,7 +95,7 @@ def _counts(own: Mapping[str, Any]) -> bool:
 
 def _uploads(words: str, of: Mapping[str, Mapping[str, Any] | None], most: float = 1.2) -> Check:
     ratios = {name: _needed(own) for name, own in of.items()}
-    return every(words, {name: (ratio, at_most(ratio, most)) for name, ratio in ratios.items()})
+    return every(words, {name: (ratio, at_most(ratio, most)) for name, ratio in ratios.items()}, most)
 
 
 cnn, transformer = (partial(_task, task) for task in ("fashion-mnist", "text"))

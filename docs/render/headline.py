@@ -12,6 +12,7 @@ from qafel_analysis.tables.grid import size
 from docs.render.pages import table
 from docs.render.records import (
     NOTHING,
+    beside,
     content,
     digits,
     interval,
@@ -44,7 +45,8 @@ _HEADER = (
 def records_of(task: str) -> tuple[str, ...]:
     """headline-TASK, and headline-TASK-rivals where that was measured later, with FedBuff's runs repeated beside."""
     first = f"headline-{task}"
-    return (first, *filter(measured, (f"{first}-rivals",)))
+    rivals = f"{first}-rivals"
+    return (first, rivals) if beside(first, rivals) else (first,)
 
 
 def joined(task: str) -> list[dict[str, Any]]:

@@ -39,16 +39,23 @@ def reading(folder: Path) -> Iterator[None]:
 @cache
 def record(name: str) -> dict[str, Any]:
     """NAME.json of docs/results."""
-    file = next(
-        (one for folder in _folders if (one := folder / f"{name}.json").exists()), RESULTS / f"{name}.json"
-    )
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(_file(name).read_text(encoding="utf-8"))
     return found
+
+
+def _file(name: str) -> Path:
+    files = (folder / f"{name}.json" for folder in _folders)
+    return next((file for file in files if file.exists()), RESULTS / f"{name}.json")
 
 
 def measured(name: str) -> bool:
     """Whether there is docs/results/NAME.json."""
     return (RESULTS / f"{name}.json").exists()
+
+
+def beside(name: str, other: str) -> bool:
+    """Whether there is OTHER.json where NAME.json is read from."""
+    return _file(name).with_name(f"{other}.json").exists()
 
 
 def not_measured(group: str) -> str:

@@ -6,8 +6,9 @@ seeds. A statement that an interval neither bears out nor refutes is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import exp, isnan, log, sqrt
 from statistics import fmean, stdev
 from typing import Any
@@ -17,16 +18,21 @@ from scipy.stats import t
 from docs.render.records import digits, interval, origin
 
 Interval = tuple[float, float, float]  # middle, low, high
+MOST_DIGITS = 6
 _WORDS = {True: "holds", False: "does not hold", None: "open"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement of a claim, what was measured, and whether that bears it out. None: the interval allows both."""
+    """One statement of a claim, what was measured, and whether that bears it out. None: the interval allows both.
+
+    settings: of a statement about several, how each was judged.
+    """
 
     words: str
     measured: str
     holds: bool | None
+    settings: Mapping[str, bool | None] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,31 @@ class Finding:
         return "\n\n".join(parts)
 
 
-def shown(found: Interval | None) -> str:
-    """
+def shown(found: Interval | None, *bounds: float) -> str:
+    """With so many digits that the ends stand on the same side of the bounds as they do unrounded.
+
     >>> shown((2.0, 1.5, 3.0)), shown((2.0, float("nan"), float("nan"))), shown(None)
     ('2.00 [1.50, 3.00]', '2.00 [one run]', '–')
+    >>> shown((15.1, 14.96, 15.3), 15.0)
+    '15.10 [14.96, 15.30]'
     """
-    if found is not None and isnan(found[1]):
+    if found is None:
+        return interval(None)
+    if isnan(found[1]):
         return f"{digits(found[0])} [one run]"
-    return interval(found)
+    count = next((count for count in range(3, MOST_DIGITS) if _told(found, bounds, count)), MOST_DIGITS)
+    return interval(found, partial(digits, count=count))
+
+
+def _told(found: Interval, bounds: Sequence[float], count: int) -> bool:
+    """Whether the ends are on the same side of every bound when they are rounded to so many digits."""
+    sides = [
+        (end > bound) - (end < bound) == (rounded > bound) - (rounded < bound)
+        for end in found[1:]
+        for rounded in [float(f"{end:.{count}g}")]
+        for bound in bounds
+    ]
+    return all(sides)
 
 
 # --- judging an interval ------------------------------------------------------------------------------
@@ -117,19 +140,32 @@ def judged(
     >>> judged("is small", (1.0, 0.9, 1.1), at_most, 1.2)
     Check(words='is small', measured='1.00 [0.900, 1.10]', holds=True)
     """
-    return Check(words, shown(found), judge(found, bound))
+    return Check(words, shown(found, bound), judge(found, bound))
 
 
-def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]]) -> Check:
+def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]], *bounds: float) -> Check:
     """One statement about several settings: it holds where it does for all, and fails where it does for one.
+
+    bounds: that they were judged by.
 
     >>> every("grows", {"a": ((2.0, 1.5, 3.0), True), "b": ((1.0, 0.5, 3.0), None)})
     Check(words='grows', measured='a: 2.00 [1.50, 3.00]; b: 1.00 [0.500, 3.00] (open)', holds=None)
     """
     notes = {True: "", False: " (no)", None: " (open)"}
-    measured = "; ".join(f"{name}: {shown(one)}{notes[judged]}" for name, (one, judged) in found.items())
-    judgements = [judged for _, judged in found.values()]
-    return Check(words, measured, False if False in judgements else None if None in judgements else True)
+    measured = "; ".join(
+        f"{name}: {shown(one, *bounds)}{notes[judged]}" for name, (one, judged) in found.items()
+    )
+    settings = {name: judged for name, (_, judged) in found.items()}
+    return Check(words, measured, together(settings.values()), settings)
+
+
+def together(judgements: Iterable[bool | None]) -> bool | None:
+    """
+    >>> together([True, True]), together([True, None]), together([None, False]), together([])
+    (True, None, False, None)
+    """
+    found = set(judgements)
+    return False if False in found else True if found == {True} else None
 
 
 # --- intervals ----------------------------------------------------------------------------------------
@@ -217,10 +253,19 @@ def needed(one: Mapping[str, Any], key: str = "uploads") -> Interval | None:
 
 def pick(found: Sequence[Mapping[str, Any]], *parts: str) -> Mapping[str, Any]:
     """The setting whose label has all these parts. Raises LookupError unless there is exactly one."""
-    fitting = [one for one in found if set(parts) <= set(one["setting"].split(", "))]
+    fitting = _fitting(found, parts)
     if len(fitting) != 1:
         raise LookupError(f"{len(fitting)} settings have {parts}")
     return fitting[0]
+
+
+def there(found: Sequence[Mapping[str, Any]], *parts: str) -> bool:
+    """Whether there is a setting to pick: a small record has fewer."""
+    return bool(_fitting(found, parts))
+
+
+def _fitting(found: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[Mapping[str, Any]]:
+    return [one for one in found if set(parts) <= set(one["setting"].split(", "))]
 
 
 def spread(one: Mapping[str, Any], key: str) -> str:

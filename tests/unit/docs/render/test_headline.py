@@ -71,7 +71,7 @@ def test_rivals_that_were_run_later_stand_in_one_table_with_the_others(monkeypat
     }
     monkeypatch.setattr(headline, "content", found.__getitem__)
     monkeypatch.setattr(headline, "record", lambda name: {"sources": [{"command": commands[name]}]})
-    monkeypatch.setattr(headline, "measured", found.__contains__)
+    monkeypatch.setattr(headline, "beside", lambda name, other: other in found)
     assert headline.joined("text") == [fedbuff, ours, later]
     more = fedbuff | {"runs": 5}
     found["headline-text-rivals"][1] = more
@@ -88,7 +88,7 @@ def test_rivals_that_were_run_later_stand_in_one_table_with_the_others(monkeypat
 
 def test_a_setting_of_two_records_is_refused(monkeypatch):
     ours = one("qafel, eden 2 bits up, eden 2 bits down, K = 10", 4, {})
-    monkeypatch.setattr(headline, "measured", lambda name: True)
+    monkeypatch.setattr(headline, "beside", lambda name, other: True)
     monkeypatch.setattr(headline, "content", lambda name: [ours])
     with pytest.raises(
         ValueError, match=r"headline-text-rivals.json: headline-text.json has qafel, eden 2 bits"
