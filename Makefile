@@ -83,8 +83,8 @@ results: env
 findings: env
 ifeq ($(SIZE),small)
 	rm -rf runs/findings
-	RAW=runs/findings/raw SEEDS=0-2 TASKS=digits sh docs/results/measure.sh headline logistic findings
-	RAW=runs/findings/raw OUT=runs/findings sh docs/results/record.sh logistic findings
+	RAW=runs/findings/raw sh docs/results/measure.sh small
+	RAW=runs/findings/raw OUT=runs/findings sh docs/results/record.sh small
 	$(RUN) docs.render.again runs/findings
 else
 	sh docs/results/measure.sh headline logistic findings

@@ -4,7 +4,7 @@
 
 FOLDER has records of the names of docs/results. A claim none of whose records is there is not repeated; of the rest
 the records that are missing are the published ones. A record may have fewer settings: then a statement is judged by
-those that both have, on both sides, and one whose settings are not there is left out. A statement turns where it held
+those of which both can tell, and one that is about other settings is left out. A statement turns where it held
 and does not now, or the other way round; one that few seeds leave open has not turned. Fails where any has.
 """
 
@@ -57,12 +57,13 @@ class Again:
 
 
 def _alike(old: Check, new: Check) -> tuple[Check, Check]:
-    """Both by the settings that both have."""
-    common = old.settings.keys() & new.settings.keys()
-    if not old.settings and not new.settings:
+    """Both by the settings of which both could tell; as they are where there are none."""
+    told = [
+        name for name in old.settings if None not in (old.settings[name], new.settings.get(name))
+    ]
+    if not told:
         return old, new
-    judged = [together(one.settings[name] for name in common) for one in (old, new)]
-    return replace(old, holds=judged[0]), replace(new, holds=judged[1])
+    return tuple(replace(one, holds=together(one.settings[name] for name in told)) for one in (old, new))
 
 
 def again(folder: Path) -> list[Again]:

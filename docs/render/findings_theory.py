@@ -47,14 +47,16 @@ CLAIMED = {name: -1.0 if name == "interaction" else -0.5 for name in EFFECTS}
 
 
 def staleness() -> Finding:
-    """Seven levels of staleness on the mean of ‖∇f‖², by bits."""
-    alone = {level: _effect(level, "exact-", (-1, 1)) for level in LEVELS}
+    """Levels of staleness on the mean of ‖∇f‖², by bits: seven, or those of a small record."""
+    runs = _runs("findings-staleness")
+    levels = [level for level in LEVELS if f"exact-{level}" in runs]
+    alone = {level: _effect(level, "exact-", (-1, 1)) for level in levels}
     checks = (
         every(
             "Staleness alone raises the mean of ‖∇f‖² over 1,000 steps",
             {
                 LEVELS[level]: (found, at_least(found, 0.0))
-                for level in LEVELS
+                for level in levels
                 for found in [mean(alone[level])]
             },
         ),
@@ -63,6 +65,7 @@ def staleness() -> Finding:
             {
                 f"{LEVELS[one]}, over {LEVELS[other]}": (found, within(found, 0.75, 1.25))
                 for one, other in HALVES.items()
+                if one in alone and other in alone
                 for found in [times(alone[one], alone[other])]
             },
         ),
@@ -70,7 +73,7 @@ def staleness() -> Finding:
             "Quantizing to 2 bits changes what staleness costs by a tenth at most",
             {
                 LEVELS[level]: (found, within(found, -0.1, 0.1))
-                for level in LEVELS
+                for level in levels
                 for found in [_share(level)]
             },
         ),
@@ -139,11 +142,13 @@ def _share(level: str) -> Interval:
 
 def _levels() -> str:
     runs = _runs("findings-staleness")
+    own = {bits: words for bits, words in BITS.items() if f"{bits}fresh" in runs}
     lines = [
-        (words, *(shown(mean(list(runs[f"{bits}{level}"].values()))) for bits in BITS))
+        (words, *(shown(mean(list(runs[f"{bits}{level}"].values()))) for bits in own))
         for level, words in {"fresh": "none", **LEVELS}.items()
+        if f"exact-{level}" in runs
     ]
-    header = ("staleness", *(f"mean of ‖∇f‖², {words}" for words in BITS.values()))
+    header = ("staleness", *(f"mean of ‖∇f‖², {words}" for words in own.values()))
     return table(header, lines, right=range(1, len(header)))
 
 

@@ -18,7 +18,8 @@ NOTHING = "–"
 _SEEDS = re.compile(r" --seeds (\d+)(?:-(\d+))?(?= |$)")
 _VARIANTS = re.compile(r" --variant (\S+)")
 _PARTS = re.compile(f"{_SEEDS.pattern}|{_VARIANTS.pattern}")
-_OUTPUT = re.compile(r" --(?:json|out) \S+")  # where a command wrote to says nothing of what it measured
+_JSON = re.compile(r" --json \S+")  # a benchmark prints the same
+_OUT = re.compile(r" --out (\S+)")
 
 
 _folders = [RESULTS]  # where records are looked for, in this order
@@ -71,10 +72,10 @@ def content(name: str) -> Any:
 # --- where the numbers come from --------------------------------------------------------------------
 
 
-def origin(*names: str, folder: str = "results") -> str:
+def origin(*names: str, folder: str = "results", then: Sequence[str] = ()) -> str:
     """A paragraph below a table: command, note, date, machine, commit and file of its numbers.
 
-    folder: of the files, as seen from the page.
+    folder: of the files, as seen from the page. then: the commands that make the files of what the first have left.
     """
     records = [record(name) for name in names]
     made = [source for one in records for source in one["sources"]]
@@ -82,14 +83,16 @@ def origin(*names: str, folder: str = "results") -> str:
     commands = dict.fromkeys(
         command
         for one in records
-        for command in together([_OUTPUT.sub("", source["command"]) for source in one["sources"]])
+        for command in together([_JSON.sub("", source["command"]) for source in one["sources"]])
     )
+    later = [command for command in then if command not in commands]
     notes = dict.fromkeys(_note(one["note"]) for one in records if one["note"])
     machines = dict.fromkeys(_machine(source["machine"]) for source in made)
     commits = dict.fromkeys(f"`{source['commit'][:7]}`" for source in made)
     files = [f"[{name}.json]({folder}/{name}.json)" for name in names]
     parts = [
         f"Command: {'; '.join(f'`{command}`' for command in commands)}.",
+        *([f"Then: {'; '.join(f'`{command}`' for command in later)}."] if later else []),
         *([f"Note: {'; '.join(notes)}."] if notes else []),
         f"Date: {_between(min(started), max(started))}.",
         f"Machine: {'; '.join(machines)}.",
@@ -102,13 +105,29 @@ def origin(*names: str, folder: str = "results") -> str:
 def together(commands: Sequence[str]) -> list[str]:
     """Each command once. Those that differ in their seeds and variants alone are one, with the seeds of all.
 
+    Those that differ in a folder of one parent alone are one, with all folders in braces.
+
     >>> together(["suite a --seeds 0-1 --variant x", "suite a --seeds 2 --variant y", "suite a --seeds 0", "run c"])
     ['suite a --seeds 0-2 --variant x --variant y', 'suite a --seeds 0', 'run c']
+    >>> together(["suite a --out runs/a/10", "suite a --out runs/a/20", "suite a --out runs/b/10"])
+    ['suite a --out runs/a/{10,20}', 'suite a --out runs/b/10']
     """
     alike: dict[tuple[str, bool], list[str]] = {}
     for command in dict.fromkeys(commands):
         alike.setdefault((_PARTS.sub("", command), "--variant" in command), []).append(command)
-    return [own[0] if len(own) == 1 else _merged(rest, own) for (rest, _), own in alike.items()]
+    merged = [own[0] if len(own) == 1 else _merged(rest, own) for (rest, _), own in alike.items()]
+    folders: dict[str, list[str]] = {}
+    for command in merged:
+        folder = _OUT.search(command)
+        parent = folder[1].rpartition("/")[0] if folder else ""
+        folders.setdefault(_OUT.sub(f" --out {parent}/", command), []).append(command)
+    return [own[0] if len(own) == 1 else _in_braces(own) for own in folders.values()]
+
+
+def _in_braces(commands: Sequence[str]) -> str:
+    folders = [_OUT.findall(command)[0] for command in commands]
+    names = ",".join(folder.rpartition("/")[2] for folder in folders)
+    return commands[0].replace(folders[0], f"{folders[0].rpartition('/')[0]}/{{{names}}}")
 
 
 def _merged(rest: str, commands: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from scipy.stats import t
 
+from docs.render.commands import analysis
 from docs.render.records import digits, interval, origin
 
 Interval = tuple[float, float, float]  # middle, low, high
@@ -59,7 +60,9 @@ class Finding:
     def markdown(self) -> str:
         """Verdict, statements, table, and where the numbers come from."""
         lines = [f"- {check.words}: {_WORDS[check.holds]}. {check.measured}" for check in self.checks]
-        parts = (f"**Verdict: {self.verdict}.**", "\n".join(lines), self.table, origin(*self.records))
+        then = [command for name in self.records if (command := analysis(name))]
+        small_print = origin(*self.records, then=then)
+        parts = (f"**Verdict: {self.verdict}.**", "\n".join(lines), self.table, small_print)
         return "\n\n".join(parts)
 
 

@@ -13,7 +13,7 @@
 #
 # chaos runs only when it is named: it takes two hours, and starts its own mpirun.
 # headline, headline-rivals, headline-causes, findings, grids and codec-error run only when they are named: headline and
-# grids take hours.
+# grids take hours. small is what make findings SIZE=small measures, into a RAW of its own.
 # They count, on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates
 # runs only when it is named, too: ten minutes.
 set -eu
@@ -90,25 +90,73 @@ findings() { # docs/findings.md shows them
     suites_at_once $raw/findings "staleness-sweep $seeds" "digits-grid $seeds" "noniid-sweep $seeds" \
         "heterogeneous-speeds $seeds" "tradeoff ${SEEDS:-0-9}" "cross-term ${SEEDS:-0-23}" "buffer-sweep $seeds" \
         "mushrooms-concurrency $seeds" "precision-sweep $seeds" "biased-server $seeds" "hidden-ablation $seeds" \
-        "hidden-sync $seeds" "mushrooms-grid $seeds"
+        "hidden-sync $seeds" "mushrooms-grid $seeds" "noniid-text $seeds"
 }
 
 grids() { # of the two larger models: 100 runs of one to two minutes of a core each
     suites_at_once $raw/grids "fashion-mnist-grid ${SEEDS:-0-4}" "stdlib-text-grid ${SEEDS:-0-4}"
 }
 
-suites_at_once() { # FOLDER "NAME SEEDS"...: one for each core (JOBS=2: two), the longest first; says when one ends
+# Of every section of docs/findings.md, small: two or three seeds, the settings that its statements need, the larger
+# models to targets that are reached early. record.sh small makes the records, and docs.render.again says what turned.
+# The seconds are those that a suite keeps a core, from the seconds of its runs. All in all less than 15 minutes.
+small() {
+    mpirun -n 4 qafel-mpi suite clocks --seeds 0-2 --out $raw/clocks/digits # alone: clients keep their own pace
+    if [ "$(id -u)" = 0 ] && ip netns >/dev/null 2>&1; then
+        SEEDS=0 RATES="300mbit 100mbit 30mbit 10mbit 3mbit" link_rates
+    else
+        echo "Links of many rates: left out, because namespaces for hosts need root and the command ip"
+    fi
+    cnn="--set stop.accuracy=0.6 --set evaluation.every_steps=2 --set evaluation.examples=500"
+    text="--set stop.loss=3.2"
+    grid="--variant fedbuff --variant client4-server4 --variant client2-server2"
+    suites_at_once $raw \
+        "headline/fashion-mnist=headline-fashion-mnist 0-2 --variant fedbuff --variant qsgd4 --variant eden1 $cnn" \
+        "headline/text=headline-text 0-2 --variant fedbuff --variant qsgd4 --variant eden2-down4 $text" \
+        "grids/fashion-mnist-grid=fashion-mnist-grid 0-1 $grid $cnn" \
+        "grids/stdlib-text-grid=stdlib-text-grid 0-1 $grid $text" \
+        "findings/heterogeneous-speeds=heterogeneous-speeds 0-2$(variants qafel-alike fedbuff-alike qafel-spread0_5 \
+            fedbuff-spread0_5 qafel-spread1 fedbuff-spread1 qafel-spread2 fedbuff-spread2 qafel-apart-constant \
+            qafel-labels-constant qafel-labels-polynomial qafel-labels-rate fedbuff-labels-constant)" \
+        "findings/staleness-sweep=staleness-sweep 0-2$(variants exact-fresh exact-constant10 exact-constant20 \
+            exact-constant50 exact-uniform20 2bit-fresh 2bit-constant10 2bit-constant20 2bit-constant50 2bit-uniform20)" \
+        "findings/cross-term=cross-term 0-2" \
+        "findings/noniid-text=noniid-text 0-1 --variant fedbuff-natural --variant qafel-natural $text" \
+        "findings/tradeoff=tradeoff 0-2" \
+        "logistic/qsgd=mushrooms-qsgd 0-1" \
+        "headline/digits=headline-digits 0-2$(variants fedbuff qsgd4 eden1 naive8 ca2fl fadas decoupled)" \
+        "logistic/topk=mushrooms-topk 0-1 --variant qafel --variant naive" \
+        "findings/noniid-sweep=noniid-sweep 0-1" \
+        "findings/hidden-ablation=hidden-ablation 0-2$(variants hidden4 direct4 hidden8 direct8 hidden-eden2 \
+            direct-eden2 hidden-topk25 direct-topk25)" \
+        "findings/buffer-sweep=buffer-sweep 0-2$(variants K1 K10 K50 K1-unweighted K10-unweighted K50-unweighted)" \
+        "findings/precision-sweep=precision-sweep 0-2$(variants both2 both3 both4 both6 both8 both12 both16 fedbuff)" \
+        "findings/mushrooms-grid=mushrooms-grid 0-1" \
+        "findings/digits-grid=digits-grid 0-1" \
+        "findings/biased-server=biased-server 0-1" \
+        "findings/mushrooms-concurrency=mushrooms-concurrency 0-2" \
+        "findings/hidden-sync=hidden-sync 0-2"
+}
+
+variants() { # NAME...: as options of a suite
+    printf ' --variant %s' "$@"
+}
+
+suites_at_once() { # FOLDER "[FOLDER=]NAME SEEDS [OPTION...]"...: one for each core (JOBS=2: two); says when one ends
     folder=$1
     shift
     printf '%s\n' "$@" | xargs -P ${JOBS:-$(nproc)} -L 1 sh -c '
-        echo "$(date +%T) suite $1, seeds $2: begins; its runs are in $0/$1.log"
-        qafel-mpi suite $1 --seeds $2 --out $0/$1 2>$0/$1.log || { tail -n 5 $0/$1.log; exit 1; }
-        echo "$(date +%T) suite $1: done, $(ls $0/$1/*.h5 | wc -l) runs"' $folder
+        runs=$0/${1%=*} name=${1#*=} seeds=$2
+        shift 2
+        mkdir -p $runs
+        echo "$(date +%T) suite $name, seeds $seeds: begins; its runs are in $runs.log"
+        qafel-mpi suite $name --seeds $seeds "$@" --out $runs 2>$runs.log || { tail -n 5 $runs.log; exit 1; }
+        echo "$(date +%T) suite $name: done, $(ls $runs/*.h5 | wc -l) runs"' $folder
 }
 
 link_rates() { # the free link and nine rates, three variants, five seeds, two and a half seconds each
     hosts 4 -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/free
-    for rate in 10gbit 3gbit 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit 1mbit; do
+    for rate in ${RATES:-10gbit 3gbit 1gbit 300mbit 100mbit 30mbit 10mbit 3mbit 1mbit}; do
         hosts 4 --rate $rate -- qafel-mpi suite link-rates --seeds ${SEEDS:-0-4} --out $raw/link-rates/$rate
     done
 }

@@ -28,8 +28,12 @@ logistic() {
 }
 
 clocks() {
-    qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
+    clocks_on_digits
     qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
+}
+
+clocks_on_digits() {
+    qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
     python docs/results/replays.py $out/findings-replays.json $raw/clocks/digits/wall-*.h5
 }
 
@@ -92,10 +96,11 @@ grids() {
 findings_of_load() {
     of=$raw/findings
     qafel-analysis table $of/buffer-sweep/*-unweighted-*.h5 --record $out/findings-buffer.json
-    qafel-analysis table $of/buffer-sweep/K1-seed*.h5 $of/buffer-sweep/K10-seed*.h5 \
+    qafel-analysis table $of/buffer-sweep/K?-seed*.h5 $of/buffer-sweep/K??-seed*.h5 \
         --record $out/findings-buffer-weighted.json
     qafel-analysis compare $of/mushrooms-concurrency/*.h5 --record $out/findings-concurrency.json
     qafel-analysis compare $of/noniid-sweep/*.h5 --record $out/findings-skew.json
+    qafel-analysis compare $of/noniid-text/*.h5 --record $out/findings-skew-text.json
     qafel-analysis compare $of/heterogeneous-speeds/*-alike-*.h5 $of/heterogeneous-speeds/*-spread*.h5 \
         --record $out/findings-spreads.json
     python docs/results/heterogeneity.py $out/findings-speeds.json $of/heterogeneous-speeds/*-apart-*.h5 \
@@ -104,8 +109,20 @@ findings_of_load() {
 
 findings_of_theory() { # of all but the runs with weights, which are no factor of the study
     of=$raw/findings
-    qafel-analysis theory $(ls $of/staleness-sweep/*.h5 | grep -v weighted) --record $out/findings-staleness.json
+    qafel-analysis theory $of/staleness-sweep/*[0-9]-seed*.h5 $of/staleness-sweep/*fresh-seed*.h5 \
+        --record $out/findings-staleness.json
     qafel-analysis theory $of/cross-term/*.h5 --record $out/findings-cross-term.json
+}
+
+small() { # of what the group small of measure.sh left
+    headline
+    logistic
+    findings
+    grids
+    clocks_on_digits
+    [ ! -d $raw/link-rates ] || link_rates
+    python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
+        $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5
 }
 
 budget() { # of the headline's runs

@@ -1,11 +1,14 @@
 """Claims from other records: a statement turns where the numbers do, and not where few seeds leave it open."""
 
+import copy
 import json
+from pathlib import Path
 
 import pytest
 
 from docs.render import again, records
 from docs.render.findings import CLAIMS
+from docs.render.verdicts import Check
 
 
 def written(folder, name, content):
@@ -63,3 +66,80 @@ def test_what_a_folder_lacks_is_the_published(tmp_path, name):
     written(tmp_path, "findings-budget", [])
     with records.reading(tmp_path):
         assert (records.content(name) == []) == (name == "findings-budget")
+
+
+# --- records of fewer settings, as measure.sh small leaves them ------------------------------------------
+
+
+def labelled(*words):
+    """Settings of `compare` whose label begins with one of these."""
+    return lambda found: [one for one in found if one["setting"].startswith(words)]
+
+
+def of_variants(*names):
+    """Runs of these variants, by the name of their file where they have none of their own."""
+
+    def named(run):
+        return run["variant"] if "variant" in run else Path(run["run"]).stem.rpartition("-seed")[0]
+
+    def some(found):
+        if isinstance(found, dict):  # of `theory`
+            return {"runs": some(found["runs"])}
+        return [run for run in found if named(run) in names]
+
+    return some
+
+
+FEWER = {  # record -> the part of it that is kept
+    "findings-grid-cnn": labelled(
+        "fedbuff", "qafel, affine 4 bits up, affine 4", "qafel, affine 2 bits up, affine 2"
+    ),
+    "headline-text": labelled("fedbuff", "qafel, qsgd 4 bits up", "qafel, eden 2 bits up, eden 4"),
+    "headline-fashion-mnist": labelled("fedbuff", "qafel, qsgd 4 bits up", "qafel, eden 1 bits up, eden 1"),
+    "findings-staleness": of_variants(
+        *(f"{bits}-{level}" for bits in ("exact", "2bit") for level in ("fresh", "constant10", "constant50"))
+    ),
+    "findings-buffer": lambda found: [run for run in found if run["buffer_size"] in (1, 10, 50)],
+    "findings-speeds": of_variants(
+        *("qafel-apart-constant", "fedbuff-labels-constant"),
+        *(f"qafel-labels-{weight}" for weight in ("constant", "polynomial", "rate")),
+    ),
+    "findings-budget": labelled("fedbuff, ", "qafel, ", "decoupled", "ca2fl"),
+    "codec-error": lambda found: [run for run in found if run["model"] != "resnet18"],
+    "findings-link-rates": lambda found: [
+        run for run in found if run["seed"] == 0 and (run["mbit"] is None or run["mbit"] <= 300)
+    ],
+}
+
+
+def test_records_of_fewer_settings_are_judged_by_those_alone(tmp_path, capsys):
+    for name, part in FEWER.items():
+        written(tmp_path, name, part(records.content(name)))
+    assert again.main([str(tmp_path)]) == 0, capsys.readouterr().out
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert "0 turned, 1 left out" in lines["One scale for a whole tensor"], "growth up to the largest model"
+    assert "3 of 3 statements as published" in lines["Staleness"]
+    assert "3 of 3 statements as published, 0 turned, 1 left out" in lines["Bits, with the paper's CNN"]
+    assert lines["Two clocks"] == "not repeated"
+
+
+def test_a_setting_that_turns_is_seen_where_others_are_not_there(tmp_path, capsys):
+    kept = copy.deepcopy(FEWER["findings-grid-cnn"](records.content("findings-grid-cnn")))
+    for one in kept:
+        if "affine 2 bits up" in one["setting"]:
+            one["reached"] = 0
+        over = one["fedbuff_over_this"].get("uploads")
+        if "affine 4 bits up" in one["setting"]:
+            over |= {"ratio": 0.5, "low": 0.4, "high": 0.6}
+    written(tmp_path, "findings-grid-cnn", kept)
+    assert again.main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "turned: At 4/4 bits QAFeL needs at most 1.2 times" in out
+    assert "turned: Every setting of the grid reaches the target" in out
+
+
+def test_a_statement_on_several_settings_is_compared_by_those_of_which_both_can_tell():
+    old = Check("", "", None, {"a": True, "b": None, "c": True})
+    assert [one.holds for one in again._alike(old, Check("", "", None, {"a": True, "c": None}))] == [True, True]
+    assert [one.holds for one in again._alike(old, Check("", "", False, {"c": False}))] == [True, False]
+    assert [one.holds for one in again._alike(old, Check("", "", None, {"b": None}))] == [None, None]
