@@ -8,8 +8,8 @@
 # make docs   the generated parts of the documentation, rendered from the code and docs/results
 # make figures  the README's pictures, drawn from docs/results
 # make results  measures what docs/results.md publishes, but for what takes hours: two hours on two cores, with nothing else running
-# make findings  what docs/findings.md takes from the virtual clock, again: hours. SIZE=small: three seeds of it, into
-#             runs/findings, in some twenty minutes on two idle cores; fails where a statement turns
+# make findings  what docs/findings.md takes from the virtual clock, again: hours. SIZE=small: every section with few seeds and
+#             settings, into runs/findings, in less than 15 minutes on two idle cores; fails where a statement turns
 # make simulate  more seeds of the simulated network: FIRST=1000 COUNT=10000
 # make replays  20 wall runs of different timing and their 20 replays, which must end with the same digests
 # make clean  removes .venv and what the tools left behind

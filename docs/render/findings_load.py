@@ -309,7 +309,7 @@ def natural_skew() -> Finding:
     if ca2fl:
         checks.append(
             every(
-                "CA²FL, with half the server's rate, needs fewer uploads than FedBuff",
+                "CA²FL, with a quarter of the server's rate, needs fewer uploads than FedBuff",
                 {name: (one, at_most(one, 1.0)) for name, one in ca2fl.items()},
                 1.0,
             )
