@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from qafel_analysis.figures import convergence
 from qafel_analysis.figures.palette import ACTIVITY_COLOURS, MARKERS, colour
+from qafel_analysis.figures.paper_grid import paper_grid
 from qafel_analysis.figures.style import new_figure, styled
 from qafel_analysis.read import timeline as spans
 from qafel_analysis.read.extras import extra
@@ -182,6 +183,7 @@ PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
     "accuracy-by-budget": ("findings-budget", accuracy_by_budget),
     "timeline": ("timeline", timeline),
+    "paper-grid": ("findings-grid-cnn", paper_grid),
     "codec-error": ("codec-error", errors_by_bits),
 }
 

@@ -58,12 +58,11 @@ class Again:
 
 def _alike(old: Check, new: Check) -> tuple[Check, Check]:
     """Both by the settings of which both could tell; as they are where there are none."""
-    told = [
-        name for name in old.settings if None not in (old.settings[name], new.settings.get(name))
-    ]
+    told = [name for name in old.settings if None not in (old.settings[name], new.settings.get(name))]
     if not told:
         return old, new
-    return tuple(replace(one, holds=together(one.settings[name] for name in told)) for one in (old, new))
+    before, now = (together(one.settings[name] for name in told) for one in (old, new))
+    return replace(old, holds=before), replace(new, holds=now)
 
 
 def again(folder: Path) -> list[Again]:

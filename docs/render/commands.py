@@ -1,4 +1,4 @@
-"""The command that makes each record of docs/results from its runs, as record.sh has it: pages print it from there."""
+"""The command that makes each record of docs/results from its runs: pages print what record.sh has."""
 
 from __future__ import annotations
 

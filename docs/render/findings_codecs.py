@@ -124,7 +124,9 @@ def _bits(
     A small record has no more cells than the statements need.
     """
     found = content(record)
-    labels = {(c, s): ("qafel", f"{codec} {c} bits up", f"{codec} {s} bits down") for c, s in product(GRID, GRID)}
+    labels = {
+        (c, s): ("qafel", f"{codec} {c} bits up", f"{codec} {s} bits down") for c, s in product(GRID, GRID)
+    }
     cells = {cell: pick(found, *parts) for cell, parts in labels.items() if there(found, *parts)}
     beside = {b: pick(found, "qafel", f"eden {b} bits up", f"eden {b} bits down") for b in edens}
     reached = [one["reached"] for one in cells.values()]
@@ -230,7 +232,8 @@ def hidden() -> Finding:
             {name: (one, at_least(one, 1.05)) for name, one in loss_ratios.items()},
         ),
         every(
-            f"Logistic regression, the paper's figure: naive's f − f* after {_last_step()} steps is twice QAFeL's or more",
+            f"Logistic regression, the paper's figure: naive's f − f* after {_last_step()} steps is twice QAFeL's "
+            "or more",
             {name: (logistic[name], at_least(logistic[name], 2.0)) for name in ("qsgd", "top-k")},
         ),
         judged(

@@ -129,9 +129,7 @@ def _by_buffer(name: str) -> dict[int, list[Mapping[str, Any]]]:
 
 def _against_ten(found: Mapping[int, Sequence[Mapping[str, Any]]], what: str, words: str) -> Check:
     """Every other K against K = 10, by uploads or by seconds to the target."""
-    ratios = {
-        f"K = {k}": _over(runs, found[10], f"{what}_to_target") for k, runs in found.items() if k != 10
-    }
+    ratios = {f"K = {k}": _over(runs, found[10], f"{what}_to_target") for k, runs in found.items() if k != 10}
     return every(
         f"Where updates are not weighted, every other K needs at most 1.2 times {words} of K = 10",
         {name: (ratio, at_most(ratio, 1.2)) for name, ratio in ratios.items()},

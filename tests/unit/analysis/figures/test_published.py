@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from qafel_analysis.figures import published
+from qafel_analysis.figures import paper_grid, published
 
 from tests.support import ROOT
 
@@ -42,3 +42,15 @@ def test_a_picture_changes_with_its_numbers(tmp_path):
     digest = re.search(r"SHA-256 of the data: \w+", changed)
     assert digest is not None
     assert digest[0] not in (FIGURES / "accuracy-vs-bytes.svg").read_text()
+
+
+def test_the_grid_shows_ratios_of_uploads_the_right_way_round():
+    over = {
+        "uploads": {"ratio": 0.5, "low": 0.4, "high": 0.8},
+        "payload_bytes_up": {"ratio": 4.0, "low": None},
+    }
+    over["payload_bytes_up"]["high"] = None
+    one = {"setting": "qafel, affine 4 bits up, affine 2 bits down, K = 10", "fedbuff_over_this": over}
+    found = paper_grid.ours([one, {"setting": "fedbuff, float32 up, float32 down, K = 10"}])
+    assert found == {"uploads": {(4, 2): (2.0, 1.25, 2.5)}, "payload_bytes_up": {(4, 2): (4.0, 4.0, 4.0)}}
+    assert set(paper_grid.papers()["uploads"]) == set(paper_grid.BITS)

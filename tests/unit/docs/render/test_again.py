@@ -140,6 +140,9 @@ def test_a_setting_that_turns_is_seen_where_others_are_not_there(tmp_path, capsy
 
 def test_a_statement_on_several_settings_is_compared_by_those_of_which_both_can_tell():
     old = Check("", "", None, {"a": True, "b": None, "c": True})
-    assert [one.holds for one in again._alike(old, Check("", "", None, {"a": True, "c": None}))] == [True, True]
+    assert [one.holds for one in again._alike(old, Check("", "", None, {"a": True, "c": None}))] == [
+        True,
+        True,
+    ]
     assert [one.holds for one in again._alike(old, Check("", "", False, {"c": False}))] == [True, False]
     assert [one.holds for one in again._alike(old, Check("", "", None, {"b": None}))] == [None, None]

@@ -1,4 +1,4 @@
-"""What a page prints below a claim works as it is pasted: suites say where to, and the analysis reads what is there."""
+"""What a page prints below a claim works as it is pasted: suites say where to, and the analysis reads that folder."""
 
 import re
 from fnmatch import fnmatch
@@ -34,7 +34,10 @@ def test_the_analysis_reads_what_the_suites_of_a_record_left(name):
         command = source["command"]
         if " suite " in command:
             (folder,) = re.findall(r"--out (\S+)", command)
-            assert any(fnmatch(folder, pattern.rpartition("/")[0]) for pattern in patterns), (command, patterns)
+            assert any(fnmatch(folder, pattern.rpartition("/")[0]) for pattern in patterns), (
+                command,
+                patterns,
+            )
 
 
 def test_a_claim_prints_its_suites_with_their_folder_and_then_the_analysis():

@@ -274,6 +274,59 @@ def test_the_correction_for_skew_is_judged_where_skew_is_strong(monkeypatch):
         assert findings_load.skew().checks[3].holds is holds
 
 
+def test_text_of_many_authors_is_judged_by_what_of_it_was_run(monkeypatch):
+    def one(algorithm, part, uploads):
+        over = {"ratio": 100 / uploads, "low": 98 / uploads, "high": 102 / uploads}
+        return {
+            "setting": f"{algorithm}, K = 10, {part}",
+            "reached": 5,
+            "runs": 5,
+            "mean": {"uploads": uploads},
+            "standard_deviation": {"uploads": 1.0},
+            "fedbuff_over_this": {} if algorithm == "fedbuff" else {"uploads": over},
+        }
+
+    apart, even = findings_load.TEXTS.values()
+    found = [one("fedbuff", apart, 150.0), one("qafel", apart, 100.0)]
+    monkeypatch.setattr(findings_load, "content", lambda name: found)
+    (pace,) = findings_load.natural_skew().checks
+    assert (list(pace.settings), pace.holds) == (["a module a client"], True)
+    found += [one("fedbuff", even, 100.0), one("qafel", even, 120.0), one("ca2fl", apart, 50.0)]
+    pace, costlier, corrected = findings_load.natural_skew().checks
+    assert (pace.holds, costlier.holds, corrected.holds) == (False, True, True)
+    assert costlier.measured.startswith("1.50 [")
+    assert "| a module a client | 150 ± 1.0 | 100 ± 1.0 | 1.00 " in findings_load.natural_skew().table
+
+
+def test_time_to_the_target_and_weights_are_judged_by_buffer(monkeypatch):
+    def runs(uploads):
+        return [
+            {
+                "run": "",
+                "seed": seed,
+                "buffer_size": k,
+                "mean_staleness": 50 / k,
+                "payload_bytes_up_to_target": 1,
+                "payload_bytes_down_to_target": 1000 // k,
+                "steps_to_target": n // k,
+                "uploads_to_target": n + seed,
+                "seconds_to_target": 2.0 * (n + seed) if k == 50 else 1.0 * (n + seed),
+            }
+            for k, n in uploads.items()
+            for seed in range(3)
+        ]
+
+    found = {
+        "findings-buffer": runs({1: 1000, 10: 1000, 50: 1000}),
+        "findings-buffer-weighted": runs({1: 4000, 10: 2000, 50: 2000}),
+    }
+    monkeypatch.setattr(findings_load, "content", found.__getitem__)
+    _, uploads, seconds, smaller, ten, _ = findings_load.buffers().checks
+    assert (uploads.holds, ten.holds) == (True, True)
+    assert seconds.settings == {"K = 1": True, "K = 50": False}
+    assert smaller.settings["K = 1, over K = 10"] is True
+
+
 def test_a_scale_for_the_whole_tensor_is_judged_on_every_update(monkeypatch):
     """The published record: its least and its largest error bound the statement, not its mean."""
     assert findings_messages.whole_tensor().checks[0].holds is True
