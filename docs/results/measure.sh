@@ -107,7 +107,7 @@ small() {
     else
         echo "Links of many rates: left out, because namespaces for hosts need root and the command ip"
     fi
-    cnn="--set stop.accuracy=0.6 --set evaluation.every_steps=2 --set evaluation.examples=500"
+    cnn="--set stop.accuracy=0.55 --set evaluation.every_steps=2 --set evaluation.examples=500"
     text="--set stop.loss=3.2"
     grid="--variant fedbuff --variant client4-server4 --variant client2-server2"
     suites_at_once $raw \
