@@ -43,7 +43,7 @@ def curves(
     """Show how a quantity changed while the runs went on: median, smallest and largest over the seeds of a setting.
 
     A run that reached its target keeps its last value; a curve ends where half of its runs have ended. With --at the
-    value is that of the last evaluation at or before each x.
+    value is the last one at or before each x: of accuracy and loss that of an evaluation, of the rest that of a step.
     """
     from qafel_analysis.figures import convergence  # pandas, here and below: `--help` does without it
 

@@ -14,16 +14,19 @@ from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits
 from docs.render.verdicts import (
     Check,
+    Cost,
     Finding,
     Interval,
+    against,
     at_least,
     at_most,
+    costs,
     every,
     judged,
     mean,
     mean_of,
     needed,
-    of_means,
+    over,
     pick,
     shown,
     spread,
@@ -105,7 +108,9 @@ def _uploads(found: Mapping[int, Sequence[Mapping[str, Any]]], words: str, judge
     return every(words.format(", ".join(map(str, others))), named)
 
 
-def _over(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> Interval:
+def _over(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str
+) -> Interval | None:
     """Ours over theirs, a seed's two runs together."""
     return times([run[key] for run in ours], [run[key] for run in theirs])
 
@@ -126,7 +131,7 @@ def concurrency() -> Finding:
         for n in CONCURRENCIES
     }
     ratios = {n: needed(one["qafel"]) for n, one in ours.items()}
-    growth = of_means(ours[1000]["fedbuff"], ours[100]["fedbuff"], "uploads")
+    growth = against(ours[1000]["fedbuff"], ours[100]["fedbuff"], "uploads")
     checks = (
         every(
             "QAFeL at 4/4 bits needs at most 1.2 times FedBuff's uploads",
@@ -179,7 +184,7 @@ def skew() -> Finding:
     }
     qafel, ca2fl = ({name: needed(one[which]) for name, one in ours.items()} for which in ("qafel", "ca2fl"))
     mildest, strongest = "α = 100", "α = 0.05"
-    growth = of_means(ours[strongest]["fedbuff"], ours[mildest]["fedbuff"], "uploads")
+    growth = against(ours[strongest]["fedbuff"], ours[mildest]["fedbuff"], "uploads")
     checks = (
         every(
             "QAFeL at 4/4 bits needs at most 1.1 times FedBuff's uploads, however skewed the labels",
@@ -200,7 +205,7 @@ def skew() -> Finding:
             {
                 name: (over, at_most(over, 1.0))
                 for name in STRONG_SKEWS
-                for over in [_over_mildest(ca2fl, name)]
+                for over in [_over_mildest(ours, name)]
             },
         ),
     )
@@ -225,12 +230,16 @@ def skew() -> Finding:
     return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-skew",))
 
 
-def _over_mildest(ratios: Mapping[str, Interval | None], name: str) -> Interval | None:
-    """A skew's ratio over that of the mildest, from end to end of both intervals: more than 95% of it."""
-    strong, mild = ratios[name], ratios["α = 100"]
-    if strong is None or mild is None:
-        return None
-    return strong[0] / mild[0], strong[1] / mild[2], strong[2] / mild[1]
+def _over_mildest(ours: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str) -> Interval | None:
+    """A skew's ratio of CA²FL to FedBuff over that of the mildest, a seed's four runs together."""
+    return over(*(_shares(one["ca2fl"], one["fedbuff"]) for one in (ours[name], ours["α = 100"])))
+
+
+def _shares(ca2fl: Mapping[str, Any], fedbuff: Mapping[str, Any]) -> list[Cost]:
+    """CA²FL's uploads over FedBuff's, of each seed with which FedBuff reached the target."""
+    base = {cost.seed: cost.value for cost in costs(fedbuff, "uploads") if cost.arrived}
+    own = costs(ca2fl, "uploads")
+    return [cost._replace(value=cost.value / base[cost.seed]) for cost in own if cost.seed in base]
 
 
 # --- 13: one budget -----------------------------------------------------------------------------------
