@@ -80,7 +80,7 @@ def verdicts() -> str:
         if found is None:
             lines.append((link, "not measured yet", "", "", ""))
         else:
-            lines.append((link, found.verdict, *found.counts))
+            lines.append((link, found.verdict, *map(str, found.counts)))
     return table(("claim", "verdict", "statements that hold", "fail", "are open"), lines, right=(2, 3, 4))
 
 
