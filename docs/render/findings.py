@@ -74,7 +74,7 @@ def _finding(block: str) -> Finding | None:
 
 def verdicts() -> str:
     """A line a claim."""
-    lines = []
+    lines: list[Sequence[str]] = []
     for block, claim in CLAIMS.items():
         link, found = f"[{claim.heading}](#{_anchor(claim.heading)})", _finding(block)
         if found is None:
