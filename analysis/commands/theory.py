@@ -18,7 +18,7 @@ from qafel_mpi.trace.reader import TraceError
 
 MEASURED = (
     "Measured: the mean of ‖∇f(x^t)‖² over the evaluated steps t < T of each run; δ = 1 − ‖Q(v) − v‖²/‖v‖², δ_s of "
-    "every step, δ_c of every upload (where trace.encoding_error was set). Intervals: 95%, bootstrap over seeds."
+    "every step, δ_c of every upload (where trace.encoding_error was set). Intervals: 95%, Student's t over seeds."
 )
 CLAIMED = (
     "Claimed by the paper, for smooth non-convex f, bounded staleness and large T: the whole, and the errors of "

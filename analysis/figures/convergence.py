@@ -92,18 +92,19 @@ def thin(frame: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
     return frame.iloc[_evenly(len(frame), points)]
 
 
-def curves_of(group: Group) -> list[pd.DataFrame]:
-    """The curve of each run of a setting, read from its file."""
+def curves_of(group: Group, y: str) -> list[pd.DataFrame]:
+    """Of each run of a setting the steps that have the quantity: of loss and accuracy, the evaluated ones."""
     found = []
     for run in group.runs:
         with open_trace(run["run"], salvage=True) as trace:
-            found.append(curve(trace))
+            steps = trace.table("steps")
+            found.append(_frame(steps[np.isfinite(steps[y])]))
     return found
 
 
 def as_json(group: Group, x: str, y: str) -> dict[str, Any]:
     """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}."""
-    found = band(group.label, curves_of(group), x, y)
+    found = band(group.label, curves_of(group, y), x, y)
     if found is None:
         return _about(group) | {"x": [], "median": [], "low": [], "high": []}
     arrays = {"x": found.x, "median": found.median, "low": found.low, "high": found.high}
@@ -121,7 +122,7 @@ def from_json(content: Mapping[str, Any]) -> Band:
 def values_at(group: Group, x: str, y: str, points: Sequence[float]) -> dict[str, Any]:
     """{setting, algorithm, seeds, x, values}: of each seed a list with y at each x, null before its first one."""
     values = []
-    for one in curves_of(group):
+    for one in curves_of(group, y):
         one = one[[x, y]].dropna().sort_values(x)
         last = one[x].searchsorted(points, side="right") - 1
         values.append([float(one[y].iloc[k]) if k >= 0 else None for k in last])

@@ -90,7 +90,10 @@ def costs(groups: Sequence[Group]) -> str:
         _mean("mean_staleness"),
         *(ratio(key) for key in ("uploads", "payload_bytes_up", "payload_bytes_down")),
     ]
-    caption = "Cost to the target. Means ± standard deviations over the runs that reached it. Bytes: payload"
+    caption = (
+        "Cost to the target. Means ± standard deviations over the runs that reached it. "
+        f"{views.RATIOS}. Bytes: payload"
+    )
     return html("costs", caption, columns, groups)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from qafel_analysis.figures.collect import Collection, Detail
 from qafel_analysis.figures.points import trade_off
-from qafel_analysis.tables.compare import BASELINE, Group, Ratio, baseline_of, saving
-from qafel_analysis.tables.grid import number
+from qafel_analysis.tables.compare import BASELINE, Group, baseline_of, saving
+from qafel_analysis.tables.grid import bounds, number
+from qafel_analysis.tables.intervals import Interval
 
 MOST_SETTINGS = 8  # that get a sentence each; the tables have all
 
@@ -27,9 +28,12 @@ def headline(found: Collection) -> list[tuple[str, str]]:
         group, baseline = best
         for key, what in (("payload_bytes_up", "bytes up"), ("payload_bytes_down", "bytes down")):
             if ratio := saving(group, baseline, key):
-                cards.append((f"{ratio.value:.2f}×", f"fewer {what} than {BASELINE}: {group.label}"))
+                cards.append(
+                    (f"{ratio.sign}{ratio.value:.2f}×", f"fewer {what} than {BASELINE}: {group.label}")
+                )
         if uploads := saving(group, baseline, "uploads"):
-            cards.append((f"{1 / uploads.value:.2f}×", f"the uploads of {BASELINE}, in that setting"))
+            own = uploads.inverse
+            cards.append((f"{own.sign}{own.value:.2f}×", f"the uploads of {BASELINE}, in that setting"))
     messages = sum(int(_rows(d.attributes)) for d in found.drawn)
     if messages:
         cards.append((f"{messages:,}", "rows of messages recorded, at both ends"))
@@ -44,14 +48,14 @@ def _rows(attributes: dict[str, object]) -> int:
         return 0
 
 
-def _compared(groups: Sequence[Group]) -> list[tuple[Group, Group, Ratio]]:
-    """Settings beside their baseline, the greatest saving of bytes up first."""
+def _compared(groups: Sequence[Group]) -> list[tuple[Group, Group, Interval]]:
+    """Settings beside their baseline, the greatest saving of bytes up first; what is but a bound comes last."""
     found = []
     for group in groups:
         baseline = baseline_of(group, groups)
         if baseline and (ratio := saving(group, baseline, "payload_bytes_up")):
             found.append((group, baseline, ratio))
-    return sorted(found, key=lambda item: -item[2].value)
+    return sorted(found, key=lambda item: (item[2].sign, -item[2].value))
 
 
 def _best(groups: Sequence[Group]) -> tuple[Group, Group] | None:
@@ -87,8 +91,8 @@ def findings(found: Collection) -> Iterator[str]:
             yield _ranks(detail)
 
 
-def against(group: Group, baseline: Group, up: Ratio) -> str:
-    """A setting against the baseline, each ratio with its bootstrap interval over runs."""
+def against(group: Group, baseline: Group, up: Interval) -> str:
+    """A setting against the baseline, each ratio with its interval over runs."""
     parts = [f"{_fewer(up)} payload bytes up"]
     if down := saving(group, baseline, "payload_bytes_down"):
         parts.append(f"{_fewer(down)} down, by broadcast,")
@@ -104,44 +108,42 @@ def against(group: Group, baseline: Group, up: Ratio) -> str:
     return f"To {group.target}, {words}. {_basis(group, baseline)}"
 
 
-def _fewer(ratio: Ratio) -> str:
+def _fewer(ratio: Interval) -> str:
     """7.8× fewer, or 1.3× more; the interval is of the ratio that is named."""
-    if ratio.value >= 1:
-        return f"{ratio.value:.2f}× fewer{_interval(ratio.low, ratio.high)}"
-    inverse = _inverse(ratio)
-    return f"{inverse.value:.2f}× more{_interval(inverse.low, inverse.high)}"
+    more = ratio.value < 1
+    named = ratio.inverse if more else ratio
+    return f"{named.sign_in_words}{named.value:.2f}× {'more' if more else 'fewer'}{_told(named)}"
 
 
-def _multiple(uploads: Ratio) -> str:
-    own = _inverse(uploads)
-    words = f"{own.value:.2f} times as many uploads{_interval(own.low, own.high)}"
-    if own.low is not None and own.high is not None and own.low <= 1 <= own.high:
+def _multiple(uploads: Interval) -> str:
+    own = uploads.inverse
+    words = f"{own.sign_in_words}{own.value:.2f} times as many uploads{_told(own)}"
+    if own.low <= 1 <= own.high and own.low < own.high:
         words += ", which the runs' spread does not tell from equal"
     return words
 
 
-def _inverse(ratio: Ratio) -> Ratio:
-    low = None if not ratio.high else 1 / ratio.high
-    high = None if not ratio.low else 1 / ratio.low
-    return Ratio(1 / ratio.value if ratio.value else float("inf"), low, high)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None or low == high else f" [{low:.2f}, {high:.2f}]"
+def _told(ratio: Interval) -> str:
+    return "" if ratio.low == ratio.high else bounds(ratio)
 
 
 def _basis(group: Group, baseline: Group) -> str:
-    counts = f"{len(group.reached)} and {len(baseline.reached)} runs"
-    if min(len(group.reached), len(baseline.reached)) < 2:
+    counts = f"{len(group.runs)} and {len(baseline.runs)} runs"
+    if min(len(group.runs), len(baseline.runs)) < 2:
         return f"From {counts}: too few for an interval."
-    return f"Means of {counts}; in brackets 95% bootstrap intervals over runs."
+    return (
+        f"Geometric means over {counts}, seed by seed where they share seeds; in brackets t intervals of 95%."
+    )
 
 
 def _missed(groups: Sequence[Group]) -> Iterator[str]:
     missed = [g for g in groups if len(g.reached) < len(g.runs)]
     for g in missed[:MOST_SETTINGS]:
         which = f"{len(g.runs) - len(g.reached)} of {len(g.runs)} runs"
-        yield f"{g.label}: {which} never reached {g.target}; they are left out of the means."
+        yield (
+            f"{g.label}: {which} never reached {g.target}; they are left out of the means, and count in ratios with "
+            "what they had spent at their end."
+        )
     if len(missed) > MOST_SETTINGS:
         yield f"{len(missed) - MOST_SETTINGS} more settings have runs that never reached their target."
 

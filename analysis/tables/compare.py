@@ -1,16 +1,16 @@
-"""Settings side by side: means over seeds, and the ratio to the FedBuff baseline with a bootstrap interval."""
+"""Settings side by side: means over seeds, and the geometric mean of a seed's ratios to the FedBuff baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 from qafel_analysis.read.settings import Settings, comparable, distance, telling
+from qafel_analysis.tables.intervals import Cost, Interval, over
 
-BOOTSTRAP_SAMPLES = 10_000
 BASELINE = "fedbuff"
 COUNTS = ("payload", "wire", "paper")
 WAYS = ("up", "down", "unicast")
@@ -21,7 +21,7 @@ TO_TARGET = {
     "server_steps": "steps_to_target",
     "seconds": "seconds_to_target",
 } | {f"{count}_bytes_{way}": f"{count}_bytes_{way}_to_target" for way in WAYS for count in COUNTS}
-COSTS = ("uploads_to_target", *TO_TARGET, "down_links")
+COSTS = (*TO_TARGET, "down_links")
 
 Run = dict[str, Any]
 
@@ -52,12 +52,16 @@ class Group:
     @property
     def reached(self) -> tuple[Run, ...]:
         """The runs that count: all where there was no target to reach."""
-        return tuple(r for r in self.runs if r["target"] is None or r["uploads_to_target"] is not None)
+        return tuple(filter(_arrived, self.runs))
 
     def values(self, key: str) -> list[float]:
         """One value a run that counts: of a cost, what it took to the target; to the end where there is none."""
-        found = (_cost(run, key) for run in self.reached)
-        return [float(value) for value in found if value is not None]
+        return [cost.value for cost in self.costs(key) if cost.arrived]
+
+    def costs(self, key: str) -> list[Cost]:
+        """One of each run that has a value. One that missed its target has what it spent, and took at least that."""
+        found = ((run, _cost(run, key)) for run in self.runs)
+        return [Cost(run["seed"], float(value), _arrived(run)) for run, value in found if value is not None]
 
     def mean(self, key: str) -> float | None:
         values = self.values(key)
@@ -69,8 +73,13 @@ class Group:
         return stdev(values) if len(values) > 1 else None
 
 
+def _arrived(run: Run) -> bool:
+    return run["target"] is None or run["uploads_to_target"] is not None
+
+
 def _cost(run: Run, key: str) -> float | None:
-    if key in TO_TARGET and run["target"] is not None:
+    """To the target, or to the run's end where it had none or missed it."""
+    if key in TO_TARGET and run["target"] is not None and _arrived(run):
         return run[TO_TARGET[key]]
     if key == "seconds" and run["driver"] == "virtual":
         return run["virtual_seconds"]
@@ -126,66 +135,28 @@ def baseline_of(group: Group, others: Sequence[Group]) -> Group | None:
     return min(candidates, key=lambda g: distance(g.settings, group.settings))
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """baseline / setting: how many times less the setting needed.
+def saving(setting: Group, baseline: Group, key: str) -> Interval | None:
+    """How many times less the setting needed: the baseline's over its own, as over() has it.
 
-    low, high: a 95% bootstrap interval over runs; None where a setting has a single run.
+    None where either needed nothing, or where runs of both missed their target.
     """
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def saving(setting: Group, baseline: Group, key: str, *, seed: int = 0) -> Ratio | None:
-    """How many times fewer than the baseline; None where either never reached the target or needed nothing.
-
-    Where the baseline has all seeds of the setting's runs that count, only its runs of these seeds are taken, and a
-    seed's two runs are drawn together: most of what makes runs differ (who trains when, on what) is a function of the
-    seed, and cancels out.
-    """
-    ours, theirs = np.array(setting.values(key)), np.array(baseline.values(key))
-    if not len(ours) or not len(theirs) or ours.mean() == 0:
-        return None
-    if pairs := _in_pairs(setting, baseline, key):
-        ours, theirs = np.array(pairs).T
-    ratio = float(theirs.mean() / ours.mean())
-    if min(len(ours), len(theirs)) < 2:
-        return Ratio(ratio, None, None)
-    generator = np.random.default_rng(seed)
-    of_theirs = _picks(generator, len(theirs))
-    of_ours = of_theirs if pairs else _picks(generator, len(ours))
-    samples = theirs[of_theirs].mean(axis=1) / np.maximum(ours[of_ours].mean(axis=1), 1e-300)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Ratio(ratio, float(low), float(high))
-
-
-def _picks(generator: np.random.Generator, runs: int) -> np.ndarray:
-    """(BOOTSTRAP_SAMPLES, runs) of the runs' numbers."""
-    return generator.integers(0, runs, (BOOTSTRAP_SAMPLES, runs))
-
-
-def _in_pairs(setting: Group, baseline: Group, key: str) -> list[tuple[float, float]]:
-    """(setting's, baseline's) value of each seed of the setting; none unless both have one run that counts of it."""
-    ours, theirs = ([run["seed"] for run in group.reached] for group in (setting, baseline))
-    values = [group.values(key) for group in (setting, baseline)]
-    once = len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs)
-    if not once or not set(ours) <= set(theirs) or [len(v) for v in values] != [len(ours), len(theirs)]:
-        return []
-    own, other = dict(zip(ours, values[0], strict=True)), dict(zip(theirs, values[1], strict=True))
-    return [(own[seed], other[seed]) for seed in sorted(own)]
+    return over(baseline.costs(key), setting.costs(key))
 
 
 def summary(group: Group, others: Sequence[Group]) -> dict[str, Any]:
-    """A setting as a JSON-able object: means and spreads over the runs that count, savings against FedBuff."""
+    """A setting as a JSON-able object: means and spreads over the runs that count, savings against FedBuff.
+
+    values: by run, in the order of seeds, as costs() has them; arrived: whether the run reached its target. An end of
+    an interval is null where there is none: of a single run, and above where FedBuff missed its target.
+    """
     baseline = baseline_of(group, others)
     savings = {}
     for key in COSTS if baseline else ():
         assert baseline is not None
         if found := saving(group, baseline, key):
-            savings[key] = {"ratio": found.value, "low": found.low, "high": found.high}
-    keys = (*COSTS, "accuracy", "loss", "mean_staleness")
+            low, high = (end if isfinite(end) else None for end in found[1:])
+            savings[key] = {"ratio": found.value, "low": low, "high": high}
+    keys = ("uploads_to_target", *COSTS, "accuracy", "loss", "mean_staleness")
     return {
         "setting": group.label,
         "algorithm": group.algorithm,
@@ -193,6 +164,8 @@ def summary(group: Group, others: Sequence[Group]) -> dict[str, Any]:
         "runs": len(group.runs),
         "reached": len(group.reached),
         "seeds": [run["seed"] for run in group.runs],
+        "arrived": [_arrived(run) for run in group.runs],
+        "values": {key: [_cost(run, key) for run in group.runs] for key in keys},
         "mean": {key: group.mean(key) for key in keys},
         "standard_deviation": {key: group.spread(key) for key in keys},
         f"{BASELINE}_over_this": savings,

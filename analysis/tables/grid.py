@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from math import isfinite
 
-from qafel_analysis.tables.compare import Ratio
+from qafel_analysis.tables.intervals import Interval
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -144,9 +145,20 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def times(ratio: Ratio | None) -> str:
-    """How many times less, with its interval."""
+def times(ratio: Interval | None) -> str:
+    """How many times less, with its interval.
+
+    >>> times(Interval(2.0, 1.5, 2.5)), times(Interval(0.5, 0.0, 0.75)), times(None)
+    ('2.00× [1.50, 2.50]', '≤ 0.50× [0.00, 0.75]', '–')
+    """
     if ratio is None:
         return NOTHING
-    interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return f"{ratio.value:.2f}×{interval}"
+    return f"{ratio.sign}{ratio.value:.2f}×{bounds(ratio)}"
+
+
+def bounds(ratio: Interval) -> str:
+    """Nothing where there is no interval."""
+    if not ratio.known:
+        return ""
+    low, high = (f"{end:.2f}" if isfinite(end) else "∞" for end in (ratio.low, ratio.high))
+    return f" [{low}, {high}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +11,7 @@ from typing import Any
 import numpy as np
 from qafel_analysis.tables.compare import Group
 from qafel_analysis.tables.grid import NOTHING, Grid, number, spread
-
-CONFIDENCE = 0.95
+from qafel_analysis.tables.intervals import apart, one_more
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class Row:
     paper: Published
     group: Group | None
     verdict: str
-    difference: float | None = None  # ours / theirs - 1
-    low: float | None = None  # 95% interval of that difference
+    difference: float | None = None  # ours / theirs - 1, of geometric means
+    low: float | None = None  # 95% interval of that
     high: float | None = None
 
 
@@ -88,48 +86,31 @@ def against(groups: Sequence[Group]) -> list[Row]:
 
 
 def _judge(paper: Published, group: Group) -> Row:
-    """Reproduced: the 95% interval of the difference of the means (Welch) contains none.
+    """Reproduced: the interval of ours over theirs, geometric means, contains 1.
 
     With one run of ours, the interval is that of one further repetition of theirs.
     """
-    ours = np.array(group.values("uploads"))
+    ours = group.values("uploads")
     if group.target is None:
         return Row(paper, group, "the runs had no target")
     missed = len(group.runs) - len(group.reached)
-    if not len(ours):
+    if not ours:
         return Row(paper, group, f"not reproduced: none of {missed} runs reached the target")
-    theirs = np.array(paper.uploads)
-    low, high = _welch(ours, theirs)
-    mean = theirs.mean()
-    inside = low <= 0 <= high
-    verdict = (
-        "reproduced within the spread" if inside else f"not reproduced: {'fewer' if high < 0 else 'more'}"
-    )
+    found = one_more(ours[0], paper.uploads) if len(ours) == 1 else apart(ours, paper.uploads)
+    if found is None:
+        return Row(paper, group, "a run was at the target before its first upload")
+    side = "fewer" if found.high < 1 else "more"
+    inside = found.low <= 1 <= found.high
+    verdict = "reproduced within the spread" if inside else f"not reproduced: {side}"
     if missed:
         verdict += f"; {missed} of {len(group.runs)} runs never reached the target"
     if paper.target_accuracy is not None and not _same_target(group, paper.target_accuracy):
         verdict += f"; the targets differ: {group.target}, theirs accuracy ≥ {paper.target_accuracy:g}"
-    return Row(paper, group, verdict, float(ours.mean() / mean - 1), low / mean, high / mean)
+    return Row(paper, group, verdict, *(end - 1 for end in found))
 
 
 def _same_target(group: Group, accuracy: float) -> bool:
     return group.target == f"accuracy ≥ {accuracy:g}"
-
-
-def _welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """95% interval of mean(ours) - mean(theirs), unequal variances; theirs has at least two values."""
-    from scipy.stats import t  # it is slow to import, and only this needs it
-
-    difference = float(ours.mean() - theirs.mean())
-    v, n, m = float(theirs.var(ddof=1)), len(theirs), len(ours)
-    if m == 1:
-        error, freedom = math.sqrt(v * (1 + 1 / n)), n - 1.0
-    else:
-        a, b = float(ours.var(ddof=1)) / m, v / n
-        error = math.sqrt(a + b)
-        freedom = (a + b) ** 2 / (a**2 / (m - 1) + b**2 / (n - 1)) if error else 1.0
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return difference - half, difference + half
 
 
 def paper_grid(rows: Sequence[Row]) -> Grid:

@@ -49,7 +49,8 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     shares = []
     for key, what in (("payload_bytes_up", "upload bytes"), ("uploads", "uploads")):
         if ratio := saving(group, baseline, key):
-            shares.append(f"{_percent(1 / ratio.value)} of the {what}")
+            own = ratio.inverse
+            shares.append(f"{own.sign_in_words}{_percent(own.value)} of the {what}")
     yield f"{where}, {name} needed {' and '.join(shares)} that {other} needed ({_basis(group, baseline)})"
 
 
@@ -74,7 +75,7 @@ def _basis(group: Group, baseline: Group) -> str:
     counts = {len(one.runs) for one in (group, baseline)} | {len(one.reached) for one in (group, baseline)}
     if len(counts) == 1:
         (runs,) = counts
-        return f"means over {runs} runs each" if runs > 1 else "one run each"
+        return f"geometric means over {runs} runs each" if runs > 1 else "one run each"
     return (
         " and ".join(f"{len(one.reached)} of {len(one.runs)}" for one in (group, baseline))
         + " runs reached it"

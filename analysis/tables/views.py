@@ -128,6 +128,10 @@ def reached(group: Group) -> str:
     return f"{len(group.reached)} of {len(group.runs)}"
 
 
+RATIOS = (
+    "Ratios: geometric means, seed by seed where both have the seeds; a run that missed its target counts with what "
+    "it had spent, and makes the ratio a bound"
+)
 _COUNTED = "Means ± standard deviations over the runs that reached the target"
 
 
@@ -142,7 +146,7 @@ def costs_grid(groups: Sequence[Group]) -> Grid:
         "seconds",
         "accuracy",
         "mean\nstaleness",
-        f"{BASELINE}'s uploads\n/ these",
+        f"{BASELINE}'s uploads\n/ these [95%]",
         f"{BASELINE}'s bytes up\n/ these [95%]",
         f"{BASELINE}'s bytes down\n/ these [95%]",
     )
@@ -166,7 +170,7 @@ def costs_grid(groups: Sequence[Group]) -> Grid:
                 *ratios,
             )
         )
-    return Grid(f"Cost to the target. {_COUNTED}. Bytes: payload", headings, tuple(rows))
+    return Grid(f"Cost to the target. {_COUNTED}. {RATIOS}. Bytes: payload", headings, tuple(rows))
 
 
 def bytes_grid(groups: Sequence[Group]) -> Grid:
@@ -216,4 +220,4 @@ def side_by_side(groups: Sequence[Group]) -> Grid:
             (title, *(show(g.mean(key)) for g in groups), *(times(saving(g, b, key)) for g, b in pairs))
         )
     rows.append(("accuracy", *(number(g.mean("accuracy")) for g in groups), *empty))
-    return Grid("Settings side by side", headings, tuple(rows))
+    return Grid(f"Settings side by side. {RATIOS}", headings, tuple(rows))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from qafel_analysis.read.rows import row_of
 from qafel_analysis.read.settings import differences
-from qafel_analysis.tables.compare import BOOTSTRAP_SAMPLES
+from qafel_analysis.tables.intervals import Interval, mean
 
 from qafel_mpi.trace.reader import Trace, TraceError, open_trace
 
@@ -63,11 +63,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% bootstrap interval over seeds; None for a single seed."""
+    """A number with its interval of 95% over seeds; None for a single seed."""
 
     value: float
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, found: Interval) -> Estimate:
+        return cls(*found) if found.known else cls(found.value, None, None)
 
     @property
     def told_from_zero(self) -> bool:
@@ -177,21 +181,16 @@ def study(points: Sequence[Point]) -> Study:
     if not others or not stale:
         missing = "quantized and exact runs" if not others else "runs at two levels of staleness"
         raise StudyError(f"no factorial set: there are no {missing}")
-    generator = np.random.default_rng(0)
     for q in others:
         for s in stale:
             whole = [t for t in horizons if all((t, a, b) in cells for a in (base_q, q) for b in (fresh, s))]
-            samples: dict[str, list[np.ndarray]] = {name: [] for name in CLAIMS}
-            values: dict[str, list[float]] = {name: [] for name in CLAIMS}
-            for t in whole:
-                four = [cells[t, a, b] for a in (base_q, q) for b in (fresh, s)]
-                for name, (value, drawn) in _effects(four, generator).items():
-                    values[name].append(value)
-                    samples[name].append(drawn)
-                    effects.append(Effect(name, q, _mean(points, s), t, _estimate(value, drawn)))
-            slopes += [
-                _slope(name, q, _mean(points, s), whole, values[name], samples[name]) for name in CLAIMS
-            ]
+            fours = [[cells[t, a, b] for a in (base_q, q) for b in (fresh, s)] for t in whole]
+            for name, weights in _WEIGHTS.items():
+                for t, four in zip(whole, fours, strict=True):
+                    found = mean(_by_seed([four], weights)[0].tolist())
+                    effects.append(Effect(name, q, _mean(points, s), t, Estimate.of(found)))
+                if whole:
+                    slopes.append(_slope(name, q, _mean(points, s), whole, _by_seed(fours, weights)))
     if not effects:
         raise StudyError("no factorial set: at no T are there runs exact and quantized, fresh and stale")
     return Study(list(points), effects, slopes, with_t)
@@ -254,29 +253,16 @@ def _by_strength(points: Sequence[Point]) -> list[str]:
 # --- effects ----------------------------------------------------------------------------------------
 
 
-def _effects(
-    four: Sequence[Mapping[int, float]], generator: np.random.Generator
-) -> dict[str, tuple[float, np.ndarray]]:
-    """Each effect with its bootstrap samples. four: exact fresh, exact stale, quantized fresh, quantized stale.
+def _by_seed(fours: Sequence[Sequence[Mapping[int, float]]], weights: np.ndarray) -> np.ndarray:
+    """(horizons, seeds): an effect at each T of the seeds that all cells have, for runs of one share data and model.
 
-    Seeds that all four have are drawn together, for runs of one seed share data and initial model.
+    fours: of each T exact fresh, exact stale, quantized fresh, quantized stale. Raises StudyError where no seed is
+    in all of them.
     """
-    shared = sorted(set.intersection(*(set(cell) for cell in four)))
-    if shared:
-        values = np.array([[cell[seed] for seed in shared] for cell in four])
-        picks = generator.integers(0, len(shared), (BOOTSTRAP_SAMPLES, len(shared)))
-        drawn, means = values[:, picks].mean(axis=2), values.mean(axis=1)
-    else:
-        own = [np.array(list(cell.values())) for cell in four]
-        drawn = np.stack(
-            [v[generator.integers(0, len(v), (BOOTSTRAP_SAMPLES, len(v)))].mean(axis=1) for v in own]
-        )
-        means = np.array([v.mean() for v in own])
-    few = min(len(shared) or len(cell) for cell in four) < 2
-    return {
-        name: (float(weights @ means), np.zeros(0) if few else weights @ drawn)
-        for name, weights in _WEIGHTS.items()
-    }
+    shared = sorted(set.intersection(*(set(cell) for four in fours for cell in four)))
+    if not shared:
+        raise StudyError("no seed has a run in every cell: an effect is a difference of runs of one seed")
+    return np.array([weights @ [[cell[seed] for seed in shared] for cell in four] for four in fours])
 
 
 # Of exact fresh, exact stale, quantized fresh, quantized stale.
@@ -290,20 +276,41 @@ _WEIGHTS = {
 }
 
 
-def _estimate(value: float, samples: np.ndarray) -> Estimate:
-    if not len(samples):
-        return Estimate(value, None, None)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+def slope(effects: np.ndarray, horizons: Sequence[int]) -> Interval:
+    """The slope of log mean effect against log T, by least squares. effects: (horizons, seeds), means above zero.
+
+    Its interval is Student's t of what each seed adds to it, to first order: Σ c_t · e_ts / mean e_t, with c the
+    weights of least squares. A small mean makes it wide, and no sample below zero is left out.
+    """
+    by_seed = _additions(effects, horizons)
+    at = float(_least_squares(horizons) @ np.log(effects.mean(axis=1)))
+    return _around(at, by_seed)
+
+
+def slopes_apart(ours: np.ndarray, theirs: np.ndarray, horizons: Sequence[int]) -> Interval:
+    """The difference of two effects' slopes, a seed's runs together."""
+    at = slope(ours, horizons).value - slope(theirs, horizons).value
+    return _around(at, _additions(ours, horizons) - _additions(theirs, horizons))
+
+
+def _least_squares(horizons: Sequence[int]) -> np.ndarray:
+    x = np.log(np.array(horizons, dtype=float))
+    x -= x.mean()
+    return x / (x @ x)
+
+
+def _additions(effects: np.ndarray, horizons: Sequence[int]) -> np.ndarray:
+    return _least_squares(horizons) @ (effects / effects.mean(axis=1, keepdims=True))
+
+
+def _around(at: float, by_seed: np.ndarray) -> Interval:
+    """The interval of the seeds' mean, moved to be one of `at`."""
+    middle, low, high = mean(by_seed.tolist())
+    return Interval(at, at + low - middle, at + high - middle)
 
 
 def _slope(
-    name: str,
-    quantization: str,
-    staleness: float,
-    horizons: Sequence[int],
-    values: Sequence[float],
-    samples: Sequence[np.ndarray],
+    name: str, quantization: str, staleness: float, horizons: Sequence[int], effects: np.ndarray
 ) -> Slope:
     claimed = CLAIMS[name]
 
@@ -312,22 +319,19 @@ def _slope(
 
     if len(horizons) < 2:
         return found(None, "needs two T")
-    if min(values) <= 0:
+    each = [mean(at.tolist()) for at in effects]
+    if min(one.value for one in each) <= 0:
         return found(None, "not above zero at every T: no slope")
-    x = np.log(np.array(horizons, dtype=float))
-    x -= x.mean()
-    value = float(x @ np.log(values) / (x @ x))
-    drawn = np.stack(samples)
-    if not drawn.shape[1]:
-        return found(Estimate(value, None, None), "one seed: no interval")
-    above = drawn.min(axis=0) > 0
-    if above.mean() < 0.95:
-        return found(Estimate(value, None, None), "not told from zero at every T: its slope says little")
-    estimate = _estimate(value, x @ np.log(drawn[:, above]) / (x @ x))
-    assert estimate.low is not None
-    assert estimate.high is not None
-    if estimate.low > claimed:
-        return found(estimate, "falls slower than claimed over these T")
+    whole = slope(effects, horizons)
+    if not whole.known:
+        return found(Estimate.of(whole), "one seed: no interval")
+    if min(one.low for one in each) <= 0:
+        return found(
+            Estimate(whole.value, None, None), "not told from zero at every T: its slope says little"
+        )
+    if whole.low > claimed:
+        return found(Estimate.of(whole), "falls slower than claimed over these T")
     return found(
-        estimate, "as claimed or faster" if estimate.high <= claimed else "the claim lies in the interval"
+        Estimate.of(whole),
+        "as claimed or faster" if whole.high <= claimed else "the claim lies in the interval",
     )

@@ -16,7 +16,7 @@ import pandas as pd
 from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import errors_s, latency_quantile
 from qafel_analysis.tables.grid import NOTHING, Grid
-from qafel_analysis.theory.scaling import interval
+from qafel_analysis.theory.scaling import spread
 from qafel_analysis.theory.scaling_paper import of_rank_0
 
 from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
@@ -95,13 +95,13 @@ def _median(values: np.ndarray) -> float:
 
 
 def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, float]]:
-    """FedBuff's value over each other algorithm's, seed by seed: as interval() has it."""
+    """FedBuff's value over each other algorithm's, seed by seed: as spread() has it."""
     base = {p.seed: getattr(p, field) for p in paces if p.algorithm == "fedbuff"}
     found = {}
     for name in dict.fromkeys(p.algorithm for p in paces if p.algorithm != "fedbuff"):
         values = [base[p.seed] / getattr(p, field) for p in paces if p.algorithm == name and p.seed in base]
         if values:
-            found[name] = interval(values)
+            found[name] = spread(values)
     return found
 
 
@@ -127,21 +127,21 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
     for field in fields(Pace):
         if field.name not in QUANTITIES:
             continue
-        cells = [_cell(interval([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
+        cells = [_cell(spread([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
         found = {} if field.name == "upload_error" else ratios(paces, field.name)
         cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
         rows.append((QUANTITIES[field.name], *cells))
     counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
     headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
     caption = (
-        f"Medians over runs ({counts}) with bootstrap intervals of 95%. Upload latency is the time from posting on "
+        f"Medians over runs ({counts}) with the smallest and the largest. Upload latency is the time from posting on "
         f"the client to arrival on rank 0, by two clocks; {NOTHING} where it does not exceed their error."
     )
     return Grid(caption, headings, tuple(rows))
 
 
 def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
-    """{runs, algorithms, fedbuff_over}: each run's numbers, and medians with their intervals; null: not known."""
+    """{runs, algorithms, fedbuff_over}: each run's numbers; median, smallest and largest of each; null: not known."""
     names = [field.name for field in fields(Pace) if field.name in QUANTITIES]
     algorithms = list(dict.fromkeys(p.algorithm for p in paces))
 
@@ -151,7 +151,7 @@ def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
     return {
         "runs": [{name: plain(value) for name, value in asdict(p).items()} for p in paces],
         "algorithms": {
-            a: {n: known(interval([getattr(p, n) for p in paces if p.algorithm == a])) for n in names}
+            a: {n: known(spread([getattr(p, n) for p in paces if p.algorithm == a])) for n in names}
             for a in algorithms
         },
         "fedbuff_over": {
@@ -169,4 +169,4 @@ def _cell(values: tuple[float, float, float]) -> str:
     text = f"{median:,.0f}" if median >= 1000 else f"{median:.3g}"
     if low == high:
         return text
-    return f"{text} [{low:.3g}, {high:.3g}]"
+    return f"{text} ({low:.3g} to {high:.3g})"

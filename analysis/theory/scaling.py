@@ -1,4 +1,4 @@
-"""Scaling studies as measured: rates and efficiency over ranks, medians with intervals over the runs of a size."""
+"""Scaling studies as measured: rates and efficiency over ranks, medians and ranges over the runs of a size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy as np
 from qafel_analysis.tables.grid import Grid
 
 from qafel_mpi.trace.reader import TraceError, open_trace
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Point:
 @dataclass(frozen=True)
 class Size:
     """The runs of one size, such as its seeds. rate: updates a second; efficiency: speed-up over the ratio of
-    workers; each as interval() has it."""
+    workers; each as spread() has it."""
 
     algorithm: str
     driver: str
@@ -75,12 +73,13 @@ def point(path: Path) -> Point:
         )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, its bootstrap interval of 95% over the runs); nan where a run did not get there."""
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """(median, smallest, largest) over the runs; nan where a run did not get there.
+
+    Of so few runs, whose times have tails, a range is what can be said: it covers the median with 1 − 2^(1−n).
+    """
     array = np.array(values)
-    drawn = np.random.default_rng(0).choice(array, (RESAMPLES, len(array)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(np.median(array)), float(low), float(high)
+    return float(np.median(array)), float(array.min()), float(array.max())
 
 
 def measured(points: Sequence[Point]) -> list[Size]:
@@ -96,7 +95,7 @@ def measured(points: Sequence[Point]) -> list[Size]:
     base: dict[tuple[str, str], tuple[float, int]] = {}  # rate and workers
     for (driver, algorithm, ranks, buffer_size), group in groupby(sorted(points, key=size), key=size):
         runs = list(group)
-        rate, workers = interval([p.rate for p in runs]), runs[0].workers
+        rate, workers = spread([p.rate for p in runs]), runs[0].workers
         least, alone = base.setdefault((driver, algorithm), (rate[0], workers))
         median, low, high = (r / least * alone / workers for r in rate)
         found.append(
@@ -127,7 +126,7 @@ def measured_grid(points: Sequence[Point]) -> Grid:
         for s in measured(points)
     )  # fmt: skip
     return Grid(
-        "Medians over the runs of a size, with bootstrap intervals of 95%. Speed-up: the rate over that of the "
+        "Medians over the runs of a size, with the smallest and the largest. Speed-up: the rate over that of the "
         "fewest ranks. Efficiency: speed-up over the ratio of ranks that train.",
         ("algorithm", "clock", "ranks", "workers", "K", "runs", "updates", "seconds", "updates/s", "speed-up",
          "efficiency"),
@@ -138,7 +137,7 @@ def measured_grid(points: Sequence[Point]) -> Grid:
 
 def _cell(values: tuple[float, float, float], digits: str, unit: str = "") -> str:
     median, low, high = (format(value, digits) for value in values)
-    return f"{median}{unit}" if low == high else f"{median}{unit} [{low}, {high}]"
+    return f"{median}{unit}" if low == high else f"{median}{unit} ({low} to {high})"
 
 
 def as_json(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -147,7 +146,7 @@ def as_json(points: Sequence[Point]) -> list[dict[str, Any]]:
         | {
             "updates_per_second": s.rate[0],
             "efficiency": s.efficiency[0],
-            "efficiency_ci95": s.efficiency[1:],
+            "efficiency_range": s.efficiency[1:],
         }
         for s in measured(points)
     ]

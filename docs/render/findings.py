@@ -75,15 +75,14 @@ def _finding(block: str) -> Finding | None:
 
 def verdicts() -> str:
     """A line a claim."""
-    lines = []
+    lines: list[Sequence[str]] = []
     for block, claim in CLAIMS.items():
         link, found = f"[{claim.heading}](#{_anchor(claim.heading)})", _finding(block)
         if found is None:
-            lines.append((link, "not measured yet", ""))
+            lines.append((link, "not measured yet", "", "", ""))
         else:
-            held = sum(check.holds is True for check in found.checks)
-            lines.append((link, found.verdict, f"{held} of {len(found.checks)}"))
-    return table(("claim", "verdict", "statements that hold"), lines, right=(2,))
+            lines.append((link, found.verdict, *map(str, found.counts)))
+    return table(("claim", "verdict", "statements that hold", "fail", "are open"), lines, right=(2, 3, 4))
 
 
 def _anchor(heading: str) -> str:

@@ -15,16 +15,19 @@ from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits
 from docs.render.verdicts import (
     Check,
+    Cost,
     Finding,
     Interval,
+    against,
     at_least,
     at_most,
+    costs,
     every,
     judged,
     mean,
     mean_of,
     needed,
-    of_means,
+    over,
     pick,
     shown,
     spread,
@@ -137,7 +140,9 @@ def _against_ten(found: Mapping[int, Sequence[Mapping[str, Any]]], what: str, wo
     )
 
 
-def _over(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str) -> Interval:
+def _over(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str
+) -> Interval | None:
     """Ours over theirs, a seed's two runs together."""
     return times([run[key] for run in ours], [run[key] for run in theirs])
 
@@ -158,7 +163,7 @@ def concurrency() -> Finding:
         for n in CONCURRENCIES
     }
     ratios = {n: needed(one["qafel"]) for n, one in ours.items()}
-    growth = of_means(ours[1000]["fedbuff"], ours[100]["fedbuff"], "uploads")
+    growth = against(ours[1000]["fedbuff"], ours[100]["fedbuff"], "uploads")
     checks = (
         every(
             "QAFeL at 4/4 bits needs at most 1.2 times FedBuff's uploads",
@@ -213,7 +218,7 @@ def skew() -> Finding:
     }
     qafel, ca2fl = ({name: needed(one[which]) for name, one in ours.items()} for which in ("qafel", "ca2fl"))
     mildest, strongest = "α = 100", "α = 0.05"
-    growth = of_means(ours[strongest]["fedbuff"], ours[mildest]["fedbuff"], "uploads")
+    growth = against(ours[strongest]["fedbuff"], ours[mildest]["fedbuff"], "uploads")
     checks = (
         every(
             "QAFeL at 4/4 bits needs at most 1.1 times FedBuff's uploads, however skewed the labels",
@@ -236,7 +241,7 @@ def skew() -> Finding:
             {
                 name: (over, at_most(over, 1.0))
                 for name in STRONG_SKEWS
-                for over in [_over_mildest(ca2fl, name)]
+                for over in [_over_mildest(ours, name)]
             },
             1.0,
         ),
@@ -265,12 +270,16 @@ def _skews_table(what: str, ours: Mapping[str, Mapping[str, Mapping[str, Any]]])
     return table(header, lines, right=range(1, 6))
 
 
-def _over_mildest(ratios: Mapping[str, Interval | None], name: str) -> Interval | None:
-    """A skew's ratio over that of the mildest, from end to end of both intervals: more than 95% of it."""
-    strong, mild = ratios[name], ratios["α = 100"]
-    if strong is None or mild is None:
-        return None
-    return strong[0] / mild[0], strong[1] / mild[2], strong[2] / mild[1]
+def _over_mildest(ours: Mapping[str, Mapping[str, Mapping[str, Any]]], name: str) -> Interval | None:
+    """A skew's ratio of CA²FL to FedBuff over that of the mildest, a seed's four runs together."""
+    return over(*(_shares(one["ca2fl"], one["fedbuff"]) for one in (ours[name], ours["α = 100"])))
+
+
+def _shares(ca2fl: Mapping[str, Any], fedbuff: Mapping[str, Any]) -> list[Cost]:
+    """CA²FL's uploads over FedBuff's, of each seed with which FedBuff reached the target."""
+    base = {cost.seed: cost.value for cost in costs(fedbuff, "uploads") if cost.arrived}
+    own = costs(ca2fl, "uploads")
+    return [cost._replace(value=cost.value / base[cost.seed]) for cost in own if cost.seed in base]
 
 
 def natural_skew() -> Finding:
@@ -299,7 +308,7 @@ def natural_skew() -> Finding:
         checks.append(
             judged(
                 "With a module a client FedBuff itself needs at least 1.2 times the uploads of text dealt evenly",
-                of_means(apart, even, "uploads"),
+                against(apart, even, "uploads"),
                 at_least,
                 1.2,
             )

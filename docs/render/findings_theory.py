@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qafel_analysis.tables.intervals import POWER
+from qafel_analysis.theory.orders import slope, slopes_apart
 
 from docs.render.pages import table
 from docs.render.records import content, digits
@@ -21,6 +25,7 @@ from docs.render.verdicts import (
     mean,
     shown,
     times,
+    told,
     within,
 )
 
@@ -36,7 +41,6 @@ LEVELS = {  # name of a variant's staleness -> words
 HALVES = {"uniform10": "constant5", "uniform20": "constant10"}  # the same mean staleness
 BITS = {"exact-": "float32", "": "4 bits", "2bit-": "2 bits"}
 HORIZONS = (250, 1000, 4000)
-SAMPLES = 4_000
 # Of exact fresh, exact stale, quantized fresh, quantized stale, as in `qafel-analysis theory`.
 EFFECTS = {
     "staleness, without quantization": (-1, 1, 0, 0),
@@ -51,6 +55,13 @@ def staleness() -> Finding:
     runs = _runs("findings-staleness")
     levels = [level for level in LEVELS if f"exact-{level}" in runs]
     alone = {level: _effect(level, "exact-", (-1, 1)) for level in levels}
+    seeds = len(_seeds(content("findings-staleness")["runs"]))
+    halves = {
+        f"{LEVELS[one]}, over {LEVELS[other]}": times(alone[one], alone[other])
+        for one, other in HALVES.items()
+        if one in alone and other in alone
+    }
+    shares = {LEVELS[level]: _share(level) for level in levels}
     checks = (
         every(
             "Staleness alone raises the mean of ‖∇f‖² over 1,000 steps",
@@ -60,22 +71,22 @@ def staleness() -> Finding:
                 for found in [mean(alone[level])]
             },
         ),
-        every(
-            "Staleness drawn from 0 to τ costs what a constant τ/2 costs, within 25%",
-            {
-                f"{LEVELS[one]}, over {LEVELS[other]}": (found, within(found, 0.75, 1.25))
-                for one, other in HALVES.items()
-                if one in alone and other in alone
-                for found in [times(alone[one], alone[other])]
-            },
+        _with(
+            every(
+                "Staleness drawn from 0 to τ costs what a constant τ/2 costs, within 25%",
+                {name: (found, within(found, 0.75, 1.25)) for name, found in halves.items()},
+            ),
+            f"a factor of {digits(_factor_told(halves.values(), seeds))} is told from 1",
+            seeds,
         ),
-        every(
-            "Quantizing to 2 bits changes what staleness costs by a tenth at most",
-            {
-                LEVELS[level]: (found, within(found, -0.1, 0.1))
-                for level in levels
-                for found in [_share(level)]
-            },
+        _with(
+            every(
+                "Quantizing to 2 bits changes what staleness costs by a tenth at most",
+                {name: (found, within(found, -0.1, 0.1)) for name, found in shares.items()},
+            ),
+            f"a change by {digits(max(told(high - low, seeds) for _, low, high in shares.values()), 2)} of it is "
+            "told from none",
+            seeds,
         ),
     )
     return Finding(checks, _levels(), ("findings-staleness",))
@@ -84,31 +95,46 @@ def staleness() -> Finding:
 def cross_term() -> Finding:
     """Slopes of the effects of staleness and quantization against T, alone and together."""
     stale, quantized, cross = (_slope(name) for name in EFFECTS)
+    seeds = len(_seeds(content("findings-cross-term")["runs"]))
     checks = (
         judged("Against T staleness's own effect has a slope of −1/2 or less", stale, at_most, -0.5),
         judged("So has quantization's", quantized, at_most, -0.5),
-        Check(
-            "That of their cross term is −1 or less",
-            f"{shown(cross)}. {_power(cross)}",
-            at_most(cross, -1.0),
-        ),
-        judged(
-            "The cross term falls faster than quantization's own effect: difference of the slopes below 0",
-            _difference("interaction", "quantization, without staleness"),
-            at_most,
-            0.0,
+        _slope_told(judged("That of their cross term is −1 or less", cross, at_most, -1.0), cross, seeds),
+        *(
+            _slope_told(
+                judged(
+                    f"The cross term falls faster than {whose} own effect: difference of the slopes below 0",
+                    apart,
+                    at_most,
+                    0.0,
+                ),
+                apart,
+                seeds,
+            )
+            for whose, name in zip(("staleness's", "quantization's"), EFFECTS, strict=False)
+            for apart in [_difference("interaction", name)]
         ),
     )
     return Finding(checks, _horizons(), ("findings-cross-term",))
 
 
-def _power(found: Interval | None) -> str:
-    """What an interval of this width tells with a power of 80%: 2.8 standard errors, 1.96 + 0.84."""
+def _slope_told(check: Check, found: Interval | None, seeds: int) -> Check:
     if found is None:
-        return "Not above zero at every T, so there is no slope"
-    apart = (1.96 + 0.84) * (found[2] - found[1]) / (2 * 1.96)
-    seeds = len(_seeds(content("findings-cross-term")["runs"]))
-    return f"With {seeds} seeds a slope {digits(apart, 2)} away from −1 is told from it with a power of 80%"
+        return replace(check, measured=f"{check.measured}. Not above zero at every T, so there is no slope")
+    far = digits(told(found[2] - found[1], seeds), 2)
+    return _with(check, f"a truth {far} beyond the bound is told from it", seeds)
+
+
+def _with(check: Check, words: str, seeds: int) -> Check:
+    """What intervals of that width tell."""
+    return replace(
+        check, measured=f"{check.measured}. With {seeds} seeds {words} with a power of {POWER:.0%}"
+    )
+
+
+def _factor_told(ratios: Iterable[Interval | None], seeds: int) -> float:
+    """The largest of these settings."""
+    return max(exp(told(log(found[2] / found[1]), seeds)) for found in ratios if found is not None)
 
 
 # --- staleness by level and bits ----------------------------------------------------------------------
@@ -155,51 +181,37 @@ def _levels() -> str:
 # --- slopes against T ---------------------------------------------------------------------------------
 
 
-def _drawn() -> Mapping[str, np.ndarray]:
-    """Effect -> (1 + SAMPLES, horizons): of all seeds first, then of seeds drawn with replacement."""
+def _by_seed(name: str) -> np.ndarray:
+    """An effect: (horizons, seeds)."""
     runs = _runs("findings-cross-term")
     cells = ("exact-fresh", "exact-stale", "2bit-fresh", "2bit-stale")
     seeds = sorted(runs[f"{cells[0]}-T{HORIZONS[0]}"])
-    values = np.array([[[runs[f"{cell}-T{t}"][seed] for seed in seeds] for t in HORIZONS] for cell in cells])
-    generator = np.random.default_rng(0)
-    picks = generator.integers(0, len(seeds), (SAMPLES, len(seeds)))
-    picks = np.concatenate([np.arange(len(seeds))[None], picks])
-    means = values[:, :, picks].mean(axis=3)  # (cells, horizons, samples)
-    return {name: np.tensordot(weights, means, 1).T for name, weights in EFFECTS.items()}
+    values = [[[runs[f"{cell}-T{t}"][seed] for seed in seeds] for t in HORIZONS] for cell in cells]
+    return np.tensordot(EFFECTS[name], np.array(values), 1)
 
 
-def _slopes(name: str) -> np.ndarray | None:
-    """Of the whole and of each sample; None where an effect is not above zero at every T in 95% of the samples."""
-    found = _drawn()[name]
-    above = np.all(found > 0, axis=1)
-    if not above[0] or above.mean() < 0.95:
-        return None
-    x = np.log(np.array(HORIZONS, dtype=float))
-    x -= x.mean()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        slopes = np.log(found) @ x / (x @ x)
-    return np.where(above, slopes, np.nan)
+def _means(name: str) -> list[Interval]:
+    """Of an effect at each T."""
+    return [mean(at.tolist()) for at in _by_seed(name)]
 
 
-def _interval(samples: np.ndarray) -> Interval:
-    low, high = np.nanquantile(samples[1:], [0.025, 0.975])
-    return float(samples[0]), float(low), float(high)
+def _falls(name: str) -> bool:
+    """Whether it has a slope: at every T it is told from zero."""
+    return min(found[1] for found in _means(name)) > 0
 
 
 def _slope(name: str) -> Interval | None:
-    found = _slopes(name)
-    return None if found is None else _interval(found)
+    return slope(_by_seed(name), HORIZONS) if _falls(name) else None
 
 
 def _difference(one: str, other: str) -> Interval | None:
-    slopes = _slopes(one), _slopes(other)
-    return None if slopes[0] is None or slopes[1] is None else _interval(slopes[0] - slopes[1])
+    found = (_by_seed(one), _by_seed(other))
+    return slopes_apart(*found, HORIZONS) if _falls(one) and _falls(other) else None
 
 
 def _horizons() -> str:
     lines = []
     for name in EFFECTS:
-        effects = [_interval(column) for column in _drawn()[name].T]
-        lines.append((name, *map(shown, effects), shown(_slope(name)), f"{CLAIMED[name]:g}"))
+        lines.append((name, *map(shown, _means(name)), shown(_slope(name)), f"{CLAIMED[name]:g}"))
     header = ("effect on the mean of ‖∇f‖²", *(f"T = {t:,}" for t in HORIZONS), "slope", "claimed, at most")
     return table(header, lines, right=range(1, len(header)))

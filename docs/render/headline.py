@@ -9,17 +9,16 @@ from typing import Any
 
 from qafel_analysis.tables.grid import size
 
+from docs.render import verdicts
 from docs.render.pages import table
 from docs.render.records import (
     NOTHING,
     beside,
     content,
     digits,
-    interval,
     measured,
     not_measured,
     origin,
-    ratio,
     record,
 )
 from qafel_mpi import experiments
@@ -78,7 +77,7 @@ def shown(task: str) -> str:
     (target,) = {one["target"] for one in found}
     seeds = sorted({len(one["seeds"]) for one in found})
     many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    means = f"Means over {many} seeds, ± their standard deviation"
+    means = f"Means over {many} seeds, ± their standard deviation; ratios are geometric means of a seed's"
     text = f"Until {target}. {'One seed' if seeds == [1] else means}."
     missing = unrun(task)
     if missing:
@@ -103,18 +102,16 @@ def _rank(one: dict[str, Any]) -> tuple[int, str]:
 
 def _line(one: dict[str, Any]) -> tuple[str, ...]:
     reached = f"{one['reached']} of {one['runs']}"
-    if not one["reached"]:
-        return (setting(one["setting"]), reached, *(NOTHING for _ in _HEADER[2:]))
-    mean, over = one["mean"], one["fedbuff_over_this"]
+    mean = one["mean"]
     return (
         setting(one["setting"]),
         reached,
         _spread(mean["uploads"], one["standard_deviation"]["uploads"]),
-        inverse(over.get("uploads")),
+        verdicts.shown(verdicts.needed(one)),
         size(mean["payload_bytes_up"]),
-        ratio(over.get("payload_bytes_up")),
+        verdicts.shown(verdicts.saved(one, "payload_bytes_up")),
         size(mean["payload_bytes_down"]),
-        ratio(over.get("payload_bytes_down")),
+        verdicts.shown(verdicts.saved(one, "payload_bytes_down")),
         size(mean["wire_bytes_up"]),
         size(mean["wire_bytes_down"]),
     )
@@ -137,20 +134,9 @@ def setting(label: str) -> str:
     return f"{found['algorithm']}, {codec}{more}"
 
 
-def inverse(found: dict[str, Any] | None) -> str:
-    """This one's over FedBuff's.
-
-    >>> inverse({"ratio": 0.5, "low": 0.4, "high": 0.8}), inverse({"ratio": 2.0, "low": None, "high": None})
-    ('2.00 [1.25, 2.50]', '0.500')
-    """
-    if found is None:
+def _spread(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
         return NOTHING
-    if found["low"] is None:
-        return digits(1 / found["ratio"])
-    return interval((1 / found["ratio"], 1 / found["high"], 1 / found["low"]))
-
-
-def _spread(mean: float, deviation: float | None) -> str:
     return digits(mean) if deviation is None else f"{digits(mean)} ± {digits(deviation, 2)}"
 
 

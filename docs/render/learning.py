@@ -7,7 +7,8 @@ from typing import Any
 from qafel_analysis.tables.grid import size
 
 from docs.render.pages import table
-from docs.render.records import content, digits, first, interval, one, origin, ratio, rows, span
+from docs.render.records import content, digits, first, interval, one, origin, rows, span
+from docs.render.verdicts import saved, shown
 
 _DEMO = {
     "uploads": "uploads to the target",
@@ -32,7 +33,7 @@ def demo_mushrooms() -> str:
 def _demo(name: str, floats: str) -> str:
     qafel, fedbuff = (group(name, algorithm) for algorithm in ("qafel", "fedbuff"))
     lines = [
-        (words, *(_amount(key, one["mean"][key]) for one in (qafel, fedbuff)), saved(qafel, key))
+        (words, *(_amount(key, one["mean"][key]) for one in (qafel, fedbuff)), shown(saved(qafel, key)))
         for key, words in _DEMO.items()
     ]
     reached = [f"{one['reached']} of {one['runs']}" for one in (qafel, fedbuff)]
@@ -45,10 +46,6 @@ def group(name: str, algorithm: str) -> dict[str, Any]:
     """The setting of a record of `compare` with that algorithm."""
     (found,) = (one for one in content(name) if one["algorithm"] == algorithm)
     return dict(found)
-
-
-def saved(qafel: dict[str, Any], key: str) -> str:
-    return ratio(qafel["fedbuff_over_this"].get(key))
 
 
 def _amount(key: str, value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qafel_analysis.theory.pace import QUANTITIES
 
 from docs.render.pages import table
-from docs.render.records import content, interval, origin
+from docs.render.records import content, origin, ranged
 
 _SHOWN = ("wire_bytes_up", "per_step", "to_target", "steps", "upload", "train", "step")
 
@@ -21,7 +21,7 @@ def _links(columns: dict[str, str]) -> str:
             qafel, fedbuff = (found["algorithms"][a][quantity] for a in ("qafel", "fedbuff"))
             over = found["fedbuff_over"][quantity].get("qafel")
             where = "any" if quantity == "wire_bytes_up" else link
-            lines.append((where, QUANTITIES[quantity], *map(interval, (qafel, fedbuff, over))))
+            lines.append((where, QUANTITIES[quantity], *map(ranged, (qafel, fedbuff, over))))
     header = ("link", "", "QAFeL, 4 bits up and down", "FedBuff, float32", "FedBuff / QAFeL")
     return f"{table(header, lines, right=(2, 3, 4))}\n\n{origin(*columns.values())}"
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from math import isinf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -199,11 +200,11 @@ def first(row: dict[str, Any], column: str) -> Any:
 def digits(value: float, count: int = 3) -> str:
     """So many significant digits, no exponent.
 
-    >>> digits(0.01234), digits(12345.0), digits(2.0), digits(1.999), digits(-0.5, 2)
-    ('0.0123', '12,345', '2.00', '2.00', '-0.50')
+    >>> digits(0.01234), digits(12345.0), digits(2.0), digits(1.999), digits(-0.5, 2), digits(float("inf"))
+    ('0.0123', '12,345', '2.00', '2.00', '-0.50', '∞')
     """
-    if value == 0:
-        return "0"
+    if value == 0 or isinf(value):
+        return "∞" if value else "0"
     rounded = float(f"{value:.{count}g}")
     if abs(rounded) >= 10 ** (count - 1):
         return f"{value:,.0f}"
@@ -233,20 +234,17 @@ def span(numbers: Sequence[float], show: Any = digits) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
+def ranged(triple: Sequence[float] | None) -> str:
+    """(median, smallest, largest) of `pace` as `1.2 (1.1 to 1.3)`."""
+    return span(triple) if triple else NOTHING
+
+
 def interval(triple: Sequence[float] | None, show: Any = digits) -> str:
     """(median, low, high) as `1.2 [1.1, 1.3]`."""
     if triple is None:
         return NOTHING
     middle, low, high = (show(value) for value in triple)
     return middle if low == high else f"{middle} [{low}, {high}]"
-
-
-def ratio(found: dict[str, Any] | None) -> str:
-    """A ratio of `compare` with its interval."""
-    if found is None:
-        return NOTHING
-    triple = (found["ratio"], found["low"], found["high"])
-    return digits(found["ratio"]) if found["low"] is None else interval(triple)
 
 
 def met(numbers: Sequence[float], target: float, *, at_least: bool) -> str:

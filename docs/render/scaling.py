@@ -7,7 +7,7 @@ from typing import Any
 from qafel_analysis.tables.grid import size
 
 from docs.render.pages import table
-from docs.render.records import content, digits, interval, one, origin, record, time
+from docs.render.records import content, digits, one, origin, ranged, record, time
 
 _STUDIES = {"strong": "scaling-strong", "weak": "scaling-weak"}
 
@@ -115,7 +115,7 @@ def progress() -> str:
     lines = []
     for name, where in words.items():
         found = content(name)["algorithms"]["qafel"]
-        lines.append((where, *(interval(found[key]) for key in ("per_step", "train", "upload"))))
+        lines.append((where, *(ranged(found[key]) for key in ("per_step", "train", "upload"))))
     header = (
         "a client applies broadcasts",
         "seconds per server step",

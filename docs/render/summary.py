@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from qafel_analysis.tables.grid import size
 
-from docs.render.learning import group, saved
+from docs.render.learning import group
 from docs.render.pages import table
-from docs.render.records import content, digits, first, interval, one, span, time, values
+from docs.render.records import content, digits, first, one, ranged, span, time, values
+from docs.render.verdicts import saved, shown
 
 _PAGE = "docs/results.md"
 Line = tuple[str, str, str]  # what, measured, link
@@ -43,7 +44,7 @@ def _learning() -> Sequence[Line]:
 
     def both(key: str, show: Callable[[float], str]) -> str:
         amounts = (show(one["mean"][key]) for one in (qafel, fedbuff))
-        return "{} and {}, ratio {}".format(*amounts, saved(qafel, key))
+        return "{} and {}, ratio {}".format(*amounts, shown(saved(qafel, key)))
 
     demo, logistic = (
         _link("demo", "qafel-against-fedbuff"),
@@ -112,7 +113,7 @@ def _percent(value: float) -> str:
 def _clusters() -> Sequence[Line]:
     slow = content("link-resnet18-100mbit")
     times = (digits(slow["algorithms"][a]["per_step"][0]) for a in ("qafel", "fedbuff"))
-    ratio = interval(slow["fedbuff_over"]["per_step"]["qafel"])
+    ratio = ranged(slow["fedbuff_over"]["per_step"]["qafel"])
     return [
         (
             "11.7 million parameters at 100 Mbit/s, seconds per server step: QAFeL and FedBuff",

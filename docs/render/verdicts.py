@@ -1,7 +1,8 @@
 """What a claim's numbers say of it: statements with bounds, judged by their intervals, and the verdict of all.
 
-All intervals are of 95%. Those over seeds are Student's t; those of `qafel-analysis compare` are its bootstrap over
-seeds. A statement that an interval neither bears out nor refutes is open.
+Intervals are those of qafel_analysis.tables.intervals: 95%, Student's t over seeds. A statement that an interval
+neither bears out nor refutes is open. A run that missed its target took at least what it had spent, so its setting's
+ratio to another has one end, and the other is infinite: "at most b" fails where that end is above b, else is open.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import exp, isnan, log, sqrt
-from statistics import fmean, stdev
+from math import inf, isnan, nan
 from typing import Any
 
-from scipy.stats import t
+from qafel_analysis.tables.intervals import (  # noqa: F401  (the pages have what makes intervals from here)
+    Cost,
+    Interval,
+    apart,
+    mean,
+    over,
+    times,
+    told,
+)
 
 from docs.render.commands import analysis
 from docs.render.records import digits, interval, origin
 
-Interval = tuple[float, float, float]  # middle, low, high
 MOST_DIGITS = 6
 _WORDS = {True: "holds", False: "does not hold", None: "open"}
 
@@ -50,12 +57,18 @@ class Finding:
         >>> Finding([Check("", "", True), Check("", "", None)], "", []).verdict
         'holds partly'
         """
+        holds, fails, unknown = self.counts
+        if holds:
+            return "holds partly" if fails or unknown else "holds"
+        if fails:
+            return "fails partly" if unknown else "does not hold here"
+        return "open: not enough was measured"
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many statements hold, fail, and are open."""
         found = [check.holds for check in self.checks]
-        if all(found):
-            return "holds"
-        if any(found):
-            return "holds partly"
-        return "does not hold here" if False in found else "open: not enough was measured"
+        return found.count(True), found.count(False), found.count(None)
 
     def markdown(self) -> str:
         """Verdict, statements, table, and where the numbers come from."""
@@ -69,20 +82,23 @@ class Finding:
 def shown(found: Interval | None, *bounds: float) -> str:
     """With so many digits that the ends stand on the same side of the bounds as they do unrounded.
 
-    >>> shown((2.0, 1.5, 3.0)), shown((2.0, float("nan"), float("nan"))), shown(None)
+    >>> shown((2.0, 1.5, 3.0)), shown((2.0, nan, nan)), shown(None)
     ('2.00 [1.50, 3.00]', '2.00 [one run]', '–')
+    >>> shown((2.0, 1.5, inf)), shown((0.5, 0.0, nan))
+    ('≥ 2.00 [1.50, ∞]', '≤ 0.500 [one run]')
     >>> shown((15.1, 14.96, 15.3), 15.0)
     '15.10 [14.96, 15.30]'
     """
     if found is None:
         return interval(None)
-    if isnan(found[1]):
-        return f"{digits(found[0])} [one run]"
-    count = next((count for count in range(3, MOST_DIGITS) if _told(found, bounds, count)), MOST_DIGITS)
-    return interval(found, partial(digits, count=count))
+    sign, known = Interval(*found).sign, Interval(*found).known
+    if not known:
+        return f"{sign}{digits(found[0])} [one run]"
+    count = next((count for count in range(3, MOST_DIGITS) if _sides_kept(found, bounds, count)), MOST_DIGITS)
+    return sign + interval(found, partial(digits, count=count))
 
 
-def _told(found: Interval, bounds: Sequence[float], count: int) -> bool:
+def _sides_kept(found: Interval, bounds: Sequence[float], count: int) -> bool:
     """Whether the ends are on the same side of every bound when they are rounded to so many digits."""
     sides = [
         (end > bound) - (end < bound) == (rounded > bound) - (rounded < bound)
@@ -104,7 +120,7 @@ def at_least(found: Interval | None, bound: float) -> bool | None:
     if found is None:
         return None
     _, low, high = found
-    if isnan(low) or low < bound <= high:
+    if isnan(low) or isnan(high) or low < bound <= high:
         return None
     return low >= bound
 
@@ -117,16 +133,18 @@ def at_most(found: Interval | None, bound: float) -> bool | None:
     if found is None:
         return None
     _, low, high = found
-    if isnan(low) or low <= bound < high:
+    if isnan(low) or isnan(high) or low <= bound < high:
         return None
     return high <= bound
 
 
-def within(found: Interval, low: float, high: float) -> bool | None:
+def within(found: Interval | None, low: float, high: float) -> bool | None:
     """
     >>> within((1.0, 0.95, 1.05), 0.9, 1.1), within((1.0, 0.8, 1.2), 0.9, 1.1), within((2.0, 1.9, 2.1), 0.9, 1.1)
     (True, None, False)
     """
+    if found is None:
+        return None
     if low <= found[1] and found[2] <= high:
         return True
     return False if found[2] < low or found[1] > high else None
@@ -171,68 +189,23 @@ def together(judgements: Iterable[bool | None]) -> bool | None:
     return False if False in found else True if found == {True} else None
 
 
-# --- intervals ----------------------------------------------------------------------------------------
+# --- intervals of records -----------------------------------------------------------------------------
 
 
-def mean(values: Sequence[float]) -> Interval:
-    """The mean over seeds with its 95% interval; all three the same where the values are.
-
-    >>> [round(v, 3) for v in mean([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    return _around(fmean(values), stdev(values), len(values))
+def costs(one: Mapping[str, Any], key: str) -> list[Cost]:
+    """What each run of a setting of `compare` took; at least that, where it missed its target."""
+    found = zip(one["seeds"], one["values"][key], one["arrived"], strict=True)
+    return [Cost(seed, value, arrived) for seed, value, arrived in found if value is not None]
 
 
 def mean_of(one: Mapping[str, Any], key: str) -> Interval:
-    """A mean of `compare` with its 95% interval."""
-    return _around(one["mean"][key], one["standard_deviation"][key] or 0.0, one["reached"])
+    """The mean over the runs of a setting of `compare` that reached its target."""
+    return mean([cost.value for cost in costs(one, key) if cost.arrived])
 
 
-def _around(middle: float, deviation: float, runs: int) -> Interval:
-    half = float(t.ppf(0.975, runs - 1)) * deviation / sqrt(runs)
-    return middle, middle - half, middle + half
-
-
-def times(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """Ours over theirs, a seed's two values together: the geometric mean over seeds with its 95% interval.
-
-    >>> [round(v, 2) for v in times([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])]
-    [2.0, 2.0, 2.0]
-    """
-    middle, low, high = mean([log(a / b) for a, b in zip(ours, theirs, strict=True)])
-    return exp(middle), exp(low), exp(high)
-
-
-def apart(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-    """Ours over theirs where runs are no pairs: of geometric means, with Welch's interval of the logarithms.
-
-    >>> [round(v, 2) for v in apart([2.0, 2.0], [1.0, 1.0])]
-    [2.0, 2.0, 2.0]
-    """
-    logs = [[log(value) for value in side] for side in (ours, theirs)]
-    parts = [stdev(side) ** 2 / len(side) for side in logs]
-    middle = fmean(logs[0]) - fmean(logs[1])
-    if not sum(parts):
-        return (exp(middle),) * 3
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, logs, strict=True))
-    half = float(t.ppf(0.975, freedom)) * sqrt(sum(parts))
-    return exp(middle), exp(middle - half), exp(middle + half)
-
-
-def of_means(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> Interval | None:
-    """Ours over theirs, of two settings of `compare`, their seeds apart; None where one never reached the target."""
-    if not ours["reached"] or not theirs["reached"]:
-        return None
-    ratio = ours["mean"][key] / theirs["mean"][key]
-    parts = [
-        (one["standard_deviation"][key] or 0.0) / one["mean"][key] / sqrt(one["reached"])
-        for one in (ours, theirs)
-    ]
-    fewest = min(one["reached"] for one in (ours, theirs))
-    if fewest < 2:
-        return ratio, float("nan"), float("nan")
-    half = float(t.ppf(0.975, fewest - 1)) * sqrt(sum(part**2 for part in parts))
-    return ratio, ratio * exp(-half), ratio * exp(half)
+def against(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> Interval | None:
+    """Ours over theirs, of two settings of `compare`, a seed's two runs together."""
+    return over(costs(ours, key), costs(theirs, key))
 
 
 def saved(one: Mapping[str, Any], key: str) -> Interval | None:
@@ -240,15 +213,15 @@ def saved(one: Mapping[str, Any], key: str) -> Interval | None:
     found = one["fedbuff_over_this"].get(key)
     if found is None:
         return None
-    if found["low"] is None:
-        return found["ratio"], float("nan"), float("nan")
-    return found["ratio"], found["low"], found["high"]
+    low = nan if found["low"] is None else found["low"]
+    above = inf if low > 0 else nan  # FedBuff missed its target; a single run has no end above
+    return Interval(found["ratio"], low, above if found["high"] is None else found["high"])
 
 
 def needed(one: Mapping[str, Any], key: str = "uploads") -> Interval | None:
     """This one's over FedBuff's."""
     found = saved(one, key)
-    return None if found is None else (1 / found[0], 1 / found[2], 1 / found[1])
+    return None if found is None else found.inverse
 
 
 # --- settings of a record -----------------------------------------------------------------------------

@@ -137,12 +137,21 @@ def test_values_at_are_those_of_the_last_evaluation_before(runs):
         assert values == [None, before["loss"].iloc[-1], evaluated["loss"].iloc[-1]]
 
 
+def test_a_gap_is_read_at_every_step_and_not_at_evaluated_ones_alone(runs):
+    curve = printed("curves", *runs, "--x", "server_steps", "--y", "gap", "--at", "1:9")
+    for path, values in zip(runs, [values for one in curve for values in one["values"]], strict=True):
+        steps = load(path).steps
+        assert steps["loss"].isna()[1:10].any()
+        assert values == steps[steps["version"].between(1, 9)]["gap"].tolist()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--x", "steps"], "--x steps: not one of uploads"),
         (["--y", "speed"], "--y speed: not one of accuracy"),
         (["--at", "1,two"], "--at 1,two: not numbers"),
+        (["--at", "1:two"], "--at 1:two: not numbers"),
     ],
 )
 def test_a_curve_that_is_not_known_is_refused_with_those_that_are(runs, words, complaint):

@@ -218,12 +218,14 @@ def test_savings_are_baseline_over_setting_and_never_reached_runs_enter_no_mean(
     assert ours.mean("uploads_to_target") == 105
     saving = compare.saving(ours, baseline, "payload_bytes_up")
     assert saving is not None
-    assert saving.value == pytest.approx(8)
-    assert saving.low is not None
-    assert saving.low <= 8 <= saving.high
+    assert saving == pytest.approx((8, 8, 8)), "seeds 0 and 1; FedBuff has no seed 2"
     done = analysis("compare", *(run["run"] for run in runs), "--json")
     found = json.loads(done.stdout)
-    assert found[0]["fedbuff_over_this"]["payload_bytes_up"]["ratio"] == pytest.approx(8)
+    of_fedbuff = found[0]["fedbuff_over_this"]["payload_bytes_up"]
+    assert list(of_fedbuff.values()) == pytest.approx(list(saving))
+    assert found[0]["arrived"] == [True, True, False]
+    assert found[0]["values"]["uploads"] == [100, 110, 100], "the last took at least that"
+    assert found[0]["mean"]["uploads"] == 105
     assert "2 of 3" in analysis("compare", *(run["run"] for run in runs)).stdout
 
 
@@ -231,22 +233,50 @@ def test_a_single_run_has_no_interval(tmp_path):
     runs = [table.row(make(tmp_path, "q")), table.row(make(tmp_path, "f", algorithm="fedbuff", size=400))]
     ours, baseline = compare.groups(runs)
     saving = compare.saving(ours, baseline, "payload_bytes_up")
-    assert saving == compare.Ratio(8.0, None, None)
+    assert saving is not None
+    assert saving.value == pytest.approx(8)
+    assert not saving.known
+    done = analysis("compare", *(run["run"] for run in runs), "--json")
+    assert json.loads(done.stdout)[0]["fedbuff_over_this"]["payload_bytes_up"]["low"] is None
 
 
-def costs(by_seed: dict[int, float]) -> compare.Group:
-    runs = ({"target": "loss", "uploads_to_target": v, "seed": seed} for seed, v in by_seed.items())
+def costs(by_seed: dict[int, float | None], *, spent: float = 900.0) -> compare.Group:
+    """Runs with these uploads to the target; None: `spent` uploads, and no target."""
+    runs = (
+        {"target": "loss", "uploads_to_target": v, "uploads": spent, "seed": seed}
+        for seed, v in by_seed.items()
+    )
     return compare.Group("setting", tuple(runs))
 
 
-def test_two_runs_of_one_seed_are_drawn_together():
+def test_two_runs_of_one_seed_are_a_pair():
     baseline = costs({0: 100, 1: 300, 2: 500})
     half = compare.saving(costs({2: 250, 0: 50, 1: 150}), baseline, "uploads")
-    assert half == compare.Ratio(2.0, 2.0, 2.0), "each seed needs half of what the baseline needs"
+    assert half == pytest.approx((2, 2, 2)), "each seed needs half of what the baseline needs"
     fewer = compare.saving(costs({2: 250, 0: 50}), baseline, "uploads")
-    assert fewer == half, "with the baseline's runs of these seeds alone"
-    assert compare.saving(costs({2: 250}), baseline, "uploads") == compare.Ratio(2.0, None, None)
-    apart = compare.saving(costs({2: 250, 0: 50, 3: 150}), baseline, "uploads")
+    assert fewer == pytest.approx((2, 2, 2)), "with the baseline's runs of these seeds alone"
+    alone = compare.saving(costs({2: 250}), baseline, "uploads")
+    assert alone is not None
+    assert alone.value == pytest.approx(2)
+    assert not alone.known
+    apart = compare.saving(costs({4: 250, 5: 50, 3: 150}), baseline, "uploads")
     assert apart is not None
-    assert apart.low is not None
     assert apart.low < 1 < 3 < apart.high
+
+
+def test_a_run_that_missed_its_target_bounds_the_ratio():
+    baseline = costs({0: 100, 1: 100, 2: 100})
+    found = compare.saving(costs({0: 400, 1: 410, 2: None}), baseline, "uploads")
+    assert found is not None
+    assert found.value == pytest.approx((1 / (4 * 4.1 * 9)) ** (1 / 3))
+    assert found.low == 0, "it may have needed any number"
+    assert found.high < 1, "but no fewer than the 900 that it had"
+    turned = compare.saving(baseline, costs({0: 400, 1: 410, 2: None}), "uploads")
+    assert turned == pytest.approx(found.inverse)
+    both = compare.saving(costs({0: 400, 1: None}), costs({0: None, 1: 500}), "uploads")
+    assert both is None, "nothing is known"
+
+
+def test_a_cost_of_nothing_has_no_ratio():
+    assert compare.saving(costs({0: 0, 1: 5}), costs({0: 5, 1: 5}), "uploads") is None
+    assert compare.saving(costs({0: 5, 1: 5}), costs({0: 0, 1: 5}), "uploads") is None

@@ -31,7 +31,7 @@ def test_bytes_and_uploads_are_shares_of_fedbuffs(made):
     assert uploads == 0.8
     assert sentence(found) == (
         f"To reach accuracy ≥ 0.9 on made-up, QAFeL needed {share:.0%} of the upload bytes and 80% of the uploads "
-        "that FedBuff needed (means over 2 runs each)."
+        "that FedBuff needed (geometric means over 2 runs each)."
     )
     assert share == pytest.approx(0.1016, abs=1e-4)
 

@@ -51,7 +51,7 @@ def test_seeds_are_one_size_over_the_median_of_the_smallest():
     assert (large.rate[0], large.speed_up, large.seconds) == (25.0, 3.125, 4.0)
     assert large.efficiency == pytest.approx((3.125 / 3, 2.5 / 3, 5 / 3))
     rows = measured_grid([point(ranks, s) for ranks, runs in seconds.items() for s in runs]).rows
-    assert [row[-1] for row in rows] == ["100% [62, 125]", "104% [83, 167]"]
+    assert [row[-1] for row in rows] == ["100% (62 to 125)", "104% (83 to 167)"]
 
 
 def test_past_saturation_efficiency_falls_as_the_load_grows():
@@ -176,7 +176,7 @@ def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
     assert ratios(paces, "per_step")["qafel"] == pytest.approx((3.5, 3.0, 4.0))
     grid = pace_grid(paces)
     assert grid.headings == ("", "qafel", "fedbuff", "fedbuff / qafel")
-    assert ("seconds to the target", "15 [10, 20]", "50 [40, 60]", "3.5 [3, 4]") in grid.rows
+    assert ("seconds to the target", "15 (10 to 20)", "50 (40 to 60)", "3.5 (3 to 4)") in grid.rows
 
 
 @pytest.mark.parametrize(("bound_s", "told"), [(1e-6, "0.001"), (2e-3, NOTHING)])

@@ -33,8 +33,13 @@ def staleness_sweep() -> dict:
         levels[level] = most / 2 if level.startswith("uniform") else most
     return {
         "runs": [
-            {"run": f"{bits}{level}-seed{seed}.h5", "seed": seed, "gradient": 1 + 0.01 * mean + 1e-6 * seed}
-            for bits, (level, mean), seed in product(findings_theory.BITS, levels.items(), SEEDS)
+            {
+                "run": f"{bits}{level}-seed{seed}.h5",
+                "seed": seed,
+                "gradient": 1 + 0.01 * mean * (1 + 0.001 * ((seed * number) % 5)) + 1e-6 * seed,
+            }
+            for number, bits in enumerate(findings_theory.BITS, 1)
+            for (level, mean), seed in product(levels.items(), SEEDS)
         ]
     }
 
@@ -52,14 +57,16 @@ def of_orders(monkeypatch):
 
 
 def test_slopes_against_t_are_found_and_judged(of_orders):
-    *levels, stale, quantized, cross, faster = of_orders(-1.4)
+    *levels, stale, quantized, cross, than_stale, faster = of_orders(-1.4)
     assert [check.holds for check in levels] == [True, True, True]
+    assert "With 12 seeds a change by 0.0" in levels[2].measured
+    assert "With 12 seeds a factor of 1.0" in levels[1].measured
     assert stale.measured.startswith("-1.50")
     assert stale.holds is True
     assert quantized.measured.startswith("-0.500")
     assert cross.measured.startswith("-1.4")
-    assert "With 12 seeds a slope 0.0" in cross.measured
-    assert (cross.holds, faster.holds) == (True, True)
+    assert "With 12 seeds a truth 0.0" in cross.measured
+    assert (cross.holds, than_stale.holds, faster.holds) == (True, False, True), "staleness falls as T^-1.5"
     *_, cross, faster = of_orders(-0.3)
     assert (cross.holds, faster.holds) == (False, False)
 
@@ -67,6 +74,7 @@ def test_slopes_against_t_are_found_and_judged(of_orders):
 def test_a_cross_term_that_is_lost_in_the_noise_has_no_slope(of_orders):
     *_, cross, faster = of_orders(-1.4, 0.0)
     assert cross.measured == "–. Not above zero at every T, so there is no slope"
+    assert faster.measured == cross.measured
     assert (cross.holds, faster.holds) == (None, None)
 
 
@@ -236,6 +244,9 @@ def test_slow_clients_count_for_too_little_and_weights_by_time_mend_it(monkeypat
     assert findings_speeds.speeds().checks[4].holds is False
 
 
+SKEW_SEEDS = range(5)
+
+
 def skews(ca2fl: float, strong: float | None = None) -> list[dict]:
     """QAFeL needs FedBuff's uploads, and CA²FL this many times as many; where skew is strong, `strong` as many."""
     times_of = {"fedbuff": 1.0, "qafel": 1.0, "ca2fl": ca2fl}
@@ -245,12 +256,16 @@ def skews(ca2fl: float, strong: float | None = None) -> list[dict]:
             "setting": f"{algorithm}, K = 10, {part}",
             "reached": 5,
             "runs": 5,
+            "seeds": [*SKEW_SEEDS],
+            "arrived": [True for _ in SKEW_SEEDS],
+            "values": {"uploads": [(100 + seed) * times * noise ** (seed * odd % 7) for seed in SKEW_SEEDS]},
             "mean": {"uploads": 100.0},
             "standard_deviation": {"uploads": 1.0},
             "fedbuff_over_this": {"uploads": {"ratio": 1 / times, "low": 0.99 / times, "high": 1.01 / times}},
         }
         for algorithm in times_of
-        for part in findings_load.SKEWS.values()
+        for noise in [1.001 if algorithm == "ca2fl" else 1.0]
+        for odd, part in enumerate(findings_load.SKEWS.values(), 1)
         for times in [
             strong if strong and algorithm == "ca2fl" and part in of_strong else times_of[algorithm]
         ]

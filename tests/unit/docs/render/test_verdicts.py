@@ -10,7 +10,18 @@ from docs.render.blocks import BLOCKS
 from docs.render.findings import CLAIMS
 from docs.render.pages import block_names
 from docs.render.records import content
-from docs.render.verdicts import Check, Finding, at_least, at_most, every, mean, of_means, pick, within
+from docs.render.verdicts import (
+    Check,
+    Finding,
+    against,
+    at_least,
+    at_most,
+    every,
+    needed,
+    pick,
+    shown,
+    within,
+)
 from tests.support import ROOT
 
 
@@ -24,7 +35,8 @@ def finding(*holds: bool | None) -> Finding:
         ((True, True), "holds"),
         ((True, None), "holds partly"),
         ((True, False), "holds partly"),
-        ((False, None), "does not hold here"),
+        ((False, False), "does not hold here"),
+        ((False, None), "fails partly"),
         ((None, None), "open: not enough was measured"),
     ],
 )
@@ -49,25 +61,38 @@ def test_a_statement_about_several_settings_fails_where_one_of_them_does():
     assert every("", {"a": (one, True)}).holds is True
 
 
-def test_an_interval_is_wider_for_fewer_seeds_and_for_more_spread():
-    def width(values):
-        _, low, high = mean(values)
-        return high - low
+def test_a_run_that_missed_its_target_leaves_a_statement_open_or_fails_it():
+    """It took at least what it had spent: no bound from above holds, and one below all that was spent fails."""
 
-    assert width([1.0, 2.0]) > width([1.0, 2.0, 1.0, 2.0])
-    assert width([1.0, 3.0]) > width([1.0, 2.0])
+    def one(*uploads: float, missed: int = 0) -> dict:
+        arrived = [seed >= missed for seed in range(len(uploads))]
+        return {"seeds": [*range(len(uploads))], "arrived": arrived, "values": {"uploads": uploads}}
+
+    fedbuff = one(100, 110, 120)
+    found = against(one(310, 330, 370, missed=1), fedbuff, "uploads")
+    assert shown(found) == "≥ 3.06 [2.93, ∞]"
+    assert at_most(found, 1.2) is False
+    assert at_most(found, 3.0) is None, "nobody knows what the run that was cut short would have taken"
+    assert at_least(found, 1.2) is True
+    assert at_least(found, 3.0) is None
+    assert within(found, 2.0, 4.0) is None
+    assert within(found, 0.9, 1.1) is False
+    alone = against(one(310, missed=1), fedbuff, "uploads")
+    assert shown(alone) == "≥ 3.10 [one run]"
+    assert (at_most(alone, 1.2), at_least(alone, 1.2)) == (None, None)
+    assert against(one(310, missed=1), one(100, missed=1), "uploads") is None
 
 
-def test_a_ratio_of_means_has_the_spread_of_both():
-    def one(value, deviation, reached=5):
-        return {"reached": reached, "mean": {"uploads": value}, "standard_deviation": {"uploads": deviation}}
+def test_fedbuffs_over_this_is_read_with_the_end_that_it_lacks():
+    def one(ratio, low, high):
+        return {"fedbuff_over_this": {"uploads": {"ratio": ratio, "low": low, "high": high}}}
 
-    exact = of_means(one(20.0, 0.0), one(10.0, 0.0), "uploads")
-    assert exact == (2.0, 2.0, 2.0)
-    _, low, high = of_means(one(20.0, 2.0), one(10.0, 0.0), "uploads")
-    _, lower, higher = of_means(one(20.0, 2.0), one(10.0, 1.0), "uploads")
-    assert lower < low < 2 < high < higher
-    assert of_means(one(20.0, 2.0, reached=0), one(10.0, 1.0), "uploads") is None
+    assert shown(needed(one(0.5, 0.4, 0.8))) == "2.00 [1.25, 2.50]"
+    assert shown(needed(one(0.5, 0.0, 0.8))) == "≥ 2.00 [1.25, ∞]", "this one missed its target"
+    assert shown(needed(one(0.5, 0.4, None))) == "≤ 2.00 [0, 2.50]", "FedBuff missed it"
+    assert shown(needed(one(0.5, None, None))) == "2.00 [one run]"
+    assert shown(needed(one(0.5, 0.0, None))) == "≥ 2.00 [one run]"
+    assert needed({"fedbuff_over_this": {}}) is None
 
 
 def test_a_setting_is_found_by_whole_parts_of_its_label():
