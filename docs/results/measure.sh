@@ -25,7 +25,7 @@ set +a
 raw=${RAW:-runs/results}
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
-progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data \
+progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes startup checkpoint shared-data \
 link-cnn-100mbit link-cnn-1gbit link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 peers analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
@@ -268,6 +268,11 @@ virtual_once() {
 sizes() {
     mpirun -n 3 qafel-mpi bench sizes --algorithm qafel --json $raw/sizes/qafel.json
     mpirun -n 3 qafel-mpi bench sizes --algorithm fedbuff --json $raw/sizes/fedbuff.json
+}
+
+startup() { # 16 ranks, in turns with the start as it was; ten minutes on 2 cores
+    python -m docs.results.startup_turns bbaa444 $raw/startup/turns.json
+    mpirun -n 16 qafel-mpi bench startup --json $raw/startup/phases.json
 }
 
 checkpoint() {

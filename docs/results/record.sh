@@ -273,8 +273,10 @@ analysis() {
     cp $raw/analysis/analysis.json $out/analysis.json
 }
 
-startup() { # no traces of measure.sh: it counts calls
+startup() { # it counts calls, too
     python docs/results/startup.py $out/startup.json
+    cp $raw/startup/turns.json $out/startup-turns.json
+    qafel-analysis bench $raw/startup/phases.json --record $out/startup-phases.json
 }
 
 measured=$(cd $raw && echo *)

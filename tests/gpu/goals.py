@@ -18,6 +18,8 @@ ON_CARD = "codec on the card: share of the bandwidth of a copy on the card"
 ON_HOST = "server on the host: share of the bandwidth of a memory pass there"
 EXPOSED = "communication that training does not hide: its share of all"
 
+_ABOUT = ["codec", "algorithm", "bits", "operation", "d"]
+
 Goal = dict[str, Any]
 
 
@@ -35,9 +37,7 @@ def _bandwidths(file: Path, what: str) -> Iterator[Goal]:
     largest = max((row["d"] for row in rows), default=0)
     for row in rows:
         if row["d"] == largest and "ratio" in row:
-            about = {
-                name: row[name] for name in ("codec", "algorithm", "bits", "operation", "d") if name in row
-            }
+            about = {name: row[name] for name in _ABOUT if name in row}
             yield _goal(what, about, row["ratio"], COPY_SHARE, at_least=True)
 
 

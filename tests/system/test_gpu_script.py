@@ -13,18 +13,8 @@ import torch
 from tests.gpu import goals
 from tests.support import ROOT
 
-STAGES = [
-    "bytes",
-    "codec",
-    "overlap",
-    "server",
-    "wall",
-    "resnet18",
-    "transformer",
-    "together-1",
-    "together-8",
-    "together-32",
-]
+STAGES = ["bytes", "codec", "overlap", "server", "wall", "resnet18", "transformer"]
+STAGES += [f"together-{batch}" for batch in (1, 8, 32)]
 
 
 @pytest.mark.slow
