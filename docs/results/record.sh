@@ -273,6 +273,12 @@ analysis() {
     cp $raw/analysis/analysis.json $out/analysis.json
 }
 
+large_message() {
+    for part in upload fanout tree ibcast; do
+        cp $raw/large-message/$part.json $out/large-message-$part.json
+    done
+}
+
 startup() { # it counts calls, too
     python docs/results/startup.py $out/startup.json
     cp $raw/startup/turns.json $out/startup-turns.json
