@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from docs.render.pages import table
-from docs.render.records import NOTHING, content, digits, origin, span, values
+from docs.render.records import NOTHING, content, digits, interval, origin, span, values
 from qafel_mpi.bench.peers.environments import NAMES
 
 OURS = "qafel_mpi"
@@ -38,9 +38,17 @@ def _ours(row: Any) -> tuple[str, ...]:
 
 
 def _peer(row: Any) -> tuple[str, ...]:
-    ratio = span(values(row, "ratio"))
+    ratio = _ratio(row)
     name = row["parameters"]["against"]
     return (*_about(row), name, *_speed(row, "peer_updates_per_s"), ratio, *_rest(row, "peer_"), _alike(row))
+
+
+def _ratio(row: Any) -> str:
+    """The median over rounds of the two times of a round; of one launch with its interval."""
+    if len(row["launches"]) > 1:
+        return span(values(row, "ratio"))
+    one = row["launches"][0]
+    return interval([one["ratio"], *one["ratio_ci95"]])
 
 
 def _about(row: Any) -> tuple[str, str, str]:

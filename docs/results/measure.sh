@@ -11,7 +11,7 @@
 # Nothing else should run meanwhile. The link groups need root, for network namespaces; logistic, demo and headline need
 # mushrooms.libsvm in QAFEL_DATA_DIR.
 #
-# chaos runs only when it is named: it takes two hours, and starts its own mpirun.
+# chaos runs only when it is named: it takes two hours, and starts its own mpirun. So does large-message, for its memory.
 # headline, headline-rivals, headline-causes, findings, grids and codec-error run only when they are named: headline and
 # grids take hours. small is what make findings SIZE=small measures, into a RAW of its own.
 # They count, on the virtual clock, and time nothing: other work on the machine changes none of their numbers. link-rates
@@ -25,7 +25,7 @@ set +a
 raw=${RAW:-runs/results}
 
 GROUPS_IN_ORDER="demo timeline logistic clocks resnet18 codec codec-peers codec-large server p2p ingest overlap tracing waiting \
-progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes checkpoint shared-data \
+progress progress-libraries many-ranks scaling broadcast broadcast-hosts virtual replay sizes startup checkpoint shared-data \
 link-cnn-100mbit link-cnn-1gbit link-resnet18-100mbit link-resnet18-1gbit far-cnn far-resnet18 peers analysis"
 
 hosts() { # RANKS OPTION... -- COMMAND...: a host a rank, joined by links of the given rate and delay
@@ -316,6 +316,17 @@ virtual_once() {
 sizes() {
     mpirun -n 3 qafel-mpi bench sizes --algorithm qafel --json $raw/sizes/qafel.json
     mpirun -n 3 qafel-mpi bench sizes --algorithm fedbuff --json $raw/sizes/fedbuff.json
+}
+
+large_message() { # above 2^31 - 1 bytes; 10 to 17 GB of memory, two ranks together, and a minute or two each
+    for part in upload fanout tree ibcast; do
+        mpirun -n 2 python -m docs.results.large_message $part 600e6 $raw/large-message/$part.json
+    done
+}
+
+startup() { # 16 ranks, in turns with the start as it was; ten minutes on 2 cores
+    python -m docs.results.startup_turns bbaa444 $raw/startup/turns.json
+    mpirun -n 16 qafel-mpi bench startup --json $raw/startup/phases.json
 }
 
 checkpoint() {

@@ -291,8 +291,16 @@ analysis() {
     cp $raw/analysis/analysis.json $out/analysis.json
 }
 
-startup() { # no traces of measure.sh: it counts calls
+large_message() {
+    for part in upload fanout tree ibcast; do
+        cp $raw/large-message/$part.json $out/large-message-$part.json
+    done
+}
+
+startup() { # it counts calls, too
     python docs/results/startup.py $out/startup.json
+    cp $raw/startup/turns.json $out/startup-turns.json
+    qafel-analysis bench $raw/startup/phases.json --record $out/startup-phases.json
 }
 
 measured=$(cd $raw && echo *)

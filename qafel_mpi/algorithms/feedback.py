@@ -21,13 +21,13 @@ class ErrorFeedback:
     """The residuals e of the clients that live here: nothing for one that has not uploaded yet.
 
     decay: β. bits: 32 keeps e as it is, d numbers of the run's type for a client; 8 keeps it quantized, unbiased, in
-    d · (1 + 1/128) bytes.
+    d · (1 + 1/128) bytes. client_bytes: of a client, either way.
     """
 
     def __init__(self, layout: Layout, dtype: torch.dtype, *, seed: int, decay: float = 1.0, bits: int = 32):
         self.decay, self.seed = decay, seed
         self._coarse = QSGD(layout, dtype, bits=8) if bits == 8 else None
-        self._bytes = self._coarse.payload_bytes() if self._coarse else layout.elements * dtype.itemsize
+        self.client_bytes = self._coarse.payload_bytes() if self._coarse else layout.elements * dtype.itemsize
         self._kept: dict[int, np.ndarray] = {}  # by client
         self._keys: dict[int, int] = {}
 
@@ -67,9 +67,9 @@ class ErrorFeedback:
     def restore(self, state: Mapping[int, tuple[bytes, int]], dtype: torch.dtype) -> None:
         """The inverse of `state`. dtype: of the run. Raises ValueError where a residual is of another size."""
         for client, (data, _) in state.items():
-            if len(data) != self._bytes:
+            if len(data) != self.client_bytes:
                 raise ValueError(
-                    f"client {client}'s residual has {len(data)} bytes, and {self._bytes} are needed"
+                    f"client {client}'s residual has {len(data)} bytes, and {self.client_bytes} are needed"
                 )
         kind = np.dtype(np.uint8) if self._coarse else np.dtype(str(dtype).removeprefix("torch."))
         self._kept = {client: np.frombuffer(data, kind).copy() for client, (data, _) in state.items()}

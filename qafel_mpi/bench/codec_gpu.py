@@ -8,6 +8,7 @@ crosses to the host is a payload (kernels/gpu.py), and not timed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from torch import Tensor
 from qafel_mpi.bench.codec import OPERATIONS, SEED, Point, contracts
 from qafel_mpi.bench.measuring.result import DEVICE_COPY, Row
 from qafel_mpi.bench.measuring.timing import Case, Limits, calibrate, interleave, measure, timed
-from qafel_mpi.codecs import Layout, build
-from qafel_mpi.codecs.affine import Affine
+from qafel_mpi.codecs import Codec, Layout, build
 from qafel_mpi.codecs.bucketed import Bucketed
+from qafel_mpi.codecs.device import DeviceCodec
 from qafel_mpi.codecs.eden import Eden
 from qafel_mpi.kernels.keys import Stream, derive
 
@@ -39,23 +40,27 @@ def rows(
     without: set[str] = set()
     for point in points:
         codec = build(point.config, Layout(("weight",), ((1, point.d),)))
-        if isinstance(codec, Bucketed | Affine | Eden):
-            bench = _Bench(codec, device)
+        if (bench := _bench(codec, device)) is not None:
             for operation in OPERATIONS:
                 if operation != "hidden_step" or contracts(codec, bench.host, missing):
                     yield bench.row(operation, limits)
         elif codec.name not in without:
             without.add(codec.name)
-            missing(f"{codec.name} has no kernels for a GPU, so it has no rows there")
+            missing(f"{codec.name} has no kernels for a GPU that encode and decode, so it has no rows there")
+
+
+def _bench(codec: Codec, device: torch.device) -> _Bench | None:
+    """None where the codec's kernels on a device do not do both, as those of topk, which encode alone."""
+    kernels = codec._kernels_on(device) if isinstance(codec, DeviceCodec) else None
+    return _Bench(codec, kernels, device) if hasattr(kernels, "decode") else None
 
 
 class _Bench:
     """One codec's vectors on the device."""
 
-    def __init__(self, codec: Bucketed | Affine | Eden, device: torch.device):
+    def __init__(self, codec: Codec, kernels: Any, device: torch.device):
         d = codec.layout.elements
-        self.codec, self.device = codec, device
-        self.kernels = codec._kernels_on(device)
+        self.codec, self.kernels, self.device = codec, kernels, device
         # encode_difference in one kernel
         self._fused = isinstance(codec, Eden) or (isinstance(codec, Bucketed) and codec.plan.single)
         self.key = derive(SEED, Stream.UPLINK, 0, 0)

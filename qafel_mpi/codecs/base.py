@@ -332,13 +332,17 @@ class Codec(ABC):
         x_hat: (d,), as motion.x. measure: the norms are wanted; without it they may be nan. In one pass they are
         taken on the way.
         """
-        kernels = self.one_pass(assigns) if self.moves and self.layout.places is None else None
+        kernels = self.one_pass(assigns) if self.steps_in_one_pass(assigns) else None
         if kernels is None:
             return self.move_then_encode(motion, x_hat, out, key, assigns=assigns, measure=measure)
         bad, norms = kernels.move_and_step(motion, x_hat, out, key)
         if bad >= 0:
             self.refuse(torch.from_numpy(motion.x if assigns else motion.x - x_hat))
         return self.payload_bytes(), norms
+
+    def steps_in_one_pass(self, assigns: bool) -> bool:
+        """Whether `move_and_encode` takes one pass over the vectors, and so no room for x − x̂."""
+        return self.moves and self.layout.places is None and self.one_pass(assigns) is not None
 
     def one_pass(self, assigns: bool) -> OnePass | None:
         """The kernels that take a motion into their step; None where there are none, and passes follow each other."""
@@ -392,9 +396,3 @@ class Codec(ABC):
 
 def _is_finite(x: Tensor) -> bool:
     return bool(torch.isfinite(x).all()) if x.is_cuda else all_finite(x.numpy())
-
-
-def floats(data: np.ndarray, dtype: str) -> np.ndarray:
-    """A little-endian view of payload bytes; a copy where they are not aligned."""
-    view = data.view(dtype)
-    return view if view.flags.aligned else view.copy()

@@ -116,6 +116,9 @@ class Coded(Codec):
         )
         return self.compress(written, out), norms
 
+    def steps_in_one_pass(self, assigns: bool) -> bool:
+        return self.inner.steps_in_one_pass(assigns)
+
     def start_sum(self, payload: np.ndarray, sums: Tensor, weight: float, key: int) -> None:
         self.inner.start_sum(self._decompress(payload, self._raw), sums, weight, key)
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Layout, PayloadError, floats
+from qafel_mpi.codecs.base import Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
+from qafel_mpi.kernels.aligned import floats
 from qafel_mpi.kernels.eager import EagerFloats
 from qafel_mpi.kernels.numba.floats import all_finite, copy_finite
 from qafel_mpi.kernels.numba.floats_step import FloatsStep

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qafel_mpi.codecs.base import Codec, Layout, PayloadError, floats
+from qafel_mpi.codecs.base import Codec, Layout, PayloadError
 from qafel_mpi.codecs.device import DeviceCodec
+from qafel_mpi.kernels.aligned import floats
 from qafel_mpi.kernels.eager import EagerTopK
 from qafel_mpi.kernels.numba.buckets import hash_counters
 from qafel_mpi.kernels.numba.floats import all_finite

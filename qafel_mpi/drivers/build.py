@@ -161,12 +161,16 @@ class Setup:
     def client_of(self, replica: Replica) -> Client:
         """The client's side around a hidden state that is there already."""
         e = self.experiment
-        feedback = None
-        if e.client.error_feedback:
-            decay, bits = e.client.error_decay, e.client.error_bits
-            feedback = ErrorFeedback(self.task.layout, self.task.dtype, seed=e.seed, decay=decay, bits=bits)
         sends_model = e.server.update == "model"
-        return Client(replica, self.uplink, seed=e.seed, sends_model=sends_model, feedback=feedback)
+        return Client(replica, self.uplink, seed=e.seed, sends_model=sends_model, feedback=self.feedback())
+
+    def feedback(self) -> ErrorFeedback | None:
+        """What the clients of a rank keep of their uploads' errors; None without error feedback."""
+        e = self.experiment
+        if not e.client.error_feedback:
+            return None
+        decay, bits = e.client.error_decay, e.client.error_bits
+        return ErrorFeedback(self.task.layout, self.task.dtype, seed=e.seed, decay=decay, bits=bits)
 
     def expected(self, more: Mapping[Kind, Expected] | None = None) -> dict[Kind, Expected]:
         """What the header of each kind of message must say in this run. more: kinds that a driver adds."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import torch
 from torch.nn import Module, Parameter
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -49,6 +50,12 @@ def free_bytes() -> int:
         return free if limit == "max" else min(free, int(limit) - int(used))
     except (OSError, ValueError):
         return free
+
+
+def gpu_free_bytes(index: int) -> int:
+    """Memory of a GPU that is free. index: among those that are visible."""
+    free, _ = torch.cuda.mem_get_info(index)
+    return int(free)
 
 
 def in_words(size: int) -> str:

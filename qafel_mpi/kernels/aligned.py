@@ -26,3 +26,9 @@ def aligned_bytes(size: int, memory: Callable[[int], np.ndarray] = pageable_byte
     raw = memory(size + ALIGNMENT)
     offset = -raw.ctypes.data % ALIGNMENT
     return raw[offset : offset + size]
+
+
+def floats(data: np.ndarray, dtype: str) -> np.ndarray:
+    """A little-endian view of payload bytes; a copy where they are not aligned."""
+    view = data.view(dtype)
+    return view if view.flags.aligned else view.copy()

@@ -6,6 +6,7 @@ before a start. It knows nothing of models: the driver asks `next(version)` and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
@@ -298,3 +299,16 @@ def schedule(clock: ClockConfig, *, clients: int, seed: int, buffer_size: int, s
     if clock.start == "always":
         return AlwaysTraining(clock, clients, seed)
     return Arrivals(clock, clients, seed, default_concurrency=min(clients, 10 * buffer_size))
+
+
+def in_training(clock: ClockConfig, *, clients: int, buffer_size: int, synchronous: bool) -> int:
+    """How many train at a time under that schedule: on average where they start at a rate, else at most."""
+    if clock.staleness is not None:
+        return (clock.staleness.max + 1) * buffer_size
+    if synchronous:
+        return clock.concurrency or buffer_size
+    if clock.start == "always":
+        return clock.concurrency or clients
+    mean_s = mean_duration(clock.duration)
+    some = math.ceil(clock.starts_per_second(min(clients, 10 * buffer_size), mean_s) * mean_s)
+    return min(some, clock.limit or some, some if clock.replacement else clients)

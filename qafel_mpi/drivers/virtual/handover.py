@@ -21,6 +21,7 @@ from qafel_mpi.drivers.failures import evaluating
 from qafel_mpi.drivers.session import Session
 from qafel_mpi.drivers.virtual.history import History
 from qafel_mpi.drivers.virtual.messages import addressee
+from qafel_mpi.drivers.virtual.outstanding import Outstanding
 from qafel_mpi.drivers.virtual.workers import Job
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.transport.frames import Frame, Sends
@@ -41,7 +42,7 @@ class Workers(Protocol):
     """What is needed here of remote.py's."""
 
     ranks: list[int]
-    outstanding: dict[int, int]
+    outstanding: Outstanding
     sends: Sends
     version: int
 

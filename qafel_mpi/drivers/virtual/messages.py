@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 
 from qafel_mpi.drivers.build import Setup
+from qafel_mpi.drivers.virtual.outstanding import Outstanding
 from qafel_mpi.wire import Expected, Kind
 
 TAG_HALT = 13  # a STOP that overtakes the orders: what is still to be trained is of no use any more
@@ -27,14 +28,13 @@ def describe(setup: Setup) -> dict[Kind, Expected]:
     return kinds | {Kind.EVALUATE: kinds[Kind.MODEL]}
 
 
-def addressee(jobs: Collection[tuple[int, int]], outstanding: Mapping[int, int], *, kept: bool) -> int:
+def addressee(jobs: Collection[tuple[int, int]], outstanding: Outstanding, *, kept: bool) -> int:
     """The worker that trains a batch: the one with the least to do.
 
-    jobs: clients and participations. outstanding: trainings that each rank has to report. kept: workers keep a part
-    of their clients' state (a residual): then it is the client's own worker, and a batch has one client.
+    jobs: clients and participations. kept: workers keep a part of their clients' state (a residual): then it is the
+    client's own worker, and a batch has one client.
     """
     if not kept:
-        return min(outstanding, key=outstanding.__getitem__)
+        return outstanding.least
     ((client, _),) = jobs
-    ranks = sorted(outstanding)
-    return ranks[client % len(ranks)]
+    return outstanding.ranks[client % len(outstanding)]

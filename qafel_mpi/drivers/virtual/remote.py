@@ -18,6 +18,7 @@ from qafel_mpi.drivers.rows import received_row, sent_row
 from qafel_mpi.drivers.session import TAG_DOWN, TAG_UP, Session
 from qafel_mpi.drivers.virtual.handover import Handover
 from qafel_mpi.drivers.virtual.messages import PAIRS, PARTS, TAG_HALT, addressee, describe
+from qafel_mpi.drivers.virtual.outstanding import Outstanding
 from qafel_mpi.drivers.virtual.workers import Job, Result
 from qafel_mpi.tasks import Evaluation
 from qafel_mpi.tasks.base import Poll
@@ -47,7 +48,7 @@ class RemoteWorkers:
         self.broadcasts = FramePool(setup.downlink.payload_bytes())
         self.orders = FramePool(self.described[Kind.TRAIN].payload_bytes)
         self.evaluations = FramePool(setup.full.payload_bytes())
-        self.outstanding = dict.fromkeys(self.ranks, 0)
+        self.outstanding = Outstanding(self.ranks)  # trainings that each has to report
         self.to_say_goodbye = set(self.ranks)
         self.version = 0
         self._evaluators = self.ranks if gpus or setup.task.parts(self._examples) > 1 else []

@@ -96,7 +96,7 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
-            refuse_what_does_not_fit(setup, comm, spot)
+            refuse_what_does_not_fit(setup, comm, spot, checkpoints=not every.never)
         session.open(setup)
         if plan is None:
             with dying_alone(session):

@@ -72,7 +72,7 @@ def run(
                 checksum=coverage(comm, experiment.transport.checksum, local_ranks=spot.local_ranks),
                 memory=memory,
             )
-            refuse_what_does_not_fit(setup, comm, spot)
+            refuse_what_does_not_fit(setup, comm, spot, checkpoints=not every.never)
         startup.passed("data and model")
         session.open(setup)
         startup.passed("clocks and trace")

@@ -16,6 +16,8 @@ from qafel_mpi.bench.measuring.timing import Limits
 from qafel_mpi.codecs import CodecConfig
 from qafel_mpi.kernels import gpu
 from qafel_mpi.kernels.eager import EagerAffine, EagerKernels
+from qafel_mpi.kernels.eager_eden import EagerEden
+from qafel_mpi.kernels.eager_fp4 import EagerFp4
 
 SHORT = Limits(seconds=0.0, least=2, warmups=1)
 D = 2 * BLOCK + 5
@@ -163,16 +165,28 @@ def test_rows_of_a_device_hold_its_bytes_against_the_cpu_s(monkeypatch):
     monkeypatch.setattr(
         gpu, "affine_kernels", lambda wide, plain, bits, device: EagerAffine(wide, plain, bits=bits)
     )
-    points = codec.sweep(["qsgd", "sign", "affine", "topk"], [4], [D, D + 1], [1])
+    monkeypatch.setattr(
+        gpu,
+        "eden_kernels",
+        lambda blocks, bits, rotations, least, device: EagerEden(
+            blocks, bits=bits, rotations=rotations, least_squares=least
+        ),
+    )
+    monkeypatch.setattr(
+        gpu, "fp4_kernels", lambda d, kind, nearest, device: EagerFp4(d, kind=kind, nearest=nearest)
+    )
+    with_kernels = ["qsgd", "sign", "affine", "eden", "fp4", "identity"]
+    points = codec.sweep([*with_kernels, "topk"], [4], [D, D + 1], [1])
     said: list[str] = []
     found = list(codec_gpu.rows(points, SHORT, torch.device("cpu"), said.append))
-    assert [row.parameters["codec"] for row in found] == ["qsgd"] * 6 + ["sign"] * 6 + ["affine"] * 6
-    assert said == ["topk has no kernels for a GPU, so it has no rows there"]
+    assert [row.parameters["codec"] for row in found] == [name for name in with_kernels for _ in range(6)]
+    assert said == ["topk has no kernels for a GPU that encode and decode, so it has no rows there"]
     assert all(row.wrong == 0 and row.reference_name == DEVICE_COPY for row in found)
     assert all(row.derived["call_us"] > 0 for row in found)
-    bench = codec_gpu._Bench(
+    bench = codec_gpu._bench(
         codec.build(points[0].config, codec.Layout(("w",), ((D,),))), torch.device("cpu")
     )
+    assert bench is not None
     decode = bench.kernels.decode
     bench.kernels.decode = lambda payload, acc, weight, assign: decode(payload, acc, -weight, assign=assign)
     assert bench._wrong("encode") == 0

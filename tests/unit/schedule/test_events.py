@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qafel_mpi.parsing import DataError
 from qafel_mpi.schedule.config import ClockConfig, DurationConfig, StalenessControl
 from qafel_mpi.schedule.draws import speeds
-from qafel_mpi.schedule.events import FINISH, START, schedule
+from qafel_mpi.schedule.events import FINISH, START, in_training, schedule
 from qafel_mpi.schedule.population import Population
 
 
@@ -54,6 +54,29 @@ def test_time_never_goes_back_and_every_finish_has_its_start(name):
             training[job] = event.t_s
         else:
             assert training.pop(job) == event.start_s
+
+
+CONTROLLED = ClockConfig(kind="virtual", staleness=StalenessControl(kind="constant", max=3))
+
+
+@pytest.mark.parametrize("name", [*CLOCKS, "rounds", "controlled"])
+def test_how_many_train_at_a_time_is_known_before(name):
+    """At a rate it is a mean: within a third over 3,000 events, and the others never pass it and reach it."""
+    clock = CLOCKS.get(
+        name, CONTROLLED if name == "controlled" else ClockConfig(kind="virtual", concurrency=12)
+    )
+    expected = in_training(clock, clients=50, buffer_size=10, synchronous=name == "rounds")
+    training, counts, now = set(), [], -1
+    for event, version in events(clock, 3000, synchronous=name == "rounds"):
+        if name == "rounds" and version != now:
+            training.clear()  # late ones are given up
+        now, job = version, (event.client, event.participation)
+        training.symmetric_difference_update({job})
+        counts.append(len(training))
+    if name in ("constant", "poisson", "slow and fast", "dropout"):
+        assert np.mean(counts[500:]) == pytest.approx(expected, rel=1 / 3)
+    else:
+        assert max(counts) == expected
 
 
 @pytest.mark.parametrize("name", CLOCKS)
