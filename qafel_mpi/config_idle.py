@@ -2,6 +2,7 @@
 
 What a higher layer makes idle in a lower one is left out: `--set task.model=logistic` on an experiment that gives
 task.hidden for its mlp. What is idle in the layer that gives it, or in a higher one, is refused, whatever its value.
+Of a preset, below all layers, what is idle is refused too, unless it is a default.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from qafel_mpi.config_layers import Tables, given_by, layer_of, with_preset
 from qafel_mpi.config_text import Keys, follow, model_in
-from qafel_mpi.setting import conditions_of, failing, no_effect
+from qafel_mpi.setting import conditions_of, failing, no_effect, shown
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ def idle_settings(given: Tables, model: type[BaseModel]) -> list[Idle]:
     tables = with_preset(given)
     found = (_idle(keys, tables, model) for keys in settings_in(given, model))
     return [idle for idle in found if idle is not None]
+
+
+def idle_in_whole(experiment: BaseModel) -> Iterator[str]:
+    """What has no effect in a whole experiment, wherever it comes from. Defaults pass: a trace gives every setting."""
+    tables, model = experiment.model_dump(), type(experiment)
+    for keys in settings_in(tables, model):
+        value, (_, field, _) = _value(keys, tables, model), follow(keys, model)
+        idle = _idle(keys, tables, model)
+        if idle is not None and field is not None and value != field.default:
+            yield f"{'.'.join(keys)} = {shown(value)}: {idle.reason}"
 
 
 def of_the_other_clock(keys: Keys, clock: str, model: type[BaseModel]) -> str | None:
