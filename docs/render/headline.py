@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -88,7 +89,7 @@ def shown(task: str) -> str:
     best = best_bits(found)
     lines = [_line(one, _BEST if one["setting"] in best.values() else "") for one in found]
     shown = f"{text}\n\n{table(_HEADER, lines, right=range(1, len(_HEADER)))}"
-    return f"{shown}\n\n{_of_bits(found, best)}" if best else shown
+    return f"{shown}\n\n{_of_bits(found, best)}" if any(rival(one) not in _FIRST for one in found) else shown
 
 
 def best_bits(found: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -116,9 +117,19 @@ def rival(one: dict[str, Any]) -> str:
 
 
 def _of_bits(found: Sequence[dict[str, Any]], best: Mapping[str, str]) -> str:
-    alone = [name for name in dict.fromkeys(map(rival, found)) if name not in best and name not in _FIRST]
-    text = f"{_BEST.strip()} The rival's best bits of those that were run: the fewest payload bytes up."
-    return f"{text} Run with one codec: {', '.join(f'`{name}`' for name in alone)}." if alone else text
+    settings = Counter(map(rival, found))
+    others = [name for name in settings if name not in best and name not in _FIRST]
+    text = (
+        f"{_BEST.strip()} The rival's best bits of those that were run: the fewest payload bytes up."
+        if best
+        else ""
+    )
+    for words, names in (
+        ("Run with one codec", [name for name in others if settings[name] == 1]),
+        ("Never at the target", [name for name in others if settings[name] > 1]),
+    ):
+        text += f" {words}: {', '.join(f'`{name}`' for name in names)}." if names else ""
+    return text.strip()
 
 
 def unrun(task: str, names: Sequence[str] = ()) -> list[str]:

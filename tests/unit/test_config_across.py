@@ -36,7 +36,6 @@ NAMED: dict[str, tuple[Any, ...]] = {
 NEEDED: dict[str, dict[Any, dict[str, Any]]] = {
     "uplink.codec": {
         "lattice": {"uplink.spacing": 0.5},
-        "fixed": {"uplink.spacing": 0.5, "staleness.weight": "constant"},
     },
     "clock.duration.speed_trend": {1: {"clock.duration.speed_sigma": 0.5}},
 }
@@ -115,7 +114,7 @@ def test_the_rules_are_those_of_the_issue_and_more() -> None:
     assert ("server.calibration", "staleness.weight") in named
     assert {("client.error_feedback", "uplink.codec"), ("client.error_feedback", "server.update")} <= named
     refused = {rule.value for rule in RULES if rule.setting.key == "client.error_feedback"}
-    assert {"identity", "lattice", "fixed", "model"} <= refused
+    assert {"identity", "lattice", "model"} <= refused
 
 
 @pytest.mark.parametrize("algorithm", PRESETS)
