@@ -44,7 +44,7 @@ def idle_settings(given: Tables, model: type[BaseModel]) -> list[Idle]:
 
 
 def idle_in_whole(experiment: BaseModel) -> Iterator[str]:
-    """What has no effect in a whole experiment, wherever it comes from. Defaults pass: a trace gives every setting."""
+    """What has no effect in a whole experiment, wherever it is from. A default passes: a trace gives every one."""
     tables, model = experiment.model_dump(), type(experiment)
     for keys in settings_in(tables, model):
         value, (_, field, _) = _value(keys, tables, model), follow(keys, model)
