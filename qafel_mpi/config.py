@@ -21,14 +21,8 @@ from qafel_mpi import experiments
 from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.presets import DEFINING
 from qafel_mpi.codecs.config import CodecConfig
-from qafel_mpi.config_idle import (
-    idle_in_whole,
-    idle_settings,
-    of_the_other_clock,
-    settings_in,
-    without,
-    without_voided,
-)
+from qafel_mpi.config_across import idle_across
+from qafel_mpi.config_idle import idle_settings, of_the_other_clock, settings_in, without, without_voided
 from qafel_mpi.config_layers import merged, with_preset
 from qafel_mpi.config_pull import impossible_pulls
 from qafel_mpi.config_sections import EvaluationConfig, StopConfig, TraceConfig
@@ -115,7 +109,7 @@ class Experiment(Settings):
 
 def _contradictions(exp: Experiment) -> Iterable[str]:
     """Settings that are each fine and together cannot run, with the reason."""
-    yield from idle_in_whole(exp)
+    yield from idle_across(exp)
     yield from _impossible_populations(exp)
     yield from impossible_pulls(exp)
     yield from impossible_sums(exp)

@@ -2,7 +2,7 @@
 
 What a higher layer makes idle in a lower one is left out: `--set task.model=logistic` on an experiment that gives
 task.hidden for its mlp. What is idle in the layer that gives it, or in a higher one, is refused, whatever its value.
-Of a preset, below all layers, what is idle is refused too, unless it is a default.
+config_across.py looks at the whole experiment, with what a preset brings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from qafel_mpi.config_layers import Tables, given_by, layer_of, with_preset
 from qafel_mpi.config_text import Keys, follow, model_in
-from qafel_mpi.setting import conditions_of, failing, no_effect, shown
+from qafel_mpi.setting import conditions_of, failing, no_effect
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,6 @@ def idle_settings(given: Tables, model: type[BaseModel]) -> list[Idle]:
     tables = with_preset(given)
     found = (_idle(keys, tables, model) for keys in settings_in(given, model))
     return [idle for idle in found if idle is not None]
-
-
-def idle_in_whole(experiment: BaseModel) -> Iterator[str]:
-    """What has no effect in a whole experiment, wherever it is from. A default passes: a trace gives every one."""
-    tables, model = experiment.model_dump(), type(experiment)
-    for keys in settings_in(tables, model):
-        value, (_, field, _) = _value(keys, tables, model), follow(keys, model)
-        idle = _idle(keys, tables, model)
-        if idle is not None and field is not None and value != field.default:
-            yield f"{'.'.join(keys)} = {shown(value)}: {idle.reason}"
 
 
 def of_the_other_clock(keys: Keys, clock: str, model: type[BaseModel]) -> str | None:
