@@ -21,6 +21,7 @@ from qafel_mpi import experiments
 from qafel_mpi.algorithms.config import DownlinkConfig, ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.presets import DEFINING
 from qafel_mpi.codecs.config import CodecConfig
+from qafel_mpi.config_across import idle_across
 from qafel_mpi.config_idle import idle_settings, of_the_other_clock, settings_in, without, without_voided
 from qafel_mpi.config_layers import merged, with_preset
 from qafel_mpi.config_pull import impossible_pulls
@@ -108,6 +109,7 @@ class Experiment(Settings):
 
 def _contradictions(exp: Experiment) -> Iterable[str]:
     """Settings that are each fine and together cannot run, with the reason."""
+    yield from idle_across(exp)
     yield from _impossible_populations(exp)
     yield from impossible_pulls(exp)
     yield from impossible_sums(exp)
@@ -310,9 +312,9 @@ def _validated(
     """
     given = without_voided(layers, Experiment)
     idle = [] if whole else idle_settings(given, Experiment)
-    for one in idle:
-        given = without(given, one.keys)
     tables = with_preset(given)
+    for one in idle:
+        tables = without(tables, one.keys)
     problems = [(keys, "it must be a finite number") for keys in _not_finite(tables)]
     if not problems:
         try:

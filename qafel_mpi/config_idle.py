@@ -2,6 +2,7 @@
 
 What a higher layer makes idle in a lower one is left out: `--set task.model=logistic` on an experiment that gives
 task.hidden for its mlp. What is idle in the layer that gives it, or in a higher one, is refused, whatever its value.
+config_across.py looks at the whole experiment, with what a preset brings.
 """
 
 from __future__ import annotations

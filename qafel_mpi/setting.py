@@ -65,16 +65,17 @@ def no_effect(key: str, value: Any, wanted: Sequence[Any]) -> str:
     >>> no_effect("levels", 5, [None])
     'has no effect with levels = 5, only without levels'
     """
-    given = f"without {key}" if value is None else f"with {key} = {_shown(value)}"
+    given = f"without {key}" if value is None else f"with {key} = {shown(value)}"
     return f"has no effect {given}, only {in_words(key, wanted)}"
 
 
 def in_words(key: str, wanted: Sequence[Any]) -> str:
     """A condition: "with codec = 'qsgd' or 'affine'", "without levels"."""
-    return f"without {key}" if wanted == [None] else f"with {key} = {' or '.join(map(_shown, wanted))}"
+    return f"without {key}" if wanted == [None] else f"with {key} = {' or '.join(map(shown, wanted))}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as TOML has it, but for quotes and tables."""
     if isinstance(value, bool):
         return str(value).lower()
     return "a table" if isinstance(value, BaseModel | Mapping) else repr(value)

@@ -27,12 +27,12 @@ def _task(task: str) -> Finding:
     A setting that was not run leaves its statement open.
     """
     found = headline.joined(task)
-    of = {name: _setting(found, "qafel", parts) for name, parts in SHOWN.items()}
-    fed_back = {name: _setting(found, "qafel-ef", parts) for name, parts in SHOWN.items()}
+    of = {name: setting_of(found, "qafel", parts) for name, parts in SHOWN.items()}
+    fed_back = {name: setting_of(found, "qafel-ef", parts) for name, parts in SHOWN.items()}
     finer = {
         name: own
         for name, (up, _) in FINER_DOWN.items()
-        if (own := _setting(found, "qafel", (up, "eden 4 bits down")))
+        if (own := setting_of(found, "qafel", (up, "eden 4 bits down")))
     }
     four, one = of["qsgd at 4/4 bits"], of["eden at 1/1 bit"]
     checks = [
@@ -65,7 +65,7 @@ def _task(task: str) -> Finding:
     return Finding(checks, headline.shown(task), headline.records_of(task))
 
 
-def _setting(
+def setting_of(
     found: Sequence[Mapping[str, Any]], algorithm: str, parts: Sequence[str]
 ) -> Mapping[str, Any] | None:
     """With the weight that all settings share; None where it was not run."""

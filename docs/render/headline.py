@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,11 @@ from docs.render.records import (
 )
 from qafel_mpi import experiments
 
-_LABEL = re.compile(r"(?P<algorithm>\S+), (?P<up>.+?) up, (?P<down>.+?) down, K = \d+(?P<more>, .*)?")
+_LABEL = re.compile(r"(?P<algorithm>\S+), (?P<up>.+?) up, (?P<down>.+?) down, K = (?P<k>\d+)(?P<more>, .*)?")
+_KS = {"1", "10"}  # FedAsync's and all others', but for what waits for all that train
+# A rival with a quantizer: its label says so twice.
+_CODECS = re.compile(r" \(((up|down)link\.(codec|mode) = \w+(, )?)+\)")
+_BEST = " †"
 _FIRST = ("fedbuff", "qafel", "qafel-ef")  # the others by name
 # What one setting differs in from the others is in its label, but for the weight that all but three have.
 _USUAL = ", staleness.weight = polynomial"
@@ -82,7 +87,50 @@ def shown(task: str) -> str:
     missing = unrun(task)
     if missing:
         text += f" Not run: {', '.join(f'`{variant}`' for variant in missing)}."
-    return f"{text}\n\n{table(_HEADER, map(_line, found), right=range(1, len(_HEADER)))}"
+    best = best_bits(found)
+    lines = [_line(one, _BEST if one["setting"] in best.values() else "") for one in found]
+    shown = f"{text}\n\n{table(_HEADER, lines, right=range(1, len(_HEADER)))}"
+    return f"{shown}\n\n{_of_bits(found, best)}" if any(rival(one) not in _FIRST for one in found) else shown
+
+
+def best_bits(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """For each rival that was run with more than one codec, the setting with the fewest payload bytes up.
+
+    Of settings that reached the target in as many of their runs as any did.
+    """
+    best = {}
+    for name in dict.fromkeys(map(rival, found)):
+        own = [one for one in found if rival(one) == name and name not in _FIRST]
+        if len(own) > 1 and any(one["reached"] for one in own):
+            most = max(one["reached"] / one["runs"] for one in own)
+            fitting = [one for one in own if one["reached"] / one["runs"] == most]
+            best[name] = min(fitting, key=lambda one: one["mean"]["payload_bytes_up"])["setting"]
+    return best
+
+
+def rival(one: dict[str, Any]) -> str:
+    """The algorithm of a setting, whatever its quantizer.
+
+    >>> rival({"algorithm": "ca2fl (uplink.codec = eden)"})
+    'ca2fl'
+    """
+    return _CODECS.sub("", one["algorithm"])
+
+
+def _of_bits(found: Sequence[dict[str, Any]], best: Mapping[str, str]) -> str:
+    settings = Counter(map(rival, found))
+    others = [name for name in settings if name not in best and name not in _FIRST]
+    text = (
+        f"{_BEST.strip()} The rival's best bits of those that were run: the fewest payload bytes up."
+        if best
+        else ""
+    )
+    for words, names in (
+        ("Run with one codec", [name for name in others if settings[name] == 1]),
+        ("Never at the target", [name for name in others if settings[name] > 1]),
+    ):
+        text += f" {words}: {', '.join(f'`{name}`' for name in names)}." if names else ""
+    return text.strip()
 
 
 def unrun(task: str, names: Sequence[str] = ()) -> list[str]:
@@ -96,15 +144,15 @@ def unrun(task: str, names: Sequence[str] = ()) -> list[str]:
 
 
 def _rank(one: dict[str, Any]) -> tuple[int, str]:
-    name = one["algorithm"]
+    name = rival(one)
     return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
 
 
-def _line(one: dict[str, Any]) -> tuple[str, ...]:
+def _line(one: dict[str, Any], mark: str) -> tuple[str, ...]:
     reached = f"{one['reached']} of {one['runs']}"
     mean = one["mean"]
     return (
-        setting(one["setting"]),
+        setting(one["setting"]) + mark,
         reached,
         _spread(mean["uploads"], one["standard_deviation"]["uploads"]),
         verdicts.shown(verdicts.needed(one)),
@@ -125,13 +173,18 @@ def setting(label: str) -> str:
     'fedasync, float32'
     >>> setting("naive, qsgd 8 bits up, qsgd 4 bits down, K = 10")
     'naive, qsgd 8 bits up, qsgd 4 bits down'
+    >>> setting("ca2fl (uplink.codec = eden), eden 2 bits up, float32 down, K = 10")
+    'ca2fl, eden 2 bits up, float32 down'
+    >>> setting("decoupled, float32 up, float32 down, K = 20")
+    'decoupled, float32, K = 20'
     """
-    found = _LABEL.fullmatch(label)
+    found = _LABEL.fullmatch(_CODECS.sub("", label))
     if found is None:
         return label
     up, down, more = found["up"], found["down"], (found["more"] or "").replace(_USUAL, "")
     codec = up if up == down else f"{up} up, {down} down"
-    return f"{found['algorithm']}, {codec}{more}"
+    k = "" if found["k"] in _KS else f", K = {found['k']}"
+    return f"{found['algorithm']}, {codec}{k}{more}"
 
 
 def _spread(mean: float | None, deviation: float | None) -> str:

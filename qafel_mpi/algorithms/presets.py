@@ -62,7 +62,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Decoupled DiLoCo (arXiv 2604.21428): a step with K_min updates and a grace window behind them, or with all;
     # outer Nesterov with DiLoCo's rates (arXiv 2311.08105), AdamW at the clients. Weights are examples here; the
-    # paper's are tokens times tokens per step, and it merges fragments of the model one after the other.
+    # paper's are tokens times tokens per step, and it merges fragments of the model one after the other. "All" are as
+    # many as train at a time, which is the run's to know: an experiment sets buffer_size to that.
     "decoupled": {
         "uplink": _IDENTITY,
         "downlink": {"mode": "none"},

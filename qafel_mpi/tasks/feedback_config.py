@@ -8,7 +8,7 @@ from pydantic import Field
 
 from qafel_mpi.setting import BOTH, OWN, Settings, only_with
 
-_QUANTIZED = ("qsgd", "affine", "topk", "randk", "sign", "eden", "fp4", OWN)
+_QUANTIZED = ("qsgd", "affine", "topk", "randk", "sign", "eden", "fp4", "fixed", OWN)
 
 
 class FeedbackSettings(Settings):

@@ -49,6 +49,8 @@ DOWNLINKS = {
     ],
     "error feedback": ["algorithm=qafel-ef"],
     "fadas": ["algorithm=fadas", "server.learning_rate=0.01", "staleness.weight=cosine-exp"],
+    "fedbuff-nvflare": ["algorithm=fedbuff-nvflare"],
+    "fedbuff-appfl": ["algorithm=fedbuff-appfl", "server.learning_rate=10"],
     "ca2fl": ["algorithm=ca2fl"],
     "none": ["algorithm=fedbuff"],
     "direct": ["algorithm=naive"],

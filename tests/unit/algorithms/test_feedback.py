@@ -7,6 +7,7 @@ import torch
 from qafel_mpi.algorithms.client import Client, Replica
 from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.feedback import ErrorFeedback
+from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.algorithms.server import Server, Update
 from qafel_mpi.codecs import CodecConfig, Layout, build
 from qafel_mpi.codecs.base import NonFiniteError
@@ -61,9 +62,45 @@ def test_three_steps_by_hand(decay, models):
         assert server.x.tolist() == x
 
 
-@pytest.mark.parametrize("name", ["qsgd 1 bit", "affine", "topk", "sign"])
+def test_qafel_ef_three_steps_by_hand():
+    """The preset, with top-1 of two numbers up and down: K = 2, η_g = 1, x^0 = x̂^0 = (0, 0), s = 1.
+
+    Client 0 trains x̂ on by (3, 1), (1, 1), (1, 0), client 1 by (1, 2), (2, 1), (0, 1).
+    1: v₀ = (3, 1), u₀ = (3, 0), e₀ = (0, 1); v₁ = (1, 2), u₁ = (0, 2), e₁ = (1, 0); x = ½(3, 2) = (1½, 1).
+       x − x̂ = (1½, 1), q = (1½, 0), x̂ = (1½, 0).
+    2: v₀ = (1, 2), u₀ = (0, 2), e₀ = (1, 0); v₁ = (3, 1), u₁ = (3, 0), e₁ = (0, 1); x = (1½, 1) + ½(3, 2) = (3, 2).
+       x − x̂ = (1½, 2), q = (0, 2), x̂ = (1½, 2).
+    3: v₀ = (2, 0), u₀ = (2, 0), e₀ = 0; v₁ = (0, 2), u₁ = (0, 2), e₁ = 0; x = (3, 2) + ½(2, 2) = (4, 3).
+       x − x̂ = (2½, 1), q = (2½, 0), x̂ = (4, 2).
+    """
+    preset, top1 = PRESETS["qafel-ef"], build(CodecConfig(codec="topk", fraction=0.5), TWO)
+    assigns = preset["downlink"]["mode"] != "hidden"
+    replicas = [Replica(torch.zeros(2), top1, assigns=assigns) for _ in range(2)]
+    config = ServerConfig(buffer_size=2, **preset.get("server", {}))
+    constant = StalenessConfig(weight="constant")
+    server = Server(torch.zeros(2), top1, replicas[0], config, constant, seed=0, clients=2)
+    assert preset["client"] == {"error_feedback": True}
+    client = Client(replicas[1], top1, seed=0, feedback=ErrorFeedback(TWO, torch.float32, seed=0))
+    trained = [[(3, 1), (1, 2)], [(1, 1), (2, 1)], [(1, 0), (0, 1)]]
+    kept = [[[0, 1], [1, 0]], [[1, 0], [0, 1]], [[0, 0], [0, 0]]]
+    models = [[[1.5, 1], [1.5, 0]], [[3, 2], [1.5, 2]], [[4, 3], [4, 2]]]
+    out = np.zeros(top1.payload_bytes(), np.uint8)
+    for n, deltas in enumerate(trained):
+        for of, delta in enumerate(deltas):
+            payload, key = upload(client, torch.tensor(delta, dtype=torch.float32), of=of, participation=n)
+            server.receive(Update(of, client.replica.version, payload, key))
+        assert client.feedback is not None
+        assert [client.feedback.residual(of, server.x).tolist() for of in range(2)] == kept[n]
+        made = server.step(out)
+        client.replica.apply(out[: made.payload_bytes], made.key, n)
+        assert [server.x.tolist(), client.replica.x_hat.tolist()] == models[n]
+        assert server.x_hat.tolist() == client.replica.x_hat.tolist()
+
+
+@pytest.mark.parametrize("name", ["qsgd 1 bit", "affine", "topk", "sign", "fixed, clipped"])
 def test_what_was_sent_and_what_is_kept_add_up_to_what_was_trained(name):
-    client, sent, trained = client_of(CODECS[name]), torch.zeros(D), torch.zeros(D)
+    fixed = CodecConfig(codec="fixed", bits=4, spacing=0.1)  # of normal numbers half are beyond 0.7
+    client, sent, trained = client_of(CODECS.get(name, fixed)), torch.zeros(D), torch.zeros(D)
     for n in range(5):
         delta = start(n)
         trained += delta

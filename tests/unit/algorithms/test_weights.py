@@ -44,6 +44,49 @@ def test_the_rate_weight_is_proportional_to_the_training_time_whatever_the_stale
     assert [s(0, seconds), s(7, seconds)] == [weight, weight]
 
 
+def trace_of(weight: StalenessConfig, updates) -> list[list[float]]:
+    """x after each (start version, u) of two numbers, K = 1 and η_g = 1; the same x where u was dropped."""
+    full = build(CodecConfig(codec="identity"), Layout(("w",), ((2,),)))
+    x0 = torch.zeros(2)
+    settings = ServerConfig(buffer_size=1), weight
+    server = Server(x0, full, Replica(x0, full, assigns=True), *settings, seed=0, clients=2)
+    trace = []
+    for version, u in updates:
+        server.receive(Update(0, version, np.array(u, "<f4").view(np.uint8), 0))
+        if server.full:
+            server.step(np.zeros(8, np.uint8))
+        trace.append(server.x.tolist())
+    return trace
+
+
+def test_ringmaster_three_steps_by_hand():
+    """R = 2: s(0) = s(1) = 1, s(2) = 0.
+
+    1: τ = 0, u = (4, 0): x = (4, 0).
+    2: from version 0, τ = 1, u = (0, 2): x = (4, 2).
+       from version 0, τ = 2, u = (9, 9): dropped, x = (4, 2) and no step.
+    3: from version 1, τ = 1, u = (1, −1): x = (5, 1).
+    """
+    updates = [(0, (4, 0)), (0, (0, 2)), (0, (9, 9)), (1, (1, -1))]
+    assert trace_of(StalenessConfig(weight="cutoff", cutoff=2), updates) == [[4, 0], [4, 2], [4, 2], [5, 1]]
+
+
+def test_the_cosine_gate_three_steps_by_hand():
+    """R = 3, a = ½: s(τ) = ½(1 + cos(πτ/3)) e^(−τ/2).
+
+    1: τ = 0: s = ½(1 + 1) = 1; u = (4, 0): x = (4, 0).
+    2: from version 0, τ = 1: s = ½(1 + ½) e^(−½) = ¾ · 0.606531 = 0.454898; u = (0, 4): x = (4, 1.819592).
+    3: from version 0, τ = 2: s = ½(1 − ½) e^(−1) = ¼ · 0.367879 = 0.091970; u = (4, 4):
+       x = (4 + 0.367879, 1.819592 + 0.367879) = (4.367879, 2.187471).
+       from version 0, τ = 3: dropped, and no step.
+    """
+    weight = StalenessConfig(weight="cosine-exp", exponent=0.5, cutoff=3)
+    one, two, three, dropped = trace_of(weight, [(0, (4, 0)), (0, (0, 4)), (0, (4, 4)), (0, (9, 9))])
+    assert one == [4, 0]
+    assert two == pytest.approx([4, 1.819592])
+    assert three == dropped == pytest.approx([4.367879, 2.187471])
+
+
 def test_rescaled_asgd_gives_a_fast_and_a_slow_client_the_same_share():
     """K = 1, η_g = ½, T₁ = 2 s, two numbers. Client 0 trains for 1 s (s = ½), client 1 for 2 s (s = 1).
 

@@ -39,3 +39,40 @@ def test_the_papers_message_sizes_for_both_cnns_exactly(classes, sizes):
         c = build(config, layout)
         assert c.payload_bytes() == size == len(encoded(c, gaussian(layout.elements)))
         assert paper_message_bytes(layout, CodecConfig(codec="qsgd", bits=bits)) == size
+
+
+# w has 600 elements in 2 dimensions, v 77, and b 20 in one.
+SMALL = Layout(("w", "b", "v"), ((20, 30), (20,), (7, 11)))
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        # 677·b/8 of w and v, 12 each, and 4·20 of b.
+        (CodecConfig(codec="eden", bits=1), 84.625 + 24 + 80),
+        (CodecConfig(codec="eden", bits=4, bucket=128), 338.5 + 24 + 80),
+        (CodecConfig(codec="fp4"), 338.5 + 24 + 80),
+        (CodecConfig(codec="fp4", format="mxfp4"), 338.5 + 24 + 80),
+        (CodecConfig(codec="lattice", bits=8, spacing=0.1), 677 + 24 + 80),
+        (CodecConfig(codec="lattice", bits=2, spacing=0.1), 169.25 + 24 + 80),
+        (CodecConfig(codec="fixed", bits=6, spacing=0.1), 507.75 + 24 + 80),
+        # log₂ 5 = 2.321928 bits.
+        (CodecConfig(levels=5), 677 * 2.321928094887362 / 8 + 24 + 80),
+    ],
+)
+def test_the_papers_formula_counts_a_quantizer_s_bits_whatever_it_is(config: CodecConfig, size: float):
+    assert paper_message_bytes(SMALL, config) == pytest.approx(size, rel=1e-12)
+
+
+def test_with_rules_each_codec_counts_for_its_own_tensors():
+    """w at 2 bits: 600·2/8 + 12; v at 8 bits: 77 + 12; half of b's 20 elements, 4 bytes each: 40."""
+    rules = [
+        {"match": "v", "codec": "qsgd", "bits": 8},
+        {"max_rank": 1, "codec": "randk", "fraction": 0.5},
+    ]
+    config = CodecConfig.model_validate({"codec": "eden", "bits": 2, "rules": rules})
+    assert paper_message_bytes(SMALL, config) == 162 + 89 + 40
+    exact = CodecConfig.model_validate(
+        {"codec": "eden", "bits": 2, "rules": [{"max_elements": 77, "codec": "identity"}]}
+    )
+    assert paper_message_bytes(SMALL, exact) == 162 + 4 * (77 + 20)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.render import findings_tasks, headline
+from docs.render import findings_tasks, headline, headline_goals
 from docs.render.verdicts import Check
 from qafel_mpi import experiments
 
@@ -49,6 +49,45 @@ def test_fedbuff_stands_first_and_uploads_are_over_its_own(monkeypatch):
     ]
     assert "| 4.00 ± 0.50 | 2.00 [1.25, 2.50] | 4 MB | 0.500 [0.400, 0.800] |" in table[1]
     assert "| 0 of 3 | – | ≥ 4.00 [3.33, ∞] |" in table[2], "what its runs had spent"
+
+
+def test_a_rival_s_best_bits_are_those_of_the_fewest_bytes_that_reach_the_target_as_often():
+    found = [
+        one("fedbuff, float32 up, float32 down, K = 10", 2, {}),
+        one("qafel, eden 1 bits up, eden 1 bits down, K = 10", 1, {}),
+        one("qafel, eden 2 bits up, eden 2 bits down, K = 10", 2, {}),
+        one("ca2fl, float32 up, float32 down, K = 10", 9, {}),
+        one("ca2fl (uplink.codec = eden), eden 2 bits up, float32 down, K = 10", 3, {}),
+        one("ca2fl (uplink.codec = eden), eden 1 bits up, float32 down, K = 10", 2, {}) | {"reached": 1},
+        one("fadas, float32 up, float32 down, K = 10", 5, {}),
+        one("quafl, lattice 8 bits up, lattice 8 bits down, K = 10", 5, {}) | {"reached": 0},
+        one("quafl, lattice 4 bits up, lattice 4 bits down, K = 10", 4, {}) | {"reached": 0},
+    ]
+    best = headline.best_bits(found)
+    assert best == {"ca2fl": "ca2fl (uplink.codec = eden), eden 2 bits up, float32 down, K = 10"}
+    assert headline._of_bits(found, best).endswith(
+        "Run with one codec: `fadas`. Never at the target: `quafl`."
+    )
+
+
+def test_goals_are_judged_with_both_models_and_say_what_was_not_run(monkeypatch):
+    def of(ratio: float) -> dict:
+        return {"ratio": ratio, "low": ratio * 0.9, "high": ratio * 1.1}
+
+    cheap = one("qafel, eden 2 bits up, eden 2 bits down, K = 10", 2, {})
+    cheap["fedbuff_over_this"] = {"uploads": of(1.0), "payload_bytes_up": of(20.0)}
+    cheap["mean"]["payload_bytes_up"] = 1e5
+    fedbuff = one("fedbuff, float32 up, float32 down, K = 10", 2, {})
+    monkeypatch.setattr(headline, "joined", lambda task: [fedbuff, cheap])
+    monkeypatch.setattr(headline, "records_of", lambda task: (task,))
+    monkeypatch.setattr(headline_goals, "origin", lambda *names: " ".join(names))
+    shown = headline_goals.goals()
+    for model in ("the paper's CNN", "a transformer"):
+        (line,) = [one for one in shown.splitlines() if one.startswith(f"| {model} | 2 bits |")]
+        assert "| 1.00 [0.909, 1.11] | open; by the mean reached | 20.0 [18.0, 22.0] | 15 | reached |" in line
+        assert line.endswith("| 20.0 | 1.33 |"), "2 MB over 0.1 MB, and 20 over 15"
+        assert f"| {model} | 1 bit | – | not run |" in shown
+    assert shown.endswith("fashion-mnist text")
 
 
 def test_variants_that_no_command_ran_are_named(monkeypatch):
