@@ -231,7 +231,8 @@ SCHEMA: dict[str, Table] = {
                 "rows_written",
                 "<i8",
                 "",
-                "rows that this rank recorded in the other tables; −1 where it never got to its end",
+                "rows that this rank recorded in the other tables; of one that takes no part since the run was resumed, "
+                "those that were kept; −1 where it never got to its end",
             ),
         ),
     ),
