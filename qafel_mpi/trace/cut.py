@@ -55,8 +55,10 @@ def cut_to_positions(directory: Path, positions: dict[int, np.ndarray]) -> int:
 
 
 def forget_ends(directory: Path) -> None:
-    """Every rank is under way again: how many rows it said it recorded is true no more. Before a cut, which a kill may
-    stop at any place. Raises TraceError."""
+    """Every rank is under way again, and how many rows it said it recorded holds no more. Raises TraceError.
+
+    To be called before a cut, which a kill may stop at any place.
+    """
     _tell_rows(directory, lambda rank: -1)
 
 
