@@ -231,8 +231,8 @@ SCHEMA: dict[str, Table] = {
                 "rows_written",
                 "<i8",
                 "",
-                "rows that this rank recorded in the other tables; of one that takes no part since the run was resumed, "
-                "those that were kept; −1 where it never got to its end",
+                "rows that this rank recorded in the other tables; those that were kept, where the run was resumed "
+                "without it; −1 where it never got to its end",
             ),
         ),
     ),

@@ -68,7 +68,7 @@ class Trace:
 
     @cached_property
     def all_ranks(self) -> int:
-        """How many ranks may have rows: one more than the largest rank of any start of the run; 0 where it is unknown.
+        """How many ranks may have rows: one more than the largest of any start of the run; 0 where that is unknown.
 
         The attribute `ranks` is that of the last start, which may have had fewer.
         """
