@@ -12,6 +12,7 @@ from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, 
 from qafel_analysis.commands.read import read
 from qafel_analysis.read.damage import reading
 
+from qafel_mpi.outputs import whole
 from qafel_mpi.trace.reader import TraceError
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def figures(
 
 def _captions(drawn: Sequence[Drawing], out: Path) -> Path:
     path = out / "captions.md"
-    path.write_text(
-        "".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn), encoding="utf-8", errors="backslashreplace"
-    )
+    text = "".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from qafel_analysis.read.rows import Target
 
+from qafel_mpi.outputs import in_the_way
+
 Runs = Annotated[
     list[Path],
     typer.Argument(
@@ -63,6 +65,12 @@ def expanded(word: str) -> str:
 def target_of(accuracy: float | None, loss: float | None) -> Target | None:
     """None: the experiment's own."""
     return Target(accuracy, loss) if accuracy is not None or loss is not None else None
+
+
+def refuse(option: str, out: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises BadParameter where the file would take the place of a trace or of one that is read."""
+    if why := in_the_way(out, inputs):
+        raise typer.BadParameter(f"{option} {why}")
 
 
 def say(messages: Iterable[object]) -> None:
