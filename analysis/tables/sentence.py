@@ -48,8 +48,12 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         return
     shares = []
     for key, what in (("payload_bytes_up", "upload bytes"), ("uploads", "uploads")):
-        if ratio := saving(group, baseline, key):
+        if (ratio := saving(group, baseline, key)) and ratio.value:
             shares.append(f"{_percent(1 / ratio.value)} of the {what}")
+    if not shares:
+        none = [who for who, one in ((name, group), (other, baseline)) if not one.mean("uploads")]
+        yield f"{where}, {' and '.join(none)} needed no upload"
+        return
     yield f"{where}, {name} needed {' and '.join(shares)} that {other} needed ({_basis(group, baseline)})"
 
 
