@@ -19,6 +19,7 @@ from qafel_analysis.read.rows import public
 from qafel_analysis.read.timeline import Trainings, Window, of_messages
 from qafel_analysis.tables.compare import Run
 
+from qafel_mpi.outputs import whole
 from qafel_mpi.trace.reader import Trace, open_trace
 from qafel_mpi.trace_schema import KIND_NAMES
 
@@ -32,7 +33,11 @@ def to_perfetto(path: Path, out: Path, window: Window | None = None) -> int:
     run began; the whole run where left out. Returns the number of events.
     """
     count = 0
-    with open_trace(path, salvage=True) as trace, _open(out) as file:
+    with (
+        open_trace(path, salvage=True) as trace,
+        whole(out) as part,
+        _open(part, out.suffix == ".gz") as file,
+    ):
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
         for event in _events(trace, window):
             file.write((",\n" if count else "") + json.dumps(event))
@@ -41,11 +46,10 @@ def to_perfetto(path: Path, out: Path, window: Window | None = None) -> int:
     return count
 
 
-def _open(out: Path) -> IO[str]:
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _open(out: Path, zipped: bool) -> IO[str]:
     return (
         gzip.open(out, "wt", encoding="utf-8", errors="backslashreplace")
-        if out.suffix == ".gz"
+        if zipped
         else open(out, "w", encoding="utf-8", errors="backslashreplace")
     )
 
@@ -148,26 +152,24 @@ def _names(trace: Trace) -> Iterator[dict[str, Any]]:
 
 def to_csv(path: Path, table: str, out: Path) -> int:
     """Write a table as CSV, header first; returns its rows."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with open(out, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        for block in LazyTable(path, table).blocks(rows=65_536):
+    lazy, count = LazyTable(path, table), 0
+    with whole(out) as part, open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        for block in lazy.blocks(rows=65_536):
             block.to_csv(file, index=False, header=count == 0)
             count += len(block)
         if not count:
-            file.write(",".join(LazyTable(path, table).columns) + "\n")
+            file.write(",".join(lazy.columns) + "\n")
     return count
 
 
 def to_parquet(path: Path, table: str, out: Path) -> int:
     """Write a table as Parquet, a row group a block; returns its rows. Raises MissingExtra without pyarrow."""
     arrow, parquet = extra("pyarrow"), extra("pyarrow.parquet")
-    out.parent.mkdir(parents=True, exist_ok=True)
     lazy = LazyTable(path, table)
     types = [arrow.string() if d.kind == "S" else arrow.from_numpy_dtype(d) for d in lazy.dtypes.values()]
     schema = arrow.schema(list(zip(lazy.dtypes, types, strict=True)))
     count = 0
-    with open(out, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
+    with whole(out) as part, open(part, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for block in lazy.blocks():
             writer.write_table(arrow.Table.from_pandas(block, schema=schema, preserve_index=False))
             count += len(block)
@@ -176,12 +178,12 @@ def to_parquet(path: Path, table: str, out: Path) -> int:
 
 def runs(found: Sequence[Run], out: Path) -> Path:
     """Write one row per run, with the columns of `table --csv`; Parquet if out ends in .parquet."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame([public(run) | {"run": shown(run["run"])} for run in found])
     if out.suffix == ".parquet":
         extra("pyarrow")
-        with open(out, "wb") as file:
+        with whole(out) as part, open(part, "wb") as file:
             frame.to_parquet(file, index=False)
     else:
-        frame.to_csv(out, index=False)
+        with whole(out) as part:
+            frame.to_csv(part, index=False)
     return out

@@ -82,7 +82,7 @@ class _Archive:
         self._counts = _messages_by_rank(trace)
         known = {int(row["rank"]) for row in trace.table("ranks", ["rank"])}
         self._ranks = sorted(known | self._counts.keys()) or [0]
-        if self._ranks[0] < 0 or self._ranks[-1] >= max(int(trace.attributes.get("ranks", 0)), len(known)):
+        if self._ranks[0] < 0 or self._ranks[-1] >= max(trace.all_ranks, len(known)):
             raise TraceError(f"{trace.path}: damaged, /messages has a rank that is none of the run's")
         self._trainings = Trainings(trace)
         self._origin_s = _first_s(trace)

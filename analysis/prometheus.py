@@ -6,13 +6,13 @@ Names follow Prometheus' conventions: base units, `_total` for counters. What is
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qafel_analysis.watch import Progress
+
+from qafel_mpi.outputs import whole
 
 SUFFIX = ".prom"  # the collector reads no other files
 Sample = tuple[Mapping[str, str], float | None]  # labels, value
@@ -115,9 +115,5 @@ def text(now: Progress) -> str:
 
 def write(now: Progress, file: Path) -> None:
     """Put the run's metrics into the file, at once: the collector never sees half of them. Raises OSError."""
-    part = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
+    with whole(file) as part:
         part.write_text(text(now), encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -315,7 +315,8 @@ def _validated(
     tables = with_preset(given)
     for one in idle:
         tables = without(tables, one.keys)
-    problems = [(keys, "it must be a finite number") for keys in _not_finite(tables)]
+    problems = [(keys, "it must be a finite number") for keys in _leaves(tables, _not_finite)]
+    problems += [(keys, "it must be a number of 64 bits") for keys in _leaves(tables, _too_long)]
     if not problems:
         try:
             experiment = Experiment.model_validate_json(json.dumps(tables, default=str), strict=True)
@@ -328,12 +329,24 @@ def _validated(
     raise ConfigError(_located(keys, sentence, label, origins) for keys, sentence in problems)
 
 
-def _not_finite(value: Any, keys: Keys = ()) -> Iterable[Keys]:
+def _leaves(value: Any, wrong: Callable[[Any], bool], keys: Keys = ()) -> Iterable[Keys]:
+    """The keys of the settings that are wrong, or have something wrong in their lists."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _not_finite(item, (*keys, key))
-    elif isinstance(value, float) and not math.isfinite(value):
+            yield from _leaves(item, wrong, (*keys, key))
+    elif isinstance(value, list):
+        yield from dict.fromkeys(found for item in value for found in _leaves(item, wrong, keys))
+    elif wrong(value):
         yield keys
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _too_long(value: Any) -> bool:
+    """TOML's whole numbers have 64 bits, and so have those of our arrays."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _located(keys: Keys, sentence: str, label: str, origins: Sequence[Keys]) -> str:

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from qafel_mpi.parsing import DataError, Place, integer
 from qafel_mpi.stdio import printable
 
+MOST_SEEDS = 100_000  # of a list
 Keys = tuple[str, ...]  # the keys that lead to a setting: ("task", "partition", "alpha")
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -96,7 +97,7 @@ def whole_numbers(option: str, text: str, least: int, most: int) -> list[int]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of a list with ranges, each once. Raises ConfigError.
+    """The seeds of a list with ranges, each once, MOST_SEEDS at most. Raises ConfigError.
 
     >>> parse_seeds("0-2,7")
     [0, 1, 2, 7]
@@ -106,7 +107,10 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part, re.ASCII)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ConfigError([f"--seeds {text}: not a list like 0-4 or 0,3,7"])
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        more = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(seeds) + more.stop - more.start > MOST_SEEDS:
+            raise ConfigError([f"--seeds {text}: more than {MOST_SEEDS:,} seeds"])
+        seeds += more
     return list(dict.fromkeys(seeds))
 
 

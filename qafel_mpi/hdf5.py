@@ -32,13 +32,23 @@ def crash(path: Path, whole_bytes: int = 0) -> str:
     """
     try:
         about = path.stat()
+    except OSError:
+        return ""
+    if not is_hdf5(path):
+        return ""  # libhdf5 says so itself
+    return _crash(os.fspath(path.absolute()), whole_bytes, about.st_size, about.st_mtime_ns)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether it is a file that begins like HDF5."""
+    try:
+        if not path.is_file():  # a pipe is not to be read
+            return False
         with open(path, "rb") as file:
             found = file.read(_PLACES[-1] + len(SIGNATURE))
     except OSError:
-        return ""
-    if not any(found[at:].startswith(SIGNATURE) for at in _PLACES):
-        return ""  # libhdf5 says so itself
-    return _crash(os.fspath(path.absolute()), whole_bytes, about.st_size, about.st_mtime_ns)
+        return False
+    return any(found[at:].startswith(SIGNATURE) for at in _PLACES)
 
 
 @lru_cache(maxsize=1024)

@@ -231,7 +231,8 @@ SCHEMA: dict[str, Table] = {
                 "rows_written",
                 "<i8",
                 "",
-                "rows that this rank recorded in the other tables; −1 where it never got to its end",
+                "rows that this rank recorded in the other tables; those that were kept, where the run was resumed "
+                "without it; −1 where it never got to its end",
             ),
         ),
     ),

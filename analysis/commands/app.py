@@ -16,7 +16,21 @@ from typing import Annotated, Any, TypeVar
 import typer
 from qafel_analysis.commands.files import export, figures
 from qafel_analysis.commands.numbers import bench, curves, timeline
-from qafel_analysis.commands.options import Accuracy, App, Loss, Runs, examples, expanded, say
+from qafel_analysis.commands.options import (
+    Accuracy,
+    App,
+    AsCsv,
+    AsJson,
+    AsLatex,
+    AsMarkdown,
+    Loss,
+    Runs,
+    examples,
+    expanded,
+    one_format,
+    say,
+    useless,
+)
 from qafel_analysis.commands.parting import parting
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
@@ -47,11 +61,6 @@ app = App(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
-AsLatex = Annotated[bool, typer.Option("--latex", help="Print a LaTeX (booktabs) table.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 
 
 class Format(StrEnum):
@@ -102,6 +111,8 @@ def table(
     """
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     if by_kind:
+        targets = {"--target-accuracy": target_accuracy is not None, "--target-loss": target_loss is not None}
+        useless(targets, "--messages")
         record(kept, note, "messages", versioned(_messages(runs, chosen)), runs)
         return
     found = read(runs, target_accuracy, target_loss)
@@ -153,13 +164,17 @@ def compare(
         bool, typer.Option("--paper", help="Compare with the numbers that the paper's authors published.")
     ] = False,
     in_words: Annotated[
-        bool, typer.Option("--sentence", help="Print the comparison with FedBuff as one sentence.")
+        bool,
+        typer.Option(
+            "--sentence", callback=one_format, help="Print the comparison with FedBuff as one sentence."
+        ),
     ] = False,
     kept: Record = None,
     note: Note = "",
 ) -> None:
     """Show settings side by side over their seeds, with what each saves against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
+    useless({"--paper": with_paper and in_words}, "--sentence")
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
     if with_paper:
         beside = paper.against(groups)
@@ -273,19 +288,14 @@ app.command(
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:
-    wanted = [
-        kind
-        for kind, on in (
-            (Format.JSON, as_json),
-            (Format.CSV, as_csv),
-            (Format.LATEX, as_latex),
-            (Format.MARKDOWN, as_markdown),
-        )
-        if on
-    ]
-    if len(wanted) > 1:
-        raise typer.BadParameter(f"choose one format, not {' and '.join('--' + w for w in wanted)}")
-    return wanted[0] if wanted else Format.TERMINAL
+    """The one that was asked for: `one_format` has refused several."""
+    chosen = {
+        Format.JSON: as_json,
+        Format.CSV: as_csv,
+        Format.LATEX: as_latex,
+        Format.MARKDOWN: as_markdown,
+    }
+    return next((kind for kind, on in chosen.items() if on), Format.TERMINAL)
 
 
 def _emit(grids: Sequence[grid.Grid], chosen: Format) -> None:

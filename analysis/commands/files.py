@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of, useless
 from qafel_analysis.commands.read import read
 from qafel_analysis.read.damage import reading
 
+from qafel_mpi.outputs import whole
 from qafel_mpi.trace.reader import TraceError
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def figures(
 
 def _captions(drawn: Sequence[Drawing], out: Path) -> Path:
     path = out / "captions.md"
-    path.write_text(
-        "".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn), encoding="utf-8", errors="backslashreplace"
-    )
+    text = "".join(f"**{d.name}**: {d.caption}\n\n" for d in drawn)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -118,12 +119,13 @@ def export(
         ),
     ] = Target.PERFETTO,
     table: Annotated[
-        Table,
+        Table | None,
         typer.Option(
             "--table",
-            help="The table to export from each run. runs: one table of all runs, like `table --csv`.",
+            help="For csv and parquet: the table to export from each run. runs: one table of all runs, like "
+            "`table --csv`. Default: messages.",
         ),
-    ] = Table.MESSAGES,
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path(),
     window: Seconds = None,
     gzip: Annotated[bool, typer.Option("--gzip", help="Compress the timeline with gzip.")] = False,
@@ -133,12 +135,16 @@ def export(
     An OTF2 archive is a folder, RUN.otf2; open RUN.otf2/traces.otf2. It replaces an older archive of that name. All
     other formats are read and written in blocks, however long the run is. The command prints the names of the files.
     """
-    shown = window_of(window)
+    if to in (Target.CSV, Target.PARQUET):
+        useless({"--window": window is not None, "--gzip": gzip}, f"--to {to}")
+    else:
+        useless({"--table": table is not None, "--gzip": gzip and to is Target.OTF2}, f"--to {to}")
+    shown, table = window_of(window), table or Table.MESSAGES
     from qafel_analysis import export as exporting
     from qafel_analysis.figures.collect import short_names
     from qafel_analysis.otf2 import to_otf2
 
-    if table is Table.RUNS and to in (Target.CSV, Target.PARQUET):
+    if table is Table.RUNS:
         found = read(runs, None, None)
         print(exporting.runs(found, out / f"runs.{to}"))
         return

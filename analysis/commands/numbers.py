@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from qafel_analysis.commands.files import Seconds, window_of
-from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say
+from qafel_analysis.commands.options import NOTHING_READ, Accuracy, AsJson, AsMarkdown, Loss, Runs, say
 from qafel_analysis.commands.read import each, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.figures.axes import AGAINST, MEASURED
@@ -18,9 +18,6 @@ from qafel_analysis.tables import launches as tables
 from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
 
 from qafel_mpi.trace.reader import TraceError, open_trace
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 
 
 def curves(

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from qafel_analysis.commands.numbers import AsJson, AsMarkdown
-from qafel_analysis.commands.options import NOTHING_READ, say
+from qafel_analysis.commands.options import NOTHING_READ, AsJson, AsMarkdown, say
 from qafel_analysis.read.damage import reading
 from qafel_analysis.tables import parting as tables
 from qafel_analysis.tables.grid import to_markdown, to_terminal

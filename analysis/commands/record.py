@@ -13,21 +13,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from qafel_analysis.commands.options import say
+from qafel_analysis.commands.options import refuse, say
 from qafel_analysis.read import sources
 from qafel_analysis.read.damage import reading
 
+from qafel_mpi.outputs import whole
 from qafel_mpi.trace.reader import TraceError
 
 VERSION = 1
 _SHORT = re.compile(r"\[\n\s*([^][{}]*?)\n\s*\]")  # a string has no line break in it, so no bracket after one
 _BREAK = re.compile(r"\n\s*")
 
+
+def _refused(path: Path | None) -> Path | None:
+    """Before anything is read: which shell pattern stood for several traces is seen at once."""
+    if path is not None:
+        refuse("--record", path)
+    return path
+
+
 Record = Annotated[
     Path | None,
     typer.Option(
         "--record",
         metavar="FILE",
+        callback=_refused,
         help="Also write the numbers to FILE as JSON, with this command, the date, and the command, code and "
         "machine of every run.",
     ),
@@ -35,13 +45,14 @@ Record = Annotated[
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="A remark that --record keeps in FILE.")]
 
 
-def record(path: Path | None, note: str, kind: str, content: Any, files: Iterable[Path]) -> None:
+def record(path: Path | None, note: str, kind: str, content: Any, files: Sequence[Path]) -> None:
     """A record of what a command found in these files; nothing where path is None.
 
     kind: the command that made it. content: its result, JSON-able. files: the traces and results that it was made
     from; those that can't be read were named before.
     """
     if path is not None:
+        refuse("--record", path, files)
         write(path, kind, content, _sources(files), note)
 
 
@@ -56,14 +67,15 @@ def write(path: Path, kind: str, content: Any, made_by: Iterable[sources.Source]
         "sources": sources.merged(made_by),
         "content": content,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_text(found), encoding="utf-8")
+    with whole(path) as part:
+        part.write_text(as_text(found), encoding="utf-8")
     say([f"{path}: written"])
 
 
 def of_runs(kind: str, measured: Callable[[Path], Any], note: str = "") -> None:
     """The main of a script that is called as `python SCRIPT.py OUT.json RUN.h5...`: what it finds in each run."""
     out, *runs = map(Path, sys.argv[1:])
+    refuse("OUT", out, runs)
     write(out, kind, [measured(path) for path in runs], map(sources.source, runs), note)
 
 

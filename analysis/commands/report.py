@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, say, target_of
+from qafel_analysis.commands.options import NOTHING_READ, Accuracy, Loss, Runs, refuse, say, target_of
 
 
 def report(
@@ -22,6 +22,7 @@ def report(
 
     It needs no network and opens in any browser. It lists the files that can't be read. The command prints its name.
     """
+    refuse("--out", out, runs)
     from qafel_analysis.report import page as reporting
 
     found = reporting.write(runs, out, target_of(target_accuracy, target_loss), detailed=details)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from qafel_analysis.commands.options import NOTHING_READ, Runs, say
+from qafel_analysis.commands.options import NOTHING_READ, AsJson, AsMarkdown, Runs, say
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
 from qafel_analysis.theory import scaling as study
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def scaling(
     runs: Runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
     train_seconds: Annotated[
         float | None,
         typer.Option(
@@ -84,8 +84,8 @@ def broadcast(
         list[Path],
         typer.Argument(metavar="FILE.json...", help="Results of `bench p2p` and `bench broadcast`."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
     latency_us: Annotated[
         float | None,
         typer.Option(
@@ -122,8 +122,8 @@ def broadcast(
 
 def pace(
     runs: Runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
     kept: Record = None,
     note: Note = "",
 ) -> None:

@@ -6,10 +6,10 @@ import json
 from collections import defaultdict
 from dataclasses import asdict
 from statistics import fmean, stdev
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from qafel_analysis.commands.options import NOTHING_READ, Runs, say
+from qafel_analysis.commands.options import NOTHING_READ, AsJson, AsMarkdown, Runs, say
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.tables.grid import NOTHING, Grid, number, spread, to_markdown, to_terminal
 from qafel_analysis.theory import orders as study
@@ -29,8 +29,8 @@ CLAIMED = (
 
 def theory(
     runs: Runs,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
     kept: Record = None,
     note: Note = "",
 ) -> None:

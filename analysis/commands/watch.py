@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from qafel_analysis.commands.options import NOTHING_READ, say
+from qafel_analysis.commands.options import NOTHING_READ, refuse, say
 
 from qafel_mpi.trace.reader import TraceError
 
@@ -52,6 +52,8 @@ def watch(
 
     if prometheus is not None and prometheus.suffix != ".prom":
         raise typer.BadParameter(f"--prometheus {prometheus}: node-exporter only reads files named NAME.prom")
+    if prometheus is not None:
+        refuse("--prometheus", prometheus)
     folder: Path | None = None
     followed: set[Path] = set()
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +106,46 @@ def collect(
     return found
 
 
-def short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Each file's name without its suffix, and as many of its folders as tell it from the others.
+def short_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Each file's name without its suffix, and as many of its folders as tell it from the others. No two are alike.
 
-    >>> short_names([Path("a/x.h5"), Path("b/x.h5"), Path("b/y.h5")]).values()
-    dict_values(['a-x', 'b-x', 'y'])
+    >>> short_names([Path("a/x.h5"), Path("b/x.h5"), Path("b/y.h5"), Path("b/y.shards")]).values()
+    dict_values(['a-x', 'b-x', 'y.h5', 'y.shards'])
+    >>> short_names([Path("x-y.h5"), Path("x/y.h5"), Path("z/y.h5")]).values()
+    dict_values(['x-y', 'x-y-2', 'z-y'])
     """
-    names = {}
-    for path in paths:
-        parts = path.with_suffix("").parts
-        for count in range(1, len(parts) + 1):
-            alike = [p for p in paths if p != path and p.with_suffix("").parts[-count:] == parts[-count:]]
-            if not alike:
-                break
-        names[path] = "-".join(part for part in parts[-count:] if part != path.anchor)
-    return names
+    files = list(dict.fromkeys(paths))
+    stems = Counter(path.with_suffix("") for path in files)
+    parts: dict[Path, list[str]] = {}
+    for path in files:
+        shown = path if stems[path.with_suffix("")] > 1 else path.with_suffix("")
+        parts[path] = [part for part in shown.parts if part != path.anchor]
+    taken = dict.fromkeys(files, 1)
+    while True:
+        names = {path: "-".join(parts[path][-most:]) for path, most in taken.items()}
+        uses = Counter(names.values())
+        longer = [path for path in files if uses[names[path]] > 1 and taken[path] < len(parts[path])]
+        if not longer:
+            return _numbered(names)
+        for path in longer:
+            taken[path] += 1
+
+
+def _numbered(names: dict[Path, str]) -> dict[Path, str]:
+    """The second of one name gets a 2, and so on; a number that makes another file's name is left out."""
+    found: dict[Path, str] = {}
+    used: set[str] = set()
+    for path, name in names.items():
+        others = used | (set(names.values()) - {name})
+        found[path] = next(one for one in _numbers(name) if one not in others)
+        used.add(found[path])
+    return found
+
+
+def _numbers(name: str) -> Iterator[str]:
+    yield name
+    for number in count(2):
+        yield f"{name}-{number}"
 
 
 def _drawn(trace: Trace, target: Target | None) -> Drawn:

@@ -11,7 +11,7 @@ from qafel_analysis.figures import convergence as curves
 from qafel_analysis.figures import plots as figures
 from qafel_analysis.figures import points
 from qafel_analysis.figures.axes import AGAINST
-from qafel_analysis.figures.collect import Collection, Detail
+from qafel_analysis.figures.collect import Collection, Detail, short_names
 from qafel_analysis.figures.convergence import Band
 from qafel_analysis.read import bench
 from qafel_analysis.read.bench import Bench
@@ -69,8 +69,9 @@ def drawings(found: Collection) -> Iterator[Drawing]:
             "Uploads per second by client ranks, means over runs; dotted: in proportion to the smallest number.",
             figures.scaling(scaling),
         )
+    names = short_names(result.path for result in found.benches)
     for result in found.benches:
-        yield from _bench(result)
+        yield from _bench(result, names[result.path])
 
 
 def bands(found: Collection, x: str, y: str, *, of: str = "curve") -> list[Band]:
@@ -94,8 +95,9 @@ def _convergence(found: Collection) -> Iterator[Drawing]:
 _BESIDE = "dotted, in the same colour: the reference that ran in turns with it"
 
 
-def _bench(result: Bench) -> Iterator[Drawing]:
-    name = result.path.stem + ("" if result.name in result.path.stem else f"-{result.name}")
+def _bench(result: Bench, name: str) -> Iterator[Drawing]:
+    """name: of its file, and no other file's."""
+    name += "" if result.name in result.path.stem else f"-{result.name}"
     about = f"Bench {result.name}"
     if len(rows := bench.roofline(result)):
         yield Drawing(

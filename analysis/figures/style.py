@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 from qafel_analysis.figures.palette import DASHES, colour, dash
 from qafel_analysis.read.extras import extra
 
+from qafel_mpi.outputs import whole
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,10 +62,12 @@ def panels(count: int, width_in: float, each_in: float) -> tuple[Any, list[Any]]
 @styled
 def save(figure: Any, path: Path) -> list[Path]:
     """Write path.pdf and path.png; the same data give the same PDF."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(path.name + suffix) for suffix in (".pdf", ".png")]
-    figure.savefig(files[0], metadata={"CreationDate": None, "Creator": "qafel-analysis"})
-    figure.savefig(files[1])
+    about = {"CreationDate": None, "Creator": "qafel-analysis"}
+    with whole(files[0]) as part:
+        figure.savefig(part, format="pdf", metadata=about)
+    with whole(files[1]) as part:
+        figure.savefig(part, format="png")
     return files
 
 

@@ -208,6 +208,8 @@ def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
     total = count = largest = 0
     boundary = received or 0
     found: dict[str, Any] = {}
+    if received == 0:  # the first model was at the target
+        found = {"payload_bytes_unicast_to_target": 0, "unicasts_to_target": 0}
     for block in map(taken, trace.blocks("updates")):
         total += int(block["staleness"].sum())
         largest = max(largest, int(block["staleness"].max(initial=0)))

@@ -67,7 +67,7 @@ class Traffic:
 def traffic(trace: Trace) -> Traffic:
     """One pass over /messages; memory grows with the pairs of ranks that talk to each other, not with messages."""
     total = trace.rows("messages")
-    ranks = int(trace.attributes.get("ranks", 0)) or _largest_rank(trace) + 1
+    ranks = trace.all_ranks if "ranks" in trace.attributes else _largest_rank(trace) + 1
     if not 0 < ranks <= MOST_RANKS:
         raise TraceError(
             f"{trace.path}: {ranks} ranks; their messages can be added up for 1 to {MOST_RANKS:,}"

@@ -6,7 +6,6 @@ Every string that comes from a file passes html.escape (in text), report_charts 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections import Counter
@@ -28,6 +27,8 @@ from qafel_analysis.report.words import findings, headline
 from qafel_analysis.tables.compare import Run, label
 from qafel_analysis.tables.grid import size
 
+from qafel_mpi.outputs import whole
+
 _TIMELINE_INTERVALS = 2000  # as many as a browser draws at once without a pause
 _SHOWN_HOSTS = 200  # rows of a run's placement
 
@@ -41,21 +42,9 @@ def write(paths: Sequence[Path], out: Path, target: Target | None = None, *, det
     library = extra("plotly.offline").get_plotlyjs()
     found = collect(paths, target, details=detailed, intervals=_TIMELINE_INTERVALS)
     if found.drawn:
-        _put(out, page(found, library))
+        with whole(out) as part:
+            part.write_text(page(found, library), encoding="utf-8", errors="backslashreplace")
     return found
-
-
-def _put(out: Path, text: str) -> None:
-    """The page is whole, or what was there before stays. Raises OSError."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = out if out.exists() and not out.is_file() else out.with_name(f"{out.name}.{os.getpid()}.part")
-    try:
-        new.write_text(text, encoding="utf-8", errors="backslashreplace")
-        if new != out:
-            os.replace(new, out)
-    finally:
-        if new != out:
-            new.unlink(missing_ok=True)
 
 
 def page(found: Collection, library: str) -> str:

@@ -51,6 +51,10 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         if ratio := saving(group, baseline, key):
             own = ratio.inverse
             shares.append(f"{own.sign_in_words}{_percent(own.value)} of the {what}")
+    if not shares:
+        none = [who for who, one in ((name, group), (other, baseline)) if not one.mean("uploads")]
+        yield f"{where}, {' and '.join(none)} needed no upload"
+        return
     yield f"{where}, {name} needed {' and '.join(shares)} that {other} needed ({_basis(group, baseline)})"
 
 

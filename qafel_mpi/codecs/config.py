@@ -12,6 +12,7 @@ from qafel_mpi.setting import BOTH, OWN, Settings, only_with, takes
 
 CODEC_NAMES = ("identity", "qsgd", "affine", "topk", "randk", "sign", "eden", "lattice", "fp4", "fixed")
 
+LARGEST_BUCKET = 2**40  # elements: more than any memory holds
 EDEN_BUCKETS = (128, 256, 512, 1024, 2048, 4096)
 
 
@@ -141,8 +142,10 @@ class QuantizerConfig(Settings):
                 "bucket = 'tensor': affine sends 1-D tensors as float32 and takes a range for each other tensor "
                 "('layer'), or for so many elements of one"
             )
-        if isinstance(self.bucket, int) and self.bucket < 1:
-            raise ValueError(f"bucket = {self.bucket}: at least 1 element, or 'tensor' or 'layer'")
+        if isinstance(self.bucket, int) and not 1 <= self.bucket <= LARGEST_BUCKET:
+            raise ValueError(
+                f"bucket = {self.bucket}: from 1 to {LARGEST_BUCKET} elements, or 'tensor' or 'layer'"
+            )
         if self.codec == "lattice":
             self._fits_lattice()
         if self.codec == "fixed":

@@ -26,15 +26,42 @@ def merge(
         Path | None,
         typer.Option(metavar="FILE", help="The trace to write. Default: NAME.h5 next to the folder."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing FILE, though it is no trace of this run.")
+    ] = False,
 ) -> None:
-    """Make the trace file of a run that was cut short, from everything that its ranks wrote. The shards are kept."""
+    """Make the trace file of a run that was cut short, from everything that its ranks wrote. The shards are kept.
+
+    An earlier trace of the same run is replaced.
+    """
     from qafel_mpi.trace.merge import merge as merge_shards
 
     with _held(directory):
+        _refuse(directory, out or directory.with_suffix(".h5"), overwrite)
         merged = merge_shards(directory, out)
     print(f"{merged.path}: {', '.join(f'{rows:,} {table}' for table, rows in merged.rows.items())}")
     for line in merged.warnings():
         print(line, file=sys.stderr)
+
+
+def _refuse(directory: Path, out: Path, overwrite: bool) -> None:
+    """Raises ConfigError where the trace would get a wrong name, or another file than the run's own would go."""
+    from qafel_mpi.trace.merge import read_run
+    from qafel_mpi.trace.reader import TraceError, open_trace
+
+    if out.suffix != ".h5":
+        raise ConfigError([f"--out {out}: a trace is an HDF5 file; call it {out.stem or 'a'}.h5"])
+    if overwrite or not out.exists():
+        return
+    own = ""
+    try:
+        own = read_run(directory).get("started", "")
+        with open_trace(out, salvage=True) as trace:
+            there = trace.attributes.get("started", "")
+    except TraceError:  # no trace, or one that can't be read
+        there = None
+    if not own or there != own:
+        raise ConfigError([f"{out}: exists, and is no trace of this run; --overwrite replaces it"])
 
 
 @contextmanager

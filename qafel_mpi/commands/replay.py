@@ -20,6 +20,8 @@ from qafel_mpi.commands.interrupt import Interrupt
 from qafel_mpi.commands.names import given_up, make_room
 from qafel_mpi.commands.options import DataDir
 from qafel_mpi.commands.process import ExitCode
+from qafel_mpi.config_text import ConfigError
+from qafel_mpi.outputs import is_one_of
 
 if TYPE_CHECKING:
     from qafel_mpi.drivers.replay.verdict import Verdict
@@ -102,6 +104,8 @@ def _plan(
     data_dir: Path | None,
     hold: instructions.Instructions | None,
 ) -> dict[str, Any]:
+    if out is not None and is_one_of(trace, (out, out.with_suffix(".shards"))):
+        raise ConfigError([f"--out {out}: the replay reads it; give its own trace another name"])
     if out is not None:
         make_room(out, overwrite)
     instructions.require(hold)

@@ -175,20 +175,15 @@ def _turn(run: SuiteRun, name: str, interrupted: Interrupted) -> dict[str, Any]:
     if interrupted():
         return INTERRUPTED
     shards = shards_of(Path(run.out))
-    checkpoint = ""
     try:
-        if shards.is_dir():
-            hold(shards)
-            checkpoint = _checkpoint(shards, run)
-        if not checkpoint:
+        hold(shards)
+        now = with_trace(run, name)  # before anything is removed: it may be another experiment's
+        checkpoint = "" if now.done else _checkpoint(shards, run)
+        if not (now.done or checkpoint):
             take(shards, replace=True)
     except NameTakenError as error:
         return {"outcome": f"{UNDER_WAY}: {error.by}"}
-    except TraceError as error:
-        return {"outcome": f"failed: {error}"}
-    try:
-        now = with_trace(run, name)
-    except ConfigError as error:
+    except (ConfigError, TraceError, OSError) as error:
         release(shards)
         return {"outcome": f"failed: {error}"}
     if now.done:
@@ -200,10 +195,10 @@ def _turn(run: SuiteRun, name: str, interrupted: Interrupted) -> dict[str, Any]:
 
 
 def _checkpoint(shards: Path, run: SuiteRun) -> str:
-    """The checkpoint that an attempt before this one left, if this experiment can go on from it."""
+    """The checkpoint that an attempt before this one left, if the run can go on from it."""
     if next(numbered(shards), None) is None:
         return ""
-    why = "it is of another experiment"
+    why = "it is of another experiment"  # than run.json says
     try:
         path, state = newest(shards)
         refuse_other_package(path, state)

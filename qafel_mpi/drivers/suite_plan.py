@@ -14,6 +14,8 @@ from typing import Any
 
 from qafel_mpi.config import ConfigError, Experiment, from_toml, load, to_toml, variants_of
 from qafel_mpi.config_text import did_you_mean, toml_value
+from qafel_mpi.trace.claim import holds_a_run
+from qafel_mpi.trace.merge import read_run, shards_of
 from qafel_mpi.trace.reader import TraceError, UnavailableError, open_trace
 from qafel_mpi.trace_schema import SCHEMA_VERSION
 
@@ -68,7 +70,7 @@ def plan(
     """Every run of the suite, seed by seed, with what its trace says; all checked before the first begins.
 
     only: variants; all of them where empty. pick: of these runs the one with this number, from 0; the others'
-    traces are not looked at. Raises ConfigError, also where a trace is of another experiment.
+    traces are not looked at. Raises ConfigError, also where a trace or shards are of another experiment.
     """
     variants = variants_of(name)
     if not variants:
@@ -93,9 +95,13 @@ def plan(
 
 
 def with_trace(run: SuiteRun, name: str) -> SuiteRun:
-    """The run with the outcome of the trace that is there. Raises ConfigError if it is another experiment's."""
+    """The run with the outcome of the trace that is there.
+
+    Raises ConfigError if it is another experiment's, or the shards of a run that was cut short are.
+    """
     path = Path(run.out)
     try:
+        _refuse_others_shards(run, name)
         if not path.exists():
             return run
         with open_trace(path, salvage=True) as trace:
@@ -113,17 +119,41 @@ def with_trace(run: SuiteRun, name: str) -> SuiteRun:
         )
     if damaged:
         return replace(run, outcome=DAMAGED)
-    stored = str(attributes.get("experiment", ""))
-    if stored != run.experiment:
-        raise ConfigError(
-            [
-                f"{path}: holds another experiment than {name}, {run.name}: {_difference(stored, run.experiment)}; "
-                "take another --out, or delete the file to run it again"
-            ]
-        )
+    _refuse_others(path, attributes, run, name, "delete the file to run it again")
     return replace(
         run, outcome=str(attributes.get("outcome", "")), seconds=float(attributes.get("seconds", math.nan))
     )
+
+
+def _refuse_others_shards(run: SuiteRun, name: str) -> None:
+    """Raises ConfigError where the folder of the run's shards holds those of another experiment's.
+
+    UnavailableError where it can't be read. Shards of a run that was killed before it wrote its attributes are
+    nobody's: they hold next to nothing.
+    """
+    shards = shards_of(Path(run.out))
+    if not holds_a_run(shards):
+        return
+    try:
+        attributes = read_run(shards)
+    except UnavailableError:
+        raise
+    except TraceError:  # merged and removed by another process meanwhile
+        return
+    if attributes:
+        _refuse_others(shards, attributes, run, name, f"`qafel-mpi merge {shards}`, and delete the folder")
+
+
+def _refuse_others(path: Path, attributes: Mapping[str, Any], run: SuiteRun, name: str, remedy: str) -> None:
+    stored = str(attributes.get("experiment", ""))
+    if stored != run.experiment:
+        difference = _difference(stored, run.experiment)
+        raise ConfigError(
+            [
+                f"{path}: holds another experiment than {name}, {run.name}: {difference}; take another --out, or "
+                f"{remedy}"
+            ]
+        )
 
 
 def _difference(stored: str, wanted: str) -> str:

@@ -119,11 +119,11 @@ class TaskConfig(BaseModel):
         "training examples.",
         json_schema_extra=BOTH | only_with(model=("logistic", OWN)) | takes("a number >= 0 or 1/n"),
     )
-    shape: tuple[int, ...] | None = Field(
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
         description="Shape of one example of the synthetic data set, for instance [3, 32, 32]; for another data "
         "set, the shape that it must have.",
-        json_schema_extra=BOTH,
+        json_schema_extra=BOTH | takes("a list, each a whole number >= 1"),
     )
     classes: int | None = Field(
         None,

@@ -33,6 +33,13 @@ _KINDS = {
 }
 
 
+def require_examples(where: str, x: np.ndarray, y: np.ndarray) -> None:
+    """Raises DataError where there is no example, or not a label for each."""
+    examples, labels = (len(array) if array.ndim else 0 for array in (x, y))
+    if examples != labels or not examples:
+        raise DataError(f"{where}: {examples} examples and {labels} labels")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Training and test examples. x: (n, *shape), floats, uint8 pixels, or tokens; y: what targets.py says.
@@ -113,8 +120,7 @@ class Dataset:
         return f"{len(self.y)} examples {crc:08x}"
 
     def _check(self, part: str, x: np.ndarray, y: np.ndarray) -> None:
-        if len(x) != len(y) or len(y) == 0:
-            raise DataError(f"data set, {part} part: {len(x)} examples and {len(y)} labels")
+        require_examples(f"data set, {part} part", x, y)
         if self.vocabulary is not None:
             if x.dtype.kind not in "iu" or x.min() < 0 or x.max() >= self.vocabulary:
                 raise DataError(

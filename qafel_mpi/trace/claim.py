@@ -51,9 +51,19 @@ def _started_s(pid: int) -> float:
     import psutil  # who only reads traces does without it
 
     try:
-        return psutil.Process(pid).create_time()
+        return -math.inf if is_zombie(pid) else psutil.Process(pid).create_time()
     except psutil.Error:
         return -math.inf
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process of this host has ended, and nobody has waited for it yet."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,36 @@ def cut_to_positions(directory: Path, positions: dict[int, np.ndarray]) -> int:
     return short
 
 
+def forget_ends(directory: Path) -> None:
+    """Every rank is under way again, and how many rows it said it recorded holds no more. Raises TraceError.
+
+    To be called before a cut, which a kill may stop at any place.
+    """
+    _tell_rows(directory, lambda rank: -1)
+
+
+def tell_rows_left(directory: Path) -> None:
+    """After a cut: each rank of a shard of /ranks recorded what is left of it. Who takes part says more at its end.
+
+    Raises TraceError.
+    """
+    others = [table for table in TABLES if table != "ranks"]
+    _tell_rows(directory, lambda rank: sum(rows_in(shard_path(directory, table, rank)) for table in others))
+
+
+def _tell_rows(directory: Path, rows_of: Callable[[int], int]) -> None:
+    for rank in shard_ranks(directory, "ranks"):
+        path = shard_path(directory, "ranks", rank)
+        if (row := next(read_blocks(path), None)) is not None:  # else damaged
+            row["rows_written"] = rows_of(rank)
+            ShardWriter(path).replace(row)
+
+
+def rows_in(shard: Path) -> int:
+    """Rows of a shard; none where it does not exist."""
+    return scan(shard).rows if shard.exists() else 0
+
+
 def cut_rows(path: Path, keep: Callable[[np.ndarray], np.ndarray]) -> int:
     """Leave the rows of a shard for which keep(rows) is true, (n,) bool; returns how many went. Raises TraceError.
 

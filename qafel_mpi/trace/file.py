@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from functools import cached_property
@@ -64,6 +65,28 @@ class Trace:
             return tomllib.loads(str(self.attributes.get("experiment", "")))
         except tomllib.TOMLDecodeError as error:
             raise TraceError(f"{self.path}: attribute experiment is not TOML: {error}") from error
+
+    @cached_property
+    def all_ranks(self) -> int:
+        """How many ranks may have rows: one more than the largest of any start of the run; 0 where that is unknown.
+
+        The attribute `ranks` is that of the last start, which may have had fewer.
+        """
+        try:
+            starts = [self.attributes, *json.loads(self.attributes.get("resumed", "[]"))]
+            told = [int(start.get("ranks", 0)) for start in starts]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._wrong(
+                f"damaged, its attributes don't say how many ranks it had: {error}", error
+            ) from error
+        return max(*told, self._largest_of_ranks() + 1)
+
+    def _largest_of_ranks(self) -> int:
+        """The largest rank of /ranks; -1 where it has none, or can't be read: messages may be read without."""
+        try:
+            return int(self.table("ranks", ["rank"])["rank"].max(initial=-1))
+        except TraceError:
+            return -1
 
     @cached_property
     def clocks(self) -> Clocks:

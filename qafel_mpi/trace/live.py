@@ -34,6 +34,9 @@ class ShardTrace(Trace):
         plain = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in found.items()}
         return plain | {"schema_version": SCHEMA_VERSION}
 
+    def _largest_of_ranks(self) -> int:
+        return max(shard_ranks(self.path, "ranks"), default=-1)  # without opening a file of each
+
     def rows(self, table: str) -> int:
         return sum(scan(path).rows for path in self._shards(table).values())
 

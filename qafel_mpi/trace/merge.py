@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from qafel_mpi.stdio import printable
-from qafel_mpi.trace.claim import discard
+from qafel_mpi.trace.claim import discard, is_zombie
 from qafel_mpi.trace.clock import Clocks, correct, with_drift
 from qafel_mpi.trace.disk import hdf5
 from qafel_mpi.trace.seal import write_seal
@@ -158,7 +158,7 @@ def _runs(pid: int) -> bool:
         return False
     except OSError:  # another user's
         return True
-    return True
+    return not is_zombie(pid)
 
 
 def _write(directory: Path, path: Path) -> Merged:

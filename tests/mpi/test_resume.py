@@ -234,6 +234,34 @@ def test_a_wall_run_that_was_killed_goes_on_with_fewer_ranks(comm, folder, digit
     comm.Barrier()
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("clock", [wall, virtual], ids=["wall", "virtual"])
+def test_a_run_that_a_signal_has_ended_goes_on_with_fewer_ranks_and_misses_none_of_the_others_rows(
+    comm, folder, digits, clock
+):
+    settings = VIRTUAL if clock is virtual else ("stop.uploads=1500", "stop.accuracy=1.0")
+    out, looks = folder / "a.h5", Counter()
+
+    def interrupted():
+        looks[comm.rank] += 1
+        return next(numbered(shards_of(out)), (0, None))[0] >= 2 and looks[comm.rank] > 10
+
+    first = clock.run(digits(*settings), comm, out, every=Every(steps=1), interrupted=interrupted)
+    assert first.outcome == "interrupted"
+    path = str(next(numbered(shards_of(out)))[1]) if comm.rank == 0 else ""
+    path = folder / broadcast_text(comm, path)
+    fewer = comm.Split(0 if comm.rank < comm.size - 1 else 1, comm.rank)
+    if comm.rank < comm.size - 1:
+        assert clock.run(digits(*settings), fewer, out, resume=path).outcome == "finished"
+        with h5py.File(out) as file:
+            rows = sum(len(file[table]) for table in TABLES if table != "ranks")
+            assert file["ranks"]["rows_written"].sum() == rows
+        if comm.rank == 0:
+            assert not any(numbered(shards_of(out)))
+    fewer.Free()
+    comm.Barrier()
+
+
 @pytest.mark.mpi
 def test_a_checkpoint_of_other_data_or_another_model_is_refused_on_every_rank(comm, folder, digits):
     from qafel_mpi.tasks.errors import DataError

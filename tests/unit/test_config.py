@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qafel_mpi import experiments
 from qafel_mpi.algorithms.presets import PRESETS
 from qafel_mpi.config import ConfigError, Experiment, from_toml, load, to_toml, variants_of
-from qafel_mpi.config_text import parse_override, toml_document
+from qafel_mpi.config_text import MOST_SEEDS, parse_override, parse_seeds, toml_document
 
 SMALLEST = "[stop]\nuploads = 10\n"
 
@@ -65,8 +65,13 @@ def test_an_unknown_section_gets_the_nearest_known_one(write):
         ("server.optimizer=sgdd", "it takes one of sgd, adam, amsgrad; did you mean sgd?"),
         ("server.momentum=1", "it takes a number >= 0 and < 1"),
         ("client.learning_rate=inf", "it must be a finite number"),
+        ("uplink.bucket=99999999999999999999", "it must be a number of 64 bits"),
+        ("uplink.bucket=9999999999999", "bucket = 9999999999999: from 1 to 1099511627776 elements"),
+        ("task.shape=[3,99999999999999999999]", "task.shape: it must be a number of 64 bits"),
+        ("task.shape=[0]", "it takes a list, each a whole number >= 1"),
+        ("task.shape=[-3,4]", "it takes a list, each a whole number >= 1"),
         ("uplink.bucket=tensr", "it takes a whole number or one of tensor, layer; did you mean tensor?"),
-        ("task.shape=[1, 2.5]", "it takes a list, each a whole number"),
+        ("task.shape=[1, 2.5]", "it takes a list, each a whole number >= 1"),
         (
             'uplink.rules=[{match="b", codec="identity", bitz=3}]',
             "uplink.rules.bitz: unknown key; did you mean bits?",
@@ -90,6 +95,13 @@ def test_a_wrong_value_gets_what_is_allowed(write, override, says):
     (line,) = problems(write(""), [override])
     assert says in line
     assert "--set " in line
+
+
+def test_seeds_that_no_memory_holds_are_refused():
+    assert len(parse_seeds(f"0-{MOST_SEEDS - 1}")) == MOST_SEEDS
+    for text in ("0-99999999999", f"0-{MOST_SEEDS}", f"7,0-{MOST_SEEDS - 1}"):
+        with pytest.raises(ConfigError, match="more than 100,000 seeds"):
+            parse_seeds(text)
 
 
 def test_all_problems_come_in_one_message(write):

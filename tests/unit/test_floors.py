@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "transport": 2,
     "trace": 2,
     "codecs": 1,
+    "outputs": 1,
     "schedule": 1,
     "kernels": 0,
     "hdf5": 0,
@@ -72,9 +73,9 @@ TOGETHER = {"drivers", "bench"}
 SETTINGS = (f"{PACKAGE}.algorithms.presets", *(f"{PACKAGE}.{room}.config" for room in FLOORS))
 # The environment and files of settings are read by config and above it.
 READS_SETTINGS = ("os.environ", "os.environb", "os.getenv", "tomllib.load")
-# Of the package, analysis/ sees what reads traces; its own rooms lie on floors too.
+# Of the package, analysis/ sees what reads traces and how files are written; its own rooms lie on floors too.
 ANALYSIS = "qafel_analysis"
-ANALYSIS_MAY_IMPORT = (f"{PACKAGE}.trace.reader", f"{PACKAGE}.trace_schema")
+ANALYSIS_MAY_IMPORT = (f"{PACKAGE}.outputs", f"{PACKAGE}.trace.reader", f"{PACKAGE}.trace_schema")
 ANALYSIS_FLOORS: dict[str, int] = {
     "testing": 6,
     "commands": 5,

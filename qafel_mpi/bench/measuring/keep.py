@@ -6,14 +6,16 @@ A rank that dies or a signal that finds rank 0 inside MPI leaves no time to writ
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from qafel_mpi.bench.measuring.result import Result, Row, part_of
+from qafel_mpi.bench.measuring.result import Result, ResultError, Row, read
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.hdf5 import is_hdf5
+from qafel_mpi.outputs import in_the_way, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +24,21 @@ STILL_RUNNING = "written while the benchmark ran, which did not end"
 SHARE = 0.05  # of the time that writing may take: files grow, and all of a file is written each time
 
 
-def refuse_unwritable(paths: Sequence[Path]) -> None:
-    """Raise ConfigError for a path that no file can be written to. Makes missing folders."""
-    for path in paths:
+def refuse_unwritable(json: Path | None, out: Path | None) -> None:
+    """Raise ConfigError for a path that no result can be written to. Makes missing folders.
+
+    json, out: the result as JSON and as HDF5. Neither replaces a trace.
+    """
+    if json is not None and (why := in_the_way(json)):
+        raise ConfigError([f"--json {why}"])
+    if out is not None and is_hdf5(out):
+        try:
+            read(out)
+        except ResultError:
+            raise ConfigError(
+                [f"--out {out}: holds something other than a result; take another name"]
+            ) from None
+    for path in (path for path in (json, out) if path is not None):
         try:
             if path.is_dir():
                 raise IsADirectoryError(0, "is a folder")

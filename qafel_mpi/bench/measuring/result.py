@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qafel_mpi.bench.measuring.timing import Samples, pair
+from qafel_mpi.outputs import whole
 
 VERSION = 1
 # References that are a limit of the machine: a time can come near them, and is shown as a multiple of them.
@@ -116,7 +115,7 @@ class Result:
         content = {"bench": self.bench, "version": VERSION, "rows": rows, "provenance": dict(self.provenance)}
         if self.incomplete:
             content["incomplete"] = self.incomplete
-        with _replacing(path) as part:
+        with whole(path) as part:
             part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
     def write_hdf5(self, path: Path) -> None:
@@ -124,7 +123,7 @@ class Result:
         import h5py
 
         with (
-            _replacing(path) as part,
+            whole(path) as part,
             h5py.File(part, "w", locking=False) as file,
         ):  # ours alone until it is whole
             file.attrs["bench"], file.attrs["version"] = self.bench, VERSION
@@ -140,28 +139,6 @@ class Result:
                 for name, values in row.series().items():
                     dataset = group.create_dataset(name, data=values)
                     dataset.attrs["unit"] = "s"
-
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it takes its name; the path itself where that is a device or a pipe."""
-    return (
-        path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.{os.getpid()}.part")
-    )
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to: the file of that name is the old one or all of the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    try:
-        yield part
-        if part != path:
-            part.replace(path)
-    finally:
-        if part != path:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
 
 def _as_microseconds(row: Row) -> dict[str, list[float]]:

@@ -17,6 +17,7 @@ from qafel_mpi.commands import show
 from qafel_mpi.commands.bench.measure import cell, label
 from qafel_mpi.commands.process import ExitCode
 from qafel_mpi.config_text import ConfigError
+from qafel_mpi.outputs import in_the_way, whole
 from qafel_mpi.parsing import visible
 
 if TYPE_CHECKING:
@@ -123,10 +124,12 @@ def _history(files: Sequence[Path], page: Path, unlike_hosts: bool, as_json: boo
 
     results = [(file, _read(file)) for file in files]
     _refuse_unlike([result for _, result in results], f"{len(results)} results", unlike_hosts)
+    if why := in_the_way(page, files):
+        raise ConfigError([f"--history {why}"])
     try:
         found = history.series(results)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(html(found), encoding="utf-8", errors="backslashreplace")
+        with whole(page) as part:
+            part.write_text(html(found), encoding="utf-8", errors="backslashreplace")
     except (ResultError, history.MissingPackage) as error:
         raise ConfigError([str(error)]) from None
     except OSError as error:

@@ -37,7 +37,7 @@ class Output:
         """Raises ConfigError."""
         from qafel_mpi.bench.measuring.keep import refuse_unwritable
 
-        refuse_unwritable([path for path in (self.json, self.out) if path is not None])
+        refuse_unwritable(self.json, self.out)
         return {}
 
 

@@ -12,6 +12,7 @@ import typer
 from qafel_mpi.commands.help import App
 from qafel_mpi.commands.jobs import script as filling
 from qafel_mpi.config_text import ConfigError, did_you_mean
+from qafel_mpi.outputs import in_the_way
 
 jobs = App(
     help="SLURM job scripts: list the templates, fill one in.",
@@ -135,6 +136,8 @@ def render(
     if out is None:
         print(script, end="")
         return
+    if why := in_the_way(out):
+        raise ConfigError([f"--out {why}"])
     try:
         out.write_text(script, encoding="utf-8")
     except OSError as error:

@@ -29,10 +29,18 @@ from qafel_mpi.kernels.state import State
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.trace.claim import hold
 from qafel_mpi.trace.clock import Clocks, RankClock
-from qafel_mpi.trace.cut import cut_rows, cut_to_positions, offsets_of, positions_of
+from qafel_mpi.trace.cut import (
+    cut_rows,
+    cut_to_positions,
+    forget_ends,
+    offsets_of,
+    positions_of,
+    rows_in,
+    tell_rows_left,
+)
 from qafel_mpi.trace.merge import read_clock, read_run, shards_of
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace.shards import TraceError, scan, shard_path, shard_ranks
+from qafel_mpi.trace.shards import TraceError, shard_path, shard_ranks
 from qafel_mpi.transport.exchange import broadcast_text, gather_text
 from qafel_mpi.wire import Kind
 
@@ -168,6 +176,7 @@ def take_up(session: Session, path: Path) -> str:
         session.syncs = {r: int(v) for r, v in _numbered(own["syncs"]).items()}
         session.dropped = int(own["dropped"])
         positions = _numbered(own["positions"])
+        forget_ends(shards)
         if state["about"]["clock"] == "wall":
             cut_clients(shards, own, state["run"])
             positions = positions_of(shards, 1) | {0: positions[0]}
@@ -175,9 +184,10 @@ def take_up(session: Session, path: Path) -> str:
             _say(
                 f"{shards}: {short:,} bytes of rows before the checkpoint never came to the disk, and are lost"
             )
+        tell_rows_left(shards)
         session.recovery.left_over = positions_of(shards, session.comm.size)
         # Behind these rows of /updates the clients begin anew: a replay has to know.
-        session.attributes["resumed"][-1]["updates"] = _rows(shard_path(shards, "updates", 0))
+        session.attributes["resumed"][-1]["updates"] = rows_in(shard_path(shards, "updates", 0))
     except (CheckpointError, TraceError) as error:
         return str(error)
     except OSError as error:
@@ -197,10 +207,6 @@ def _history(before: dict[str, Any], ranks: int) -> dict[str, Any]:
     }
     first = {name: before[name] for name in ("started", "command_line") if name in before}
     return first | {"resumed": [*before.get("resumed", []), again]}
-
-
-def _rows(shard: Path) -> int:
-    return scan(shard).rows if shard.exists() else 0
 
 
 def cut_clients(shards: Path, session: State, run: State) -> None:

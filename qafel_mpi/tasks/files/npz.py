@@ -66,7 +66,7 @@ def read(path: Path, config: TaskConfig) -> Dataset:
         raise DataError(f"{path}: test_x and test_y go together")
     if not test:
         return dataset(path, config, *hold_out(path, whole))
-    unknown = np.zeros(len(test["test_y"]), np.int64)
+    unknown = np.zeros(test["test_y"].shape[:1], np.int64)
     return dataset(path, config, whole, Part(test["test_x"], test["test_y"], unknown))
 
 

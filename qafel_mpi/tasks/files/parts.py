@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qafel_mpi.tasks.config import TaskConfig
-from qafel_mpi.tasks.datasets import PIXEL_SCALE, PIXEL_SHIFT, Dataset
+from qafel_mpi.tasks.datasets import PIXEL_SCALE, PIXEL_SHIFT, Dataset, require_examples
 from qafel_mpi.tasks.errors import DataError
 from qafel_mpi.tasks.targets import Targets
 
@@ -64,6 +64,8 @@ def dataset(path: Path, config: TaskConfig, train: Part, test: Part, **fields: A
     Floats in y are values to predict, whole numbers (n,) classes, (n, k) of 0 and 1 labels, or tokens where x is.
     x of whole numbers are tokens, of uint8 pixels. task.shape reshapes an example.
     """
+    for name, part in (("training", train), ("test", test)):
+        require_examples(f"{path}, {name} part", part.x, part.y)
     _require_one_each(path, train)
     if train.y.dtype.kind not in "iufb" or test.y.dtype.kind not in "iufb":
         raise DataError(f"{path}: y is {train.y.dtype} in training, {test.y.dtype} in test; make it numbers")

@@ -18,7 +18,7 @@ from qafel_analysis.example import Example, write
 from qafel_analysis.read import rows as table
 from qafel_analysis.read import timeline
 
-from qafel_mpi.trace.reader import TraceError, open_trace
+from qafel_mpi.trace.reader import Trace, TraceError, open_trace
 from qafel_mpi.trace_schema import TABLES
 from tests.support import ROOT
 
@@ -191,3 +191,29 @@ def test_the_table_of_runs_is_one_file(run, tmp_path, to):
     frame = pd.read_csv(out) if to == "csv" else pd.read_parquet(out)
     assert list(frame.columns) == list(table.KEYS)
     assert frame["wire_bytes_up"].tolist() == [r["wire_bytes_up"] for r in rows]
+
+
+@pytest.mark.parametrize("to", ["csv", "parquet", "perfetto"])
+def test_where_a_trace_can_not_be_read_to_its_end_the_file_of_before_stays(run, tmp_path, monkeypatch, to):
+    def first_block_only(trace, name, *rest, **options):
+        yield trace.table(name)[:10]
+        raise TraceError("damaged")
+
+    write_to = {
+        "csv": lambda path, out: export.to_csv(path, "messages", out),
+        "parquet": lambda path, out: export.to_parquet(path, "messages", out),
+        "perfetto": export.to_perfetto,
+    }[to]
+    out = tmp_path / "a.out"
+    out.write_text("before")
+    for path in (tmp_path / "missing.h5", run):
+        with pytest.raises(TraceError):
+            write_to(path, out)
+        monkeypatch.setattr(Trace, "table", _whole_table)
+        monkeypatch.setattr(Trace, "blocks", first_block_only)
+    assert out.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.out"]
+
+
+def _whole_table(trace, name, columns=None):
+    return np.array(trace._file[name] if columns is None else trace._file[name][columns])

@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from qafel_mpi.commands import instructions, process
 from qafel_mpi.commands import replay as command
 from qafel_mpi.commands.replay import text
+from qafel_mpi.config_text import ConfigError
 from qafel_mpi.drivers.replay.verdict import Verdict
 
 DIFFERS = Verdict(
@@ -39,6 +42,16 @@ def test_the_variables_of_the_run_are_set_before_anything_that_reads_them_is_imp
     monkeypatch.setattr(command, "_drive", lambda *given, **options: same)
     command.replay(Path("a.h5"))
     assert done == [command.WITHOUT_TORCH, "MPI", planned["variables"], process.HEAVY, 0]
+
+
+@pytest.mark.parametrize("recording", ["a.h5", "a.shards"])
+def test_the_recording_is_not_replaced_by_its_replay(tmp_path, recording):
+    (tmp_path / "a.shards").mkdir()
+    (tmp_path / "a.h5").write_bytes(b"rows")
+    with pytest.raises(ConfigError, match="the replay reads it"):
+        command._plan(tmp_path / recording, tmp_path / "a.h5", True, None, None)
+    assert (tmp_path / "a.h5").read_bytes() == b"rows"
+    assert (tmp_path / "a.shards").exists()
 
 
 def test_on_several_ranks_it_says_how_to_learn_which_side_erred():

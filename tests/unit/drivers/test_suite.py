@@ -12,6 +12,8 @@ from qafel_mpi.config_text import ConfigError
 from qafel_mpi.drivers import suite
 from qafel_mpi.drivers.build import RunSummary
 from qafel_mpi.drivers.suite_plan import SuiteRun
+from qafel_mpi.trace.claim import holds_a_run
+from qafel_mpi.trace.merge import write_run
 from qafel_mpi.trace_schema import SCHEMA_VERSION
 from tests.unit.trace.test_claim import taken_elsewhere
 from tests.unit.trace.test_reader import held_open_for_writing
@@ -71,6 +73,31 @@ def test_a_trace_that_is_busy_ends_the_suite_before_anything_is_replaced(tmp_pat
     message = r"qafel-seed0\.h5: .*close it there.*leaves the file alone"
     with held_open_for_writing(tmp_path / "qafel-seed0.h5"), pytest.raises(ConfigError, match=message):
         go(tmp_path)
+
+
+def test_shards_of_another_experiment_are_refused_and_stay(tmp_path: Path) -> None:
+    shards = tmp_path / "qafel-seed0.shards"
+    write_run(shards, {"ranks": 1, "experiment": suite.plan("digits", [0], tmp_path)[0].experiment})
+    before = (shards / "run.json").read_bytes()
+    message = r"qafel-seed0\.shards: holds another experiment .*server\.buffer_size is 10 there and 20 here"
+    with pytest.raises(ConfigError, match=message):
+        suite.run_suite("digits", [0], tmp_path, ["server.buffer_size=20"], None, drive=finished)
+    assert (shards / "run.json").read_bytes() == before
+    assert all(run.done for run in go(tmp_path).runs)  # its own are its to begin anew
+    assert not shards.exists()
+
+
+def test_shards_that_another_process_leaves_while_the_suite_goes_on_stay_too(tmp_path: Path) -> None:
+    shards = tmp_path / "fedbuff-seed0.shards"
+
+    def drive(run: SuiteRun, comm: None) -> RunSummary:
+        write_run(shards, {"ranks": 1, "experiment": run.experiment.replace("seed = 0", "seed = 1")})
+        return finished(run)
+
+    (failed,) = go(tmp_path, drive).failed
+    assert failed.variant == "fedbuff"
+    assert "another experiment" in failed.outcome
+    assert holds_a_run(shards)
 
 
 def test_a_damaged_trace_is_kept_beside_the_one_that_is_made_again(tmp_path: Path) -> None:

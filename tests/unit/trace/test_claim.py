@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qafel_mpi.trace import claim
 from qafel_mpi.trace.claim import LeftoverError, NameTakenError, Owner, release, release_all, take
 from qafel_mpi.trace.shards import TraceError
+from tests.unit.trace.made import whole_trace
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +187,25 @@ def test_a_name_whose_claim_cannot_be_written_is_not_kept(
             take(shards)
     assert not shards.exists()
     take(shards)
+
+
+@pytest.fixture
+def zombie() -> Iterator[int]:
+    """The id of a process that has ended and was not waited for."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process.pid
+    process.wait()
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_has_no_name(shards: Path, zombie: int) -> None:
+    claim_of(shards, pid=zombie, started_s=psutil.Process(zombie).create_time())
+    assert claim.owner(shards) is None
+    take(shards)
+
+
+def test_what_its_merge_left_is_removed(tmp_path: Path, zombie: int) -> None:
+    left = tmp_path / f"a.h5.{socket.gethostname()}.{zombie}.part"
+    left.write_bytes(b"half")
+    whole_trace(tmp_path / "a.h5")
+    assert not left.exists()

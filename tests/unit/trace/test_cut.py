@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from qafel_mpi.trace.cut import cut_rows, cut_to_positions, positions_of
+from qafel_mpi.trace.cut import cut_rows, cut_to_positions, forget_ends, positions_of, tell_rows_left
+from qafel_mpi.trace.merge import merge, write_run
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace.shards import read_blocks, scan, shard_path
-from qafel_mpi.trace_schema import MESSAGES, STEPS, TABLES
+from qafel_mpi.trace_schema import MESSAGES, RANKS, STEPS, TABLES
 from tests.unit.trace.made import row
 
 
@@ -74,3 +75,21 @@ def test_the_positions_of_ranks_that_take_no_part_any_more(tmp_path):
     left = positions_of(tmp_path, 3)
     assert sorted(left) == [3, 4]
     assert left[3][list(TABLES).index("messages")] == shard_path(tmp_path, "messages", 3).stat().st_size
+
+
+def test_rows_that_a_cut_removes_are_missed_by_no_merge_and_rows_that_are_lost_later_are(tmp_path):
+    shards = tmp_path / "a.shards"
+    write_run(shards, {"ranks": 1, "outcome": "finished"})
+    recorder = recorded(shards, 3, 0, 20)
+    positions = recorder.positions()
+    for k in range(20, 40):
+        recorder.messages.append(row(MESSAGES, sequence=k))
+    recorder.ranks.replace(row(RANKS, rank=3, rows_written=recorder.rows))
+    recorder.close()
+    forget_ends(shards)
+    cut_to_positions(shards, {3: positions})
+    assert merge(shards, tmp_path / "killed.h5").missing_rows == {}
+    tell_rows_left(shards)
+    assert merge(shards, tmp_path / "cut.h5").missing_rows == {}
+    shard_path(shards, "messages", 3).unlink()
+    assert merge(shards, tmp_path / "lost.h5").missing_rows == {3: 20}

@@ -356,3 +356,29 @@ def test_shards_are_named_in_the_advice(good, tmp_path):
     _half_written(good, bad)
     assert f"qafel-mpi merge {bad} makes run.h5" in analysis("table", bad, "--json").stderr
     assert shards_of(tmp_path / "run.h5") == bad
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["export", "a.h5", "--to", "csv", "--window", "0:1", "--gzip"],
+            "--to csv takes no --window and no --gzip",
+        ),
+        (["export", "a.h5", "--table", "steps"], "--to perfetto takes no --table"),
+        (["export", "a.h5", "--to", "otf2", "--gzip"], "--to otf2 takes no --gzip"),
+        (["table", "a.h5", "--messages", "--target-loss", "1"], "--messages takes no --target-loss"),
+        (["compare", "a.h5", "--sentence", "--paper"], "--sentence takes no --paper"),
+        (["compare", "a.h5", "--sentence", "--json"], "choose one format, not --sentence and --json"),
+        (["timeline", "a.h5", "--json", "--markdown"], "choose one format, not --json and --markdown"),
+        (["pace", "a.h5", "--json", "--markdown"], "choose one format, not --json and --markdown"),
+        (["table", "a.h5", "--target-accuracy", "85"], "85 is no share of 1"),
+        (["table", "a.h5", "--target-accuracy", "nan"], "nan is no share of 1"),
+        (["table", "a.h5", "--target-loss", "nan"], "nan is no number that a loss can reach"),
+    ],
+    ids=str,
+)
+def test_an_option_that_would_do_nothing_is_refused(words, says):
+    done = analysis(*words)
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.replace("│", " ").split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,17 @@ def test_a_curve_that_is_not_known_is_refused_with_those_that_are(runs, words, c
     done = CliRunner().invoke(app, ["curves", str(runs[0]), *words], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert complaint in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("option", ["--record", "--out"])
+def test_a_trace_is_replaced_by_no_record_and_no_page(runs, tmp_path, option):
+    """A shell's pattern behind the option stands for several traces: the first would be replaced."""
+    there = shutil.copy(runs[0], tmp_path / "a.h5")
+    unlike = shutil.copy(runs[0], tmp_path / "a.json")
+    command = "table" if option == "--record" else "report"
+    for out in (there, unlike, tmp_path / "new.h5"):
+        done = CliRunner().invoke(app, [command, str(runs[1]), option, str(out)], env={"COLUMNS": "500"})
+        assert done.exit_code == 2
+        assert option in done.output
+    assert Path(there).read_bytes() == Path(unlike).read_bytes() == runs[0].read_bytes()
+    assert not (tmp_path / "new.h5").exists()

@@ -59,3 +59,18 @@ def test_the_command_prints_it_alone(made):
     paths = [str(made("q")), str(made("f", algorithm="fedbuff"))]
     done = CliRunner().invoke(app, ["compare", *paths, "--sentence"])
     assert (done.exit_code, done.stdout.rstrip("\n")) == (0, said(*paths))
+
+
+def test_a_target_that_the_first_model_meets_is_said_of_whom_it_is(made):
+    ours, theirs = made("q"), made("f", algorithm="fedbuff")
+    at_once, later = rows.Target(loss=1e9), None
+    for targets, who in (
+        ((at_once, at_once), "QAFeL and FedBuff"),
+        ((at_once, later), "QAFeL"),
+        ((later, at_once), "FedBuff"),
+    ):
+        found = [rows.row(path, target) for path, target in zip((ours, theirs), targets, strict=True)]
+        for run in found:
+            run["target"] = "loss"
+        assert sentence(groups(found)) == f"To reach loss on made-up, {who} needed no upload."
+    assert rows.row(ours, at_once)["payload_bytes_unicast_to_target"] == 0

@@ -77,3 +77,11 @@ def test_a_cut_file_and_a_name_without_path_are_refused(tmp_path: Path) -> None:
         load(TaskConfig(dataset=f"npz:{tmp_path}/a.npz"), None)
     with pytest.raises(ValueError, match="'npz:' has no path; write npz:PATH"):
         TaskConfig(dataset="npz:")
+
+
+@pytest.mark.parametrize("x", [X, X.astype(int)], ids=["floats", "tokens"])
+@pytest.mark.parametrize("rows", ["none", "no array"])
+def test_a_test_part_without_examples_is_refused(tmp_path: Path, x: Any, rows: str) -> None:
+    test_x, test_y = (x[:0], x[:0, 0]) if rows == "none" else (np.array(1.0), np.array(1.0))
+    with pytest.raises(DataError, match="test part: 0 examples and 0 labels"):
+        read(tmp_path, x=x, y=x[:, 0], client=CLIENT, test_x=test_x, test_y=test_y)
