@@ -55,6 +55,7 @@ timeline() {
 logistic() {
     qafel-mpi suite mushrooms-qsgd --seeds ${SEEDS:-0-4} --out $raw/logistic/qsgd
     qafel-mpi suite mushrooms-topk --seeds ${SEEDS:-0-4} --out $raw/logistic/topk
+    qafel-mpi suite mushrooms-eden --seeds ${SEEDS:-0-4} --out $raw/logistic/eden
 }
 
 clocks() {
