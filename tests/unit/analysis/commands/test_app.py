@@ -356,3 +356,14 @@ def test_shards_are_named_in_the_advice(good, tmp_path):
     _half_written(good, bad)
     assert f"qafel-mpi merge {bad} makes run.h5" in analysis("table", bad, "--json").stderr
     assert shards_of(tmp_path / "run.h5") == bad
+
+
+# --- links ------------------------------------------------------------------------------------------
+
+
+def test_link_names_the_fastest_and_refuses_rates_that_are_none(good):
+    found = json.loads(analysis("link", good, "--between-ms", 10, "--mbit", "1,1000", "--json").stdout)
+    assert [one["mbit"] for one in found] == [1, 1000]
+    assert found[0]["seconds"] > found[1]["seconds"] > 0
+    assert analysis("link", good, "--between-ms", 10, "--mbit", "fast").exit_code == 2
+    assert analysis("link", good, "--between-ms", 10, "--target-accuracy", 1.1).exit_code == 2
