@@ -139,6 +139,10 @@ server() {
     cp $raw/server/older.json $out/server-older.json
 }
 
+codec_gaussian() { # no traces of measure.sh: it encodes vectors of its own
+    python docs/results/codec_gaussian.py $out/codec-gaussian.json
+}
+
 codec_error() { # of the updates of FedBuff's first seed; and tensor by tensor, of the transformer's
     python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
         $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5 $raw/codec-error/resnet18.h5
