@@ -21,7 +21,8 @@ _EDEN = re.compile(
     r"qafel, eden (\d) bits up, eden (\d) bits down, K = \d+(?:, staleness\.weight = polynomial)?"
 )
 _ROWS = (
-    "eden, 1 bits", "topk, 1 bits' worth", "eden, 2 bits", "qsgd, 2 bits", "qsgd, 4 bits, zstd", "topk, 2 bits' worth",
+    "eden, 1 bits", "topk, 1 bits' worth", "eden, 2 bits", "qsgd, 2 bits", "qsgd, 4 bits, zstd",
+    "topk, 2 bits' worth",
     "eden, 4 bits", "qsgd, 4 bits", "fp4, nvfp4, nearest", "topk, 4 bits' worth", "qsgd, 6 bits, zstd",
     "qsgd, 8 bits, zstd",
 )  # fmt: skip
@@ -68,7 +69,7 @@ def gaussian() -> str:
     by_bits: dict[int, dict[str, str]] = {}
     for one in found["biases"]:
         by_bits.setdefault(one["bits"], {})[_options(one["options"])] = _range(one["biases"])
-    biases = [(f"{bits} bits" if bits > 1 else "1 bit", *(own[way] for way in ways)) for bits, own in by_bits.items()]  # fmt: skip
+    biases = [(_bits(bits), *(own[way] for way in ways)) for bits, own in by_bits.items()]
     return "\n\n".join(
         (
             table(("Gaussian vectors", "E‖Q(x) − x‖²/‖x‖²"), errors, right=(1,)),
@@ -83,9 +84,12 @@ def _name(settings: Mapping[str, Any]) -> str:
     >>> _name({"codec": "eden", "bits": 2, "scale": "unbiased"})
     'eden, 2 bits, unbiased'
     """
-    bits = settings.get("bits")
-    parts = [settings["codec"]] + ([f"{bits} bits" if bits > 1 else "1 bit"] if bits else [])
+    parts = [settings["codec"], *([_bits(settings["bits"])] if "bits" in settings else [])]
     return ", ".join([*parts, *(settings[key] for key in ("scale", "format", "rounding") if key in settings)])
+
+
+def _bits(bits: int) -> str:
+    return f"{bits} bits" if bits > 1 else "1 bit"
 
 
 def _options(options: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 python docs/results/codec_gaussian.py docs/results/codec-gaussian.json     (record.sh runs it)
 
-The error is the mean of ‖Q(x) − x‖²/‖x‖². The bias is the squared distance of the mean of 40 messages from the vector,
-over that of an unbiased codec with the same error: 1 where there is none. Heavy: log-normal of scale 1.5, random signs.
+The error is the mean of ‖Q(x) − x‖²/‖x‖². The bias is the squared distance of the mean of 40 messages from the vector
+over that of an unbiased codec with the same error: 1 where there is none. Heavy: log-normal of scale 1.5, random
+signs.
 """
 
 from __future__ import annotations
