@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from qafel_analysis.commands.files import export, figures
+from qafel_analysis.commands.link import link
 from qafel_analysis.commands.numbers import bench, curves, timeline
 from qafel_analysis.commands.options import (
     Accuracy,
@@ -285,6 +286,12 @@ app.command(
         "qafel-analysis pace runs/link-resnet18/*.h5 --markdown",
     )
 )(pace)
+app.command(
+    epilog=examples(
+        "qafel-analysis link runs/tradeoff/*.h5 --between-ms 10",
+        "qafel-analysis link runs/tradeoff/*.h5 --between-ms 2.5 --mbit 50 --json",
+    )
+)(link)
 
 
 def _format(as_json: bool, as_csv: bool, as_latex: bool, as_markdown: bool) -> Format:

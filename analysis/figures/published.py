@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ _RIVALS = {  # name in the picture -> how the label of its setting begins
     "FedAsync": "fedasync",
     "QuAFL, 8 bits": "quafl",
 }
+_QUANTIZERS = {
+    "qsgd": "qsgd",
+    "top-k": "topk",
+}  # name in the picture -> in the label of a setting
 _ACTIVITIES = {
     "train": "train",
     "encode": "encode",
@@ -178,26 +182,55 @@ def _family(codecs: Any, name: str) -> list[Any]:
     return [one for one in codecs if member.fullmatch(one["codec"])]
 
 
-# Name of the picture -> (name of its record, what draws it).
-PICTURES: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "accuracy-vs-bytes": ("accuracy-vs-bytes", accuracy_against_bytes),
-    "accuracy-by-budget": ("findings-budget", accuracy_by_budget),
-    "timeline": ("timeline", timeline),
-    "paper-grid": ("findings-grid-cnn", paper_grid),
-    "codec-error": ("codec-error", errors_by_bits),
+@styled
+def logistic_regression(content: Any, optimum: Any) -> Any:
+    """f − f* over server steps: the median over seeds, shaded from the smallest to the largest; naive dashed.
+
+    content: of `curves --x server_steps --y loss` of the suites mushrooms-qsgd and -topk. optimum: f*.
+    """
+    figure, axes = new_figure(7.2, 3.6)
+    for k, (name, codec) in enumerate(_QUANTIZERS.items()):
+        for algorithm, words, dashes in (("qafel", "QAFeL", "-"), ("naive", "naive", "--")):
+            (one,) = (c for c in content if c["algorithm"] == algorithm and codec in c["setting"])
+            _band(axes, one, optimum["f_star"], f"{words}, {name}", colour(k), dashes)
+    (fedbuff,) = (one for one in content if one["algorithm"] == "fedbuff")
+    _band(axes, fedbuff, optimum["f_star"], "FedBuff", "#000000", ":")
+    axes.set(xscale="log", yscale="log", xlabel="server steps", ylabel="f − f*")
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def _band(axes: Any, one: Any, least: float, label: str, colour_of: str, dashes: str) -> None:
+    values = np.array(one["values"]) - least
+    axes.plot(
+        one["x"], np.median(values, axis=0), color=colour_of, linestyle=dashes, linewidth=2, label=label
+    )
+    axes.fill_between(
+        one["x"], values.min(axis=0), values.max(axis=0), color=colour_of, alpha=0.15, linewidth=0
+    )
+
+
+# Name of the picture -> (names of its records, what draws their contents).
+PICTURES: Mapping[str, tuple[Sequence[str], Callable[..., Any]]] = {
+    "accuracy-vs-bytes": (("accuracy-vs-bytes",), accuracy_against_bytes),
+    "accuracy-by-budget": (("findings-budget",), accuracy_by_budget),
+    "timeline": (("timeline",), timeline),
+    "paper-grid": (("findings-grid-cnn",), paper_grid),
+    "codec-error": (("codec-error",), errors_by_bits),
+    "logistic-regression": (("logistic", "optimum"), logistic_regression),
 }
 
 
 def svg(name: str, records: Path, out: Path) -> Path:
-    """Draw one of PICTURES from records/RECORD.json as out/NAME.svg. Returns the file."""
-    record, draw = PICTURES[name]
-    data = (records / f"{record}.json").read_bytes()
+    """Draw one of PICTURES from its records as out/NAME.svg. Returns the file."""
+    names, draw = PICTURES[name]
+    data = [(records / f"{record}.json").read_bytes() for record in names]
     matplotlib = extra("matplotlib")
     file = out / f"{name}.svg"
     out.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
-        about = {"Date": None, "Creator": creator(), "Description": digest(data)}
-        draw(json.loads(data)["content"]).savefig(file, metadata=about)
+        about = {"Date": None, "Creator": creator(), "Description": digest(b"".join(data))}
+        draw(*(json.loads(one)["content"] for one in data)).savefig(file, metadata=about)
     return file
 
 
@@ -207,7 +240,7 @@ def creator() -> str:
 
 
 def digest(data: bytes) -> str:
-    """What the SVG says of the record that it shows."""
+    """What the SVG says of the records that it shows, one after the other."""
     return f"SHA-256 of the data: {hashlib.sha256(data).hexdigest()}"
 
 

@@ -214,17 +214,35 @@ def _papers(client: int, server: int) -> tuple[str, str]:
 
 # --- 3: hidden state ----------------------------------------------------------------------------------
 
+LOGISTIC = {"qsgd": "qsgd", "top-k": "topk"}  # name in the table -> in the label
+
 
 def hidden() -> Finding:
     """The hidden state against direct quantization, the same server quantizer and bits."""
     gaps, losses = (_both(f"findings-hidden-{what}") for what in ("gap", "loss"))
-    gap_ratios = {name: times(direct, own) for name, (own, direct) in gaps.items()}
-    loss_ratios = {name: times(direct, own) for name, (own, direct) in losses.items()}
-    logistic = _logistic()
+    gap_ratios = {name: _last_ratio(direct, own) for name, (own, direct) in gaps.items()}
+    loss_ratios = {name: _last_ratio(direct, own) for name, (own, direct) in losses.items()}
+    growth = {name: tuple(_growth(side) for side in both) for name, both in gaps.items()}
+    x = content("findings-hidden-gap")[0]["x"]
+    logistic = {
+        name: {side: _suboptimality(side, code) for side in ("qafel", "naive")}
+        for name, code in LOGISTIC.items()
+    }
+    naive = {name: _last_ratio(both["naive"], both["qafel"]) for name, both in logistic.items()}
+    fedbuff = _suboptimality("fedbuff")
+    close = {name: _last_ratio(both["qafel"], fedbuff) for name, both in logistic.items()}
     checks = (
         every(
             "Naive's model is farther from what its clients hold, ‖x − x̂‖, after the same steps",
             {name: (one, at_least(one, 1.0)) for name, one in gap_ratios.items()},
+        ),
+        every(
+            f"With the hidden state that distance is smaller at step {x[-1]:,.0f} than at step {x[0]:,.0f}",
+            {name: (own, at_most(own, 1.0)) for name, (own, _) in growth.items()},
+        ),
+        every(
+            "Without it, it is not",
+            {name: (direct, at_least(direct, 1.0)) for name, (_, direct) in growth.items()},
         ),
         every(
             "Naive's loss is at least 5% higher after the same steps",
@@ -233,49 +251,32 @@ def hidden() -> Finding:
         every(
             f"Logistic regression, the paper's figure: naive's f − f* after {_last_step()} steps is twice QAFeL's "
             "or more",
-            {name: (logistic[name], at_least(logistic[name], 2.0)) for name in ("qsgd", "top-k")},
+            {name: (one, at_least(one, 2.0)) for name, one in naive.items()},
         ),
-        judged(
-            "There QAFeL with qsgd stays within 1.1 times FedBuff's f − f*",
-            logistic["qsgd, over FedBuff"],
-            at_most,
-            1.1,
+        every(
+            "There QAFeL stays within 1.1 times FedBuff's f − f*",
+            {name: (one, at_most(one, 1.1)) for name, one in close.items()},
         ),
-    )
-    lines = [
-        (
-            name,
-            *(digits(fmean(side)) for side in gaps[name]),
-            shown(gap_ratios[name]),
-            *(digits(fmean(side)) for side in losses[name]),
-            shown(loss_ratios[name]),
-        )
-        for name in SERVERS
-    ]
-    header = (
-        "server's quantizer",
-        "‖x − x̂‖, hidden",
-        "naive",
-        "naive / hidden [95%]",
-        "loss, hidden",
-        "naive",
-        "naive / hidden [95%]",
-    )
+    )  # fmt: skip
+    tables = (_drift_table(gaps, losses, x), _logistic_table(logistic, fedbuff))
     records = ("findings-hidden-gap", "findings-hidden-loss", "logistic", "optimum")
-    return Finding(checks, table(header, lines, right=range(1, 7)), records)
+    return Finding(checks, "\n\n".join(tables), records)
 
 
-def _both(record: str) -> dict[str, tuple[list[float], list[float]]]:
-    """By quantizer of the server: the last value of each seed, with the hidden state and without it."""
+Curves = Sequence[Sequence[float]]  # a seed's values, at the x of the record
+
+
+def _both(record: str) -> dict[str, tuple[Curves, Curves]]:
+    """By quantizer of the server: with the hidden state and without it."""
     by_broadcast = [one for one in content(record) if "downlink.delivery = unicast" not in one["setting"]]
     return {
-        name: (_last(pick(by_broadcast, "qafel", part)), _last(pick(by_broadcast, "naive", part)))
+        name: (pick(by_broadcast, "qafel", part)["values"], pick(by_broadcast, "naive", part)["values"])
         for name, part in SERVERS.items()
     }
 
 
-def _last(one: Mapping[str, Any]) -> list[float]:
-    return [values[-1] for values in one["values"]]
+def _last_ratio(ours: Curves, theirs: Curves) -> Interval:
+    return times([values[-1] for values in ours], [values[-1] for values in theirs])
 
 
 def _last_step() -> str:
@@ -283,78 +284,58 @@ def _last_step() -> str:
     return f"{last:,.0f}"
 
 
-def _logistic() -> dict[str, Interval]:
-    """Naive's f − f* over QAFeL's, and QAFeL's over FedBuff's, at the last step of the record."""
-    least = content("optimum")["f_star"]
-
-    def gap(algorithm: str, codec: str) -> list[float]:
-        (one,) = (c for c in content("logistic") if c["algorithm"] == algorithm and codec in c["setting"])
-        by_seed = dict(zip(one["seeds"], _last(one), strict=True))  # FedBuff's are there twice
-        return [value - least for _, value in sorted(by_seed.items())]
-
-    return {
-        "qsgd": times(gap("naive", "qsgd"), gap("qafel", "qsgd")),
-        "top-k": times(gap("naive", "topk"), gap("qafel", "topk")),
-        "qsgd, over FedBuff": times(gap("qafel", "qsgd"), gap("fedbuff", "")),
-    }
+def _growth(side: Curves) -> Interval:
+    """The last value over the first."""
+    return times([values[-1] for values in side], [values[0] for values in side])
 
 
-# --- 8: biased and unbiased ---------------------------------------------------------------------------
-
-_BIASED = ("affine", "topk", "sign")
-_CLASSES = {"about 2 bits": (1.5, 3.0), "about 1 bit": (0.5, 1.5)}
+def _means(side: Curves) -> tuple[str, ...]:
+    return tuple(digits(fmean(column)) for column in zip(*side, strict=True))
 
 
-def server_codecs() -> Finding:
-    """Biased and unbiased quantizers of the server at like sizes."""
-    found = [one for one in content("findings-server") if one["algorithm"] != "fedbuff"]
-    ordered = sorted(found, key=lambda one: -_bits_an_element(one))
-    checks = []
-    for words, (low, high) in _CLASSES.items():
-        members = [one for one in ordered if low <= _bits_an_element(one) < high]
-        for biased, statement in (
-            (False, f"At {words} an unbiased server quantizer costs at most 1.1 times FedBuff's uploads"),
-            (True, f"At {words} a biased one costs more than 1.1 times"),
-        ):
-            judge = at_least if biased else at_most
-            named = {_codec(one): one for one in members if _biased(one) is biased}
-            checks.append(
-                every(
-                    statement,
-                    {
-                        name: (ratio, judge(ratio, 1.1))
-                        for name, one in named.items()
-                        for ratio in [needed(one)]
-                    },
-                )
-            )
+def _drift_table(
+    gaps: Mapping[str, tuple[Curves, Curves]], losses: Mapping[str, tuple[Curves, Curves]], x: Sequence[float]
+) -> str:
     lines = [
         (
-            _codec(one),
-            "biased" if _biased(one) else "unbiased",
-            digits(_bits_an_element(one)),
-            spread(one, "uploads"),
-            shown(needed(one)),
+            name,
+            *_means(gaps[name][0]),
+            *_means(gaps[name][1]),
+            shown(_last_ratio(*reversed(gaps[name]))),
+            *(_means(side)[-1] for side in losses[name]),
+            shown(_last_ratio(*reversed(losses[name]))),
         )
-        for one in ordered
+        for name in SERVERS
     ]
-    header = ("server's quantizer", "", "bits an element, down", "uploads", "uploads / FedBuff's [95%]")
-    return Finding(checks, table(header, lines, right=(2, 3, 4)), ("findings-server",))
+    steps = [f"{at:,.0f}" for at in x]
+    header = (
+        "server's quantizer",
+        f"‖x − x̂‖, hidden, step {steps[0]}",
+        *steps[1:],
+        f"naive, step {steps[0]}",
+        *steps[1:],
+        f"naive / hidden, step {steps[-1]} [95%]",
+        f"loss, hidden, step {steps[-1]}",
+        "naive",
+        "naive / hidden [95%]",
+    )
+    return table(header, lines, right=range(1, len(header)))
 
 
-def _codec(one: Mapping[str, Any]) -> str:
-    _, _, down, *rest = one["setting"].split(", ")
-    extra = [part.removeprefix("downlink.") for part in rest if part.startswith("downlink.")]
-    return ", ".join([down.removesuffix(" down").replace(" 32 bits", ""), *extra])
+def _suboptimality(algorithm: str, codec: str = "") -> Curves:
+    """f − f* of the logistic regression, a seed's values in the order of seeds."""
+    least = content("optimum")["f_star"]
+    (one,) = (c for c in content("logistic") if c["algorithm"] == algorithm and codec in c["setting"])
+    by_seed = dict(zip(one["seeds"], one["values"], strict=True))  # FedBuff's are there twice
+    return [[value - least for value in values] for _, values in sorted(by_seed.items())]
 
 
-def _biased(one: Mapping[str, Any]) -> bool:
-    return any(name in one["setting"] for name in (*_BIASED, "least-squares"))
-
-
-def _bits_an_element(one: Mapping[str, Any]) -> float:
-    """Payload of a broadcast over the elements, of which FedBuff sends 32 bits each."""
-    (fedbuff,) = (other for other in content("findings-server") if other["algorithm"] == "fedbuff")
-    each = (o["mean"]["payload_bytes_down"] / o["mean"]["server_steps"] for o in (one, fedbuff))
-    ours, whole = each
-    return 32 * ours / whole
+def _logistic_table(found: Mapping[str, Mapping[str, Curves]], fedbuff: Curves) -> str:
+    words = {"qafel": "QAFeL", "naive": "naive"}
+    curves = {f"{words[side]}, {name}": own for name, both in found.items() for side, own in both.items()}
+    lines = [
+        (name, *(f"{fmean(column):.2e}".replace("e-0", "e-") for column in zip(*own, strict=True)))
+        for name, own in (curves | {"FedBuff": fedbuff}).items()
+    ]
+    header = ("logistic regression: f − f*", *(f"step {at:,.0f}" for at in content("logistic")[0]["x"]))
+    return table(header, lines, right=range(1, len(header)))

@@ -66,9 +66,10 @@ def logistic() -> str:
     for (algorithm, codec), words in names.items():
         found = [c for c in content("logistic") if c["algorithm"] == algorithm and codec in c["setting"]]
         runs = [values for one in found for values in one["values"]]
-        lines.append((words, *(_gap([run[k] - least for run in runs]) for k in range(3))))
+        columns = zip(*runs, strict=True)
+        lines.append((words, *(_gap([value - least for value in column]) for column in columns)))
     header = ("", *(f"{at:,.0f} steps" for at in content("logistic")[0]["x"]))
-    return f"{table(header, lines, right=(1, 2, 3))}\n\n{origin('logistic', 'optimum')}"
+    return f"{table(header, lines, right=range(1, len(header)))}\n\n{origin('logistic', 'optimum')}"
 
 
 def _gap(over_seeds: list[float]) -> str:

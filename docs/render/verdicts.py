@@ -164,17 +164,22 @@ def judged(
     return Check(words, shown(found, bound), judge(found, bound))
 
 
-def every(words: str, found: Mapping[str, tuple[Interval | None, bool | None]], *bounds: float) -> Check:
+def every(
+    words: str,
+    found: Mapping[str, tuple[Interval | None, bool | None]],
+    *bounds: float,
+    show: Callable[..., str] = shown,
+) -> Check:
     """One statement about several settings: it holds where it does for all, and fails where it does for one.
 
-    bounds: that they were judged by.
+    bounds: that they were judged by. show: an interval and its bounds in words.
 
     >>> every("grows", {"a": ((2.0, 1.5, 3.0), True), "b": ((1.0, 0.5, 3.0), None)})
     Check(words='grows', measured='a: 2.00 [1.50, 3.00]; b: 1.00 [0.500, 3.00] (open)', holds=None)
     """
     notes = {True: "", False: " (no)", None: " (open)"}
     measured = "; ".join(
-        f"{name}: {shown(one, *bounds)}{notes[judged]}" for name, (one, judged) in found.items()
+        f"{name}: {show(one, *bounds)}{notes[judged]}" for name, (one, judged) in found.items()
     )
     settings = {name: judged for name, (_, judged) in found.items()}
     return Check(words, measured, together(settings.values()), settings)

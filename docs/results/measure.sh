@@ -55,6 +55,7 @@ timeline() {
 logistic() {
     qafel-mpi suite mushrooms-qsgd --seeds ${SEEDS:-0-4} --out $raw/logistic/qsgd
     qafel-mpi suite mushrooms-topk --seeds ${SEEDS:-0-4} --out $raw/logistic/topk
+    qafel-mpi suite mushrooms-eden --seeds ${SEEDS:-0-4} --out $raw/logistic/eden
 }
 
 clocks() {
@@ -208,8 +209,8 @@ server() {
 }
 
 codec_error() { # record.sh replays this run, and those of FedBuff that headline leaves
-    qafel-mpi run resnet18 --set algorithm=fedbuff --set clock.kind=virtual --set stop.uploads=20 \
-        --out $raw/codec-error/resnet18.h5
+    qafel-mpi run resnet18 --set algorithm=fedbuff --set clock.kind=virtual --set server.buffer_size=10 \
+        --set stop.uploads=100 --set evaluation.every_steps=10 --out $raw/codec-error/resnet18.h5
 }
 
 # --- transport -----------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ timeline() {
 }
 
 logistic() {
-    qafel-analysis curves $raw/logistic/*/*.h5 --x server_steps --y loss --at 100,1000,10000 --record $out/logistic.json
+    qafel-analysis curves $raw/logistic/*/*.h5 --x server_steps --y loss --at 100,300,1000,3000,10000 \
+        --record $out/logistic.json
     python docs/results/optimum.py $out/optimum.json
 }
 
@@ -85,7 +86,7 @@ findings_of_quantizers() {
         qafel-analysis curves $of/hidden-ablation/*.h5 --x server_steps --y $y --at 100,300,1000 \
             --record $out/findings-hidden-$y.json
     done
-    qafel-analysis compare $of/biased-server/*.h5 --record $out/findings-server.json
+    python docs/results/server_codecs.py $out/findings-server.json $of/biased-server/*.h5
     python docs/results/tradeoff.py $out/findings-tradeoff.json $of/tradeoff/*.h5
 }
 
@@ -154,6 +155,10 @@ server() {
         qafel-analysis bench $raw/server/$name.json --record $out/server-$name.json
     done
     cp $raw/server/older.json $out/server-older.json
+}
+
+codec_gaussian() { # no traces of measure.sh: it encodes vectors of its own
+    python docs/results/codec_gaussian.py $out/codec-gaussian.json
 }
 
 codec_error() { # of the updates of FedBuff's first seed; and tensor by tensor, of the transformer's

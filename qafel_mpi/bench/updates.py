@@ -26,7 +26,18 @@ _CHAINS: dict[str, dict[str, Any]] = {
     "float32": {"codec": "identity"},
     **{f"qsgd, {b} bits": {"codec": "qsgd", "bits": b} for b in (2, 3, 4, 6, 8)},
     **{f"qsgd, {b} bits, rotated": {"codec": "qsgd", "bits": b, "transform": "rotation"} for b in (2, 4)},
-    "qsgd, 4 bits, l2 of the tensor": {"codec": "qsgd", "bits": 4, "scale": "l2", "bucket": "tensor"},
+    **{
+        f"qsgd, 4 bits, {words}": {"codec": "qsgd", "bits": 4, "scale": scale, "bucket": bucket}
+        for words, scale, bucket in (
+            ("128", "linf", 128),
+            ("4096", "linf", 4096),
+            ("linf of the tensor", "linf", "tensor"),
+            ("l2, 128", "l2", 128),
+            ("l2, 512", "l2", 512),
+            ("l2, 4096", "l2", 4096),
+            ("l2 of the tensor", "l2", "tensor"),
+        )
+    },
     **{f"qsgd, {b} bits, zstd": {"codec": "qsgd", "bits": b, "entropy": "zstd"} for b in (2, 3, 4, 6, 8)},
     "eden, 4 bits, zstd": {"codec": "eden", "bits": 4, "entropy": "zstd"},
     **{f"affine, {b} bits, a layer": {"codec": "affine", "bits": b} for b in (2, 4, 8)},

@@ -382,3 +382,14 @@ def test_an_option_that_would_do_nothing_is_refused(words, says):
     done = analysis(*words)
     assert done.exit_code == 2
     assert says in " ".join(done.output.replace("│", " ").split())
+
+
+# --- links ------------------------------------------------------------------------------------------
+
+
+def test_link_names_the_fastest_and_refuses_rates_that_are_none(good):
+    found = json.loads(analysis("link", good, "--between-ms", 10, "--mbit", "1,1000", "--json").stdout)
+    assert [one["mbit"] for one in found] == [1, 1000]
+    assert found[0]["seconds"] > found[1]["seconds"] > 0
+    assert analysis("link", good, "--between-ms", 10, "--mbit", "fast").exit_code == 2
+    assert analysis("link", good, "--between-ms", 10, "--target-accuracy", 1.1).exit_code == 2

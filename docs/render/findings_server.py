@@ -1,0 +1,198 @@
+"""A block of docs/findings.md on the paper's second open question: biased and unbiased quantizers of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from statistics import fmean, stdev
+from typing import Any
+
+from docs.render.pages import table
+from docs.render.records import NOTHING, content, digits
+from docs.render.variants import biased, codecs, named
+from docs.render.verdicts import Check, Finding, Interval, at_least, at_most, every, shown, times, within
+
+SUITE = "biased-server"
+RECORDS = ("findings-server",)
+CLASSES: Mapping[
+    str, Sequence[str]
+] = {  # of equal wire bytes: their variants, but for what stands before or behind
+    "4 bits": ("qsgd4", "eden4", "eden4-biased", "affine4", "topk4"),
+    "2 bits": ("qsgd2", "eden2", "eden2-biased", "affine2", "topk2"),
+    "1 bit": ("eden1", "eden1-biased", "sign1", "topk1"),
+    "24 bits": ("randk24", "topk24"),
+}
+SMALL = ("2 bits", "1 bit")  # the classes that were run with other feedback, and at the lower rate, too
+COST = 1.1  # uploads over FedBuff's
+WITHOUT = 1.5  # uploads without feedback at the server, over those with it
+
+Runs = Mapping[int, Mapping[str, Any]]  # by seed
+
+
+def server_codecs() -> Finding:
+    """Codecs of the server at equal wire bytes: against FedBuff, each other, and themselves without feedback."""
+    every_one = [name for names in CLASSES.values() for name in names]
+    small = [name for words in SMALL for name in CLASSES[words]]
+    checks = (
+        _each(
+            f"An unbiased server quantizer costs at most {COST:g} times FedBuff's uploads",
+            {name: (one, _at_most(name, one)) for name in every_one if not _biased(name) for one in [_cost(name)]},
+        ),
+        _each(
+            f"A biased one costs more than {COST:g} times",
+            {name: (one, at_least(one, COST)) for name in every_one if _biased(name) for one in [_cost(name)]},
+        ),
+        _each(
+            "At equal wire bytes a biased one needs more uploads than the unbiased ones do",
+            {name: (one, at_least(one, 1.0)) for name in every_one if _biased(name) for one in [_beside(name)]},
+        ),
+        _each(
+            f"So it does at the lower learning rate, {_rate('slow-fedbuff'):g}",
+            {name: (one, at_least(one, 1.0)) for name in small if _biased(name) for one in [_beside(name, "slow-")]},
+        ),
+        _each(
+            f"Without the hidden state (naive) the same quantizer needs {WITHOUT:g} times the uploads or more",
+            {name: (one, at_least(one, WITHOUT)) for name in small for one in [_ratio(f"{name}-naive", name)]},
+        ),
+        _each(
+            f"Error feedback of the clients changes nothing by more than a factor of {COST:g}",
+            {name: (one, within(one, 1 / COST, COST)) for name in small for one in [_ratio(f"{name}-ef", name)]},
+        ),
+    )  # fmt: skip
+    return Finding(checks, f"{_sizes_table()}\n\n{_feedback_table(small)}", RECORDS)
+
+
+def _each(words: str, found: Mapping[str, tuple[Interval, bool | None]]) -> Check:
+    return every(words, {_words(name): judged for name, judged in found.items()})
+
+
+# --- runs of a variant --------------------------------------------------------------------------------
+
+
+def _runs(variant: str) -> Runs:
+    """Raises LookupError where there are none."""
+    found = {run["seed"]: run for run in content(RECORDS[0]) if run["variant"] == variant}
+    if not found:
+        raise LookupError(f"{RECORDS[0]}.json has no runs of {variant}")
+    return found
+
+
+def _uploads(variant: str) -> dict[int, float]:
+    """By seed. A run that missed its target counts with all its uploads, and would have needed more."""
+    return {seed: float(run["uploads_to_target"] or run["uploads"]) for seed, run in _runs(variant).items()}
+
+
+def _missed(variant: str) -> int:
+    return sum(run["uploads_to_target"] is None for run in _runs(variant).values())
+
+
+def _rate(variant: str) -> float:
+    """The clients' learning rate."""
+    return float(next(iter(_runs(variant).values()))["learning_rate"])
+
+
+def _of(variants: Sequence[str]) -> dict[int, float]:
+    """The geometric mean over variants, by the seeds that all have."""
+    each = [_uploads(variant) for variant in variants]
+    seeds = set.intersection(*(set(own) for own in each))
+    return {seed: exp(fmean(log(own[seed]) for own in each)) for seed in sorted(seeds)}
+
+
+def _pairs(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
+    seeds = sorted(set(ours) & set(theirs))
+    return times([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+
+
+def _ratio(ours: str, theirs: str) -> Interval:
+    return _pairs(_uploads(ours), _uploads(theirs))
+
+
+def _cost(name: str, before: str = "") -> Interval:
+    return _ratio(before + name, f"{before}fedbuff")
+
+
+def _beside(name: str, before: str = "") -> Interval:
+    """Over the unbiased codecs of its class."""
+    (names,) = (names for names in CLASSES.values() if name in names)
+    return _pairs(_uploads(before + name), _of([before + one for one in names if not _biased(one)]))
+
+
+def _at_most(name: str, cost: Interval) -> bool | None:
+    """Runs that missed the target needed more than what is counted."""
+    return False if _missed(name) else at_most(cost, COST)
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+def _biased(name: str) -> bool:
+    return biased(codecs(SUITE, name)[1])
+
+
+def _words(name: str) -> str:
+    return named(codecs(SUITE, name)[1])
+
+
+def _sizes_table() -> str:
+    lines = []
+    for names in CLASSES.values():
+        for name in names:
+            runs = _runs(name).values()
+            small = any(name in CLASSES[words] for words in SMALL)
+            lines.append(
+                (
+                    _words(name),
+                    "biased" if _biased(name) else "unbiased",
+                    f"{fmean(run['wire_bytes'] for run in runs):,.0f}",
+                    digits(1 - fmean(run["delta_s"] for run in runs), 2),
+                    _spread(name),
+                    shown(_cost(name)),
+                    shown(_beside(name)) if _biased(name) else "",
+                    shown(_cost(name, "slow-")) if small else NOTHING,
+                    (shown(_beside(name, "slow-")) if small else NOTHING) if _biased(name) else "",
+                )
+            )
+    fast, slow = (f"at {_rate(variant):g}" for variant in ("fedbuff", "slow-fedbuff"))
+    header = (
+        "server's quantizer",
+        "",
+        "bytes of a broadcast, wire",
+        "1 − δ_s",
+        f"uploads {fast}",
+        "/ FedBuff's [95%]",
+        "/ the unbiased ones' [95%]",
+        f"{slow}: / FedBuff's [95%]",
+        f"{slow}: / the unbiased ones' [95%]",
+    )
+    return table(header, lines, right=range(2, 9))
+
+
+def _feedback_table(small: Sequence[str]) -> str:
+    lines = [
+        (
+            _words(name),
+            _spread(name),
+            _spread(f"{name}-naive"),
+            shown(_ratio(f"{name}-naive", name)),
+            _spread(f"{name}-ef"),
+            shown(_ratio(f"{name}-ef", name)),
+        )
+        for name in small
+    ]
+    header = (
+        f"server's quantizer, rate {_rate('fedbuff'):g}",
+        "uploads, hidden state",
+        "without it: naive",
+        "naive / hidden [95%]",
+        "with the clients' error feedback",
+        "with / without [95%]",
+    )
+    return table(header, lines, right=range(1, 6))
+
+
+def _spread(variant: str) -> str:
+    uploads, missed = list(_uploads(variant).values()), _missed(variant)
+    if missed == len(uploads):
+        return f"missed by all {missed}, with {digits(fmean(uploads))}"
+    text = f"{digits(fmean(uploads))} ± {digits(stdev(uploads), 2)}"
+    return f"{text} (missed by {missed} of {len(uploads)})" if missed else text
