@@ -111,6 +111,7 @@ def table(
         _data(rows, tables.KEYS, chosen)
     else:
         groups = comparison.groups(found)
+        say(comparison.cut_short(groups))
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
         if chosen is Format.TERMINAL:
             some = [views.faults_grid(found), views.energy_grid(found)]
@@ -161,6 +162,7 @@ def compare(
     """Show settings side by side over their seeds, with what each saves against FedBuff."""
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
+    say(comparison.cut_short(groups))
     if with_paper:
         beside = paper.against(groups)
         content = [paper.as_json(row) for row in beside]

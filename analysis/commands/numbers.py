@@ -42,7 +42,8 @@ def curves(
 ) -> None:
     """Show how a quantity changed while the runs went on: median, smallest and largest over the seeds of a setting.
 
-    A run that reached its target keeps its last value; a curve ends where half of its runs have ended. With --at the
+    A run that reached its target keeps its last value, one that was cut short does not; a curve ends where half of
+    its runs have ended. With --at the
     value is the last one at or before each x: of accuracy and loss that of an evaluation, of the rest that of a step.
     """
     from qafel_analysis.figures import convergence  # pandas, here and below: `--help` does without it

@@ -90,10 +90,7 @@ def costs(groups: Sequence[Group]) -> str:
         _mean("mean_staleness"),
         *(ratio(key) for key in ("uploads", "payload_bytes_up", "payload_bytes_down")),
     ]
-    caption = (
-        "Cost to the target. Means ± standard deviations over the runs that reached it. "
-        f"{views.RATIOS}. Bytes: payload"
-    )
+    caption = f"Cost to the target. {views.COUNTED}. {views.RATIOS}. Bytes: payload"
     return html("costs", caption, columns, groups)
 
 

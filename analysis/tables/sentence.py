@@ -44,7 +44,8 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     name, other = _name(group, groups), _NAMES[BASELINE]
     missed = [who for who, one in ((name, group), (other, baseline)) if not one.reached]
     if missed:
-        yield f"{where}, no run of {' or '.join(missed)} was long enough"
+        short = "came to its end" if group.target is None else "was long enough"
+        yield f"{where}, no run of {' or '.join(missed)} {short}"
         return
     shares = []
     for key, what in (("payload_bytes_up", "upload bytes"), ("uploads", "uploads")):
@@ -76,7 +77,6 @@ def _basis(group: Group, baseline: Group) -> str:
     if len(counts) == 1:
         (runs,) = counts
         return f"geometric means over {runs} runs each" if runs > 1 else "one run each"
-    return (
-        " and ".join(f"{len(one.reached)} of {len(one.runs)}" for one in (group, baseline))
-        + " runs reached it"
+    return " and ".join(f"{len(one.reached)} of {len(one.runs)}" for one in (group, baseline)) + (
+        " runs came to their end" if group.target is None else " runs reached it"
     )
