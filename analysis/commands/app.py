@@ -18,7 +18,7 @@ from qafel_analysis.commands.files import export, figures
 from qafel_analysis.commands.numbers import bench, curves, timeline
 from qafel_analysis.commands.options import Accuracy, App, Loss, Runs, examples, expanded, say
 from qafel_analysis.commands.parting import parting
-from qafel_analysis.commands.read import each, read
+from qafel_analysis.commands.read import each_run, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
 from qafel_analysis.commands.scaling import broadcast, pace, scaling
@@ -123,7 +123,7 @@ def _messages(paths: Sequence[Path], chosen: Format) -> list[dict[str, Any]]:
     """Print the messages by kind. Returns the rows."""
     from qafel_analysis.tables import messages  # pandas, which the other tables do without
 
-    found = each(paths, messages.rows)
+    found = each_run(paths, messages.rows_of)
     for _, notes in found:
         say(notes)
     rows = [row for made, _ in found for row in made]

@@ -11,7 +11,7 @@ from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import Traffic, latency_quantile, quantile_s, traffic
 from qafel_analysis.tables.grid import NOTHING, Grid, number, size
 
-from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace.reader import Trace, open_trace
 
 SHARES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
 KEYS = (
@@ -36,10 +36,16 @@ KEYS = (
 def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(one object with KEYS per kind, what is wrong with the file). Raises TraceError."""
     with open_trace(path, salvage=True) as trace:
-        found, notes = traffic(trace), list(trace.notes)
+        made, notes = rows_of(trace)
+        return made, [*trace.notes, *notes]
+
+
+def rows_of(trace: Trace) -> tuple[list[dict[str, Any]], list[str]]:
+    """(one object with KEYS per kind, what is wrong with its messages). Raises TraceError."""
+    found, notes = traffic(trace), []
     if found.dropped:
-        notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
-    return kinds(found, str(path)), notes
+        notes.append(f"{trace.path}: {found.dropped:,} messages failed their check and are not counted")
+    return kinds(found, str(trace.path)), notes
 
 
 def kinds(found: Traffic, run: str) -> list[dict[str, Any]]:
