@@ -8,7 +8,7 @@ from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
-from qafel_analysis.read.settings import Settings, comparable, distance, telling
+from qafel_analysis.read.settings import Settings, alike, comparable, distance, labels
 from qafel_analysis.tables.intervals import Cost, Interval, over
 
 BASELINE = "fedbuff"
@@ -131,19 +131,13 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
     Where two settings would have the same label, settings that tell them apart are added to it.
     """
-    by_setting: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        key = (run["target"], *sorted((k, repr(v)) for k, v in run["settings"].items()))
-        by_setting.setdefault(key, []).append(run)
-    members = [tuple(found) for found in by_setting.values()]
-    labels = [label(runs[0]) for runs in members]
-    found = []
-    for runs_of_one, own in zip(members, labels, strict=True):
-        alike = [m for m, other in zip(members, labels, strict=True) if other == own]
-        extra = telling([{"target": m[0]["target"]} | m[0]["settings"] for m in alike])
-        words = extra[alike.index(runs_of_one)]
-        found.append(Group(f"{own}, {words}" if words else own, runs_of_one))
-    return sorted(found, key=_rank)
+
+    def told(run: Run) -> Settings:
+        return {"target": run["target"]} | run["settings"]
+
+    members = alike(runs, told)
+    names = labels([label(own[0]) for own in members], [told(own[0]) for own in members])
+    return sorted(map(Group, names, members), key=_rank)
 
 
 def _rank(group: Group) -> tuple[Any, ...]:
