@@ -85,6 +85,7 @@ def make(
             "accuracy": accuracy,
             "payload_bytes_up": 10 * version * size,
             "payload_bytes_down": version * size,
+            "messages_down": version,
         }
         recorder.steps.append(tuple(values[n] for n in STEPS.names))
     recorder.close()
