@@ -47,11 +47,18 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         short = "came to its end" if group.target is None else "was long enough"
         yield f"{where}, no run of {' or '.join(missed)} {short}"
         return
+    keys = {"payload_bytes_up": "upload bytes", "uploads": "uploads"}
+    if not min(cost.value for one in (group, baseline) for key in keys for cost in one.costs(key)):
+        yield f"{where}, a run of {name} or {other} was there before its first upload, so nothing is compared"
+        return
     shares = []
-    for key, what in (("payload_bytes_up", "upload bytes"), ("uploads", "uploads")):
+    for key, what in keys.items():
         if ratio := saving(group, baseline, key):
             own = ratio.inverse
             shares.append(f"{own.sign_in_words}{_percent(own.value)} of the {what}")
+    if not shares:
+        yield f"{where}, some runs of both {name} and {other} were not long enough, so nothing is compared"
+        return
     yield f"{where}, {name} needed {' and '.join(shares)} that {other} needed ({_basis(group, baseline)})"
 
 
