@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,9 +125,12 @@ def bench(
 
 def _points(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError as error:
-        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000") from error
+        found = [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        found = [nan]
+    if not all(map(isfinite, found)):
+        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000")
+    return found
 
 
 def _show(content: Any, grid: Grid, as_json: bool, as_markdown: bool) -> None:

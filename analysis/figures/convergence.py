@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from qafel_analysis.figures.axes import AGAINST
+from qafel_analysis.read.rows import plain
 from qafel_analysis.tables.compare import Group, ended
 from qafel_analysis.tables.grid import Grid, number
 
@@ -72,7 +74,7 @@ class Band:
 
 def band(group: Group, curves: Sequence[pd.DataFrame], x: str, y: str) -> Band | None:
     """Of the curves of a setting's runs, in their order. None where no run has the quantity."""
-    own = [c[[x, y]].dropna().sort_values(x) for c in curves]
+    own = [c[np.isfinite(c[y])][[x, y]].sort_values(x) for c in curves]  # a loss may be infinite
     found = [(c, ended(run)) for c, run in zip(own, group.runs, strict=True) if len(c)]
     if not found:
         return None
@@ -84,8 +86,9 @@ def band(group: Group, curves: Sequence[pd.DataFrame], x: str, y: str) -> Band |
     end = float(np.median([c[x].iloc[-1] for c, _ in found]))
     grid = np.linspace(begin, end, POINTS)
     values = np.stack([np.interp(grid, c[x], c[y], right=None if whole else np.nan) for c, whole in found])
-    median, low, high = (of(values, axis=0) for of in (np.nanmedian, np.nanmin, np.nanmax))
-    return Band(group.label, grid, median, low, high, len(found))
+    with np.errstate(over="ignore"):
+        middle, low, high = (of(values, axis=0) for of in (np.nanmedian, np.nanmin, np.nanmax))
+    return Band(group.label, grid, middle, low, high, len(found))
 
 
 def thin(frame: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
@@ -104,13 +107,16 @@ def curves_of(group: Group, y: str) -> list[pd.DataFrame]:
 
 
 def as_json(group: Group, x: str, y: str) -> dict[str, Any]:
-    """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}."""
+    """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}.
+
+    Null where a number is too large to be one: a median between two that are the largest there are.
+    """
     found = band(group, curves_of(group, y), x, y)
     if found is None:
         return _about(group) | {"x": [], "median": [], "low": [], "high": []}
     arrays = {"x": found.x, "median": found.median, "low": found.low, "high": found.high}
     return _about(group) | {
-        name: [float(f"{value:.6g}") for value in array.tolist()] for name, array in arrays.items()
+        name: [plain(float(f"{value:.6g}")) for value in array.tolist()] for name, array in arrays.items()
     }
 
 
@@ -145,7 +151,7 @@ def curves_grid(found: Sequence[Mapping[str, Any]], x: str, y: str) -> Grid:
     for one in found:
         if "values" in one:
             columns = [[v for v in column if v is not None] for column in zip(*one["values"], strict=True)]
-            points = [(float(np.median(c)), min(c), max(c)) if c else None for c in columns]
+            points = [(median(c), min(c), max(c)) if c else None for c in columns]
             rows += [_row(one, at, point) for at, point in zip(one["x"], points, strict=True)]
         else:
             points = list(zip(one["median"], one["low"], one["high"], strict=True))

@@ -114,11 +114,13 @@ def to_csv(grid: Grid) -> str:
 def number(value: float | None) -> str:
     """Four digits, with separators.
 
-    >>> number(12345), number(1.23456), number(None)
-    ('12,345', '1.235', '–')
+    >>> number(12345), number(1.23456), number(1e300), number(None), number(float("inf"))
+    ('12,345', '1.235', '1e+300', '–', '∞')
     """
-    if value is None:
+    if value is None or value != value:
         return NOTHING
+    if abs(value) >= 1e15:  # more digits than a float has
+        return f"{value:.4g}".replace("inf", "∞")
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
