@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import Traffic, latency_quantile, quantile_s, traffic
-from qafel_analysis.tables.grid import NOTHING, Grid, number, size
+from qafel_analysis.tables.grid import NOTHING, Grid, duration, number, size
 
 from qafel_mpi.trace.reader import Trace, open_trace
 
@@ -117,13 +117,3 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
         f"{NOTHING} where it is not recorded, or not above the clocks' error"
     )
     return Grid(caption, headings, cells, texts=2)
-
-
-def duration(seconds: float | None) -> str:
-    """In the unit that suits it."""
-    if seconds is None:
-        return NOTHING
-    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
