@@ -165,6 +165,7 @@ def _steps(example: Example, updates: np.ndarray, generator: np.random.Generator
     rows["quantization_error"] = rows["gap"] = relative * rows["difference_norm"]
     rows["payload_bytes_up"] = uploads * example.payload_bytes
     rows["payload_bytes_down"] = version * example.payload_bytes
+    rows["messages_down"] = version
     skipped = (version % 10 != 0) & (version != count)
     for name in ("loss", "accuracy", "gradient_norm_squared"):
         rows[name][skipped] = np.nan

@@ -285,7 +285,8 @@ def _time(step: np.void | None) -> float:
 
 def _of_step(step: np.void) -> dict[str, int]:
     up, down = int(step["payload_bytes_up"]), int(step["payload_bytes_down"])
-    messages = int(step["uploads"]) + int(step["version"])
+    down_messages = int(step["messages_down"] if step["messages_down"] >= 0 else step["version"])
+    messages = int(step["uploads"]) + down_messages
     return {
         "server_steps": int(step["version"]),
         "payload_bytes_up": up,

@@ -33,7 +33,7 @@ from qafel_analysis.commands.options import (
     useless,
 )
 from qafel_analysis.commands.parting import parting
-from qafel_analysis.commands.read import each, read
+from qafel_analysis.commands.read import each_run, read
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.commands.report import report
 from qafel_analysis.commands.scaling import broadcast, pace, scaling
@@ -123,6 +123,7 @@ def table(
         _data(rows, tables.KEYS, chosen)
     else:
         groups = comparison.groups(found)
+        say(comparison.cut_short(groups))
         grids = [views.costs_grid(groups), views.bytes_grid(groups)]
         if chosen is Format.TERMINAL:
             some = [views.faults_grid(found), views.energy_grid(found)]
@@ -134,7 +135,7 @@ def _messages(paths: Sequence[Path], chosen: Format) -> list[dict[str, Any]]:
     """Print the messages by kind. Returns the rows."""
     from qafel_analysis.tables import messages  # pandas, which the other tables do without
 
-    found = each(paths, messages.rows)
+    found = each_run(paths, messages.rows_of)
     for _, notes in found:
         say(notes)
     rows = [row for made, _ in found for row in made]
@@ -177,6 +178,7 @@ def compare(
     chosen = _format(as_json, as_csv, as_latex, as_markdown)
     useless({"--paper": with_paper and in_words}, "--sentence")
     groups = comparison.groups(read(runs, target_accuracy, target_loss))
+    say(comparison.cut_short(groups))
     if with_paper:
         beside = paper.against(groups)
         content = [paper.as_json(row) for row in beside]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,8 @@ def curves(
 ) -> None:
     """Show how a quantity changed while the runs went on: median, smallest and largest over the seeds of a setting.
 
-    A run that reached its target keeps its last value; a curve ends where half of its runs have ended. With --at the
+    A run that reached its target keeps its last value, one that was cut short does not; a curve ends where half of
+    its runs have ended. With --at the
     value is the last one at or before each x: of accuracy and loss that of an evaluation, of the rest that of a step.
     """
     from qafel_analysis.figures import convergence  # pandas, here and below: `--help` does without it
@@ -125,9 +127,12 @@ def _points(text: str) -> list[float]:
     [100.0, 1000.0, 5.0, 6.0, 7.0]
     """
     try:
-        return [point for part in text.split(",") for point in _each(part)] if text else []
-    except ValueError as error:
-        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000 or 1:500") from error
+        found = [point for part in text.split(",") for point in _each(part)] if text else []
+    except ValueError:
+        found = [nan]
+    if not all(map(isfinite, found)):
+        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000 or 1:500")
+    return found
 
 
 def _each(part: str) -> list[float]:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from os.path import commonprefix
@@ -16,6 +17,7 @@ import typer
 from qafel_analysis.commands.options import refuse, say
 from qafel_analysis.read import sources
 from qafel_analysis.read.damage import reading
+from qafel_analysis.read.runs import each_run
 
 from qafel_mpi.outputs import whole
 from qafel_mpi.trace.reader import TraceError
@@ -109,9 +111,10 @@ def as_text(content: Any) -> str:
 
 
 def _sources(files: Iterable[Path]) -> Iterable[sources.Source]:
-    for path in files:
-        try:
-            with reading(path):
+    """Of each run and each benchmark's result that can be read."""
+    given = list(files)
+    yield from each_run([path for path in given if path.suffix != ".json"], sources.of_trace).runs
+    for path in given:
+        with suppress(TraceError), reading(path):
+            if path.suffix == ".json":
                 yield sources.source(path)
-        except TraceError:
-            continue

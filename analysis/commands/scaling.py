@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from qafel_analysis.commands.options import NOTHING_READ, AsJson, AsMarkdown, Runs, say
+from qafel_analysis.commands.read import each, each_run
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.tables.grid import Grid, to_markdown, to_terminal
 from qafel_analysis.theory import scaling as study
@@ -54,7 +55,7 @@ def scaling(
     The costs are those of the first wall run with the most ranks. With --bench, the network's costs come from a LogGP
     model that is fitted to benchmarks. If K grew with the clients in these runs, it also grows in the projection.
     """
-    points = _points(runs)
+    points = each_run(runs, study.point)
     wall = [p for p in points if p.driver == "wall"]
     network = _fitted(benches)[0] if benches else None
     gbit = link_gbit or (8e-9 / network.G if network else paper.LINK_GBIT)
@@ -66,8 +67,13 @@ def scaling(
             costs = paper.on_network(costs, network) if network else costs
         except TraceError as error:
             say([error])
-    found: dict[str, Any] = {"measured": study.as_json(points)}
-    grids = [study.measured_grid(points)]
+    try:
+        sizes = study.measured(points)
+    except study.StudyError as error:
+        say([error])
+        raise typer.Exit(NOTHING_READ) from error
+    found: dict[str, Any] = {"measured": study.as_json(sizes)}
+    grids = [study.measured_grid(sizes)]
     if costs is not None:
         train_s = train_seconds or costs.train_s
         found["paper"] = paper.as_json(costs, train_s=train_s, link_gbit=gbit, network=network)
@@ -130,14 +136,7 @@ def pace(
     """Show seconds per server step and to the target against FedBuff, bytes, and what a step spends its time on."""
     from qafel_analysis.theory import pace as study
 
-    found: list[study.Pace] = []
-    for path in runs:
-        try:
-            found.append(study.pace(path))
-        except TraceError as error:
-            say([error])
-    if not found:
-        raise typer.Exit(NOTHING_READ)
+    found = study.settings_of(each_run(runs, study.pace))
     content = study.as_json(found)
     record(kept, note, "pace", content, runs)
     if as_json:
@@ -151,30 +150,13 @@ def _fitted(files: Sequence[Path]) -> tuple[LogGP, list[Observation]]:
     from qafel_analysis.read.bench import read_bench
     from qafel_analysis.theory import loggp
 
-    benches = []
-    for path in files:
-        try:
-            benches += read_bench(path)
-        except TraceError as error:
-            say([error])
+    benches = [one for own in each(files, read_bench) for one in own]
     try:
         seen = loggp.observations(benches)
         return loggp.fit(seen), seen
     except TraceError as error:
         say([error])
         raise typer.Exit(NOTHING_READ) from error
-
-
-def _points(paths: Sequence[Path]) -> list[study.Point]:
-    points = []
-    for path in paths:
-        try:
-            points.append(study.point(path))
-        except TraceError as error:
-            say([error])
-    if not points:
-        raise typer.Exit(NOTHING_READ)
-    return points
 
 
 def _print(grids: Sequence[Grid], as_markdown: bool) -> None:

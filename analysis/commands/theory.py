@@ -10,11 +10,10 @@ from typing import Any
 
 import typer
 from qafel_analysis.commands.options import NOTHING_READ, AsJson, AsMarkdown, Runs, say
+from qafel_analysis.commands.read import each_run
 from qafel_analysis.commands.record import Note, Record, record
 from qafel_analysis.tables.grid import NOTHING, Grid, number, spread, to_markdown, to_terminal
 from qafel_analysis.theory import orders as study
-
-from qafel_mpi.trace.reader import TraceError
 
 MEASURED = (
     "Measured: the mean of ‖∇f(x^t)‖² over the evaluated steps t < T of each run; δ = 1 − ‖Q(v) − v‖²/‖v‖², δ_s of "
@@ -39,19 +38,12 @@ def theory(
     The runs must be a factorial set, such as the suite cross-term makes: exact and quantized, fresh and stale, at
     several T (stop.steps), with trace.gradient_norm = true.
     """
-    points = []
-    for path in runs:
-        try:
-            points.append(study.point(path))
-        except (TraceError, study.StudyError) as error:
-            say([error])
+    points = each_run(runs, study.point)
     try:
-        found = study.study(points) if points else None
+        found = study.study(points)
     except study.StudyError as error:
         say([error])
-        found = None
-    if found is None:
-        raise typer.Exit(NOTHING_READ)
+        raise typer.Exit(NOTHING_READ) from error
     content = as_object(found)
     record(kept, note, "theory", content, runs)
     if as_json:

@@ -16,6 +16,7 @@ from qafel_analysis.figures import convergence
 from qafel_analysis.read import bench, timeline
 from qafel_analysis.read.damage import reading
 from qafel_analysis.read.rows import Target, row_of
+from qafel_analysis.read.runs import each_run
 from qafel_analysis.read.timeline import Window
 from qafel_analysis.read.traffic import Traffic, traffic
 from qafel_analysis.tables.compare import Group, Run, groups
@@ -84,15 +85,14 @@ def collect(
     details: of how many runs the messages are read, the first of each setting before the others. intervals: of a
     timeline, about, from the middle of the run; or what lies in the window.
     """
-    found = Collection()
-    for path in paths:
+    traces = [path for path in paths if path.suffix != ".json"]
+    read = each_run(traces, lambda trace: _drawn(trace, target))
+    found = Collection(drawn=read.runs, failures=read.failures, notes=read.notes)
+    for path in dict.fromkeys(paths):
+        if path.suffix != ".json":
+            continue
         try:
-            if path.suffix == ".json":
-                found.benches += bench.read_bench(path)
-                continue
-            with reading(path), open_trace(path, salvage=True) as trace:
-                found.drawn.append(_drawn(trace, target))
-                found.notes += trace.notes
+            found.benches += bench.read_bench(path)
         except TraceError as error:
             found.failures.append(str(error))
     names = short_names(paths)

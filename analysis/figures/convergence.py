@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from qafel_analysis.figures.axes import AGAINST
-from qafel_analysis.tables.compare import Group
+from qafel_analysis.read.rows import plain
+from qafel_analysis.tables.compare import Group, ended
 from qafel_analysis.tables.grid import Grid, number
 
 from qafel_mpi.trace.reader import Trace, open_trace
@@ -58,8 +60,8 @@ def _frame(steps: np.ndarray) -> pd.DataFrame:
 class Band:
     """A quantity over the seeds of a setting: median, smallest and largest at each x.
 
-    A run that has ended, because it reached its target, keeps its last value; the band ends where half of the
-    runs have ended.
+    A run that has ended, because it reached its target, keeps its last value; one that was cut short does not. The
+    band ends where half of the runs have ended.
     """
 
     label: str
@@ -70,21 +72,23 @@ class Band:
     runs: int
 
 
-def band(label: str, curves: Sequence[pd.DataFrame], x: str, y: str) -> Band | None:
-    """None where no run has the quantity."""
-    found = [c[[x, y]].dropna().sort_values(x) for c in curves]
-    found = [c for c in found if len(c)]
+def band(group: Group, curves: Sequence[pd.DataFrame], x: str, y: str) -> Band | None:
+    """Of the curves of a setting's runs, in their order. None where no run has the quantity."""
+    own = [c[np.isfinite(c[y])][[x, y]].sort_values(x) for c in curves]  # a loss may be infinite
+    found = [(c, ended(run)) for c, run in zip(own, group.runs, strict=True) if len(c)]
     if not found:
         return None
-    begin = min(c[x].iloc[0] for c in found)
-    end = float(np.median([c[x].iloc[-1] for c in found]))
-    grid = np.linspace(begin, end, POINTS)
     if len(found) == 1:  # a single run is drawn as it is
-        only = thin(found[0])
+        only = thin(found[0][0])
         values = only[y].to_numpy(dtype=float)
-        return Band(label, only[x].to_numpy(dtype=float), values, values, values, 1)
-    values = np.stack([np.interp(grid, c[x], c[y]) for c in found])
-    return Band(label, grid, np.median(values, axis=0), values.min(axis=0), values.max(axis=0), len(found))
+        return Band(group.label, only[x].to_numpy(dtype=float), values, values, values, 1)
+    begin = min(c[x].iloc[0] for c, _ in found)
+    end = float(np.median([c[x].iloc[-1] for c, _ in found]))
+    grid = np.linspace(begin, end, POINTS)
+    values = np.stack([np.interp(grid, c[x], c[y], right=None if whole else np.nan) for c, whole in found])
+    with np.errstate(over="ignore"):
+        middle, low, high = (of(values, axis=0) for of in (np.nanmedian, np.nanmin, np.nanmax))
+    return Band(group.label, grid, middle, low, high, len(found))
 
 
 def thin(frame: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
@@ -103,13 +107,16 @@ def curves_of(group: Group, y: str) -> list[pd.DataFrame]:
 
 
 def as_json(group: Group, x: str, y: str) -> dict[str, Any]:
-    """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}."""
-    found = band(group.label, curves_of(group, y), x, y)
+    """The band of a setting, six digits a number: {setting, algorithm, seeds, x, median, low, high}.
+
+    Null where a number is too large to be one: a median between two that are the largest there are.
+    """
+    found = band(group, curves_of(group, y), x, y)
     if found is None:
         return _about(group) | {"x": [], "median": [], "low": [], "high": []}
     arrays = {"x": found.x, "median": found.median, "low": found.low, "high": found.high}
     return _about(group) | {
-        name: [float(f"{value:.6g}") for value in array.tolist()] for name, array in arrays.items()
+        name: [plain(float(f"{value:.6g}")) for value in array.tolist()] for name, array in arrays.items()
     }
 
 
@@ -120,12 +127,16 @@ def from_json(content: Mapping[str, Any]) -> Band:
 
 
 def values_at(group: Group, x: str, y: str, points: Sequence[float]) -> dict[str, Any]:
-    """{setting, algorithm, seeds, x, values}: of each seed a list with y at each x, null before its first one."""
+    """{setting, algorithm, seeds, x, values}: of each seed a list with y at each x.
+
+    Null before its first one, and where the run was cut short, beyond its last.
+    """
     values = []
-    for one in curves_of(group, y):
+    for run, one in zip(group.runs, curves_of(group, y), strict=True):
         one = one[[x, y]].dropna().sort_values(x)
-        last = one[x].searchsorted(points, side="right") - 1
-        values.append([float(one[y].iloc[k]) if k >= 0 else None for k in last])
+        end = np.inf if ended(run) or not len(one) else one[x].iloc[-1]
+        last = zip(points, one[x].searchsorted(points, side="right") - 1, strict=True)
+        values.append([float(one[y].iloc[k]) if k >= 0 and at <= end else None for at, k in last])
     return _about(group) | {"x": list(points), "values": values}
 
 
@@ -140,7 +151,7 @@ def curves_grid(found: Sequence[Mapping[str, Any]], x: str, y: str) -> Grid:
     for one in found:
         if "values" in one:
             columns = [[v for v in column if v is not None] for column in zip(*one["values"], strict=True)]
-            points = [(float(np.median(c)), min(c), max(c)) if c else None for c in columns]
+            points = [(median(c), min(c), max(c)) if c else None for c in columns]
             rows += [_row(one, at, point) for at, point in zip(one["x"], points, strict=True)]
         else:
             points = list(zip(one["median"], one["low"], one["high"], strict=True))

@@ -76,7 +76,7 @@ def drawings(found: Collection) -> Iterator[Drawing]:
 
 def bands(found: Collection, x: str, y: str, *, of: str = "curve") -> list[Band]:
     """One band per setting that has the quantity. of: the curves of evaluations, or "gaps"."""
-    made = (curves.band(g.label, [getattr(d, of) for d in found.of(g)], x, y) for g in found.groups)
+    made = (curves.band(g, [getattr(d, of) for d in found.of(g)], x, y) for g in found.groups)
     return [b for b in made if b is not None]
 
 
@@ -87,7 +87,8 @@ def _convergence(found: Collection) -> Iterator[Drawing]:
                 title = f"{y.replace('_', ' ').capitalize()} against {AGAINST[x]}"
                 yield Drawing(
                     f"{y}_against_{x}",
-                    f"{title}: median over seeds and range; a run that reached its target keeps its last value.",
+                    f"{title}: median over seeds and range; a run that reached its target keeps its last value, one "
+                    "that was cut short does not.",
                     figures.convergence(made, x, y),
                 )
 

@@ -76,9 +76,7 @@ def bytes_to_target(groups: Sequence[Group], count: str = "payload") -> Any:
     targets = {g.target for g in groups}
     labels = [
         wrapped(
-            g.label
-            + ("" if len(targets) == 1 or "target" in g.label else f", {g.target}")
-            + ("" if g.reached else " (never reached)"),
+            g.label + ("" if len(targets) == 1 or "target" in g.label else f", {g.target}") + g.absent,
             48,
         )
         for g in groups

@@ -56,13 +56,11 @@ class LazyTable:
             return self[[columns]][columns]
         self._check(columns)
         with open_trace(self.path, salvage=True) as trace:
-            arrays = {c: np.empty(trace.rows(self.name), TABLES[self.name][c]) for c in columns}
-            at = 0
-            for block in trace.blocks(self.name):
-                for name, array in arrays.items():
-                    array[at : at + len(block)] = block[name]
-                at += len(block)
-        return pd.DataFrame({name: _text(array[:at]) for name, array in arrays.items()}, copy=False)
+            parts: dict[str, list[np.ndarray]] = {c: [np.zeros(0, TABLES[self.name][c])] for c in columns}
+            for block in trace.blocks(self.name):  # of a run that goes on there are more than when we began
+                for name, own in parts.items():
+                    own.append(block[name].copy())  # not a view, which would hold all columns
+        return pd.DataFrame({name: _text(np.concatenate(own)) for name, own in parts.items()}, copy=False)
 
     def blocks(self, columns: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[pd.DataFrame]:
         """The table as DataFrames of at most `rows` rows each; the index counts through."""

@@ -150,14 +150,16 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
         values["uploads_to_target"] = _counted(trace, steps[at])
     else:
         values["uploads_to_target"] = own if own >= 0 else None
-    values |= _from_updates(trace, None if at is None else int(steps["uploads"][at]))
-    values |= _totals(values) | _memory(trace)
+    values |= _from_updates(trace, steps, None if at is None else int(steps["uploads"][at]))
+    values |= _totals(values, _sent_down(trace, steps[-1]) if len(steps) else None) | _memory(trace)
     if at is not None:
-        values |= _to_target(values, steps[at], by_broadcast=_broadcasts(trace))
+        values |= _to_target(values, steps[at], _sent_down(trace, steps[at]))
     elif values["uploads_to_target"] is not None:  # the evaluation after the last step found it
         values |= {key: values.get(_AT_END[key]) for key in _AT_END}
         if values.get("driver") == "virtual":
             values["seconds_to_target"] = values.get("virtual_seconds")
+    if not _broadcasts(trace):  # clients do download
+        values |= {key: values.get(key.replace("_unicast", "_down")) for key in KEYS if "_unicast" in key}
     counts = _fault_counts(trace)
     values["faults"] = None if counts is None else sum(counts.values())
     values |= energy(trace.attributes, values.get("uploads"))
@@ -191,8 +193,8 @@ def _from_tables(trace: Trace, steps: np.ndarray) -> dict[str, Any]:
         "wire_bytes_up": int(last["payload_bytes_up"]) + HEADER_BYTES * int(last["uploads"]),
         "virtual_seconds" if virtual else "seconds": float(last["time_s"]),
     }
-    if _broadcasts(trace):
-        found["wire_bytes_down"] = found["payload_bytes_down"] + HEADER_BYTES * found["server_steps"]
+    if (sent := _sent_down(trace, last)) is not None:
+        found["wire_bytes_down"] = found["payload_bytes_down"] + HEADER_BYTES * sent
     if len(evaluated):
         found |= {name: float(evaluated[name][-1]) for name in ("accuracy", "loss", "bits_per_byte")}
     return found
@@ -202,14 +204,22 @@ def _broadcasts(trace: Trace) -> bool:
     return trace.experiment.get("downlink", {}).get("delivery", "broadcast") == "broadcast"
 
 
-def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
+def _sent_down(trace: Trace, step: np.ndarray) -> int | None:
+    """Messages down until that row of /steps, broadcasts or downloads; None where an older trace does not say."""
+    if step["messages_down"] >= 0:
+        return int(step["messages_down"])
+    if _broadcasts(trace):
+        return int(step["version"])
+    payload_bytes, each = int(step["payload_bytes_down"]), trace.attributes.get("payload_bytes_per_broadcast")
+    return payload_bytes // each if each and payload_bytes % each == 0 else None  # else sizes vary
+
+
+def _from_updates(trace: Trace, steps: np.ndarray, received: int | None) -> dict[str, Any]:
     """Staleness, and the downlink by unicast, in one pass over /updates. received: of them until the target."""
-    unicast = Unicast.of(trace)
+    unicast = Unicast.of(trace, steps)
     total = count = largest = 0
     boundary = received or 0
-    found: dict[str, Any] = {}
-    if received == 0:  # the first model was at the target
-        found = {"payload_bytes_unicast_to_target": 0, "unicasts_to_target": 0}
+    found: dict[str, Any] = unicast.totals("_to_target") if received == 0 else {}
     for block in map(taken, trace.blocks("updates")):
         total += int(block["staleness"].sum())
         largest = max(largest, int(block["staleness"].max(initial=0)))
@@ -218,12 +228,10 @@ def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
             unicast.add(part)
             count += len(part)
             if count == boundary and len(part):
-                found["payload_bytes_unicast_to_target"] = unicast.payload_bytes
-                found["unicasts_to_target"] = unicast.messages
+                found |= unicast.totals("_to_target")
     if count:
         found |= {"mean_staleness": total / count, "max_staleness": largest}
-        found |= {"payload_bytes_unicast": unicast.payload_bytes, "unicasts": unicast.messages}
-    return found
+    return found | unicast.totals()
 
 
 def _memory(trace: Trace) -> dict[str, int]:
@@ -269,42 +277,34 @@ def _fault_clients(trace: Trace) -> dict[str, dict[int, int]]:
     return found
 
 
-def _totals(values: dict[str, Any]) -> dict[str, Any]:
-    """What follows from the totals of a run: the paper's formula, the downlink by unicast."""
+def _totals(values: dict[str, Any], sent_down: int | None) -> dict[str, Any]:
+    """The paper's formula for the totals of a run that did not live to write them."""
     found: dict[str, Any] = {}
     up, down = values.get("paper_bytes_per_upload"), values.get("paper_bytes_per_broadcast")
-    payload = values.get("payload_bytes_per_broadcast")
     if up is not None and values.get("uploads") is not None:
         found["paper_bytes_up"] = values.get("paper_bytes_up", up * values["uploads"])
-    if down is not None and values.get("server_steps") is not None:
-        found["paper_bytes_down"] = values.get("paper_bytes_down", down * values["server_steps"])
-    for suffix in ("", "_to_target"):
-        if (size := values.get("payload_bytes_unicast" + suffix)) is not None:
-            found["wire_bytes_unicast" + suffix] = size + HEADER_BYTES * values["unicasts" + suffix]
-            if down is not None and payload:
-                found["paper_bytes_unicast" + suffix] = size * down / payload
+    if down is not None and sent_down is not None:
+        found["paper_bytes_down"] = values.get("paper_bytes_down", down * sent_down)
     return found
 
 
-def _to_target(values: dict[str, Any], step: np.ndarray, *, by_broadcast: bool) -> dict[str, Any]:
+def _to_target(values: dict[str, Any], step: np.ndarray, sent_down: int | None) -> dict[str, Any]:
     """The cost until the first evaluation at the target. step: that row of /steps."""
     uploads, versions = int(step["uploads"]), int(step["version"])
     payload_up, payload_down = int(step["payload_bytes_up"]), int(step["payload_bytes_down"])
-    sent_down = versions
-    if not by_broadcast:  # as many downloads as there were bytes for
-        sent_down = round(payload_down / (values.get("payload_bytes_per_broadcast") or math.inf))
     found = {
         "steps_to_target": versions,
         "seconds_to_target": float(step["time_s"]),
         "payload_bytes_up_to_target": payload_up,
         "payload_bytes_down_to_target": payload_down,
         "wire_bytes_up_to_target": payload_up + HEADER_BYTES * uploads,
-        "wire_bytes_down_to_target": payload_down + HEADER_BYTES * sent_down,
     }
     if (up := values.get("paper_bytes_per_upload")) is not None:
         found["paper_bytes_up_to_target"] = up * uploads
-    if (down := values.get("paper_bytes_per_broadcast")) is not None:
-        found["paper_bytes_down_to_target"] = down * sent_down
+    if sent_down is not None:
+        found["wire_bytes_down_to_target"] = payload_down + HEADER_BYTES * sent_down
+        if (down := values.get("paper_bytes_per_broadcast")) is not None:
+            found["paper_bytes_down_to_target"] = down * sent_down
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 # Runs that differ in these alone are repetitions of one setting.
 _NOT_A_SETTING = ("seed", "description", "trace.", "transport.patience_seconds")
@@ -11,6 +11,7 @@ _NOT_A_SETTING = ("seed", "description", "trace.", "transport.patience_seconds")
 _WALL_IGNORES = ("clock.",)
 
 Settings = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def flat(experiment: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -53,6 +54,33 @@ def differences(members: Sequence[Settings]) -> list[dict[str, Any]]:
     keys = sorted({key for one in members for key in one})
     varied = [key for key in keys if len({repr(one.get(key)) for one in members}) > 1]
     return [{key: one.get(key) for key in varied} for one in members]
+
+
+def alike(items: Sequence[T], settings_of: Callable[[T], Settings]) -> list[tuple[T, ...]]:
+    """The items by their settings, each setting where its first item came.
+
+    >>> alike([1, 2, 3, 4], lambda n: {"odd": n % 2})
+    [(1, 3), (2, 4)]
+    """
+    found: dict[str, list[T]] = {}
+    for item in items:
+        own = sorted((key, repr(value)) for key, value in settings_of(item).items())
+        found.setdefault(repr(own), []).append(item)
+    return [tuple(members) for members in found.values()]
+
+
+def labels(names: Sequence[str], members: Sequence[Settings]) -> list[str]:
+    """Each name; where several have it, with the settings that tell them apart.
+
+    >>> labels(["a", "a", "b"], [{"k": 1}, {"k": 2}, {"k": 3}])
+    ['a, k = 1', 'a, k = 2', 'b']
+    """
+    found = []
+    for at, name in enumerate(names):
+        same = [k for k, other in enumerate(names) if other == name]
+        words = telling([members[k] for k in same])[same.index(at)]
+        found.append(f"{name}, {words}" if words else name)
+    return found
 
 
 def telling(members: Sequence[Settings], most: int = 3) -> list[str]:

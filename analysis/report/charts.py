@@ -57,7 +57,8 @@ def _convergence(found: Collection) -> Iterator[Chart]:
         yield Chart(
             "convergence",
             "Convergence",
-            "Median over seeds, and the range; a run that reached its target keeps its last value.",
+            "Median over seeds, and the range; a run that reached its target keeps its last value, one that was cut "
+            "short does not.",
             variants,
             menus,
             height_px=440,
@@ -126,9 +127,7 @@ def _bytes(groups: Sequence[Group]) -> Chart:
         layout = axes(f"{'paper’s formula' if count == 'paper' else count} bytes to the target", "")
         layout["yaxis"] |= {"autorange": "reversed", "type": "category", "title": {"text": "setting"}}
         variants.append(Variant((count,), traces, layout | {"barmode": "group", "bargap": 0.25}))
-    listed = "; ".join(
-        f"{k + 1}: {g.label}" + ("" if g.reached else " (never reached)") for k, g in enumerate(groups[:40])
-    )
+    listed = "; ".join(f"{k + 1}: {g.label}{g.absent}" for k, g in enumerate(groups[:40]))
     more = f"; and {len(groups) - 40} more, in the order of the tables" if len(groups) > 40 else ""
     return Chart(
         "bytes",

@@ -14,7 +14,7 @@ from qafel_analysis.figures.collect import Detail
 from qafel_analysis.read.energy import KINDS
 from qafel_analysis.tables import messages, views
 from qafel_analysis.tables.compare import BASELINE, COUNTS, WAYS, Group, Run, baseline_of, label, saving
-from qafel_analysis.tables.grid import NOTHING, number, size, spread, times
+from qafel_analysis.tables.grid import NOTHING, duration, number, size, spread, times
 
 T = TypeVar("T")
 _LONG = 24  # characters of a cell that wants a wide column
@@ -90,10 +90,7 @@ def costs(groups: Sequence[Group]) -> str:
         _mean("mean_staleness"),
         *(ratio(key) for key in ("uploads", "payload_bytes_up", "payload_bytes_down")),
     ]
-    caption = (
-        "Cost to the target. Means ± standard deviations over the runs that reached it. "
-        f"{views.RATIOS}. Bytes: payload"
-    )
+    caption = f"Cost to the target. {views.COUNTED}. {views.RATIOS}. Bytes: payload"
     return html("costs", caption, columns, groups)
 
 
@@ -186,7 +183,7 @@ def tails(details: Sequence[Detail]) -> str:
     rows = [row | {"run": d.name} for d in details for row in messages.kinds(d.traffic, d.name)]
 
     def timed(key: str, heading: str) -> Column[dict[str, Any]]:
-        return Column(heading, lambda r: messages.duration(r[key]), lambda r: r[key])
+        return Column(heading, lambda r: duration(r[key]), lambda r: r[key])
 
     columns: list[Column[dict[str, Any]]] = [
         Column("run", lambda r: str(r["run"])),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from qafel_analysis.figures.collect import Collection, Detail
 from qafel_analysis.figures.points import trade_off
-from qafel_analysis.tables.compare import BASELINE, Group, baseline_of, saving
+from qafel_analysis.tables.compare import BASELINE, Group, baseline_of, cut_short, saving
 from qafel_analysis.tables.grid import bounds, number
 from qafel_analysis.tables.intervals import Interval
 
@@ -128,8 +128,9 @@ def _told(ratio: Interval) -> str:
 
 
 def _basis(group: Group, baseline: Group) -> str:
-    counts = f"{len(group.runs)} and {len(baseline.runs)} runs"
-    if min(len(group.runs), len(baseline.runs)) < 2:
+    own, other = (len(g.reached if g.target is None else g.runs) for g in (group, baseline))
+    counts = f"{own} and {other} runs"
+    if min(own, other) < 2:
         return f"From {counts}: too few for an interval."
     return (
         f"Geometric means over {counts}, seed by seed where they share seeds; in brackets t intervals of 95%."
@@ -137,7 +138,7 @@ def _basis(group: Group, baseline: Group) -> str:
 
 
 def _missed(groups: Sequence[Group]) -> Iterator[str]:
-    missed = [g for g in groups if len(g.reached) < len(g.runs)]
+    missed = [g for g in groups if g.target is not None and len(g.reached) < len(g.runs)]
     for g in missed[:MOST_SETTINGS]:
         which = f"{len(g.runs) - len(g.reached)} of {len(g.runs)} runs"
         yield (
@@ -146,6 +147,11 @@ def _missed(groups: Sequence[Group]) -> Iterator[str]:
         )
     if len(missed) > MOST_SETTINGS:
         yield f"{len(missed) - MOST_SETTINGS} more settings have runs that never reached their target."
+    short = cut_short(groups)
+    for words in short[:MOST_SETTINGS]:
+        yield f"{words}."
+    if len(short) > MOST_SETTINGS:
+        yield f"{len(short) - MOST_SETTINGS} more runs without a target were cut short, and are left out alike."
 
 
 def _ranks(detail: Detail) -> str:

@@ -8,10 +8,11 @@ from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
-from qafel_analysis.read.settings import Settings, comparable, distance, telling
+from qafel_analysis.read.settings import Settings, alike, comparable, distance, labels
 from qafel_analysis.tables.intervals import Cost, Interval, over
 
 BASELINE = "fedbuff"
+ENDED = ("finished", "target reached", "made up")  # outcomes of runs that are whole, the last of example.py's
 COUNTS = ("payload", "wire", "paper")
 WAYS = ("up", "down", "unicast")
 
@@ -28,7 +29,11 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one setting. Those that never reached their target are counted and enter no mean."""
+    """The runs of one setting. Those that did not arrive are counted and enter no mean.
+
+    A run arrives at its target; one that has none, at its end. One that was cut short before that, interrupted say,
+    tells nothing of what the whole would have cost, and enters no ratio either.
+    """
 
     label: str
     runs: tuple[Run, ...]
@@ -51,17 +56,24 @@ class Group:
 
     @property
     def reached(self) -> tuple[Run, ...]:
-        """The runs that count: all where there was no target to reach."""
-        return tuple(filter(_arrived, self.runs))
+        """The runs that arrived."""
+        return tuple(filter(arrived, self.runs))
+
+    @property
+    def absent(self) -> str:
+        """What follows its name where no run arrived, so that there is no number."""
+        if self.reached:
+            return ""
+        return " (cut short)" if self.target is None else " (never reached)"
 
     def values(self, key: str) -> list[float]:
-        """One value a run that counts: of a cost, what it took to the target; to the end where there is none."""
+        """One value a run that arrived: of a cost, what it took to the target; to the end where there is none."""
         return [cost.value for cost in self.costs(key) if cost.arrived]
 
     def costs(self, key: str) -> list[Cost]:
         """One of each run that has a value. One that missed its target has what it spent, and took at least that."""
         found = ((run, _cost(run, key)) for run in self.runs)
-        return [Cost(run["seed"], float(value), _arrived(run)) for run, value in found if value is not None]
+        return [Cost(run["seed"], float(value), arrived(run)) for run, value in found if value is not None]
 
     def mean(self, key: str) -> float | None:
         values = self.values(key)
@@ -73,17 +85,35 @@ class Group:
         return stdev(values) if len(values) > 1 else None
 
 
-def _arrived(run: Run) -> bool:
-    return run["target"] is None or run["uploads_to_target"] is not None
+def ended(run: Run) -> bool:
+    """At its own end: it is not going on, and was neither interrupted nor failed."""
+    return run["outcome"] in ENDED
+
+
+def arrived(run: Run) -> bool:
+    """At its target; where it has none, at its end."""
+    return ended(run) if run["target"] is None else run["uploads_to_target"] is not None
 
 
 def _cost(run: Run, key: str) -> float | None:
-    """To the target, or to the run's end where it had none or missed it."""
-    if key in TO_TARGET and run["target"] is not None and _arrived(run):
+    """To the target, or to the run's end where it had none or missed it; None where the end is not the run's own."""
+    if run["target"] is None and not arrived(run):
+        return None
+    if key in TO_TARGET and run["target"] is not None and arrived(run):
         return run[TO_TARGET[key]]
     if key == "seconds" and run["driver"] == "virtual":
         return run["virtual_seconds"]
     return run[key]
+
+
+def cut_short(groups: Sequence[Group]) -> list[str]:
+    """A message for each run that has no target and ended before its end."""
+    return [
+        f"{run['run']}: {run['outcome']}; it has no target and is no whole run, so it is in no mean and no ratio"
+        for group in groups
+        for run in group.runs
+        if group.target is None and not arrived(run)
+    ]
 
 
 def label(run: Run) -> str:
@@ -101,19 +131,13 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
     Where two settings would have the same label, settings that tell them apart are added to it.
     """
-    by_setting: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        key = (run["target"], *sorted((k, repr(v)) for k, v in run["settings"].items()))
-        by_setting.setdefault(key, []).append(run)
-    members = [tuple(found) for found in by_setting.values()]
-    labels = [label(runs[0]) for runs in members]
-    found = []
-    for runs_of_one, own in zip(members, labels, strict=True):
-        alike = [m for m, other in zip(members, labels, strict=True) if other == own]
-        extra = telling([{"target": m[0]["target"]} | m[0]["settings"] for m in alike])
-        words = extra[alike.index(runs_of_one)]
-        found.append(Group(f"{own}, {words}" if words else own, runs_of_one))
-    return sorted(found, key=_rank)
+
+    def told(run: Run) -> Settings:
+        return {"target": run["target"]} | run["settings"]
+
+    members = alike(runs, told)
+    names = labels([label(own[0]) for own in members], [told(own[0]) for own in members])
+    return sorted(map(Group, names, members), key=_rank)
 
 
 def _rank(group: Group) -> tuple[Any, ...]:
@@ -146,8 +170,9 @@ def saving(setting: Group, baseline: Group, key: str) -> Interval | None:
 def summary(group: Group, others: Sequence[Group]) -> dict[str, Any]:
     """A setting as a JSON-able object: means and spreads over the runs that count, savings against FedBuff.
 
-    values: by run, in the order of seeds, as costs() has them; arrived: whether the run reached its target. An end of
-    an interval is null where there is none: of a single run, and above where FedBuff missed its target.
+    values: by run, in the order of seeds, as costs() has them; arrived: whether the run reached its target, or where
+    it has none its end. An end of an interval is null where there is none: of a single run, and above where FedBuff
+    missed its target.
     """
     baseline = baseline_of(group, others)
     savings = {}
@@ -164,7 +189,7 @@ def summary(group: Group, others: Sequence[Group]) -> dict[str, Any]:
         "runs": len(group.runs),
         "reached": len(group.reached),
         "seeds": [run["seed"] for run in group.runs],
-        "arrived": [_arrived(run) for run in group.runs],
+        "arrived": [arrived(run) for run in group.runs],
         "values": {key: [_cost(run, key) for run in group.runs] for key in keys},
         "mean": {key: group.mean(key) for key in keys},
         "standard_deviation": {key: group.spread(key) for key in keys},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -114,26 +115,45 @@ def to_csv(grid: Grid) -> str:
 def number(value: float | None) -> str:
     """Four digits, with separators.
 
-    >>> number(12345), number(1.23456), number(None)
-    ('12,345', '1.235', '–')
+    >>> number(12345), number(1.23456), number(1e300), number(None), number(float("inf"))
+    ('12,345', '1.235', '1e+300', '–', '∞')
     """
-    if value is None:
+    if value is None or value != value:
         return NOTHING
+    if abs(value) >= 1e15:  # more digits than a float has
+        return f"{value:.4g}".replace("inf", "∞")
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def size(value: float | None) -> str:
     """Bytes in decimal units, as network links count.
 
-    >>> size(117_128), size(12)
-    ('117 kB', '12 B')
+    >>> size(117_128), size(12), size(999_700), size(999_999_999), size(0)
+    ('117 kB', '12 B', '1 MB', '1 GB', '0 B')
     """
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+    return _in_units(value, [(unit, 1000.0**power) for power, unit in enumerate(units)])
+
+
+def duration(seconds: float | None) -> str:
+    """In the unit that suits it.
+
+    >>> duration(0.0123), duration(0.99996), duration(0.0009997), duration(0.0), duration(7200)
+    ('12.3 ms', '1 s', '1 ms', '0 µs', '7200 s')
+    """
+    return _in_units(seconds, [("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)])
+
+
+def _in_units(value: float | None, units: Sequence[tuple[str, float]]) -> str:
+    """Three digits of the value in the first unit, from the smallest on, in which they are no thousand."""
     if value is None or value != value:
         return NOTHING
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} B"
+    digits = 0.0
+    for unit, factor in units:
+        digits = float(f"{value / factor:.3g}")
+        if abs(digits) < 1000:
+            return f"{digits:g} {unit}"
+    return f"{value / factor:.0f} {unit}".replace("inf", "∞")
 
 
 def spread(mean: float | None, deviation: float | None) -> str:

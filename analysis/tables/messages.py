@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import Traffic, latency_quantile, quantile_s, traffic
-from qafel_analysis.tables.grid import NOTHING, Grid, number, size
+from qafel_analysis.tables.grid import NOTHING, Grid, duration, number, size
 
-from qafel_mpi.trace.reader import open_trace
+from qafel_mpi.trace.reader import Trace, open_trace
 
 SHARES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
 KEYS = (
@@ -36,10 +36,16 @@ KEYS = (
 def rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(one object with KEYS per kind, what is wrong with the file). Raises TraceError."""
     with open_trace(path, salvage=True) as trace:
-        found, notes = traffic(trace), list(trace.notes)
+        made, notes = rows_of(trace)
+        return made, [*trace.notes, *notes]
+
+
+def rows_of(trace: Trace) -> tuple[list[dict[str, Any]], list[str]]:
+    """(one object with KEYS per kind, what is wrong with its messages). Raises TraceError."""
+    found, notes = traffic(trace), []
     if found.dropped:
-        notes.append(f"{path}: {found.dropped:,} messages failed their check and are not counted")
-    return kinds(found, str(path)), notes
+        notes.append(f"{trace.path}: {found.dropped:,} messages failed their check and are not counted")
+    return kinds(found, str(trace.path)), notes
 
 
 def kinds(found: Traffic, run: str) -> list[dict[str, Any]]:
@@ -111,13 +117,3 @@ def messages_grid(found: Sequence[dict[str, Any]]) -> Grid:
         f"{NOTHING} where it is not recorded, or not above the clocks' error"
     )
     return Grid(caption, headings, cells, texts=2)
-
-
-def duration(seconds: float | None) -> str:
-    """In the unit that suits it."""
-    if seconds is None:
-        return NOTHING
-    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"

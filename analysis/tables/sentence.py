@@ -44,16 +44,20 @@ def _clause(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     name, other = _name(group, groups), _NAMES[BASELINE]
     missed = [who for who, one in ((name, group), (other, baseline)) if not one.reached]
     if missed:
-        yield f"{where}, no run of {' or '.join(missed)} was long enough"
+        short = "came to its end" if group.target is None else "was long enough"
+        yield f"{where}, no run of {' or '.join(missed)} {short}"
+        return
+    keys = {"payload_bytes_up": "upload bytes", "uploads": "uploads"}
+    if not min(cost.value for one in (group, baseline) for key in keys for cost in one.costs(key)):
+        yield f"{where}, a run of {name} or {other} was there before its first upload, so nothing is compared"
         return
     shares = []
-    for key, what in (("payload_bytes_up", "upload bytes"), ("uploads", "uploads")):
+    for key, what in keys.items():
         if ratio := saving(group, baseline, key):
             own = ratio.inverse
             shares.append(f"{own.sign_in_words}{_percent(own.value)} of the {what}")
     if not shares:
-        none = [who for who, one in ((name, group), (other, baseline)) if not one.mean("uploads")]
-        yield f"{where}, {' and '.join(none)} needed no upload"
+        yield f"{where}, some runs of both {name} and {other} were not long enough, so nothing is compared"
         return
     yield f"{where}, {name} needed {' and '.join(shares)} that {other} needed ({_basis(group, baseline)})"
 
@@ -80,7 +84,6 @@ def _basis(group: Group, baseline: Group) -> str:
     if len(counts) == 1:
         (runs,) = counts
         return f"geometric means over {runs} runs each" if runs > 1 else "one run each"
-    return (
-        " and ".join(f"{len(one.reached)} of {len(one.runs)}" for one in (group, baseline))
-        + " runs reached it"
+    return " and ".join(f"{len(one.reached)} of {len(one.runs)}" for one in (group, baseline)) + (
+        " runs came to their end" if group.target is None else " runs reached it"
     )

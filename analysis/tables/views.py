@@ -123,16 +123,22 @@ def seconds(run: Run) -> str:
 
 
 def reached(group: Group) -> str:
-    if group.target is None:
-        return f"{len(group.runs)}, no target"
-    return f"{len(group.reached)} of {len(group.runs)}"
+    """
+    >>> whole, cut = ({"target": None, "outcome": outcome} for outcome in ("finished", "interrupted"))
+    >>> reached(Group("a", (whole, whole))), reached(Group("a", (whole, cut)))
+    ('2, no target', '1 of 2, no target')
+    """
+    counts = f"{len(group.reached)} of {len(group.runs)}"
+    if group.target is not None:
+        return counts
+    return f"{counts if len(group.reached) < len(group.runs) else len(group.runs)}, no target"
 
 
 RATIOS = (
     "Ratios: geometric means, seed by seed where both have the seeds; a run that missed its target counts with what "
     "it had spent, and makes the ratio a bound"
 )
-_COUNTED = "Means ± standard deviations over the runs that reached the target"
+COUNTED = "Means ± standard deviations over the runs that reached the target or, without one, their end"
 
 
 def costs_grid(groups: Sequence[Group]) -> Grid:
@@ -170,7 +176,7 @@ def costs_grid(groups: Sequence[Group]) -> Grid:
                 *ratios,
             )
         )
-    return Grid(f"Cost to the target. {_COUNTED}. {RATIOS}. Bytes: payload", headings, tuple(rows))
+    return Grid(f"Cost to the target. {COUNTED}. {RATIOS}. Bytes: payload", headings, tuple(rows))
 
 
 def bytes_grid(groups: Sequence[Group]) -> Grid:
@@ -205,7 +211,7 @@ def side_by_side(groups: Sequence[Group]) -> Grid:
     """Quantities as rows, settings as columns; last, how many times less each needed than FedBuff."""
     pairs = [(g, b) for g in groups if (b := baseline_of(g, groups))]
     headings = (
-        "mean over runs that reached the target",
+        "mean over runs that reached the target or, without one, their end",
         *(g.label for g in groups),
         *(f"{BASELINE} / {g.algorithm if len(pairs) == 1 else g.label} [95% interval]" for g, _ in pairs),
     )

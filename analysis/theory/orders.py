@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from qafel_analysis.read.rows import row_of
 from qafel_analysis.read.settings import differences
 from qafel_analysis.tables.intervals import Interval, mean
 
-from qafel_mpi.trace.reader import Trace, TraceError, open_trace
+from qafel_mpi.trace.reader import Trace, TraceError
 
 # An effect -> the slope against T on log-log axes that the claim allows at most.
 CLAIMS = {
@@ -109,23 +108,18 @@ class Study:
     with_t: list[str]  # settings that change with T
 
 
-def point(path: Path) -> Point:
-    """Read one run. Raises TraceError, and StudyError where it has nothing to say."""
-    with open_trace(path, salvage=True) as trace:
-        return _point(trace)
-
-
-def _point(trace: Trace) -> Point:
+def point(trace: Trace) -> Point:
+    """Read one run. Raises TraceError, also where it has nothing to say."""
     run, steps = row_of(trace), trace.table("steps")
     planned = trace.experiment.get("stop", {}).get("steps")
     last = int(steps["version"][-1]) if len(steps) else 0
     if planned is None or last < int(planned):
-        raise StudyError(
+        raise TraceError(
             f"{trace.path}: {last} server steps of {planned or 'no fixed number'}: stop.steps sets T"
         )
     looked = steps[np.isfinite(steps["gradient_norm_squared"]) & (steps["version"] < last)]
     if not len(looked):
-        raise StudyError(
+        raise TraceError(
             f"{trace.path}: no squared gradient norms; run it with --set trace.gradient_norm=true"
         )
     delta_s, smallest = delta(steps["quantization_error"], steps["difference_norm"])

@@ -7,19 +7,20 @@ the message: training, encoding, decoding, the server step, and waiting for a li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from qafel_analysis.read.rows import plain
+from qafel_analysis.read.settings import Settings, alike, comparable, distance, labels, settings
 from qafel_analysis.read.traffic import errors_s, latency_quantile
+from qafel_analysis.tables.compare import BASELINE
 from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.scaling import spread
 from qafel_analysis.theory.scaling_paper import of_rank_0
 
-from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
+from qafel_mpi.trace.reader import Clocks, Trace, TraceError
 from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NUMBERS, taken
 
 
@@ -41,21 +42,20 @@ class Pace:
     upload_error: float  # by how much the clocks may make that wrong; nan where it is unknown
     decode: float  # on rank 0, with the accumulation
     step: float  # a server step with its encoding
+    settings: Settings = field(default_factory=dict)
 
 
-def pace(path: Path) -> Pace:
+def pace(trace: Trace) -> Pace:
     """Raises TraceError where the run has no server step or is no wall run."""
-    with open_trace(path, salvage=True) as trace:
-        a, steps, updates = trace.attributes, trace.table("steps"), taken(trace.table("updates"))
-        if a.get("driver") != "wall" or len(steps) < 2:
-            raise TraceError(f"{path}: no server steps in real time")
-        uploads = trace.table("messages")
-        uploads = uploads[uploads["kind"] == KIND_NUMBERS["update"]]
-        down = of_rank_0(trace)
-        down = down[(down["end"] == 0) & (down["kind"] == KIND_NUMBERS["broadcast"])]
-        clocks = trace.clocks
+    a, steps, updates = trace.attributes, trace.table("steps"), taken(trace.table("updates"))
+    if a.get("driver") != "wall" or len(steps) < 2:
+        raise TraceError(f"{trace.path}: no server steps in real time")
+    uploads = trace.table("messages")
+    uploads = uploads[uploads["kind"] == KIND_NUMBERS["update"]]
+    down = of_rank_0(trace)
+    down = down[(down["end"] == 0) & (down["kind"] == KIND_NUMBERS["broadcast"])]
     sent, received = uploads[uploads["end"] == 0], uploads[uploads["end"] == 1]
-    upload, upload_error = _latency(sent, received, clocks)
+    upload, upload_error = _latency(sent, received, trace.clocks)
     span = float(steps["time_s"][-1] - steps["time_s"][0])
     return Pace(
         algorithm=str(a["algorithm"]),
@@ -70,6 +70,7 @@ def pace(path: Path) -> Pace:
         upload_error=upload_error,
         decode=_median(received["t_decode_end"] - received["t_decode_begin"]),
         step=_median(down["t_encode_end"] - down["t_encode_begin"]),
+        settings=settings(trace.experiment, a),
     )
 
 
@@ -94,14 +95,56 @@ def _median(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if len(values) else float("nan")
 
 
-def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, float]]:
-    """FedBuff's value over each other algorithm's, seed by seed: as spread() has it."""
-    base = {p.seed: getattr(p, field) for p in paces if p.algorithm == "fedbuff"}
+@dataclass(frozen=True)
+class Setting:
+    """The runs of one setting. name: the algorithm's, and what tells it from other settings of that algorithm."""
+
+    name: str
+    paces: tuple[Pace, ...]
+
+    @property
+    def algorithm(self) -> str:
+        return self.paces[0].algorithm
+
+    @property
+    def settings(self) -> Settings:
+        return self.paces[0].settings
+
+    def values(self, quantity: str) -> list[float]:
+        return [getattr(p, quantity) for p in self.paces]
+
+    def by_seed(self, quantity: str) -> dict[int, float]:
+        """Where a seed was run more than once, the median."""
+        found: dict[int, list[float]] = {}
+        for p in self.paces:
+            found.setdefault(p.seed, []).append(getattr(p, quantity))
+        return {seed: float(np.median(values)) for seed, values in found.items()}
+
+
+def settings_of(paces: Sequence[Pace]) -> list[Setting]:
+    """Runs that differ in nothing but the seed, together; FedBuff's last."""
+    members = alike(paces, lambda p: p.settings | {"algorithm": p.algorithm})
+    names = labels([own[0].algorithm for own in members], [own[0].settings for own in members])
+    return sorted(map(Setting, names, members), key=lambda s: (s.algorithm == BASELINE, s.name))
+
+
+def _baseline_of(setting: Setting, others: Sequence[Setting]) -> Setting | None:
+    """FedBuff on the same task and ranks, to the same target, in the setting most like this one's."""
+    candidates = [o for o in others if o.algorithm == BASELINE and comparable(o.settings, setting.settings)]
+    if setting.algorithm == BASELINE or not candidates:
+        return None
+    return min(candidates, key=lambda o: distance(o.settings, setting.settings))
+
+
+def ratios(settings: Sequence[Setting], quantity: str) -> dict[str, tuple[float, float, float]]:
+    """FedBuff's value over that of each other setting, seed by seed: as spread() has it."""
     found = {}
-    for name in dict.fromkeys(p.algorithm for p in paces if p.algorithm != "fedbuff"):
-        values = [base[p.seed] / getattr(p, field) for p in paces if p.algorithm == name and p.seed in base]
-        if values:
-            found[name] = spread(values)
+    for setting in settings:
+        if (baseline := _baseline_of(setting, settings)) is None:
+            continue
+        ours, theirs = setting.by_seed(quantity), baseline.by_seed(quantity)
+        if both := [theirs[seed] / ours[seed] for seed in ours if seed in theirs]:
+            found[setting.name] = spread(both)
     return found
 
 
@@ -119,20 +162,19 @@ QUANTITIES = {
 }
 
 
-def pace_grid(paces: Sequence[Pace]) -> Grid:
-    """A row a quantity, a column an algorithm, and FedBuff's over the others'."""
-    names = sorted({p.algorithm for p in paces}, key=lambda name: (name == "fedbuff", name))
-    others = [name for name in names if name != "fedbuff"]
+def pace_grid(settings: Sequence[Setting]) -> Grid:
+    """A row a quantity, a column a setting, and FedBuff's over the others'."""
+    beside = [s.name for s in settings if _baseline_of(s, settings)]
     rows = []
-    for field in fields(Pace):
-        if field.name not in QUANTITIES:
+    for one in fields(Pace):
+        if one.name not in QUANTITIES:
             continue
-        cells = [_cell(spread([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
-        found = {} if field.name == "upload_error" else ratios(paces, field.name)
-        cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
-        rows.append((QUANTITIES[field.name], *cells))
-    counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
-    headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
+        cells = [_cell(spread(s.values(one.name))) for s in settings]
+        found = {} if one.name == "upload_error" else ratios(settings, one.name)
+        cells += [_cell(found[name]) if name in found else NOTHING for name in beside]
+        rows.append((QUANTITIES[one.name], *cells))
+    counts = ", ".join(f"{len(s.paces)} of {s.name}" for s in settings)
+    headings = ("", *(s.name for s in settings), *(f"{BASELINE} / {name}" for name in beside))
     caption = (
         f"Medians over runs ({counts}) with the smallest and the largest. Upload latency is the time from posting on "
         f"the client to arrival on rank 0, by two clocks; {NOTHING} where it does not exceed their error."
@@ -140,26 +182,29 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
     return Grid(caption, headings, tuple(rows))
 
 
-def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
-    """{runs, algorithms, fedbuff_over}: each run's numbers; median, smallest and largest of each; null: not known."""
-    names = [field.name for field in fields(Pace) if field.name in QUANTITIES]
-    algorithms = list(dict.fromkeys(p.algorithm for p in paces))
+def as_json(settings: Sequence[Setting]) -> dict[str, Any]:
+    """{runs, algorithms, fedbuff_over}: each run's numbers; median, smallest and largest of each; null: not known.
+
+    The last two by the settings' names, which are the algorithms' where each has one setting.
+    """
+    names = [one.name for one in fields(Pace) if one.name in QUANTITIES]
 
     def known(values: tuple[float, float, float]) -> list[float] | None:
         return [float(v) for v in values] if np.isfinite(values[0]) else None
 
     return {
-        "runs": [{name: plain(value) for name, value in asdict(p).items()} for p in paces],
-        "algorithms": {
-            a: {n: known(spread([getattr(p, n) for p in paces if p.algorithm == a])) for n in names}
-            for a in algorithms
-        },
+        "runs": [{"setting": s.name} | _as_object(p) for s in settings for p in s.paces],
+        "algorithms": {s.name: {n: known(spread(s.values(n))) for n in names} for s in settings},
         "fedbuff_over": {
-            n: {a: known(values) for a, values in ratios(paces, n).items()}
+            n: {name: known(values) for name, values in ratios(settings, n).items()}
             for n in names
             if n != "upload_error"
         },
     }
+
+
+def _as_object(pace: Pace) -> dict[str, Any]:
+    return {one.name: plain(getattr(pace, one.name)) for one in fields(Pace) if one.name != "settings"}
 
 
 def _cell(values: tuple[float, float, float]) -> str:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qafel_analysis.read.settings import Settings, alike, labels, settings, telling
 from qafel_analysis.tables.grid import Grid
 
-from qafel_mpi.trace.reader import TraceError, open_trace
+from qafel_mpi.trace.reader import Trace, TraceError
+
+# What grows with the ranks in a study, of strong or of weak scaling.
+_WITH_RANKS = (
+    "ranks", "transport.ranks", "task.clients", "task.examples", "clock.concurrency", "server.buffer_size",
+    "buffer_size", "stop.",
+)  # fmt: skip
+
+
+class StudyError(ValueError):
+    """The runs are no scaling study; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,13 @@ class Point:
     buffer_size: int
     uploads: int
     seconds: float
+    settings: Settings = field(default_factory=dict)
+
+    @property
+    def study(self) -> Settings:
+        """What the runs of one study have in common: all but what may grow with the ranks."""
+        own = {k: v for k, v in self.settings.items() if not k.startswith(_WITH_RANKS)}
+        return own | {"algorithm": self.algorithm}
 
     @property
     def rate(self) -> float:
@@ -36,8 +53,9 @@ class Point:
 @dataclass(frozen=True)
 class Size:
     """The runs of one size, such as its seeds. rate: updates a second; efficiency: speed-up over the ratio of
-    workers; each as spread() has it."""
+    workers; each as spread() has it. study: the algorithm, and what tells this study from others of it."""
 
+    study: str
     algorithm: str
     driver: str
     ranks: int
@@ -51,26 +69,27 @@ class Size:
     efficiency: tuple[float, float, float]
 
 
-def point(path: Path) -> Point:
-    """Raises TraceError where the run has no updates."""
-    with open_trace(path, salvage=True) as trace:
-        a, updates = trace.attributes, trace.table("updates")
-        used = updates[updates["weight"] > 0]
-        if not len(used):
-            raise TraceError(f"{path}: no update was used; nothing to scale")
-        wall = a.get("driver") == "wall"
-        span = float(used["finish_s"].max() - used["start_s"].min()) if wall else float(a["seconds"])
-        ranks = int(a["ranks"])
-        return Point(
-            run=str(path),
-            algorithm=str(a["algorithm"]),
-            driver=str(a["driver"]),
-            ranks=ranks,
-            workers=max(1, ranks - 1),
-            buffer_size=int(a["buffer_size"]),
-            uploads=len(used),
-            seconds=span,
-        )
+def point(trace: Trace) -> Point:
+    """Raises TraceError where the run has no updates, or its real duration is not known."""
+    a, updates = trace.attributes, trace.table("updates")
+    used = updates[updates["weight"] > 0]
+    if not len(used):
+        raise TraceError(f"{trace.path}: no update was used; nothing to scale")
+    wall = a.get("driver") == "wall"
+    if not wall and "seconds" not in a:
+        raise TraceError(f"{trace.path}: killed, so it does not say how long it took; nothing to scale")
+    ranks = int(a["ranks"])
+    return Point(
+        run=str(trace.path),
+        algorithm=str(a["algorithm"]),
+        driver=str(a["driver"]),
+        ranks=ranks,
+        workers=max(1, ranks - 1),
+        buffer_size=int(a["buffer_size"]),
+        uploads=len(used),
+        seconds=float(used["finish_s"].max() - used["start_s"].min()) if wall else float(a["seconds"]),
+        settings=settings(trace.experiment, a),
+    )
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
@@ -83,28 +102,41 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def measured(points: Sequence[Point]) -> list[Size]:
-    """Every size, over the median of those runs of the same algorithm and clock that have the fewest ranks.
+    """Every size, over the median of those runs of the same study that have the fewest ranks.
 
-    Speed-up is the ratio of rates, so it is one formula for strong and weak scaling.
+    Speed-up is the ratio of rates, so it is one formula for strong and weak scaling. Raises StudyError where two
+    settings of one study have as many ranks: it is not known then which of them grows into which.
     """
-
-    def size(p: Point) -> tuple[str, str, int, int]:
-        return p.driver, p.algorithm, p.ranks, p.buffer_size
-
     found: list[Size] = []
-    base: dict[tuple[str, str], tuple[float, int]] = {}  # rate and workers
-    for (driver, algorithm, ranks, buffer_size), group in groupby(sorted(points, key=size), key=size):
+    in_order = sorted(points, key=lambda p: (p.driver, p.algorithm, p.ranks))
+    for _, of_a_clock in groupby(in_order, key=lambda p: p.driver):
+        studies = alike(list(of_a_clock), lambda p: p.study)
+        names = labels([own[0].algorithm for own in studies], [own[0].study for own in studies])
+        for name, own in zip(names, studies, strict=True):
+            found += _sizes(name, own)
+    return found
+
+
+def _sizes(name: str, points: Sequence[Point]) -> list[Size]:
+    """Of one study, from the fewest ranks on."""
+    found: list[Size] = []
+    for ranks, group in groupby(points, key=lambda p: p.ranks):
         runs = list(group)
+        several = alike(runs, lambda p: p.settings)
+        if len(several) > 1:
+            ways = " and ".join(telling([own[0].settings for own in several]))
+            raise StudyError(f"{name}: two settings of {ranks} ranks, {ways}: give one study at a time")
         rate, workers = spread([p.rate for p in runs]), runs[0].workers
-        least, alone = base.setdefault((driver, algorithm), (rate[0], workers))
+        least, alone = (found[0].rate[0], found[0].workers) if found else (rate[0], workers)
         median, low, high = (r / least * alone / workers for r in rate)
         found.append(
             Size(
-                algorithm=algorithm,
-                driver=driver,
+                study=name,
+                algorithm=runs[0].algorithm,
+                driver=runs[0].driver,
                 ranks=ranks,
                 workers=workers,
-                buffer_size=buffer_size,
+                buffer_size=runs[0].buffer_size,
                 runs=len(runs),
                 uploads=float(np.median([p.uploads for p in runs])),
                 seconds=float(np.median([p.seconds for p in runs])),
@@ -116,14 +148,14 @@ def measured(points: Sequence[Point]) -> list[Size]:
     return found
 
 
-def measured_grid(points: Sequence[Point]) -> Grid:
+def measured_grid(sizes: Sequence[Size]) -> Grid:
     rows = tuple(
         (
-            s.algorithm, s.driver, str(s.ranks), str(s.workers), str(s.buffer_size), str(s.runs),
+            s.study, s.driver, str(s.ranks), str(s.workers), str(s.buffer_size), str(s.runs),
             f"{s.uploads:,.0f}", f"{s.seconds:.2f}", _cell(s.rate, ".1f"), f"{s.speed_up:.2f}",
             _cell((100 * s.efficiency[0], 100 * s.efficiency[1], 100 * s.efficiency[2]), ".0f", "%"),
         )
-        for s in measured(points)
+        for s in sizes
     )  # fmt: skip
     return Grid(
         "Medians over the runs of a size, with the smallest and the largest. Speed-up: the rate over that of the "
@@ -140,7 +172,7 @@ def _cell(values: tuple[float, float, float], digits: str, unit: str = "") -> st
     return f"{median}{unit}" if low == high else f"{median}{unit} ({low} to {high})"
 
 
-def as_json(points: Sequence[Point]) -> list[dict[str, Any]]:
+def as_json(sizes: Sequence[Size]) -> list[dict[str, Any]]:
     return [
         asdict(s)
         | {
@@ -148,5 +180,5 @@ def as_json(points: Sequence[Point]) -> list[dict[str, Any]]:
             "efficiency": s.efficiency[0],
             "efficiency_range": s.efficiency[1:],
         }
-        for s in measured(points)
+        for s in sizes
     ]

@@ -215,13 +215,13 @@ def digits(value: float, count: int = 3) -> str:
 def time(us: float) -> str:
     """Microseconds with the unit that suits them.
 
-    >>> time(4.53), time(1690.0), time(2_060_000.0), time(0.5)
-    ('4.53 µs', '1.69 ms', '2.06 s', '0.500 µs')
+    >>> time(4.53), time(1690.0), time(2_060_000.0), time(0.5), time(999.96)
+    ('4.53 µs', '1.69 ms', '2.06 s', '0.500 µs', '1.00 ms')
     """
-    for unit, factor in (("s", 1e6), ("ms", 1e3)):
-        if us >= factor:
+    for unit, factor in (("µs", 1.0), ("ms", 1e3)):
+        if float(f"{us / factor:.3g}") < 1000:
             return f"{digits(us / factor)} {unit}"
-    return f"{digits(us)} µs"
+    return f"{digits(us / 1e6)} s"
 
 
 def span(numbers: Sequence[float], show: Any = digits) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qafel_analysis.tables.grid import size
+
 from docs.render.pages import table
 from docs.render.records import content, first, origin, time
 from qafel_mpi.codecs import CodecConfig, Layout, build
@@ -42,7 +44,7 @@ def measured() -> str:
                 f"{p['d']:,}",
                 _memory(row, "rank_0"),
                 _memory(row, "client"),
-                _bytes(int(first(row, "upload_bytes"))),
+                size(int(first(row, "upload_bytes"))),
                 time(first(row, "median_us")),
                 time(first(row, "encode_us")),
                 time(first(row, "decode_us")),
@@ -81,7 +83,7 @@ def startup() -> str:
         ("files opened", f"{found['files_opened']:,}"),
         *[(words, f"{found[name]:,}") for name, words in _PLACES.items() if name in found],
         ("calls to the file system", f"{found['calls']:,}"),
-        ("files mapped", _bytes(found["mapped_bytes"])),
+        ("files mapped", size(found["mapped_bytes"])),
         ("processor time", f"{found['processor_seconds']:.1f} s"),
     ]
     header = ("one process, `" + found["run"] + "`", "")
@@ -96,23 +98,14 @@ def _memory(row: dict[str, Any], rank: str) -> str:
 
 
 def _message(config: CodecConfig, parameters: int) -> str:
-    size = HEADER_BYTES + build(config, Layout(("x",), ((parameters,),))).payload_bytes()
-    return f"{_bytes(size)}, {_time(size / LINK_BYTES_PER_S)}"
+    message_bytes = HEADER_BYTES + build(config, Layout(("x",), ((parameters,),))).payload_bytes()
+    return f"{size(message_bytes)}, {_time(message_bytes / LINK_BYTES_PER_S)}"
 
 
 def _time(seconds: float) -> str:
     """
-    >>> _time(0.00012), _time(0.374), _time(4.06)
-    ('0.12 ms', '370 ms', '4.1 s')
+    >>> _time(0.00012), _time(0.374), _time(0.9996), _time(4.06)
+    ('0.12 ms', '370 ms', '1 s', '4.1 s')
     """
-    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
-    return f"{float(f'{value:.2g}'):g} {unit}"
-
-
-def _bytes(size: int) -> str:
-    """
-    >>> _bytes(14_937), _bytes(46_758_112)
-    ('14.9 kB', '46.8 MB')
-    """
-    exponent = min(3, (len(str(size)) - 1) // 3)
-    return f"{size / 1000**exponent:.3g} {('B', 'kB', 'MB', 'GB')[exponent]}"
+    ms = float(f"{1000 * seconds:.2g}")
+    return f"{ms:g} ms" if ms < 1000 else f"{float(f'{seconds:.2g}'):g} s"

@@ -46,13 +46,15 @@ def _cell(value: Any) -> str:
 def megabytes(size: float) -> str:
     """Bytes for people, in units of a thousand.
 
-    >>> megabytes(117_128), megabytes(12)
-    ('117.1 kB', '12 B')
+    >>> megabytes(117_128), megabytes(12), megabytes(999_960)
+    ('117.1 kB', '12 B', '1.0 MB')
     """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit, factor in (("kB", 1e3), ("MB", 1e6)):
+        if round(size / factor, 1) < 1000:
             return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} B"
+    return f"{size / 1e9:.1f} GB"
 
 
 def summary(result: RunSummary) -> str:

@@ -145,10 +145,10 @@ class Ledger:
         room = self.server.room
         return room if self.stop.uploads is None else min(room, self.stop.uploads - self.uploads)
 
-    def sent_down(self, payload_bytes: int) -> None:
-        """A broadcast (counted once) or one unicast download."""
+    def sent_down(self, payload_bytes: int, messages: int = 1) -> None:
+        """Broadcasts (each counted once) or unicast downloads. payload_bytes: of all of them."""
         self.payload_bytes_down += payload_bytes
-        self.messages_down += 1
+        self.messages_down += messages
 
     def stepped(self, step: Step, time_s: float) -> None:
         """A server step. Evaluates where it is due, and looks at every way to stop."""
@@ -248,6 +248,7 @@ class Ledger:
                 step.gap,  # ‖Q_s(v) − v‖₂ is ‖x − x̂‖₂ in every mode
                 self.payload_bytes_up,
                 self.payload_bytes_down,
+                self.messages_down,
                 self.setup.task.bits_per_byte(loss),
             )
         )

@@ -453,10 +453,13 @@ def test_fewer_clients_than_client_ranks_are_refused_with_the_fix(comm, folder, 
 def test_unicast_downloads_are_counted_one_by_one(comm, folder, digits):
     summary = run(comm, folder, digits("algorithm=naive", "downlink.delivery=unicast"))
     with h5py.File(folder / "a.h5") as file:
-        messages = file["messages"][:]
+        messages, steps = file["messages"][:], file["steps"][:]
     down = messages[(messages["end"] == 0) & (messages["kind"] == Kind.DOWNLOAD)]
     assert down["payload_bytes"].sum() == summary.payload_bytes_down == summary.down_links
     assert len(down) > summary.server_steps
+    assert (
+        steps["messages_down"] * summary.payload_bytes_down == steps["payload_bytes_down"] * len(down)
+    ).all()
 
 
 @pytest.mark.mpi(min_size=2)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qafel_analysis.read.rows import Target
-from qafel_analysis.watch import Follower, Progress, newest, targets
+from qafel_analysis.watch import Follower, Progress, _of_step, newest, targets
 
 from qafel_mpi.trace.merge import merge, shards_of, write_run
 from qafel_mpi.trace.reader import TraceError
 from qafel_mpi.trace.recorder import Recorder
-from qafel_mpi.trace_schema import KIND_NAMES, MESSAGES, STEPS, UPDATES
+from qafel_mpi.trace_schema import HEADER_BYTES, KIND_NAMES, MESSAGES, STEPS, UPDATES
 
 SIZE = 100
 ORIGIN_S = 5000.0  # of rank 0's raw clock
@@ -50,7 +50,7 @@ class GoingOn:
         self._row(
             "steps", STEPS, version=version, uploads=self.uploads, time_s=0.1 * self.uploads,
             accuracy=0.01 * version, loss=3 - 0.1 * version,
-            payload_bytes_up=SIZE * self.uploads, payload_bytes_down=SIZE * version,
+            payload_bytes_up=SIZE * self.uploads, payload_bytes_down=SIZE * version, messages_down=version,
         )  # fmt: skip
         self.recorder.flush()
 
@@ -155,6 +155,14 @@ def test_the_name_of_the_trace_to_come_finds_the_run_and_a_trace_says_how_to_rea
     other.touch()
     with pytest.raises(TraceError, match=r"has ended; `qafel-analysis table .*other\.h5` shows it"):
         newest(other)
+
+
+def test_headers_are_those_of_the_downloads_where_clients_download():
+    step = np.zeros(1, STEPS)[0]
+    step["uploads"], step["version"], step["messages_down"] = 10, 1, 12
+    assert _of_step(step)["wire_bytes"] == HEADER_BYTES * 22
+    step["messages_down"] = -1  # of an older version
+    assert _of_step(step)["wire_bytes"] == HEADER_BYTES * 11
 
 
 def test_a_run_that_has_ended_is_found_by_the_name_of_its_shards(run):

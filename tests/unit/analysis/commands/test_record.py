@@ -13,11 +13,14 @@ import pytest
 from qafel_analysis.commands.app import app
 from qafel_analysis.commands.record import of_runs
 from qafel_analysis.example import Example, write
+from qafel_analysis.figures import convergence
+from qafel_analysis.figures.collect import collect
 from qafel_analysis.read.frames import load
 from typer.testing import CliRunner
 
 from qafel_mpi.bench.measuring.result import Result, Row
 from qafel_mpi.bench.measuring.timing import Samples
+from tests.unit.trace.made import edited
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,28 @@ def test_a_gap_is_read_at_every_step_and_not_at_evaluated_ones_alone(runs):
         assert values == steps[steps["version"].between(1, 9)]["gap"].tolist()
 
 
+def test_a_loss_that_is_infinite_or_too_large_to_add_up_is_no_point_of_a_curve(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{seed}.h5", Example(messages=600, seed=seed)) for seed in (0, 1)]
+    for path in paths:
+        with edited(path) as file:
+            steps = file["steps"][:]
+            evaluated = np.flatnonzero(np.isfinite(steps["loss"]))
+            steps["loss"][evaluated[-1]], steps["loss"][evaluated[-2]] = np.inf, 1.7e308
+            file["steps"][...] = steps
+    for words in ([], ["--at", "1,10000"]):
+        command = ["curves", *paths, "--y", "loss", "--x", "server_steps", *words]
+        (found,) = recorded(monkeypatch, tmp_path / "x.json", *command)["content"]
+        numbers = found["values"][0] if words else found["high"]
+        assert numbers[-1] == pytest.approx(1.7e308), "the last that was finite"
+        shown = CliRunner().invoke(app, list(map(str, command)))
+        assert shown.exit_code == 0, shown.exception
+        assert "1.7e+308" in shown.output
+    (one,) = collect(paths).groups
+    assert np.isfinite(
+        convergence.band(one, [d.curve for d in collect(paths).drawn], "uploads", "loss").high
+    ).all()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -153,6 +178,8 @@ def test_a_gap_is_read_at_every_step_and_not_at_evaluated_ones_alone(runs):
         (["--y", "speed"], "--y speed: not one of accuracy"),
         (["--at", "1,two"], "--at 1,two: not numbers"),
         (["--at", "1:two"], "--at 1:two: not numbers"),
+        (["--at", "1,nan"], "--at 1,nan: not numbers"),
+        (["--at", "inf"], "--at inf: not numbers"),
     ],
 )
 def test_a_curve_that_is_not_known_is_refused_with_those_that_are(runs, words, complaint):

@@ -8,8 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from qafel_analysis.commands.app import app
+from qafel_analysis.figures import convergence
 from qafel_analysis.read import rows as table
 from qafel_analysis.tables import compare
+from qafel_analysis.tables.sentence import sentence
+from typer.testing import CliRunner
 
 from qafel_mpi.trace.merge import merge, shards_of, write_final, write_run
 from qafel_mpi.trace.recorder import Recorder
@@ -48,8 +52,25 @@ CONTRACT = [
 EXPERIMENT = "[stop]\naccuracy = 0.9\n"
 
 
-def make(folder, name, *, algorithm="qafel", seed=0, uploads=100, reached=100, size=50, finished=True):
-    """A run of `uploads` updates in steps of 10; the target is reached after `reached` of them (None: never)."""
+def make(
+    folder,
+    name,
+    *,
+    algorithm="qafel",
+    seed=0,
+    uploads=100,
+    reached=100,
+    size=50,
+    finished=True,
+    aim=EXPERIMENT,
+    outcome="",
+    about=None,
+):
+    """A run of `uploads` updates in steps of 10; the target is reached after `reached` of them (None: never).
+
+    aim: the experiment; without a target "reached" says where accuracy is high. outcome: in place of its own.
+    about: more attributes.
+    """
     out = folder / f"{name}.h5"
     recorder = Recorder(shards_of(out), 0)
     for k in range(uploads):
@@ -64,11 +85,12 @@ def make(folder, name, *, algorithm="qafel", seed=0, uploads=100, reached=100, s
             "accuracy": accuracy,
             "payload_bytes_up": 10 * version * size,
             "payload_bytes_down": version * size,
+            "messages_down": version,
         }
         recorder.steps.append(tuple(values[n] for n in STEPS.names))
     recorder.close()
     attributes = {
-        "experiment": EXPERIMENT,
+        "experiment": aim,
         "algorithm": algorithm,
         "seed": seed,
         "uplink_codec": "identity" if algorithm == "fedbuff" else "qsgd",
@@ -84,10 +106,10 @@ def make(folder, name, *, algorithm="qafel", seed=0, uploads=100, reached=100, s
     }
     if finished:
         attributes |= {
-            "outcome": "finished" if reached is None else "target reached",
+            "outcome": outcome or ("target reached" if reached is not None and aim else "finished"),
             "uploads": uploads,
             "server_steps": uploads // 10,
-            "uploads_to_target": -1 if reached is None else reached,
+            "uploads_to_target": reached if reached is not None and aim else -1,
             "accuracy": 0.95,
             "loss": float("nan"),
             "payload_bytes_up": uploads * size,
@@ -99,7 +121,7 @@ def make(folder, name, *, algorithm="qafel", seed=0, uploads=100, reached=100, s
             "virtual_seconds": 0.0,
         }
         write_final(shards_of(out), x=np.arange(3.0), x_hat=np.arange(3.0))
-    write_run(shards_of(out), attributes)
+    write_run(shards_of(out), attributes | (about or {}))
     merge(shards_of(out))
     return out
 
@@ -275,6 +297,51 @@ def test_a_run_that_missed_its_target_bounds_the_ratio():
     assert turned == pytest.approx(found.inverse)
     both = compare.saving(costs({0: 400, 1: None}), costs({0: None, 1: 500}), "uploads")
     assert both is None, "nothing is known"
+
+
+def test_without_a_target_only_runs_that_came_to_their_end_count(tmp_path):
+    whole = [make(tmp_path, f"q{seed}", seed=seed, aim="") for seed in (0, 1)]
+    whole += [
+        make(tmp_path, f"f{seed}", seed=seed, aim="", algorithm="fedbuff", size=200) for seed in (0, 1, 2)
+    ]
+    outcomes = ("interrupted", "failed: the model's loss is not finite")
+    cut = [
+        make(tmp_path, f"cut{s}", seed=s, aim="", uploads=10, outcome=o)
+        for s, o in zip((2, 3), outcomes, strict=True)
+    ]
+    cut.append(make(tmp_path, "killed", seed=4, aim="", uploads=10, finished=False))
+    ours, baseline = compare.groups([table.row(path) for path in (*whole, *cut)])
+    assert (len(ours.runs), len(ours.reached), len(baseline.reached)) == (5, 2, 3)
+    assert ours.mean("uploads") == ours.mean("accuracy") * 100 / 0.95 == 100
+    assert compare.saving(ours, baseline, "payload_bytes_up") == pytest.approx((4, 4, 4))
+    done = CliRunner().invoke(app, ["compare", *map(str, (*whole, *cut)), "--sentence"])
+    assert "QAFeL needed 25% of the upload bytes" in done.stdout
+    assert "(2 of 5 and 3 of 3 runs came to their end)" in done.stdout
+    for path in cut:
+        assert any(str(path) in line and "no whole run" in line for line in done.stderr.splitlines())
+    found = compare.summary(ours, [ours, baseline])
+    assert (found["reached"], found["arrived"]) == (2, [True, True, False, False, False])
+    assert found["values"]["payload_bytes_up"] == [5000, 5000, None, None, None]
+    alone = compare.groups([table.row(cut[0]), table.row(whole[2])])
+    assert sentence(alone) == "Over whole runs on None, no run of QAFeL came to its end."
+
+
+def test_a_run_that_was_cut_short_counts_where_it_has_a_target(tmp_path):
+    """It took at least that, so it bounds a ratio as one that missed the target does."""
+    run = table.row(make(tmp_path, "cut", reached=None, uploads=20, outcome="interrupted"))
+    (group,) = compare.groups([run])
+    assert group.costs("uploads") == [(0, 20.0, False)]
+
+
+def test_a_curve_ends_where_its_run_was_cut_short(tmp_path):
+    paths = [make(tmp_path, "a", aim=""), make(tmp_path, "b", aim="", seed=1)]
+    paths.append(make(tmp_path, "c", aim="", seed=2, uploads=20, reached=20, outcome="interrupted"))
+    (group,) = compare.groups([table.row(path) for path in paths])
+    at = convergence.values_at(group, "uploads", "accuracy", [20, 90, 100, 200])
+    assert at["values"] == [[0.5, 0.5, 0.95, 0.95], [0.5, 0.5, 0.95, 0.95], [0.95, None, None, None]]
+    curve = convergence.as_json(group, "uploads", "accuracy")
+    assert (curve["x"][-1], curve["low"][-1]) == (100, 0.95)
+    assert max(high for x, high in zip(curve["x"], curve["high"], strict=True) if 20 < x < 90) == 0.5
 
 
 def test_a_cost_of_nothing_has_no_ratio():

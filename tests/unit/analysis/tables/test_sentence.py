@@ -10,6 +10,8 @@ from qafel_analysis.tables.compare import groups
 from qafel_analysis.tables.sentence import sentence
 from typer.testing import CliRunner
 
+from tests.unit.analysis.tables.test_compare import make
+
 
 @pytest.fixture
 def made(tmp_path):
@@ -51,6 +53,28 @@ def test_runs_that_never_reached_the_target_are_counted_or_said(made):
     assert said(made("q", seed=1), never, fedbuff).endswith("(1 of 2 and 1 of 1 runs reached it).")
 
 
+def test_a_target_that_was_met_before_the_first_upload_is_no_comparison(tmp_path):
+    runs = [make(tmp_path, "q", reached=0), make(tmp_path, "f", reached=0, algorithm="fedbuff")]
+    assert said(*runs) == (
+        "To reach accuracy ≥ 0.9 on None, a run of QAFeL or FedBuff was there before its first upload, so nothing is "
+        "compared."
+    )
+    costs = {key: value for key, value in rows.row(runs[0]).items() if key.endswith("_to_target")}
+    assert set(costs.values()) == {0}, "and none is unknown"
+
+
+def test_where_runs_of_both_missed_the_target_nothing_is_known(tmp_path):
+    runs = [
+        make(tmp_path, f"{algorithm}{seed}", algorithm=algorithm, seed=seed, reached=(100, None)[seed])
+        for algorithm in ("qafel", "fedbuff")
+        for seed in (0, 1)
+    ]
+    assert said(*runs) == (
+        "To reach accuracy ≥ 0.9 on None, some runs of both QAFeL and FedBuff were not long enough, so nothing is "
+        "compared."
+    )
+
+
 def test_without_fedbuff_nothing_is_compared(made):
     assert said(made("q")).startswith("No setting has a FedBuff run")
 
@@ -59,18 +83,3 @@ def test_the_command_prints_it_alone(made):
     paths = [str(made("q")), str(made("f", algorithm="fedbuff"))]
     done = CliRunner().invoke(app, ["compare", *paths, "--sentence"])
     assert (done.exit_code, done.stdout.rstrip("\n")) == (0, said(*paths))
-
-
-def test_a_target_that_the_first_model_meets_is_said_of_whom_it_is(made):
-    ours, theirs = made("q"), made("f", algorithm="fedbuff")
-    at_once, later = rows.Target(loss=1e9), None
-    for targets, who in (
-        ((at_once, at_once), "QAFeL and FedBuff"),
-        ((at_once, later), "QAFeL"),
-        ((later, at_once), "FedBuff"),
-    ):
-        found = [rows.row(path, target) for path, target in zip((ours, theirs), targets, strict=True)]
-        for run in found:
-            run["target"] = "loss"
-        assert sentence(groups(found)) == f"To reach loss on made-up, {who} needed no upload."
-    assert rows.row(ours, at_once)["payload_bytes_unicast_to_target"] == 0

@@ -16,6 +16,7 @@ from qafel_analysis.theory import orders as theory
 from qafel_analysis.theory.orders import Point, StudyError
 from typer.testing import CliRunner
 
+from qafel_mpi.trace.reader import open_trace
 from qafel_mpi.trace_schema import ENCODINGS
 
 HORIZONS = (100, 400, 1600)
@@ -175,13 +176,15 @@ def trace(path: Path, quantized: bool, stale: bool, gradient: float, seed: int =
 
 
 def test_a_trace_gives_the_ergodic_mean_and_delta_s(tmp_path):
-    point = theory.point(trace(tmp_path / "a.h5", True, True, 3.0))
+    with open_trace(trace(tmp_path / "a.h5", True, True, 3.0)) as quantized:
+        point = theory.point(quantized)
     assert point.gradient == pytest.approx(3.0)
     assert point.delta_c == 0.75  # of a zero update there is no ratio
     assert (point.delta_s, point.smallest_delta_s) == (0.75, 0.75)
     assert point.staleness == 7
     assert point.quantization == "qsgd 4/qsgd 4"
-    assert theory.point(trace(tmp_path / "b.h5", False, False, 1.0)).delta_s == 1.0
+    with open_trace(trace(tmp_path / "b.h5", False, False, 1.0)) as exact:
+        assert theory.point(exact).delta_s == 1.0
 
 
 def test_the_command_prints_what_is_measured_beside_what_is_claimed(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,18 @@ import pytest
 from qafel_analysis.commands.app import app
 from qafel_analysis.tables.grid import NOTHING
 from qafel_analysis.theory.loggp import LogGP, broadcast_s
-from qafel_analysis.theory.pace import Pace, _latency, above, pace, pace_grid, ratios
-from qafel_analysis.theory.scaling import Point, measured, measured_grid
+from qafel_analysis.theory.pace import Pace, _latency, above, pace, pace_grid, ratios, settings_of
+from qafel_analysis.theory.pace import as_json as pace_json
+from qafel_analysis.theory.scaling import Point, StudyError, measured, measured_grid
 from qafel_analysis.theory.scaling_paper import Costs, costs, load, on_network, paper_grid, saturates_at
 from typer.testing import CliRunner
 
 from qafel_mpi.trace.merge import merge, shards_of, write_run
-from qafel_mpi.trace.reader import Clocks, TraceError
+from qafel_mpi.trace.reader import Clocks, TraceError, open_trace
 from qafel_mpi.trace.recorder import Recorder
 from qafel_mpi.trace_schema import CLOCK, MESSAGES, UPDATES
 from tests.unit.analysis.theory.test_loggp import TRUE, bench_file
+from tests.unit.trace.made import edited
 
 COSTS = Costs(
     run="wall-32-seed0.h5", ranks=32,
@@ -50,7 +53,7 @@ def test_seeds_are_one_size_over_the_median_of_the_smallest():
     assert small.rate[1:] == pytest.approx((5.0, 10.0)), "of three runs, from the least to the greatest"
     assert (large.rate[0], large.speed_up, large.seconds) == (25.0, 3.125, 4.0)
     assert large.efficiency == pytest.approx((3.125 / 3, 2.5 / 3, 5 / 3))
-    rows = measured_grid([point(ranks, s) for ranks, runs in seconds.items() for s in runs]).rows
+    rows = measured_grid([small, large]).rows
     assert [row[-1] for row in rows] == ["100% (62 to 125)", "104% (83 to 167)"]
 
 
@@ -173,8 +176,9 @@ def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
         return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1)
 
     paces = [run("qafel", 0, 1.0), run("qafel", 1, 2.0), run("fedbuff", 0, 4.0), run("fedbuff", 1, 6.0)]
-    assert ratios(paces, "per_step")["qafel"] == pytest.approx((3.5, 3.0, 4.0))
-    grid = pace_grid(paces)
+    settings = settings_of(paces)
+    assert ratios(settings, "per_step")["qafel"] == pytest.approx((3.5, 3.0, 4.0))
+    grid = pace_grid(settings)
     assert grid.headings == ("", "qafel", "fedbuff", "fedbuff / qafel")
     assert ("seconds to the target", "15 (10 to 20)", "50 (40 to 60)", "3.5 (3 to 4)") in grid.rows
 
@@ -192,12 +196,86 @@ def test_upload_latency_is_left_out_where_the_clocks_errors_exceed_it(bound_s, t
     assert error >= bound_s
     assert upload == pytest.approx(1e-3)
     shown = Pace("qafel", 0, 1.0, 1.0, 1, 1, 0.1, 0.1, above(upload, error), error, 0.1, 0.1)
-    assert ("upload latency, queueing included, s", told) in pace_grid([shown]).rows
+    assert ("upload latency, queueing included, s", told) in pace_grid(settings_of([shown])).rows
 
 
 def test_a_runs_pace_is_read_from_its_trace(tmp_path):
-    with pytest.raises(TraceError, match="no server steps"):
-        pace(Path(make(tmp_path, 3)))
+    with open_trace(make(tmp_path, 3)) as trace, pytest.raises(TraceError, match="no server steps"):
+        pace(trace)
+
+
+def of(setting: dict, seed: int, seconds: float, algorithm: str = "qafel") -> Pace:
+    return Pace(
+        algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1, settings=setting
+    )
+
+
+def test_settings_of_one_algorithm_have_a_column_each_and_a_baseline_of_their_own():
+    near, far = ({"task.dataset": "a", "stop.loss": aim} for aim in (1.0, 0.5))
+    paces = [of(near | {"uplink.bits": 4}, 0, 1.0), of(near | {"uplink.bits": 1}, 0, 2.0)]
+    paces += [of(far | {"uplink.bits": 4}, 0, 1.0), of(near, 0, 4.0, "fedbuff"), of(far, 0, 12.0, "fedbuff")]
+    settings = settings_of(paces)
+    found = {name: values[0] for name, values in ratios(settings, "per_step").items()}
+    assert found == {
+        "qafel, stop.loss = 1.0, uplink.bits = 4": 4,
+        "qafel, stop.loss = 1.0, uplink.bits = 1": 2,
+        "qafel, stop.loss = 0.5, uplink.bits = 4": 12,
+    }
+    assert [s.name for s in settings[3:]] == ["fedbuff, stop.loss = 0.5", "fedbuff, stop.loss = 1.0"]
+    assert {row["setting"] for row in pace_json(settings)["runs"]} == {s.name for s in settings}
+
+
+def test_every_run_of_a_seed_counts_in_a_ratio():
+    base = [of({}, 0, seconds, "fedbuff") for seconds in (2.0, 4.0, 9.0)]
+    assert ratios(settings_of([of({}, 0, 1.0), *base]), "per_step")["qafel"][0] == 4
+
+
+def test_two_studies_of_one_algorithm_have_a_base_each():
+    def run(ranks: int, seconds: float, **settings: object) -> Point:
+        return replace(point(ranks, seconds), settings={"ranks": ranks, **settings})
+
+    bits = [run(2, 10.0, bits=4), run(4, 5.0, bits=4), run(2, 40.0, bits=1), run(4, 10.0, bits=1)]
+    found = measured(bits)
+    assert [(s.study, s.ranks, s.runs, s.speed_up) for s in found] == [
+        ("qafel, bits = 4", 2, 1, 1.0),
+        ("qafel, bits = 4", 4, 1, 2.0),
+        ("qafel, bits = 1", 2, 1, 1.0),
+        ("qafel, bits = 1", 4, 1, 4.0),
+    ]
+    grown = {ranks: {"server.buffer_size": ranks - 1, "stop.uploads": 40 * ranks} for ranks in (2, 4)}
+    weak = [run(ranks, 1.0, **settings) for ranks, settings in grown.items()]
+    assert [s.study for s in measured(weak)] == ["qafel", "qafel"], "K may grow with the ranks"
+    strong = [run(2, 1.0, **{"server.buffer_size": 10, "stop.uploads": 40 * 2})]
+    with pytest.raises(
+        StudyError, match=r"two settings of 2 ranks, server\.buffer_size = 1 and server\.buffer_size = 10"
+    ):
+        measured(weak + strong)
+
+
+@pytest.mark.parametrize(
+    ("without", "words"), [("seconds", "does not say how long it took"), ("ranks", "KeyError: 'ranks'")]
+)
+def test_a_run_that_lacks_what_its_end_writes_does_not_spoil_the_others(tmp_path, without, words):
+    good, bad = make(tmp_path, 3), make(tmp_path, 5)
+    with edited(Path(bad)) as file:
+        file.attrs["driver"] = "virtual"
+        del file.attrs[without]
+    done = CliRunner().invoke(app, ["scaling", bad, good, "--json"])
+    assert done.exit_code == 0, done.output
+    assert [size["ranks"] for size in json.loads(done.stdout)["measured"]] == [3]
+    assert f"{bad}: " in done.stderr
+    assert words in done.stderr
+    for command in ("scaling", "pace", "theory"):
+        assert CliRunner().invoke(app, [command, bad]).exit_code == 2
+
+
+def test_two_studies_at_once_are_refused_in_words(tmp_path):
+    runs = [make(tmp_path, 3), make(tmp_path / "other", 3)]
+    with edited(Path(runs[1])) as file:
+        file.attrs["experiment"] = "[stop]\nuploads = 2\n"
+    done = CliRunner().invoke(app, ["scaling", *runs])
+    assert done.exit_code == 2
+    assert "qafel: two settings of 3 ranks, stop.uploads = 1 and stop.uploads = 2" in done.stderr
 
 
 def test_the_command_takes_the_networks_costs_from_benchmarks(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from qafel_analysis.read.rows import Target, row
 
 from qafel_mpi.algorithms.bounds import CLIPPED, REJECTED
 from qafel_mpi.config import load
@@ -38,6 +39,40 @@ def test_a_quorum_steps_at_the_end_of_its_grace_window_or_with_all(tmp_path):
         assert (taken_s <= step["time_s"]).all()
     assert 6 in sizes
     assert {3, 4, 5} & set(sizes), "by the window and by all"
+
+
+def test_messages_down_are_counted_step_by_step_and_a_replay_has_as_many(tmp_path):
+    """Downloads of many sizes: how many there were until a step follows from nothing else in the trace."""
+    settings = ["algorithm=fedasync", "server.buffer_size=5", "downlink.delivery=unicast"]
+    settings += ["downlink.codec=qsgd", "downlink.bits=4", "downlink.mode=direct", "downlink.entropy=zstd"]
+    small = [
+        "task.clients=20",
+        "stop.uploads=60",
+        "clock.kind=virtual",
+        "evaluation.every_steps=1",
+        *settings,
+    ]
+    virtual.run(load("digits", small), None, tmp_path / "a.h5")
+    whole = row(tmp_path / "a.h5")
+    with open_trace(tmp_path / "a.h5") as trace:
+        steps = trace.table("steps")
+    loss = float(steps["loss"][6])
+    aimed = virtual.run(load("digits", [*small, f"stop.loss={loss}"]), None, tmp_path / "b.h5")
+    assert aimed.outcome == "target reached"
+    stopped, counted = row(tmp_path / "b.h5"), row(tmp_path / "a.h5", Target(loss=loss))
+    assert 0 < stopped["uploads"] < whole["uploads"]
+    for count in ("payload", "wire", "paper"):
+        for way in ("down", "unicast"):
+            key = f"{count}_bytes_{way}"
+            assert stopped[key] == stopped[f"{key}_to_target"] == counted[f"{key}_to_target"], key
+    assert steps["messages_down"][-1] > steps["version"][-1] + 5
+    replay.run(tmp_path / "a.h5", None, out=tmp_path / "again.h5")
+    with open_trace(tmp_path / "again.h5") as trace:
+        assert (trace.table("steps")["messages_down"] == steps["messages_down"]).all()
+    again = row(tmp_path / "again.h5")
+    assert [again[f"{count}_bytes_down"] for count in ("payload", "wire", "paper")] == [
+        whole[f"{count}_bytes_down"] for count in ("payload", "wire", "paper")
+    ]
 
 
 def test_clients_that_are_asked_have_as_many_steps_as_there_was_time_for(tmp_path):
