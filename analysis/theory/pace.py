@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from qafel_analysis.read.rows import plain
 from qafel_analysis.read.traffic import errors_s, latency_quantile
+from qafel_analysis.tables.compare import BASELINE, codecs
 from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.scaling import interval
 from qafel_analysis.theory.scaling_paper import of_rank_0
@@ -28,6 +29,7 @@ class Pace:
     """One wall run; times in seconds, medians over its messages where they are of one message."""
 
     algorithm: str
+    codecs: str  # up and down, with their bits
     seed: int
     per_step: float  # from version 0 to the last step, over the steps
     to_target: float  # to the last step; nan where the target was not reached
@@ -59,6 +61,7 @@ def pace(path: Path) -> Pace:
     span = float(steps["time_s"][-1] - steps["time_s"][0])
     return Pace(
         algorithm=str(a["algorithm"]),
+        codecs=codecs(a),
         seed=int(a["seed"]),
         per_step=span / (len(steps) - 1),
         to_target=span if a["outcome"] == "target reached" else float("nan"),
@@ -94,12 +97,26 @@ def _median(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if len(values) else float("nan")
 
 
+def by_name(paces: Sequence[Pace]) -> dict[str, list[Pace]]:
+    """The runs of each algorithm; where those of one differ in their codecs, of each pair of codecs."""
+    members: dict[str, list[Pace]] = {}
+    for p in paces:
+        members.setdefault(p.algorithm, []).append(p)
+    found: dict[str, list[Pace]] = {}
+    for name, own in members.items():
+        alike = len({p.codecs for p in own}) == 1
+        for p in own:
+            found.setdefault(name if alike else f"{name}, {p.codecs}", []).append(p)
+    return found
+
+
 def ratios(paces: Sequence[Pace], field: str) -> dict[str, tuple[float, float, float]]:
-    """FedBuff's value over each other algorithm's, seed by seed: as interval() has it."""
-    base = {p.seed: getattr(p, field) for p in paces if p.algorithm == "fedbuff"}
+    """FedBuff's value over each of the others' (by_name), seed by seed: as interval() has it."""
+    named = by_name(paces)
+    base = {p.seed: getattr(p, field) for p in named.pop(BASELINE, ())}
     found = {}
-    for name in dict.fromkeys(p.algorithm for p in paces if p.algorithm != "fedbuff"):
-        values = [base[p.seed] / getattr(p, field) for p in paces if p.algorithm == name and p.seed in base]
+    for name, own in named.items():
+        values = [base[p.seed] / getattr(p, field) for p in own if p.seed in base]
         if values:
             found[name] = interval(values)
     return found
@@ -120,19 +137,20 @@ QUANTITIES = {
 
 
 def pace_grid(paces: Sequence[Pace]) -> Grid:
-    """A row a quantity, a column an algorithm, and FedBuff's over the others'."""
-    names = sorted({p.algorithm for p in paces}, key=lambda name: (name == "fedbuff", name))
-    others = [name for name in names if name != "fedbuff"]
+    """A row a quantity, a column a name of by_name, and FedBuff's over the others'."""
+    named = by_name(paces)
+    names = sorted(named, key=lambda name: (name == BASELINE, name))
+    others = [name for name in names if name != BASELINE]
     rows = []
     for field in fields(Pace):
         if field.name not in QUANTITIES:
             continue
-        cells = [_cell(interval([getattr(p, field.name) for p in paces if p.algorithm == n])) for n in names]
+        cells = [_cell(interval([getattr(p, field.name) for p in named[name]])) for name in names]
         found = {} if field.name == "upload_error" else ratios(paces, field.name)
-        cells += [_cell(found[name]) if name in found else NOTHING for name in others if "fedbuff" in names]
+        cells += [_cell(found[name]) if name in found else NOTHING for name in others if BASELINE in named]
         rows.append((QUANTITIES[field.name], *cells))
-    counts = ", ".join(f"{sum(p.algorithm == n for p in paces)} of {n}" for n in names)
-    headings = ("", *names, *(f"fedbuff / {name}" for name in others if "fedbuff" in names))
+    counts = "; ".join(f"{len(named[name])} of {name}" for name in names)
+    headings = ("", *names, *(f"{BASELINE} / {name}" for name in others if BASELINE in named))
     caption = (
         f"Medians over runs ({counts}) with bootstrap intervals of 95%. Upload latency is the time from posting on "
         f"the client to arrival on rank 0, by two clocks; {NOTHING} where it does not exceed their error."
@@ -141,9 +159,11 @@ def pace_grid(paces: Sequence[Pace]) -> Grid:
 
 
 def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
-    """{runs, algorithms, fedbuff_over}: each run's numbers, and medians with their intervals; null: not known."""
+    """{runs, algorithms, fedbuff_over}: each run's numbers, and medians with their intervals; null: not known.
+
+    The keys of the last two are the names of by_name.
+    """
     names = [field.name for field in fields(Pace) if field.name in QUANTITIES]
-    algorithms = list(dict.fromkeys(p.algorithm for p in paces))
 
     def known(values: tuple[float, float, float]) -> list[float] | None:
         return [float(v) for v in values] if np.isfinite(values[0]) else None
@@ -151,8 +171,8 @@ def as_json(paces: Sequence[Pace]) -> dict[str, Any]:
     return {
         "runs": [{name: plain(value) for name, value in asdict(p).items()} for p in paces],
         "algorithms": {
-            a: {n: known(interval([getattr(p, n) for p in paces if p.algorithm == a])) for n in names}
-            for a in algorithms
+            name: {n: known(interval([getattr(p, n) for p in own])) for n in names}
+            for name, own in by_name(paces).items()
         },
         "fedbuff_over": {
             n: {a: known(values) for a, values in ratios(paces, n).items()}
