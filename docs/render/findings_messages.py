@@ -1,14 +1,9 @@
-"""Blocks of docs/findings.md on messages and clocks: a scale for a whole tensor, slow links, the two clocks."""
+"""Blocks of docs/findings.md on messages and clocks: a scale for a whole tensor, the two clocks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, inf, log, nan
-from statistics import fmean
 from typing import Any
-
-import numpy as np
-from scipy.optimize import isotonic_regression
 
 from docs.render.codec_errors import title
 from docs.render.pages import table
@@ -35,9 +30,6 @@ CODECS = (
 )
 WHOLE, BUCKETS, EDEN = CODECS[0], CODECS[1], CODECS[3]
 CLOCKS = {"digits": "clocks", "Fashion-MNIST": "clocks-fashion-mnist"}
-SHARES = (0.5, 0.75, 0.9, 0.95)  # of the speed on a free link
-VARIANTS = {"fedbuff": "FedBuff, float32", "qsgd4": "QAFeL, 4/4 bits, qsgd", "eden1": "QAFeL, 1/1 bit, eden"}
-DRAWS = 1000
 
 
 # --- 11: one scale for a whole tensor -----------------------------------------------------------------
@@ -85,97 +77,6 @@ def _error(one: Mapping[str, Any]) -> Interval:
 def _over(ours: Interval, theirs: Interval) -> Interval:
     """Whatever update of the one and of the other."""
     return ours[0] / theirs[0], ours[1] / theirs[2], ours[2] / theirs[1]
-
-
-# --- 12: slow links -----------------------------------------------------------------------------------
-
-
-def links() -> Finding:
-    """The rate of a link at which each keeps so much of its speed on a free one."""
-    runs = content("findings-link-rates")
-    drawn = _draws(sorted({run["seed"] for run in runs}))
-    speeds = {name: _speeds([run for run in runs if run["variant"] == name], drawn) for name in VARIANTS}
-    at = {
-        name: {share: np.array([rate_at(own, share) for own in speeds[name]]) for share in SHARES}
-        for name in VARIANTS
-    }
-    checks = tuple(
-        every(
-            f"{VARIANTS[name]} keeps as much of its speed on a link at least {least:g} times slower than FedBuff's",
-            {
-                f"{share:.0%}": (found, at_least(found, least))
-                for share in SHARES
-                for found in [_interval(at["fedbuff"][share], at[name][share])]
-            },
-        )
-        for name, least in (("qsgd4", 5.2), ("eden1", 16.0))
-    )
-    lines = [
-        (
-            f"{share:.0%}",
-            *(shown(_interval(at[name][share])) for name in VARIANTS),
-            *(shown(_interval(at["fedbuff"][share], at[name][share])) for name in ("qsgd4", "eden1")),
-        )
-        for share in SHARES
-    ]
-    header = ("share of its speed on a free link", *(f"{words}: Mbit/s" for words in VARIANTS.values()),
-              "FedBuff's / 4/4's [95%]", "FedBuff's / 1/1's [95%]")  # fmt: skip
-    return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-link-rates",))
-
-
-Speeds = Mapping[float, float]  # Mbit/s, inf for a free link -> server steps a second
-
-
-def _draws(seeds: Sequence[int]) -> list[list[int]]:
-    """All seeds, and then DRAWS times as many of them, with repeats: a bootstrap."""
-    drawn = np.random.default_rng(0).choice(seeds, (DRAWS, len(seeds)))
-    return [[*seeds], *drawn.tolist()]
-
-
-def _speeds(runs: Sequence[Mapping[str, Any]], drawn: Sequence[Sequence[int]]) -> list[Speeds]:
-    """The mean over the seeds of each draw, at the rates that all seeds have: a run may be too slow for two steps."""
-    of: dict[float, dict[int, float]] = {}
-    for run in runs:
-        if run["per_step"] is not None:
-            of.setdefault(inf if run["mbit"] is None else run["mbit"], {})[run["seed"]] = 1 / run["per_step"]
-    whole = {rate: own for rate, own in of.items() if len(own) == len(drawn[0])}
-    return [{rate: fmean(own[seed] for seed in seeds) for rate, own in whole.items()} for seeds in drawn]
-
-
-def rate_at(own: Speeds, share: float) -> float:
-    """The Mbit/s at which the share of the speed on a free link is reached, between two rates by their logarithms.
-
-    A faster link makes no run slower, so that speeds which fall as the rate grows are noise: they are averaged
-    (isotonic regression), and that of the free link is the last of these averages. 0 where the slowest rate is fast
-    enough, inf where the fastest is not, and nan without a free link.
-
-    >>> rate_at({1.0: 0.5, 10.0: 1.5, 100.0: 2.0, inf: 2.0}, 0.5).__round__(3)
-    3.162
-    >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95, inf: 1.0}, 0.625).__round__(3)
-    3.162
-    >>> rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.5), rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.9)
-    (0.0, inf)
-    """
-    rates = sorted(own)
-    if inf not in own:
-        return nan
-    speeds = isotonic_regression([own[rate] for rate in rates]).x
-    shares = speeds / speeds[-1]
-    above = int(np.searchsorted(shares, share))  # the first rate with the share or more
-    if above == 0 or rates[above] == inf:
-        return inf if above else 0.0
-    low, high = rates[above - 1], rates[above]
-    part = float((share - shares[above - 1]) / (shares[above] - shares[above - 1]))
-    return exp(log(low) + part * (log(high) - log(low)))
-
-
-def _interval(rates: np.ndarray, over: np.ndarray | float = 1.0) -> Interval | None:
-    """That of all seeds, and the 95% of the draws; None where an end is not among the rates that were measured."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = rates / over
-    low, high = np.percentile(drawn[1:], (2.5, 97.5), method="nearest")
-    found = float(drawn[0]), float(low), float(high)
-    return found if all(0 < value < inf for value in found) else None
 
 
 # --- 14: the two clocks -------------------------------------------------------------------------------

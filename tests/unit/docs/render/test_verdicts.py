@@ -136,4 +136,4 @@ def _seeds(found):
         return name, run.get("mbit")
 
     settings = {setting(run) for run in found}
-    return {tuple(sorted(run["seed"] for run in found if setting(run) == one)) for one in settings}
+    return {tuple(sorted({run["seed"] for run in found if setting(run) == one})) for one in settings}
