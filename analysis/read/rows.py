@@ -153,7 +153,7 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     values |= _from_updates(trace, None if at is None else int(steps["uploads"][at]))
     values |= _totals(values) | _memory(trace)
     if at is not None:
-        values |= _to_target(values, steps[at], by_broadcast=_broadcasts(trace))
+        values |= _to_target(values, steps[at], int(messages_down(trace, steps)[at]))
     elif values["uploads_to_target"] is not None:  # the evaluation after the last step found it
         values |= {key: values.get(_AT_END[key]) for key in _AT_END}
         if values.get("driver") == "virtual":
@@ -200,6 +200,14 @@ def _from_tables(trace: Trace, steps: np.ndarray) -> dict[str, Any]:
 
 def _broadcasts(trace: Trace) -> bool:
     return trace.experiment.get("downlink", {}).get("delivery", "broadcast") == "broadcast"
+
+
+def messages_down(trace: Trace, steps: np.ndarray) -> np.ndarray:
+    """Broadcasts until each row of /steps; without broadcasts as many downloads as there were bytes for."""
+    if _broadcasts(trace):
+        return np.asarray(steps["version"])
+    each = trace.attributes.get("payload_bytes_per_broadcast") or math.inf
+    return np.rint(steps["payload_bytes_down"] / each).astype(np.int64)
 
 
 def _from_updates(trace: Trace, received: int | None) -> dict[str, Any]:
@@ -284,13 +292,10 @@ def _totals(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _to_target(values: dict[str, Any], step: np.ndarray, *, by_broadcast: bool) -> dict[str, Any]:
-    """The cost until the first evaluation at the target. step: that row of /steps."""
+def _to_target(values: dict[str, Any], step: np.ndarray, sent_down: int) -> dict[str, Any]:
+    """The cost until the first evaluation at the target. step: that row of /steps; sent_down: messages until then."""
     uploads, versions = int(step["uploads"]), int(step["version"])
     payload_up, payload_down = int(step["payload_bytes_up"]), int(step["payload_bytes_down"])
-    sent_down = versions
-    if not by_broadcast:  # as many downloads as there were bytes for
-        sent_down = round(payload_down / (values.get("payload_bytes_per_broadcast") or math.inf))
     found = {
         "steps_to_target": versions,
         "seconds_to_target": float(step["time_s"]),
