@@ -14,7 +14,7 @@ from typing import Any
 from qafel_analysis.commands.record import of_runs
 from qafel_analysis.theory.pace import pace
 
-from qafel_mpi.trace.reader import TraceError
+from qafel_mpi.trace.reader import TraceError, open_trace
 
 NOTE = (
     "a round is a seed at all rates, one after the other; each was started with "
@@ -42,7 +42,15 @@ def measured(path: Path) -> dict[str, Any]:
         per_step: float | None = pace(path).per_step
     except TraceError:  # too slow for two server steps
         per_step = None
-    return {"variant": variant, "seed": int(seed), "mbit": mbit(path.parent.name), "per_step": per_step}
+    with open_trace(path) as trace:
+        digest = trace.digest("x")
+    return {
+        "variant": variant,
+        "seed": int(seed),
+        "mbit": mbit(path.parent.name),
+        "per_step": per_step,
+        "x_digest": digest,
+    }
 
 
 if __name__ == "__main__":

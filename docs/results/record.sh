@@ -30,7 +30,7 @@ logistic() {
 clocks() {
     qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
     qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
-    python docs/results/replays.py $out/findings-replays.json $raw/clocks/digits/wall-*.h5
+    python docs/results/replays.py $out/findings-replays.json $raw/clocks/*/wall-*.h5
 }
 
 resnet18() {
@@ -109,8 +109,9 @@ findings_of_theory() { # of all but the runs with weights, which are no factor o
 }
 
 budget() { # of the headline's runs
-    qafel-analysis curves $raw/headline/digits/*.h5 --x payload_bytes --y accuracy \
-        --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
+    curves="qafel-analysis curves $raw/headline/digits/*.h5 --y accuracy --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8"
+    $curves --x wire_bytes_up --record $out/findings-budget.json
+    $curves --x wire_bytes --record $out/findings-budget-both.json
 }
 
 codec() {
@@ -243,6 +244,7 @@ link() { # GROUP OPTION...
 
 link_rates() {
     python docs/results/link_rates.py $out/findings-link-rates.json $raw/link-rates/*/*.h5
+    python docs/results/replays.py $out/findings-replays-links.json $raw/link-rates/*/*.h5
 }
 
 link_cnn_100mbit() {

@@ -129,19 +129,59 @@ def test_the_best_codec_is_exact_on_a_fast_link_and_small_on_a_slow_one(monkeypa
 # --- clocks, speeds ----------------------------------------------------------------------------
 
 
-def test_clocks_agree_within_a_factor_and_one_replay_that_differs_fails(monkeypatch):
-    def run(driver, uploads):
-        return {"run": "", "driver": driver, "uploads_to_target": uploads}
+@pytest.fixture
+def clocks(monkeypatch):
+    """The claim on three wall runs a data set, their replays, and those of a link's runs where there are some."""
 
-    counts = (980, 1000, 1020)
-    clocks = [run(driver, n) for driver in ("wall", "virtual") for n in counts]
-    replays = [{"same": True, "server_steps": 10}, {"same": True, "server_steps": 20}]
-    found = {"clocks": clocks, "clocks-fashion-mnist": clocks, "findings-replays": replays}
-    monkeypatch.setattr(findings_messages, "content", found.__getitem__)
-    assert findings_messages.clocks().verdict == "holds"
-    found["clocks"] = [run("wall", n) for n in counts] + [run("virtual", 2 * n) for n in counts]
-    replays[0]["same"] = False
-    assert findings_messages.clocks().verdict == "does not hold here"
+    def of(replays: list[dict], links: list[dict] | None = None, virtual: int = 1000):
+        def run(driver, uploads, digest):
+            return {"run": "", "driver": driver, "uploads_to_target": uploads, "x_digest": digest}
+
+        counts = (980, 1000, 1020)
+        digits, images = (
+            [run("wall", n, f"{name}{n}") for n in counts]
+            + [run("virtual", round(n * scale / 1000), "") for n in counts]
+            for name, scale in (("d", virtual), ("f", 1000))
+        )
+        found = {"clocks": digits, "clocks-fashion-mnist": images, "findings-replays": replays}
+        if links is not None:
+            found["findings-link-rates"] = [{"x_digest": "l0"}, {"x_digest": "l1"}]
+            found["findings-replays-links"] = links
+        monkeypatch.setattr(findings_messages, "content", found.__getitem__)
+        monkeypatch.setattr(findings_messages, "measured", found.__contains__)
+        return findings_messages.clocks().checks
+
+    return of
+
+
+def replayed(*digests: str, same: bool = True, dataset: str = "digits") -> list[dict]:
+    return [
+        {"x_digest": one, "same": same, "server_steps": 10, "dataset": dataset, "ranks": 4} for one in digests
+    ]
+
+
+def test_clocks_agree_within_a_factor(clocks):
+    own = replayed("d980", "d1000", "d1020", "f980", "f1000", "f1020")
+    assert [check.holds for check in clocks(own)] == [True, True]
+    assert clocks(own, virtual=2000)[0].holds is False
+
+
+def test_replays_are_judged_of_the_runs_of_the_table_all_of_them(clocks):
+    own = replayed("d980", "d1000", "d1020")
+    *_, replays = clocks(own)
+    assert replays.holds is None, "those of Fashion-MNIST were not replayed"
+    assert replays.measured.startswith("3 of 6 runs were replayed (3 of digits, 4 ranks), of 30 server steps")
+    *_, replays = clocks(replayed("other", "runs"))
+    assert (replays.holds, replays.measured) == (None, "0 of 6 runs were replayed")
+    *_, replays = clocks([*own, *replayed("f980", "f1000", same=False)])
+    assert replays.holds is False
+    assert replays.measured.endswith("; 3 ended with the same bits")
+
+
+def test_replays_of_the_links_runs_are_a_statement_of_their_own(clocks):
+    own = replayed("d980", "d1000", "d1020", "f980", "f1000", "f1020")
+    assert clocks(own, replayed("l0", "l1", dataset="synthetic"))[2].holds is True
+    assert clocks(own, replayed("l0", dataset="synthetic"))[2].holds is None
 
 
 def speeds(lag: float) -> list[dict]:
