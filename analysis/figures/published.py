@@ -109,6 +109,7 @@ def accuracy_by_budget(content: Any) -> Any:
         axes.plot(
             np.array(one["x"]) / 1e6, means, marker=MARKERS[k % len(MARKERS)], markersize=5,
             color=colour(k), linestyle="solid" if k < len(MARKERS) else "dashed", linewidth=2, label=name,
+            zorder=2 + 1 / (k + 1),  # the first on top
         )  # fmt: skip
     axes.set(xscale="log", xlabel="wire megabytes sent up", ylabel="test accuracy", ylim=(0, 1.02))
     ticks = [x / 1e6 for x in content[0]["x"]]
