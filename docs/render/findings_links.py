@@ -171,8 +171,8 @@ def _seconds(rounds: Mapping[str, Rounds], curves: Mapping[str, Sequence[Curve |
 
 def _at(found: Rounds, rate: float) -> list[float] | None:
     """Seconds of every round; None where one has none: too slow for a step, or not run."""
-    values = [own.get(rate) for own in found.values()]
-    return None if None in values else values
+    values = [own[rate] for own in found.values() if rate in own]
+    return values if len(values) == len(found) else None
 
 
 def _worst(found: Rounds, curves: Sequence[Curve | None]) -> str:
