@@ -8,6 +8,8 @@ AGAINST = {
     "server_steps": "server steps",
     "payload_bytes_up": "payload bytes up",
     "payload_bytes": "payload bytes up and down (broadcast)",
+    "wire_bytes_up": "wire bytes up",
+    "wire_bytes": "wire bytes up and down (broadcast)",
     "seconds": "seconds",
 }
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from qafel_analysis.figures.axes import AGAINST
-from qafel_analysis.read.rows import plain
+from qafel_analysis.read.rows import messages_down, plain
 from qafel_analysis.tables.compare import Group, ended
 from qafel_analysis.tables.grid import Grid, number
 
 from qafel_mpi.trace.reader import Trace, open_trace
+from qafel_mpi.trace_schema import HEADER_BYTES
 
 POINTS = 200  # of a curve that is drawn
 
@@ -23,13 +24,13 @@ def curve(trace: Trace) -> pd.DataFrame:
     """The evaluated steps of a run: the columns of AGAINST, and accuracy, loss, gap, gradient_norm_squared."""
     steps = trace.table("steps")
     steps = steps[~np.isnan(steps["loss"]) | ~np.isnan(steps["accuracy"])]
-    return _frame(steps)
+    return _frame(trace, steps)
 
 
 def gaps(trace: Trace) -> pd.DataFrame:
     """All steps, thinned to POINTS evenly spaced ones: gap, step norm and error of the downlink's quantizer."""
     steps = trace.table("steps")
-    return _frame(steps[_evenly(len(steps), POINTS)])
+    return _frame(trace, steps[_evenly(len(steps), POINTS)])
 
 
 def _evenly(count: int, points: int) -> np.ndarray:
@@ -37,13 +38,18 @@ def _evenly(count: int, points: int) -> np.ndarray:
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, points)).astype(int))
 
 
-def _frame(steps: np.ndarray) -> pd.DataFrame:
+def _frame(trace: Trace, steps: np.ndarray) -> pd.DataFrame:
+    up = steps["payload_bytes_up"] + HEADER_BYTES * steps["uploads"]
+    messages = messages_down(trace, steps)
+    down = np.where(messages < 0, np.nan, steps["payload_bytes_down"] + HEADER_BYTES * messages)
     return pd.DataFrame(
         {
             "uploads": steps["uploads"],
             "server_steps": steps["version"],
             "payload_bytes_up": steps["payload_bytes_up"],
             "payload_bytes": steps["payload_bytes_up"] + steps["payload_bytes_down"],
+            "wire_bytes_up": up,
+            "wire_bytes": up + down,
             "seconds": steps["time_s"],
             "accuracy": steps["accuracy"],
             "loss": steps["loss"],
@@ -102,7 +108,7 @@ def curves_of(group: Group, y: str) -> list[pd.DataFrame]:
     for run in group.runs:
         with open_trace(run["run"], salvage=True) as trace:
             steps = trace.table("steps")
-            found.append(_frame(steps[np.isfinite(steps[y])]))
+            found.append(_frame(trace, steps[np.isfinite(steps[y])]))
     return found
 
 

@@ -44,12 +44,16 @@ _PANELS = {
     ("fashion-mnist", "resnet18"): "Fashion-MNIST, ResNet-18",
 }
 _RIVALS = {  # name in the picture -> how the label of its setting begins
-    "QAFeL, eden 1 bit": "qafel, eden 1 bits up, eden 1 bits down, K",
-    "QAFeL, qsgd 4 bits": "qafel, qsgd 4 bits up, qsgd 4 bits down, K",
+    "QAFeL, 1 bit (eden)": "qafel, eden 1 bits up, eden 1 bits down, K",
+    "QAFeL, 4 bits (qsgd)": "qafel, qsgd 4 bits up, qsgd 4 bits down, K",
+    "naive, 1 bit up, 4 down": "naive, eden 1 bits up",
+    "FedPAQ, 1 bit up": "fedpaq, eden 1 bits up",
     "Decoupled DiLoCo": "decoupled",
-    "naive, 8 bits": "naive",
     "CA²FL": "ca2fl",
     "FedBuff": "fedbuff, ",
+    "FADAS": "fadas",
+    "QAFeL-EF, 1 bit": "qafel-ef, eden 1 bits up",
+    "FedAvg": "fedavg",
     "FedAsync": "fedasync",
     "QuAFL, 8 bits": "quafl",
 }
@@ -95,11 +99,11 @@ def accuracy_against_bytes(content: Any) -> Any:
 
 @styled
 def accuracy_by_budget(content: Any) -> Any:
-    """Test accuracy once so many megabytes went up and down: means over seeds, a line an algorithm.
+    """Test accuracy once so many megabytes went up on the wire: means over seeds, a line an algorithm.
 
-    content: of `curves --x payload_bytes --y accuracy --at BUDGETS`, all algorithms.
+    content: of `curves --x wire_bytes_up --y accuracy --at BUDGETS`, all algorithms.
     """
-    figure, axes = new_figure(7.2, 3.3)
+    figure, axes = new_figure(7.2, 3.6)
     axes.axhline(_TARGET, color="#888888", linewidth=0.8, linestyle="--")
     for k, (name, label) in enumerate(_RIVALS.items()):
         (one,) = (one for one in content if one["setting"].startswith(label))
@@ -108,10 +112,11 @@ def accuracy_by_budget(content: Any) -> Any:
             float(np.mean([value or 0.0 for value in column])) for column in zip(*one["values"], strict=True)
         ]
         axes.plot(
-            np.array(one["x"]) / 1e6, means, marker=MARKERS[k], markersize=5, color=colour(k), label=name,
-            linewidth=2,
+            np.array(one["x"]) / 1e6, means, marker=MARKERS[k % len(MARKERS)], markersize=5,
+            color=colour(k), linestyle="solid" if k < len(MARKERS) else "dashed", linewidth=2, label=name,
+            zorder=2 + 1 / (k + 1),  # the first on top
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="megabytes sent, up and down", ylabel="test accuracy", ylim=(0, 1.02))
+    axes.set(xscale="log", xlabel="wire megabytes sent up", ylabel="test accuracy", ylim=(0, 1.02))
     ticks = [x / 1e6 for x in content[0]["x"]]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

@@ -151,9 +151,9 @@ def row_of(trace: Trace, target: Target | None = None) -> dict[str, Any]:
     else:
         values["uploads_to_target"] = own if own >= 0 else None
     values |= _from_updates(trace, steps, None if at is None else int(steps["uploads"][at]))
-    values |= _totals(values, _sent_down(trace, steps[-1]) if len(steps) else None) | _memory(trace)
+    values |= _totals(values, _sent_down(trace, steps, -1) if len(steps) else None) | _memory(trace)
     if at is not None:
-        values |= _to_target(values, steps[at], _sent_down(trace, steps[at]))
+        values |= _to_target(values, steps[at], _sent_down(trace, steps, at))
     elif values["uploads_to_target"] is not None:  # the evaluation after the last step found it
         values |= {key: values.get(_AT_END[key]) for key in _AT_END}
         if values.get("driver") == "virtual":
@@ -193,7 +193,7 @@ def _from_tables(trace: Trace, steps: np.ndarray) -> dict[str, Any]:
         "wire_bytes_up": int(last["payload_bytes_up"]) + HEADER_BYTES * int(last["uploads"]),
         "virtual_seconds" if virtual else "seconds": float(last["time_s"]),
     }
-    if (sent := _sent_down(trace, last)) is not None:
+    if (sent := _sent_down(trace, steps, -1)) is not None:
         found["wire_bytes_down"] = found["payload_bytes_down"] + HEADER_BYTES * sent
     if len(evaluated):
         found |= {name: float(evaluated[name][-1]) for name in ("accuracy", "loss", "bits_per_byte")}
@@ -204,14 +204,21 @@ def _broadcasts(trace: Trace) -> bool:
     return trace.experiment.get("downlink", {}).get("delivery", "broadcast") == "broadcast"
 
 
-def _sent_down(trace: Trace, step: np.ndarray) -> int | None:
-    """Messages down until that row of /steps, broadcasts or downloads; None where an older trace does not say."""
-    if step["messages_down"] >= 0:
-        return int(step["messages_down"])
+def messages_down(trace: Trace, steps: np.ndarray) -> np.ndarray:
+    """Until each row of /steps, broadcasts or downloads; −1 where an older trace does not say."""
     if _broadcasts(trace):
-        return int(step["version"])
-    payload_bytes, each = int(step["payload_bytes_down"]), trace.attributes.get("payload_bytes_per_broadcast")
-    return payload_bytes // each if each and payload_bytes % each == 0 else None  # else sizes vary
+        older = steps["version"]
+    else:  # without entropy coding all have one size
+        each = trace.attributes.get("payload_bytes_per_broadcast") or math.inf
+        count, rest = np.divmod(steps["payload_bytes_down"], each)
+        older = np.where(rest == 0, count, -1)
+    return np.where(steps["messages_down"] >= 0, steps["messages_down"], older).astype(np.int64)
+
+
+def _sent_down(trace: Trace, steps: np.ndarray, at: int) -> int | None:
+    """As messages_down has it, of one row; None where it is not known."""
+    found = int(messages_down(trace, steps[[at]])[0])
+    return found if found >= 0 else None
 
 
 def _from_updates(trace: Trace, steps: np.ndarray, received: int | None) -> dict[str, Any]:
@@ -289,7 +296,7 @@ def _totals(values: dict[str, Any], sent_down: int | None) -> dict[str, Any]:
 
 
 def _to_target(values: dict[str, Any], step: np.ndarray, sent_down: int | None) -> dict[str, Any]:
-    """The cost until the first evaluation at the target. step: that row of /steps."""
+    """The cost until the first evaluation at the target. step: that row of /steps; sent_down: messages until then."""
     uploads, versions = int(step["uploads"]), int(step["version"])
     payload_up, payload_down = int(step["payload_bytes_up"]), int(step["payload_bytes_down"])
     found = {

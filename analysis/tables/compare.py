@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, stdev
@@ -116,14 +116,23 @@ def cut_short(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def label(run: Run) -> str:
-    """The algorithm, codecs and buffer of a run, in words."""
+def codecs(run: Mapping[str, Any]) -> str:
+    """Those of a run's uplink and downlink, in words; run: its row, or its trace's attributes.
+
+    >>> codecs({"uplink_codec": "eden", "uplink_bits": 1, "downlink_codec": "identity", "downlink_bits": 32})
+    'eden 1 bits up, float32 down'
+    """
 
     def codec(side: str) -> str:
         name, bits = run[f"{side}_codec"], run[f"{side}_bits"]
         return f"float{bits}" if name == "identity" else f"{name} {bits} bits"
 
-    return f"{run['algorithm']}, {codec('uplink')} up, {codec('downlink')} down, K = {run['buffer_size']}"
+    return f"{codec('uplink')} up, {codec('downlink')} down"
+
+
+def label(run: Run) -> str:
+    """The algorithm, codecs and buffer of a run, in words."""
+    return f"{run['algorithm']}, {codecs(run)}, K = {run['buffer_size']}"
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:

@@ -15,7 +15,7 @@ import pandas as pd
 from qafel_analysis.read.rows import plain
 from qafel_analysis.read.settings import Settings, alike, comparable, distance, labels, settings
 from qafel_analysis.read.traffic import errors_s, latency_quantile
-from qafel_analysis.tables.compare import BASELINE
+from qafel_analysis.tables.compare import BASELINE, codecs
 from qafel_analysis.tables.grid import NOTHING, Grid
 from qafel_analysis.theory.scaling import spread
 from qafel_analysis.theory.scaling_paper import of_rank_0
@@ -29,6 +29,7 @@ class Pace:
     """One wall run; times in seconds, medians over its messages where they are of one message."""
 
     algorithm: str
+    codecs: str  # up and down, with their bits
     seed: int
     per_step: float  # from version 0 to the last step, over the steps
     to_target: float  # to the last step; nan where the target was not reached
@@ -59,6 +60,7 @@ def pace(trace: Trace) -> Pace:
     span = float(steps["time_s"][-1] - steps["time_s"][0])
     return Pace(
         algorithm=str(a["algorithm"]),
+        codecs=codecs(a),
         seed=int(a["seed"]),
         per_step=span / (len(steps) - 1),
         to_target=span if a["outcome"] == "target reached" else float("nan"),
@@ -97,7 +99,7 @@ def _median(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs of one setting. name: the algorithm's, and what tells it from other settings of that algorithm."""
+    """The runs of one setting. name: the algorithm's, and what tells it from others of that algorithm."""
 
     name: str
     paces: tuple[Pace, ...]
@@ -122,9 +124,17 @@ class Setting:
 
 
 def settings_of(paces: Sequence[Pace]) -> list[Setting]:
-    """Runs that differ in nothing but the seed, together; FedBuff's last."""
+    """Runs that differ in nothing but the seed, together; FedBuff's last.
+
+    Settings of one algorithm are told apart by their codecs, and then by other settings.
+    """
     members = alike(paces, lambda p: p.settings | {"algorithm": p.algorithm})
-    names = labels([own[0].algorithm for own in members], [own[0].settings for own in members])
+    firsts = [own[0] for own in members]
+    several = {
+        p.algorithm for p in firsts if len({o.codecs for o in firsts if o.algorithm == p.algorithm}) > 1
+    }
+    words = [f"{p.algorithm}, {p.codecs}" if p.algorithm in several else p.algorithm for p in firsts]
+    names = labels(words, [p.settings for p in firsts])
     return sorted(map(Setting, names, members), key=lambda s: (s.algorithm == BASELINE, s.name))
 
 

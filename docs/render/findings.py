@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from docs.render import (
     findings_codecs,
+    findings_links,
     findings_load,
     findings_messages,
     findings_server,
@@ -60,7 +61,7 @@ CLAIMS: dict[str, Claim] = {  # by block
     "finding-speeds": Claim("Unequal speeds", findings_speeds.speeds, findings_speeds.RECORDS),
     "finding-tensor": Claim("One scale for a whole tensor", findings_messages.whole_tensor),
     "finding-links": Claim(
-        "Links of many rates", findings_messages.links, ("findings-link-rates",), "link-rates"
+        "Links of many rates", findings_links.links, ("findings-link-rates",), "link-rates"
     ),
     "finding-budget": Claim("One budget of bytes", findings_load.budget),
     "finding-clocks": Claim("Two clocks", findings_messages.clocks, ("findings-replays",), "clocks"),

@@ -1,18 +1,14 @@
-"""Blocks of docs/findings.md on messages and clocks: a scale for a whole tensor, slow links, the two clocks."""
+"""Blocks of docs/findings.md on messages and clocks: a scale for a whole tensor, the two clocks."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import exp, inf, log, nan
-from statistics import fmean
 from typing import Any
-
-import numpy as np
-from scipy.optimize import isotonic_regression
 
 from docs.render.codec_errors import title
 from docs.render.pages import table
-from docs.render.records import content, digits
+from docs.render.records import content, digits, measured
 from docs.render.verdicts import (
     Check,
     Finding,
@@ -34,10 +30,8 @@ CODECS = (
     "eden, 1 bits",
 )
 WHOLE, BUCKETS, EDEN = CODECS[0], CODECS[1], CODECS[3]
+OF_LINKS = "findings-replays-links"
 CLOCKS = {"digits": "clocks", "Fashion-MNIST": "clocks-fashion-mnist"}
-SHARES = (0.5, 0.75, 0.9, 0.95)  # of the speed on a free link
-VARIANTS = {"fedbuff": "FedBuff, float32", "qsgd4": "QAFeL, 4/4 bits, qsgd", "eden1": "QAFeL, 1/1 bit, eden"}
-DRAWS = 1000
 
 
 # --- 11: one scale for a whole tensor -----------------------------------------------------------------
@@ -87,97 +81,6 @@ def _over(ours: Interval, theirs: Interval) -> Interval:
     return ours[0] / theirs[0], ours[1] / theirs[2], ours[2] / theirs[1]
 
 
-# --- 12: slow links -----------------------------------------------------------------------------------
-
-
-def links() -> Finding:
-    """The rate of a link at which each keeps so much of its speed on a free one."""
-    runs = content("findings-link-rates")
-    drawn = _draws(sorted({run["seed"] for run in runs}))
-    speeds = {name: _speeds([run for run in runs if run["variant"] == name], drawn) for name in VARIANTS}
-    at = {
-        name: {share: np.array([rate_at(own, share) for own in speeds[name]]) for share in SHARES}
-        for name in VARIANTS
-    }
-    checks = tuple(
-        every(
-            f"{VARIANTS[name]} keeps as much of its speed on a link at least {least:g} times slower than FedBuff's",
-            {
-                f"{share:.0%}": (found, at_least(found, least))
-                for share in SHARES
-                for found in [_interval(at["fedbuff"][share], at[name][share])]
-            },
-        )
-        for name, least in (("qsgd4", 5.2), ("eden1", 16.0))
-    )
-    lines = [
-        (
-            f"{share:.0%}",
-            *(shown(_interval(at[name][share])) for name in VARIANTS),
-            *(shown(_interval(at["fedbuff"][share], at[name][share])) for name in ("qsgd4", "eden1")),
-        )
-        for share in SHARES
-    ]
-    header = ("share of its speed on a free link", *(f"{words}: Mbit/s" for words in VARIANTS.values()),
-              "FedBuff's / 4/4's [95%]", "FedBuff's / 1/1's [95%]")  # fmt: skip
-    return Finding(checks, table(header, lines, right=range(1, 6)), ("findings-link-rates",))
-
-
-Speeds = Mapping[float, float]  # Mbit/s, inf for a free link -> server steps a second
-
-
-def _draws(seeds: Sequence[int]) -> list[list[int]]:
-    """All seeds, and then DRAWS times as many of them, with repeats: a bootstrap."""
-    drawn = np.random.default_rng(0).choice(seeds, (DRAWS, len(seeds)))
-    return [[*seeds], *drawn.tolist()]
-
-
-def _speeds(runs: Sequence[Mapping[str, Any]], drawn: Sequence[Sequence[int]]) -> list[Speeds]:
-    """The mean over the seeds of each draw, at the rates that all seeds have: a run may be too slow for two steps."""
-    of: dict[float, dict[int, float]] = {}
-    for run in runs:
-        if run["per_step"] is not None:
-            of.setdefault(inf if run["mbit"] is None else run["mbit"], {})[run["seed"]] = 1 / run["per_step"]
-    whole = {rate: own for rate, own in of.items() if len(own) == len(drawn[0])}
-    return [{rate: fmean(own[seed] for seed in seeds) for rate, own in whole.items()} for seeds in drawn]
-
-
-def rate_at(own: Speeds, share: float) -> float:
-    """The Mbit/s at which the share of the speed on a free link is reached, between two rates by their logarithms.
-
-    A faster link makes no run slower, so that speeds which fall as the rate grows are noise: they are averaged
-    (isotonic regression), and that of the free link is the last of these averages. 0 where the slowest rate is fast
-    enough, inf where the fastest is not, and nan without a free link.
-
-    >>> rate_at({1.0: 0.5, 10.0: 1.5, 100.0: 2.0, inf: 2.0}, 0.5).__round__(3)
-    3.162
-    >>> rate_at({1.0: 0.25, 10.0: 1.05, 100.0: 0.95, inf: 1.0}, 0.625).__round__(3)
-    3.162
-    >>> rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.5), rate_at({1.0: 0.6, 10.0: 0.75, inf: 1.0}, 0.9)
-    (0.0, inf)
-    """
-    rates = sorted(own)
-    if inf not in own:
-        return nan
-    speeds = isotonic_regression([own[rate] for rate in rates]).x
-    shares = speeds / speeds[-1]
-    above = int(np.searchsorted(shares, share))  # the first rate with the share or more
-    if above == 0 or rates[above] == inf:
-        return inf if above else 0.0
-    low, high = rates[above - 1], rates[above]
-    part = float((share - shares[above - 1]) / (shares[above] - shares[above - 1]))
-    return exp(log(low) + part * (log(high) - log(low)))
-
-
-def _interval(rates: np.ndarray, over: np.ndarray | float = 1.0) -> Interval | None:
-    """That of all seeds, and the 95% of the draws; None where an end is not among the rates that were measured."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = rates / over
-    low, high = np.percentile(drawn[1:], (2.5, 97.5), method="nearest")
-    found = float(drawn[0]), float(low), float(high)
-    return found if all(0 < value < inf for value in found) else None
-
-
 # --- 14: the two clocks -------------------------------------------------------------------------------
 
 
@@ -185,27 +88,44 @@ def clocks() -> Finding:
     """One population on both clocks, and replays of the wall clock's runs."""
     uploads = {words: _by_clock(record) for words, record in CLOCKS.items()}
     ratios = {words: apart(one["virtual"], one["wall"]) for words, one in uploads.items()}
-    replays = content("findings-replays")
-    same = [one["same"] for one in replays]
-    steps = sum(one["server_steps"] for one in replays)
-    checks = (
+    wall = [run for record in CLOCKS.values() for run in content(record) if run["driver"] == "wall"]
+    checks = [
         every(
             "The virtual clock needs the wall clock's uploads to the target, within a factor of 1.25",
             {words: (one, within(one, 1 / 1.25, 1.25)) for words, one in ratios.items()},
         ),
-        Check(
-            "Replays of wall runs end with the run's model, bit for bit",
-            f"{sum(same)} of {len(same)} runs, of {steps:,} server steps together",
-            all(same),
+        replays(
+            "Replays of the wall runs below end with the run's model, bit for bit", wall, "findings-replays"
         ),
-    )
+    ]
+    records = [*CLOCKS.values(), "findings-replays"]
+    if measured(OF_LINKS):
+        links = content("findings-link-rates")
+        checks.append(replays("So do those of [Links of many rates](#links-of-many-rates)", links, OF_LINKS))
+        records.append(OF_LINKS)
     lines = [
         (words, *(_average(one[clock]) for clock in ("wall", "virtual")), shown(ratios[words]))
         for words, one in uploads.items()
     ]
     header = ("data", "uploads, wall clock", "virtual clock", "virtual / wall [95%]")
-    records = (*CLOCKS.values(), "findings-replays")
     return Finding(checks, table(header, lines, right=(1, 2, 3)), records)
+
+
+def replays(words: str, runs: Sequence[Mapping[str, Any]], record: str) -> Check:
+    """How many of these runs were replayed, and to their own model. Open where some were not.
+
+    A run and its replay are told by the digest of the run's model: a record of other runs says nothing of these.
+    """
+    again = {one.get("x_digest"): one for one in content(record)}
+    found = [again[run["x_digest"]] for run in runs if run["x_digest"] in again]
+    same = sum(one["same"] for one in found)
+    steps = sum(one["server_steps"] for one in found)
+    kinds = Counter(f"{one['dataset']}, {one['ranks']} ranks" for one in found)
+    of_which = "; ".join(f"{count} of {kind}" for kind, count in kinds.items())
+    told = f"{len(found)} of {len(runs)} runs were replayed"
+    if found:
+        told += f" ({of_which}), of {steps:,} server steps together; {same} ended with the same bits"
+    return Check(words, told, False if same < len(found) else True if len(found) == len(runs) else None)
 
 
 def _by_clock(record: str) -> dict[str, list[int]]:

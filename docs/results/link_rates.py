@@ -2,7 +2,7 @@
 
 python docs/results/link_rates.py docs/results/findings-link-rates.json FOLDER/RUN.h5...     (record.sh runs it)
 
-A FOLDER is named as the rate (`100mbit`), or `free` where the link was not shaped.
+A FOLDER is named as the rate (`100mbit`), or `free` or `free-again` where the link was not shaped.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import Any
 from qafel_analysis.commands.record import of_runs
 from qafel_analysis.theory.pace import pace
 
-from qafel_mpi.trace.reader import TraceError
+from qafel_mpi.trace.reader import TraceError, open_trace
 
-NOTE = "started with python -m tests.system.namespaces --hosts 4 -n 4, with --rate of each folder's name"
+NOTE = (
+    "a round is a seed at all rates, one after the other; each was started with "
+    "python -m tests.system.namespaces --hosts 4 -n 4 --rate RATE"
+)
 _UNITS = {"mbit": 1.0, "gbit": 1000.0}
 
 
 def mbit(folder: str) -> float | None:
     """
-    >>> mbit("300mbit"), mbit("1gbit"), mbit("free")
-    (300.0, 1000.0, None)
+    >>> mbit("300mbit"), mbit("1gbit"), mbit("free"), mbit("free-again")
+    (300.0, 1000.0, None, None)
     """
-    if folder == "free":
+    if folder in ("free", "free-again"):
         return None
     found = re.fullmatch(r"(\d+)(mbit|gbit)", folder)
     if found is None:
@@ -39,7 +42,15 @@ def measured(path: Path) -> dict[str, Any]:
         per_step: float | None = pace(path).per_step
     except TraceError:  # too slow for two server steps
         per_step = None
-    return {"variant": variant, "seed": int(seed), "mbit": mbit(path.parent.name), "per_step": per_step}
+    with open_trace(path) as trace:
+        digest = trace.digest("x")
+    return {
+        "variant": variant,
+        "seed": int(seed),
+        "mbit": mbit(path.parent.name),
+        "per_step": per_step,
+        "x_digest": digest,
+    }
 
 
 if __name__ == "__main__":

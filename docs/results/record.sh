@@ -29,13 +29,12 @@ logistic() {
 }
 
 clocks() {
-    clocks_on_digits
-    qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
-}
-
-clocks_on_digits() {
-    qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
-    python docs/results/replays.py $out/findings-replays.json $raw/clocks/digits/wall-*.h5
+    for task in "" -fashion-mnist; do
+        runs=$raw/clocks/${task#-}
+        [ -n "$task" ] || runs=$raw/clocks/digits
+        [ ! -d $runs ] || qafel-analysis table $runs/*.h5 --record $out/clocks$task.json
+    done
+    python docs/results/replays.py $out/findings-replays.json $raw/clocks/*/wall-*.h5
 }
 
 resnet18() {
@@ -121,15 +120,16 @@ small() { # of what the group small of measure.sh left
     logistic
     findings
     grids
-    clocks_on_digits
+    clocks
     [ ! -d $raw/link-rates ] || link_rates
     python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
         $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5
 }
 
 budget() { # of the headline's runs
-    qafel-analysis curves $raw/headline/digits/*.h5 --x payload_bytes --y accuracy \
-        --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
+    curves="qafel-analysis curves $raw/headline/digits/*.h5 --y accuracy --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8"
+    $curves --x wire_bytes_up --record $out/findings-budget.json
+    $curves --x wire_bytes --record $out/findings-budget-both.json
 }
 
 codec() {
@@ -266,6 +266,7 @@ link() { # GROUP OPTION...
 
 link_rates() {
     python docs/results/link_rates.py $out/findings-link-rates.json $raw/link-rates/*/*.h5
+    python docs/results/replays.py $out/findings-replays-links.json $raw/link-rates/*/*.h5
 }
 
 link_cnn_100mbit() {

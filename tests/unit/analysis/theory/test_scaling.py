@@ -172,8 +172,8 @@ def test_a_run_that_was_cut_short_before_its_first_broadcast_is_said_beside_the_
 
 
 def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
-    def run(algorithm: str, seed: int, seconds: float) -> Pace:
-        return Pace(algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1)
+    def run(algorithm: str, seed: int, seconds: float, codecs: str = "float32 up, float32 down") -> Pace:
+        return Pace(algorithm, codecs, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1)
 
     paces = [run("qafel", 0, 1.0), run("qafel", 1, 2.0), run("fedbuff", 0, 4.0), run("fedbuff", 1, 6.0)]
     settings = settings_of(paces)
@@ -181,6 +181,12 @@ def test_pace_is_fedbuffs_seconds_over_the_others_seed_by_seed():
     grid = pace_grid(settings)
     assert grid.headings == ("", "qafel", "fedbuff", "fedbuff / qafel")
     assert ("seconds to the target", "15 (10 to 20)", "50 (40 to 60)", "3.5 (3 to 4)") in grid.rows
+    eden = [run("qafel", seed, 0.5, "eden 1 bits up, eden 1 bits down") for seed in (0, 1)]
+    for one in eden:
+        one.settings["uplink.bits"] = 1
+    both = ratios(settings_of([*eden, *paces]), "per_step")
+    assert both["qafel, eden 1 bits up, eden 1 bits down"] == pytest.approx((10, 8, 12))
+    assert both["qafel, float32 up, float32 down"] == pytest.approx((3.5, 3.0, 4.0))
 
 
 @pytest.mark.parametrize(("bound_s", "told"), [(1e-6, "0.001"), (2e-3, NOTHING)])
@@ -195,7 +201,7 @@ def test_upload_latency_is_left_out_where_the_clocks_errors_exceed_it(bound_s, t
     upload, error = _latency(sent, received, Clocks(clock, 0.0))
     assert error >= bound_s
     assert upload == pytest.approx(1e-3)
-    shown = Pace("qafel", 0, 1.0, 1.0, 1, 1, 0.1, 0.1, above(upload, error), error, 0.1, 0.1)
+    shown = Pace("qafel", "", 0, 1.0, 1.0, 1, 1, 0.1, 0.1, above(upload, error), error, 0.1, 0.1)
     assert ("upload latency, queueing included, s", told) in pace_grid(settings_of([shown])).rows
 
 
@@ -206,7 +212,7 @@ def test_a_runs_pace_is_read_from_its_trace(tmp_path):
 
 def of(setting: dict, seed: int, seconds: float, algorithm: str = "qafel") -> Pace:
     return Pace(
-        algorithm, seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1, settings=setting
+        algorithm, "", seed, seconds, 10 * seconds, 10, 100, 0.1, 0.1, 0.1, 0.0, 0.1, 0.1, settings=setting
     )
 
 

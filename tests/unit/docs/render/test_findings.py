@@ -1,4 +1,4 @@
-"""Claims on made-up records whose answer is known: slopes, fits, links, and clients of different speeds."""
+"""Claims on made-up records whose answer is known: slopes, fits, clocks, and clients of different speeds."""
 
 from itertools import product
 
@@ -164,73 +164,62 @@ def test_the_best_codec_is_exact_on_a_fast_link_and_small_on_a_slow_one(monkeypa
     assert findings_tradeoff._lost(found, found, resnet, 10) == pytest.approx((1, 1, 1))
 
 
-# --- links, clocks, speeds ----------------------------------------------------------------------------
+# --- clocks, speeds ----------------------------------------------------------------------------
 
 
-def test_links_are_compared_at_the_same_share_of_the_speed_on_a_free_one(monkeypatch):
-    """A message of b bits takes b/rate beside a second of work, so that half the speed is reached at rate b."""
-    sizes = {"fedbuff": 64.0, "qsgd4": 8.0, "eden1": 2.0}
-    runs = [
-        {
-            "variant": name,
-            "seed": seed,
-            "mbit": mbit,
-            "per_step": (1 + seed / 10) * (1 + (size / mbit if mbit else 0)),
-        }
-        for name, size in sizes.items()
-        for mbit in (None, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
-        for seed in range(3)
+@pytest.fixture
+def clocks(monkeypatch):
+    """The claim on three wall runs a data set, their replays, and those of a link's runs where there are some."""
+
+    def of(replays: list[dict], links: list[dict] | None = None, virtual: int = 1000):
+        def run(driver, uploads, digest):
+            return {"run": "", "driver": driver, "uploads_to_target": uploads, "x_digest": digest}
+
+        counts = (980, 1000, 1020)
+        digits, images = (
+            [run("wall", n, f"{name}{n}") for n in counts]
+            + [run("virtual", round(n * scale / 1000), "") for n in counts]
+            for name, scale in (("d", virtual), ("f", 1000))
+        )
+        found = {"clocks": digits, "clocks-fashion-mnist": images, "findings-replays": replays}
+        if links is not None:
+            found["findings-link-rates"] = [{"x_digest": "l0"}, {"x_digest": "l1"}]
+            found["findings-replays-links"] = links
+        monkeypatch.setattr(findings_messages, "content", found.__getitem__)
+        monkeypatch.setattr(findings_messages, "measured", found.__contains__)
+        return findings_messages.clocks().checks
+
+    return of
+
+
+def replayed(*digests: str, same: bool = True, dataset: str = "digits") -> list[dict]:
+    return [
+        {"x_digest": one, "same": same, "server_steps": 10, "dataset": dataset, "ranks": 4} for one in digests
     ]
-    monkeypatch.setattr(findings_messages, "content", lambda name: runs)
-    four, one = findings_messages.links().checks
-    assert four.holds is True
-    assert "50%: 8.00" in four.measured
-    assert one.holds is True
-    assert "50%: 32.0" in one.measured
-    assert "| 50% | 64.0 | 8.00 | 2.00 |" in findings_messages.links().table
 
 
-def test_a_rate_beyond_those_measured_leaves_the_statement_open(monkeypatch):
-    runs = [
-        {"variant": name, "seed": seed, "mbit": mbit, "per_step": 1.0}
-        for name in findings_messages.VARIANTS
-        for mbit in (None, 1.0, 10.0)
-        for seed in range(3)
-    ]
-    monkeypatch.setattr(findings_messages, "content", lambda name: runs)
-    assert [check.holds for check in findings_messages.links().checks] == [None, None]
+def test_clocks_agree_within_a_factor(clocks):
+    own = replayed("d980", "d1000", "d1020", "f980", "f1000", "f1020")
+    assert [check.holds for check in clocks(own)] == [True, True]
+    assert clocks(own, virtual=2000)[0].holds is False
 
 
-def test_runs_of_a_link_that_were_too_slow_for_two_steps_leave_the_statement_open(monkeypatch):
-    """One seed had no step on the free link, the other none on the shaped ones."""
-    runs = [
-        {
-            "variant": name,
-            "seed": seed,
-            "mbit": mbit,
-            "per_step": 1.0 if (mbit is None) == (seed == 0) else None,
-        }
-        for name in findings_messages.VARIANTS
-        for mbit in (None, 1.0, 10.0)
-        for seed in range(2)
-    ]
-    monkeypatch.setattr(findings_messages, "content", lambda name: runs)
-    assert [check.holds for check in findings_messages.links().checks] == [None, None]
+def test_replays_are_judged_of_the_runs_of_the_table_all_of_them(clocks):
+    own = replayed("d980", "d1000", "d1020")
+    *_, replays = clocks(own)
+    assert replays.holds is None, "those of Fashion-MNIST were not replayed"
+    assert replays.measured.startswith("3 of 6 runs were replayed (3 of digits, 4 ranks), of 30 server steps")
+    *_, replays = clocks(replayed("other", "runs"))
+    assert (replays.holds, replays.measured) == (None, "0 of 6 runs were replayed")
+    *_, replays = clocks([*own, *replayed("f980", "f1000", same=False)])
+    assert replays.holds is False
+    assert replays.measured.endswith("; 3 ended with the same bits")
 
 
-def test_clocks_agree_within_a_factor_and_one_replay_that_differs_fails(monkeypatch):
-    def run(driver, uploads):
-        return {"run": "", "driver": driver, "uploads_to_target": uploads}
-
-    counts = (980, 1000, 1020)
-    clocks = [run(driver, n) for driver in ("wall", "virtual") for n in counts]
-    replays = [{"same": True, "server_steps": 10}, {"same": True, "server_steps": 20}]
-    found = {"clocks": clocks, "clocks-fashion-mnist": clocks, "findings-replays": replays}
-    monkeypatch.setattr(findings_messages, "content", found.__getitem__)
-    assert findings_messages.clocks().verdict == "holds"
-    found["clocks"] = [run("wall", n) for n in counts] + [run("virtual", 2 * n) for n in counts]
-    replays[0]["same"] = False
-    assert findings_messages.clocks().verdict == "does not hold here"
+def test_replays_of_the_links_runs_are_a_statement_of_their_own(clocks):
+    own = replayed("d980", "d1000", "d1020", "f980", "f1000", "f1020")
+    assert clocks(own, replayed("l0", "l1", dataset="synthetic"))[2].holds is True
+    assert clocks(own, replayed("l0", dataset="synthetic"))[2].holds is None
 
 
 def speeds(lag: float) -> list[dict]:

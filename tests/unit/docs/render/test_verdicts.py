@@ -1,6 +1,7 @@
 """A claim's verdict follows from its statements, and a statement from where its interval lies."""
 
 import copy
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -121,14 +122,14 @@ def test_a_claim_whose_records_are_missing_says_what_measures_it(monkeypatch):
     findings._finding.cache_clear()
 
 
-def test_a_verdict_turns_where_the_numbers_do(monkeypatch):
-    assert findings_load.budget().verdict == "holds"
-    found = copy.deepcopy(findings_load.content("findings-budget"))
-    for one in found:
+@pytest.mark.parametrize(("rivals", "verdict"), [(0.0, "holds"), (1.0, "does not hold here")])
+def test_a_verdict_turns_where_the_numbers_do(monkeypatch, rivals, verdict):
+    found = {name: copy.deepcopy(content(name)) for name in findings_load.BUDGETS.values()}
+    for one in chain(*found.values()):
         if not one["algorithm"].startswith("qafel"):
-            one["values"] = [[1.0 for _ in values] for values in one["values"]]
-    monkeypatch.setattr(findings_load, "content", lambda name: found)
-    assert findings_load.budget().verdict == "does not hold here"
+            one["values"] = [[rivals for _ in values] for values in one["values"]]
+    monkeypatch.setattr(findings_load, "content", found.__getitem__)
+    assert findings_load.budget().verdict == verdict
 
 
 def _verdict(block: str) -> str:
@@ -161,4 +162,4 @@ def _seeds(found):
         return name, run.get("mbit")
 
     settings = {setting(run) for run in found}
-    return {tuple(sorted(run["seed"] for run in found if setting(run) == one)) for one in settings}
+    return {tuple(sorted({run["seed"] for run in found if setting(run) == one})) for one in settings}
