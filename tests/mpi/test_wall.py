@@ -455,7 +455,9 @@ def test_unicast_downloads_are_counted_one_by_one(comm, folder, digits):
     down = messages[(messages["end"] == 0) & (messages["kind"] == Kind.DOWNLOAD)]
     assert down["payload_bytes"].sum() == summary.payload_bytes_down == summary.down_links
     assert len(down) > summary.server_steps
-    assert (steps["messages_down"] * summary.payload_bytes_down == steps["payload_bytes_down"] * len(down)).all()
+    assert (
+        steps["messages_down"] * summary.payload_bytes_down == steps["payload_bytes_down"] * len(down)
+    ).all()
 
 
 @pytest.mark.mpi(min_size=2)
