@@ -130,7 +130,7 @@ class WallServer:
             self.close_round()
         done = self._progress_broadcasts()
         if arrived or done:
-            self.session.backoff.reset()
+            self.session.backoff.moved()
             self.watch.heard_s = self.session.now_s()
             self.busy_s += self.watch.heard_s - turn_s
         return bool(arrived) or done
@@ -319,7 +319,7 @@ class WallServer:
 
         def ready() -> bool:
             if self._progress_broadcasts():
-                self.session.backoff.reset()
+                self.session.backoff.moved()
             self._look()
             return self.broadcast.ready or self.ledger.reason != reason
 
