@@ -9,11 +9,14 @@ from qafel_mpi.codecs.chain import Transformed, chain
 from qafel_mpi.codecs.entropy import Coded, Zstd
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.codecs.rotation import Rotation
+from qafel_mpi.codecs.sparse import RandK
+from qafel_mpi.kernels.keys import Stream, derive, splitmix64
 from qafel_mpi.testing.codecs import KEY, decoded, encoded
 from qafel_mpi.testing.strategies import gaussian
 
 LAYOUT = Layout(("v",), ((1000,),))
 QUANTIZER = QSGD(LAYOUT, bits=4)
+KEYS = 6000
 
 
 def test_a_quantizer_alone_is_a_chain_of_one():
@@ -71,5 +74,37 @@ def test_a_rotated_payload_is_the_quantizer_s_of_the_rotated_vector():
     y, out = torch.zeros(rotation.output.elements), np.zeros(2000, np.uint8)
     rotation.forward(x, y, KEY)
     inner = QSGD(rotation.output, bits=4)
-    size = inner.encode(y, out, KEY)
+    size = inner.encode(y, out, splitmix64(KEY))
     assert encoded(chain(rotation, inner), x).tobytes() == out[:size].tobytes()
+
+
+def test_a_quantizer_behind_a_rotation_has_a_key_of_its_own_at_both_ends():
+    """randk: the key says which coordinates the values are of."""
+    x, rotation = gaussian(1000), Rotation(LAYOUT)
+    inner = RandK(rotation.output, fraction=0.5)
+    payload = encoded(chain(rotation, inner), x)
+    y, q = torch.zeros(rotation.output.elements), torch.zeros(1000)
+    inner.decode(payload, y, splitmix64(KEY))
+    rotation.back(y, q, KEY)
+    assert torch.equal(decoded(chain(rotation, inner), x), q)
+    assert splitmix64(0x0123456789ABCDEF) == 0x157A3807A48FAA9D, "FORMAT.md says so"
+
+
+def test_no_element_is_biased_by_draws_that_turn_it_and_round_it():
+    """512 elements are 16 buckets of 32. The sign of number 15 in the last one is a bit of the word whose upper half
+    rounds number 0 there; likewise 31 and 1: elements 16 · 15 + 15 and 16 · 31 + 15. The keys are fixed."""
+    codec = build(
+        CodecConfig.model_validate({"bits": 2, "transform": "rotation"}), Layout(("w",), ((32, 16),))
+    )
+    x, out, q = torch.ones(512), np.zeros(codec.payload_bytes(), np.uint8), torch.zeros(512)
+    total, squares = np.zeros(512), np.zeros(512)
+    for i in range(KEYS):
+        key = derive(5, Stream.UPLINK, i, 0)
+        codec.encode(x, out, key)
+        codec.decode(out, q, key)
+        error = (q - x).double().numpy()
+        total += error
+        squares += error * error
+    z = total / np.sqrt(squares)
+    assert np.abs(z[[255, 511]]).max() < 4
+    assert np.abs(z).max() < 4.5
