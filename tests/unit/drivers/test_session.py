@@ -41,7 +41,7 @@ def test_where_others_say_it_nothing_is_printed(capfd):
 
 
 def test_who_waits_in_vain_for_too_long_gives_up_and_says_for_whom(monkeypatch):
-    """A made-up clock: nine looks bring something of what is waited for, the others nothing but that somebody lives."""
+    """A made-up clock: nine looks bring what is waited for nearer, the others show that somebody lives."""
     now = [100.0]
     clock = SimpleNamespace(perf_counter=lambda: now[0], sleep=lambda seconds: None)
     monkeypatch.setattr("qafel_mpi.transport.backoff.time", clock)
