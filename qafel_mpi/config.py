@@ -165,6 +165,11 @@ def _impossible_schedules(exp: Experiment) -> Iterable[str]:
             "server.quorum makes steps by the clock, and with clock.staleness each has server.buffer_size uploads by "
             "decree: leave one of the two out"
         )
+    if exp.server.synchronous and clock.staleness is not None:
+        yield (
+            "server.synchronous uses nothing of earlier versions, and clock.staleness prescribes from which earlier "
+            "version an update starts: leave one of the two out"
+        )
     if exp.staleness.weight == "rate" and clock.staleness is not None:
         yield (
             "staleness.weight = 'rate' weighs updates by their training time, and with clock.staleness a training's "

@@ -21,6 +21,19 @@ def shared_key(seed: int) -> int:
     return derive(seed, Stream.ROTATION)
 
 
+def upload_key(uplink: Codec, seed: int, client: int, participation: int) -> int:
+    """The key of one upload: of its own, but where the uplink's messages share one."""
+    return shared_key(seed) if uplink.shared else derive(seed, Stream.UPLINK, client, participation)
+
+
+def upload_keys(uplink: Codec, seed: int, trainings: np.ndarray) -> np.ndarray:
+    """`upload_key` of several. trainings: (n, 2) int64, client and participation. Returns (n,) uint64."""
+    keys = derive_rows(seed, Stream.UPLINK, trainings)
+    if uplink.shared:
+        keys[:] = shared_key(seed)
+    return keys
+
+
 class Replica:
     """The shared hidden state x̂^t, as the server and every client hold it: the same bits for the same t.
 
@@ -125,11 +138,7 @@ class Client:
         self, delta: Tensor, out: np.ndarray | Tensor, *, client: int, participation: int
     ) -> tuple[Encoding, int]:
         """Start `encode`: the next training may begin, with another delta. out: see Codec.begin."""
-        key = (
-            shared_key(self.seed)
-            if self.uplink.shared
-            else derive(self.seed, Stream.UPLINK, client, participation)
-        )
+        key = upload_key(self.uplink, self.seed, client, participation)
         if self._start is not None:
             delta.add_(self._start)
         if self.feedback is not None:
@@ -154,9 +163,7 @@ class Client:
 
         deltas: (n, d). trainings: (n, 2) int64, client and participation.
         """
-        keys = derive_rows(self.seed, Stream.UPLINK, trainings)
-        if self.uplink.shared:
-            keys[:] = shared_key(self.seed)
+        keys = upload_keys(self.uplink, self.seed, trainings)
         if self._start is not None:
             deltas.add_(self._start.to(deltas.device))
         if self.feedback is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -178,6 +179,9 @@ class ServerConfig(Settings):
         return self
 
 
+MOST_EXPONENT = int(math.log2(LARGEST))  # flsim's s(0) = 2^a is a factor of every fresh update
+
+
 class StalenessConfig(Settings):
     """The weight s(τ) of an update that is τ server steps old, with a the exponent.
 
@@ -199,6 +203,7 @@ class StalenessConfig(Settings):
     exponent: float = Field(
         0.5,
         ge=0,
+        le=MOST_EXPONENT,
         description="Exponent a of the polynomial, flsim and cosine-exp weights.",
         json_schema_extra=BOTH | only_with(weight=("polynomial", "flsim", "cosine-exp")),
     )

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from qafel_mpi.algorithms.client import upload_key
 from qafel_mpi.codecs.base import Codec
 from qafel_mpi.codecs.near import decode_near
-from qafel_mpi.kernels.keys import Stream, derive
 from qafel_mpi.kernels.memory import copy_of, tensor_of, vector_like
 from qafel_mpi.kernels.state import restore_array
 
@@ -81,7 +81,7 @@ class LocalModels:
         Raises NonFiniteError where the training diverged, and PayloadError.
         """
         y, share = self.model(client), 1.0 / (self.asked + 1)
-        key = derive(self.seed, Stream.UPLINK, client, participation)
+        key = upload_key(self.uplink, self.seed, client, participation)
         size = self.uplink.encode(y, out, key)
         wrapped = decode_near(self.downlink, question.payload, y, self._near, question.key)
         y.mul_(1.0 - share).add_(self._near, alpha=share)

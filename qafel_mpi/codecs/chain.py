@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qafel_mpi.codecs.base import Codec, Layout
 from qafel_mpi.codecs.entropy import Coded, Coder
+from qafel_mpi.kernels.keys import splitmix64
 from qafel_mpi.kernels.memory import vector
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -75,7 +76,10 @@ def _kind(stage: object) -> str:
 
 
 class Transformed(Codec):
-    """Payload: the inner codec's, of T(x). What is decoded is held to ±the largest float32."""
+    """Payload: the inner codec's, of T(x). What is decoded is held to ±the largest float32.
+
+    The transform draws from the message's key, and the inner codec from another: draws that both saw would bias Q.
+    """
 
     def __init__(self, transform: Transform, inner: Codec):
         super().__init__(transform.layout, inner.dtype)
@@ -98,14 +102,14 @@ class Transformed(Codec):
         self.require_finite(x.float())
         turned = self._turned(x)
         self.transform.forward(x, turned, key)
-        return self.inner.encode(turned.clamp_(-_FLOAT_MAX, _FLOAT_MAX), out, key)
+        return self.inner.encode(turned.clamp_(-_FLOAT_MAX, _FLOAT_MAX), out, splitmix64(key))
 
     def validate(self, payload: np.ndarray) -> np.ndarray:
         return self.inner.validate(payload)
 
     def _decode(self, valid: np.ndarray, acc: Tensor, weight: float, key: int, *, assign: bool) -> None:
         turned = self._turned(acc)
-        self.inner._decode(valid, turned, 1.0, key, assign=True)
+        self.inner._decode(valid, turned, 1.0, splitmix64(key), assign=True)
         target = acc if assign else self.scratch(acc)
         self.transform.back(turned, target, key)
         target.clamp_(-_FLOAT_MAX, _FLOAT_MAX)

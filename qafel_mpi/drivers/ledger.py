@@ -141,8 +141,8 @@ class Ledger:
         self.recorder.fault(kind, rank=rank, host=host, client=client, version=version, detail=why)
 
     def room(self) -> int:
-        """Uploads until the server's buffer is full or the last one that the run may have has come."""
-        room = self.server.room
+        """Uploads until the server's buffer is full or the run may be over: what comes behind that is for nothing."""
+        room = min(self.server.room, self.rejections.room(self.server.uploads))
         return room if self.stop.uploads is None else min(room, self.stop.uploads - self.uploads)
 
     def sent_down(self, payload_bytes: int, messages: int = 1) -> None:

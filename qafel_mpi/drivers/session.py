@@ -193,7 +193,8 @@ class Session:
             self._record(readings)
         if self.clocks.heard:
             self.heard_s = perf_counter()
-            self.backoff.reset()
+            # To hear rank 0 is enough: it ends the job where it waits in vain itself, whoever tells it the time.
+            (self.backoff.moved if self.comm.rank else self.backoff.reset)()
         if self.comm.rank == 0 and self.now_s() >= self.memory_due_s:
             self._weigh()
         self.recorder.flush_if_due()

@@ -208,7 +208,7 @@ class ClockConfig(Settings):
         False,
         description="Let the server step with a partly filled buffer after every task.clients finished trainings, as "
         "the paper authors' simulator does.",
-        json_schema_extra=VIRTUAL,
+        json_schema_extra=VIRTUAL | only_with(staleness=None),
     )
 
     @model_validator(mode="after")

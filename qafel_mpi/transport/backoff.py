@@ -26,7 +26,7 @@ class Backoff:
 
     crowded: ranks on this host outnumber its cores. Then a rank that finds nothing sleeps, 20 µs at first and
     up to `longest_s`; else it yields and polls again.
-    moved_s: when something was last found, by perf_counter.
+    moved_s: when what is waited for last came nearer, by perf_counter.
     """
 
     def __init__(self, *, crowded: bool, longest_s: float = 500e-6):
@@ -35,8 +35,12 @@ class Backoff:
         self.moved_s = time.perf_counter()
 
     def reset(self) -> None:
-        """Something was found."""
+        """Something was found: more may follow at once. It need not be what is waited for."""
         self._idle = 0
+
+    def moved(self) -> None:
+        """What is waited for has come nearer."""
+        self.reset()
         self.moved_s = time.perf_counter()
 
     def pause(self) -> None:
@@ -59,10 +63,10 @@ def wait_until(
     """Poll `ready` until it holds; after every `patience_s` say on stderr what is waited for.
 
     what: in words; empty where this rank leaves it to others to say. Raises WaitedTooLongError where nothing
-    has moved for limit_s; a rank that has no words leaves others as much time again to say it.
+    has moved for limit_s (Backoff.moved); a rank that has no words leaves others as much time again to say it.
     """
     begun = said = time.perf_counter()
-    backoff.reset()
+    backoff.moved()
     while not ready():
         backoff.pause()
         now = time.perf_counter()

@@ -495,6 +495,32 @@ def test_a_damaged_message_is_dropped_and_counted_and_the_run_goes_on(comm, fold
 
 
 @pytest.mark.mpi(min_size=2)
+def test_an_update_that_says_what_can_not_be_is_dropped_and_counted_and_the_run_goes_on(
+    comm, folder, digits, monkeypatch, capfd
+):
+    """Its bytes are sound. With unicast its client waits for an answer."""
+    seal, wild = (
+        Frame.seal,
+        [{"client": 2**32 - 1}, {"version": 2**40}, {"version": 2**63}, {"sequence": 2**63}],
+    )
+
+    def sealed(frame, kind, **fields):
+        says = wild.pop() if wild and kind == Kind.UPDATE and comm.rank == 1 else {}
+        return seal(frame, kind, **fields | says)
+
+    monkeypatch.setattr(Frame, "seal", sealed)
+    unicast = ("algorithm=naive", "downlink.delivery=unicast", "stop.uploads=60", "stop.seconds=30")
+    summary = run(comm, folder, digits(*unicast))
+    with h5py.File(folder / "a.h5") as file:
+        messages = file["messages"][:]
+    assert (summary.outcome, summary.uploads) == ("finished", 60)
+    assert summary.dropped_messages == 4 == messages["dropped"].sum()
+    if comm.rank == 0:
+        why = re.findall(r"dropped a message: message .* from rank 1: (\w+): ", capfd.readouterr().err)
+        assert sorted(why) == ["client", "sequence", "version", "version"]
+
+
+@pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("algorithm", BROADCASTS)
 def test_a_damaged_goodbye_makes_nobody_wait_and_no_update_is_lost(
     comm, folder, digits, monkeypatch, algorithm

@@ -17,13 +17,14 @@ from tests.support import mpirun
 from tests.system.command import qafel
 from tests.system.namespaces import launcher
 
-# A command whose ranks die: DIE="1:kill:5 2:exit0:9" is rank, how, and at its how-manieth training.
+# A command whose ranks die: DIE="1:kill:5 2:exit0:9" is rank, how, and at its how-manieth training. "2:end:1" trains
+# slowly, and dies a second after it has heard that the run is over.
 PROGRAM = """
-import os, sys, signal, subprocess
+import os, sys, signal, subprocess, time
 from qafel_mpi.commands import app, environment, process
 environment.ready_mpi()
 from qafel_mpi.drivers.wall import client, run, server
-from qafel_mpi.drivers.virtual import workers
+from qafel_mpi.drivers.virtual import worker, workers
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
 for plan in os.environ["DIE"].split():
     who, how, at = plan.split(":")
@@ -44,6 +45,18 @@ for plan in os.environ["DIE"].split():
             setattr(cls, name, method)
         if how == "start":
             run.begin = lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL)
+            continue
+        if how == "end":
+            look, train = worker.Worker._look_for_halt, worker.Worker._train
+            def dies_at_the_end(self):
+                look(self)
+                if self.halted:
+                    time.sleep(1)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            def slowly(self, *arguments):
+                time.sleep(0.2)
+                train(self, *arguments)
+            worker.Worker._look_for_halt, worker.Worker._train = dies_at_the_end, slowly
             continue
         dies(*((server.WallServer, "_step") if rank == 0 else (client.WallClient, "_participate")))
         dies(workers.Trainer, "train")
@@ -209,6 +222,21 @@ def test_a_virtual_run_ends_with_the_same_bits_without_the_workers_that_die(tmp_
         assert a.table("faults")["in_flight"].sum() > 0, "they died with nothing to do"
         assert np.array_equal(a.table("updates"), b.table("updates"))
         assert all(np.array_equal(a.final(name), b.final(name)) for name in ("x", "x_hat"))
+
+
+@needs_ulfm
+def test_a_worker_that_dies_when_the_others_have_been_told_to_stop_leaves_nothing_to_do(tmp_path):
+    """Others would take no order behind that, and rank 0 would wait for ever until they do."""
+    settings = [f"--set={key}" for key in ("clock.kind=virtual", "stop.uploads=100", "stop.accuracy=1.0",
+                "task.clients=100", "clock.concurrency=60", "server.buffer_size=4", "client.together=1",
+                "evaluation.every_steps=1000", "transport.watchdog_seconds=60")]  # fmt: skip
+    done = run(tmp_path, *settings, "--out", "a.h5", ranks=4, die="2:end:1")
+    assert done.returncode == 0, done.stderr
+    assert f"rank 2 on {HOST} has died; nothing is left to do" in done.stderr
+    with open_trace(tmp_path / "a.h5") as trace:
+        assert trace.attributes["outcome"] == "finished"
+        assert ended(trace) == ["rank died"]
+        assert trace.table("faults")["in_flight"].tolist() == [0]
 
 
 # Rank 0 has heard of rank 2's death and not acknowledged it: its receives from any source are called pending. Then

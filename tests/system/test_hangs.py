@@ -96,6 +96,32 @@ def test_a_rank_in_an_endless_loop_says_where_and_its_job_ends(tmp_path):
     assert "Traceback" not in said
 
 
+def test_a_worker_that_lives_and_never_ends_its_training_is_not_waited_for_for_ever(tmp_path):
+    """It answers what time it is meanwhile, and that is nothing of what rank 0 waits for."""
+    (tmp_path / "program.py").write_text(
+        "import time\n"
+        "from qafel_mpi.commands import app, environment, process\n"
+        "environment.ready_mpi()\n"
+        "from qafel_mpi.drivers.virtual.worker import Worker\n"
+        "def endless(self, jobs, version):\n"
+        "    while True:\n"
+        "        self._between_steps()\n"
+        "        time.sleep(0.01)\n"
+        f"if {RANK} == 2: Worker._train = endless\n"
+        "app.main()\n"
+    )
+    settings = ("clock.kind=virtual", "task.clients=100", "clock.concurrency=60", "client.together=1")
+    words = [word for setting in settings for word in ("--set", setting)]
+    process = start(tmp_path, *WATCHED, *words, ranks=3, program=(sys.executable, "program.py"))
+    code, said = ended(process)
+    assert code in ({3, 9} if launcher() == "hydra" else {3})
+    assert re.search(
+        r"rank 0 on \S+ waits for the update of client \d+, participation \d+, from rank 2 \(\d+ s so far\); "
+        r"transport.watchdog_seconds = 5 allows no more",
+        said,
+    )
+
+
 def test_clients_end_the_job_of_a_frozen_rank_0(tmp_path):
     process = start(tmp_path, *WATCHED, ranks=3)
     until_it_says(process, "uploads")

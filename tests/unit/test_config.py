@@ -177,6 +177,14 @@ VIRTUAL = ["clock.kind=virtual"]
             "leave one of the two out",
         ),
         (
+            [*VIRTUAL, "server.synchronous=true", "clock.staleness={kind='uniform', max=3}"],
+            "server.synchronous uses nothing of earlier versions",
+        ),
+        (
+            [*VIRTUAL, "clock.flush_epoch=true", "clock.staleness={kind='uniform', max=3}"],
+            "it has no effect with clock.staleness = a table",
+        ),
+        (
             [*VIRTUAL, "staleness.weight=rate", "clock.staleness={kind='uniform', max=3}"],
             "leave one of the two out",
         ),
@@ -185,6 +193,12 @@ VIRTUAL = ["clock.kind=virtual"]
 def test_what_cannot_run_together_is_refused_with_the_reason(write, overrides, says):
     (line,) = problems(write("[task]\nclients = 100"), overrides)
     assert says in line
+
+
+def test_a_prescribed_staleness_leaves_the_flush_of_an_experiment_out():
+    """A flush moves the version on, and the uploads of later steps are planned by then."""
+    assert load("celeba").clock.flush_epoch
+    assert not load("celeba", ["clock.staleness={kind='constant', max=0}"]).clock.flush_epoch
 
 
 def test_the_wall_clock_has_no_use_for_the_schedule_s_limits():

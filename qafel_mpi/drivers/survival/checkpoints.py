@@ -48,13 +48,14 @@ class Checkpoints:
         self._number = max((number for number, _ in numbered(directory)), default=0)
         for torn in directory.glob("checkpoint.*.part"):  # of a run that was killed meanwhile
             torn.unlink(missing_ok=True)
-        self._version = 0
+        self._version = 0  # of the last one that was to be written
+        self._newest = 0  # of the last one that is on the disk
         self._due_s = perf_counter() + self._interval(0.0)
         self._thread: Thread | None = None
 
     def begin_at(self, version: int) -> None:
         """The run begins from here: the next one is due as many steps later."""
-        self._version = version
+        self._version = self._newest = version
 
     def due(self, version: int) -> bool:
         """Whether it is time, at a server step; never while one is being written."""
@@ -79,7 +80,7 @@ class Checkpoints:
         self._version = version
         self._number += 1
         path = self.directory / f"checkpoint.{self._number:06d}.qck"
-        self._thread = Thread(target=self._write, args=(path, state, held_s), name="checkpoint")
+        self._thread = Thread(target=self._write, args=(path, state, version, held_s), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> bool:
@@ -94,7 +95,7 @@ class Checkpoints:
         self.wait()
         if outcome != INTERRUPTED or next(numbered(self.directory), None) is None:
             return False
-        said = f"`qafel-mpi run --resume {out}` goes on from the checkpoint of version {self._version}"
+        said = f"`qafel-mpi run --resume {out}` goes on from the checkpoint of version {self._newest}"
         print(f"qafel-mpi: {said}", file=sys.stderr, flush=True)
         return True
 
@@ -105,7 +106,7 @@ class Checkpoints:
     stopped = False  # the run was interrupted in the middle of an event
     _refused = False  # the last one, by the disk
 
-    def _write(self, path: Path, state: State, held_s: float) -> None:
+    def _write(self, path: Path, state: State, version: int, held_s: float) -> None:
         begun_s = perf_counter()
         try:
             self.cost.bytes = write(path, state)
@@ -119,7 +120,7 @@ class Checkpoints:
             )
         else:
             self.cost.written += 1
-            self._refused = False
+            self._refused, self._newest = False, version
             for _, old in list(numbered(self.directory))[KEPT:]:
                 with suppress(OSError):
                     old.unlink()

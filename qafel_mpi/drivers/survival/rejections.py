@@ -33,7 +33,7 @@ class Rejections:
         self.reason = ""
         self._record = record
         self._found = 0  # of all kinds and clients
-        self._in_a_row = self._until = 0  # the last of them was so-many-eth of all updates
+        self._in_a_row = self._until = 0  # rejected, the last of them the so-many-eth of all updates
         self._most = max(IN_A_ROW, STEPS_IN_A_ROW * buffer_size)
 
     def total(self, kind: str) -> int:
@@ -44,7 +44,7 @@ class Rejections:
     ) -> None:
         """What the server found among `received` updates that it took together, the last of `uploads` so far.
 
-        origins: of the one with this index.
+        findings: by their place among these. origins: of the one with this index.
         """
         for finding in findings:
             origin = origins(finding.at)
@@ -52,13 +52,20 @@ class Rejections:
             self._found += 1
             self._record(finding.kind, origin, finding.why)
             self._say(finding, origin)
-        rejected = sum(finding.kind == REJECTED for finding in findings)
-        if rejected < received or uploads - received > self._until:
-            self._in_a_row = 0
-        self._in_a_row, self._until = self._in_a_row + rejected, uploads
-        if rejected == received and self._in_a_row >= self._most:
+            if finding.kind == REJECTED:
+                self._count(uploads - received + finding.at + 1, finding, origin)
+
+    def _count(self, number: int, finding: Finding, origin: Origin) -> None:
+        """A rejected update, the so-many-eth of all."""
+        self._in_a_row = 1 + (self._in_a_row if number == self._until + 1 else 0)
+        self._until = number
+        if self._in_a_row >= self._most:
             last = f"the last one, of client {origin.client}, for {finding.why}"
             self.reason = f"failed: the last {self._in_a_row} updates were all rejected, {last}"
+
+    def room(self, uploads: int) -> int:
+        """So many more may come before the run has to end, behind these."""
+        return self._most - (self._in_a_row if self._until == uploads else 0)
 
     def state(self) -> State:
         """Who had how many, and those in a row."""

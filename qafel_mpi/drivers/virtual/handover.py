@@ -121,7 +121,9 @@ class Handover:
         session.clocks.leave(rank)
         left = list(dict.fromkeys(order for order in self._orders.pop(rank).values() if order.missing))
         trainings = sum(len(order.missing) for order in left)
-        said = f"{trainings} trainings that it had been given go to others"
+        said = (
+            f"{trainings} trainings that it had been given go to others" if left else "nothing is left to do"
+        )
         session.fault("rank died", rank, version=workers.version, in_flight=trainings, detail=said)
         print(f"qafel-mpi: {session.deaths.named(rank)} has died; {said}", file=sys.stderr, flush=True)
         if not workers.ranks:

@@ -57,6 +57,7 @@ class RemoteWorkers:
         self._awaited: set[Job] = set()  # handed out, neither here nor forgotten
         self._results: dict[Job, Result] = {}
         self._sequence = 0
+        self._stopping = False  # every worker has its STOP: it takes nothing behind that
         self._download: Frame | None = None
         self.handover = Handover(session, setup, self)
 
@@ -109,7 +110,7 @@ class RemoteWorkers:
             return job in self._results
 
         if job not in self._results:
-            self.session.wait(there, lambda: f"the update of client {job[0]}, from one of {self._busy()}")
+            self.session.wait(there, lambda: self._owed(job))
         return self._results.pop(job)
 
     def forget(self) -> None:
@@ -149,7 +150,12 @@ class RemoteWorkers:
 
     def _busy(self) -> str:
         """Who has trainings to report, in words."""
-        return some_ranks(rank for rank, trainings in self.outstanding.items() if trainings)
+        return some_ranks(rank for rank, trainings in self.outstanding.items() if trainings) or "no rank"
+
+    def _owed(self, job: Job) -> str:
+        """Whose update is waited for, in words."""
+        of = f"the update of client {job[0]}, participation {job[1]}"
+        return f"{of}, from {self._busy()}" if job in self._awaited else f"{of}, which no rank was given"
 
     def poll(self) -> bool:
         """Take what has arrived, complete what was sent. Returns whether anything happened."""
@@ -167,10 +173,11 @@ class RemoteWorkers:
         self.session.keep_books()
         self.handover.look()
         if arrived or done:
-            self.session.backoff.reset()
+            self.session.backoff.moved()
         return bool(arrived or done)
 
     def halt(self) -> None:
+        self.forget()
         self._stop_all(self.halts)
 
     def _stop_all(self, sends: Sends) -> None:
@@ -180,6 +187,7 @@ class RemoteWorkers:
 
     def stop(self) -> None:
         self._stop_all(self.sends)
+        self._stopping = True
 
         def accounted() -> bool:
             self.poll()
@@ -216,6 +224,7 @@ class RemoteWorkers:
         self.session.recorder.messages.append(received_row(received, message, 0, begin_s, perf_counter()))
 
     def _post(self, frame: Frame, rank: int) -> None:
+        assert not self._stopping, f"rank {rank} takes nothing behind its STOP"
         if self.sends.under_way(rank) >= QUEUE_LIMIT:
             self.session.wait(
                 lambda: self.poll() and self.sends.under_way(rank) < QUEUE_LIMIT,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from qafel_mpi.algorithms.server import Server
 from qafel_mpi.transport.backoff import some_ranks
+from qafel_mpi.wire import Kind, Message, WireError
+
+LAST = 2**63 - 2  # of a count that a trace holds, with the one behind it
 
 
 class Senders:
@@ -70,6 +74,28 @@ class Senders:
         if silent := self.owing - self._leaving.keys():
             return f"the last messages of {some_ranks(silent)}"
         return f"updates that {some_ranks(self.owing)} sent before the goodbye" if self.owing else ""
+
+
+class Claims:
+    """What a message whose bytes are sound says of itself: what can't be makes it a bad message, like any other."""
+
+    def __init__(self, server: Server, clients: int):
+        self._server, self._clients = server, clients
+        self._key = server.shared_key if server.uplink.shared else None
+
+    def check(self, message: Message, rank: int) -> None:
+        """Raises WireError that names the first field that can't be."""
+        if message.client >= self._clients:
+            self._refuse(message, rank, "client", f"{message.client}, this run has {self._clients}")
+        if message.version > self._server.version:
+            self._refuse(message, rank, "version", f"{message.version}, rank 0 is at {self._server.version}")
+        if message.sequence > LAST:
+            self._refuse(message, rank, "sequence", f"{message.sequence}, a trace holds {LAST} at most")
+        if self._key is not None and message.kind == Kind.UPDATE and message.seed != self._key:
+            self._refuse(message, rank, "seed", f"{message.seed:#x}, this run's uploads share {self._key:#x}")
+
+    def _refuse(self, message: Message, rank: int, field: str, detail: str) -> None:
+        raise WireError(field, detail, rank=rank, sequence=message.sequence)
 
 
 class Once:

@@ -23,7 +23,7 @@ from qafel_mpi.drivers.wall.members import Members
 from qafel_mpi.drivers.wall.models import catch_up, download_next
 from qafel_mpi.drivers.wall.population import turns_of
 from qafel_mpi.drivers.wall.questions import Questions
-from qafel_mpi.drivers.wall.senders import Once, Round, Senders
+from qafel_mpi.drivers.wall.senders import Claims, Once, Round, Senders
 from qafel_mpi.schedule.hosting import Hosting
 from qafel_mpi.schedule.window import GraceWindow
 from qafel_mpi.trace_schema import ENDED, LATE, REFUSED, USED
@@ -54,6 +54,7 @@ class WallServer:
         self.session, self.setup, self.interrupted = session, setup, interrupted
         self.comm = session.comm
         self.server = setup.server()
+        self.claims = Claims(self.server, setup.clients)
         self.ledger = Ledger(setup, self.server, session.recorder, report)
         self.digests_of = digester(session.experiment.trace.digests, setup.uplink)
         self.described = setup.expected()
@@ -130,7 +131,7 @@ class WallServer:
             self.close_round()
         done = self._progress_broadcasts()
         if arrived or done:
-            self.session.backoff.reset()
+            self.session.backoff.moved()
             self.watch.heard_s = self.session.now_s()
             self.busy_s += self.watch.heard_s - turn_s
         return bool(arrived) or done
@@ -163,6 +164,7 @@ class WallServer:
             # 7. Check header and checksum: nothing of a bad message reaches the model.
             try:
                 message = check(received.data, self.expected, rank=received.source)
+                self.claims.check(message, received.source)
             except WireError as error:
                 self._drop(received, error)
                 continue
@@ -319,7 +321,7 @@ class WallServer:
 
         def ready() -> bool:
             if self._progress_broadcasts():
-                self.session.backoff.reset()
+                self.session.backoff.moved()
             self._look()
             return self.broadcast.ready or self.ledger.reason != reason
 

@@ -74,8 +74,8 @@ def _grid(least, greatest, BITS: tl.constexpr):
 @triton.jit
 def _place(payload, bucket, buckets):
     """Where a bucket's scale and zero point lie."""
-    scale = (payload + 8 * bucket).to(tl.pointer_type(tl.float64))
-    return scale, (payload + 8 * buckets + 4 * bucket).to(tl.pointer_type(tl.int32))
+    scales = payload.to(tl.pointer_type(tl.float64))
+    return scales + bucket, (scales + buckets).to(tl.pointer_type(tl.int32)) + bucket
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def measure_kernel(
     x, table, finite, lows, highs, BLOCK: tl.constexpr, ALIGN: tl.constexpr, BYTES: tl.constexpr
 ):
     """The range of each segment, as bit patterns."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n, _, _ = _segment(table, g, ALIGN, BYTES)
     v = load_first(x + begin, tl.arange(0, BLOCK), n, ALIGN).to(tl.float32)
     least, greatest = _range(v.to(tl.int32, bitcast=True))
@@ -95,7 +95,7 @@ def measure_kernel(
 @triton.jit
 def grid_kernel(lows, highs, firsts, payload, buckets, BITS: tl.constexpr):
     """Scale and zero point of one bucket, whose segments are firsts[k] to firsts[k + 1]."""
-    k = tl.program_id(0)
+    k = tl.program_id(0).to(tl.int64)
     first, last = tl.load(firsts + k), tl.load(firsts + k + 1)
     low, high = tl.zeros((_AT_ONCE,), tl.uint32), tl.zeros((_AT_ONCE,), tl.int32)
     for at in range(first, last, _AT_ONCE):
@@ -123,7 +123,7 @@ def encode_kernel(
     BYTES: tl.constexpr,
 ):
     """Scale and zero point (unless KNOWN), and the codes of one segment; finite[0] = 0 where it is not."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n, byte, bucket = _segment(table, g, ALIGN, BYTES)
     p = tl.arange(0, BLOCK)
     v = load_first(x + begin, p, n, ALIGN).to(tl.float32)
@@ -158,7 +158,7 @@ def decode_kernel(
     BYTES: tl.constexpr,
 ):
     """acc += weight · Q(x), or acc = Q(x), for one segment."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n, byte, bucket = _segment(table, g, ALIGN, BYTES)
     scale_at, zero_at = _place(payload, bucket, buckets)
     scale, zero = tl.load(scale_at), tl.load(zero_at)
@@ -177,7 +177,7 @@ def decode_kernel(
 @triton.jit
 def copy_kernel(x, payload, table, finite, BLOCK: tl.constexpr, ALIGN: tl.constexpr, BYTES: tl.constexpr):
     """A segment of a 1-D tensor to the payload, as float32; finite[0] = 0 where it is not."""
-    begin, n, byte, _ = _segment(table, tl.program_id(0), ALIGN, BYTES)
+    begin, n, byte, _ = _segment(table, tl.program_id(0).to(tl.int64), ALIGN, BYTES)
     p = tl.arange(0, BLOCK)
     v = load_first(x + begin, p, n, ALIGN).to(tl.float32)
     least, greatest = _range(v.to(tl.int32, bitcast=True))
@@ -197,7 +197,7 @@ def add_kernel(
     BYTES: tl.constexpr,
 ):
     """acc += weight · a segment of a 1-D tensor in the payload, or acc = it."""
-    begin, n, byte, _ = _segment(table, tl.program_id(0), ALIGN, BYTES)
+    begin, n, byte, _ = _segment(table, tl.program_id(0).to(tl.int64), ALIGN, BYTES)
     p = tl.arange(0, BLOCK)
     kind = acc.dtype.element_ty
     sent = load_first((payload + byte).to(tl.pointer_type(tl.float32)), p, n, BYTES // 4)

@@ -112,7 +112,7 @@ def measure_kernel(
     x, table, tops, parts, where, KIND: tl.constexpr, BLOCK: tl.constexpr, ALIGN: tl.constexpr
 ):
     """Each segment's largest bit pattern and part of the scale, to tops[where[g]] and parts[where[g]]."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n = _extent(table, g, ALIGN)
     p = tl.arange(0, BLOCK)
     v = load_first(x + begin, p, n, ALIGN).to(tl.float32)
@@ -141,7 +141,7 @@ def encode_kernel(
     ALIGN: tl.constexpr,
 ):
     """Scale (unless KNOWN) and codes of one segment; finite[0] = 0 where it is not. STEP: of x − x̂, x̂ moves too."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n = _extent(table, g, ALIGN)
     slot, bucket = tl.multiple_of(tl.load(table + 3 * g + 1), 8), tl.load(table + 3 * g + 2)
     slots = tl.load(table + 3 * g + 4) - slot
@@ -201,7 +201,7 @@ def decode_kernel(
     ALIGN: tl.constexpr,
 ):
     """acc += weight · Q(x), or acc = Q(x), for one segment."""
-    g = tl.program_id(0)
+    g = tl.program_id(0).to(tl.int64)
     begin, n = _extent(table, g, ALIGN)
     slot, bucket = tl.multiple_of(tl.load(table + 3 * g + 1), 8), tl.load(table + 3 * g + 2)
     p = tl.arange(0, BLOCK)

@@ -64,7 +64,8 @@ def encode_kernel(
 ):
     """Scales and codes of BLOCK elements, SIZE a block; finite[0] = 0 where one is not. unit: of NVFP4."""
     rows: tl.constexpr = BLOCK // SIZE
-    begin = tl.program_id(0) * BLOCK
+    g = tl.program_id(0).to(tl.int64)
+    begin = g * BLOCK
     n = tl.minimum(d - begin, BLOCK)
     p = tl.arange(0, BLOCK)
     v = load_first(x + begin, p, n, 16).to(tl.float32)
@@ -89,7 +90,7 @@ def encode_kernel(
         scale = tl.minimum(tl.maximum(scale, 0), _MOST_E8M0)
         inverse = ((254 - scale) << 23).to(tl.float32, bitcast=True)
     head: tl.constexpr = 4 if NV else 0
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    row = g * rows + tl.arange(0, rows)
     tl.store(payload + head + row, scale.to(tl.uint8), mask=row < blocks)
     size = (pattern & MAGNITUDE).to(tl.float32, bitcast=True)
     y = tl.minimum(tl.reshape(size, (rows, SIZE)) * inverse[:, None], 6.0)
@@ -116,9 +117,10 @@ def decode_kernel(
 ):
     """acc += weight · Q(x), or acc = Q(x), for BLOCK elements."""
     rows: tl.constexpr = BLOCK // SIZE
-    begin = tl.program_id(0) * BLOCK
+    g = tl.program_id(0).to(tl.int64)
+    begin = g * BLOCK
     n = tl.minimum(d - begin, BLOCK)
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    row = g * rows + tl.arange(0, rows)
     if NV:
         scale = tl.load(payload + 4 + row, mask=row < blocks, other=0).to(tl.int32)
         half = _value_of_e4m3(scale) * tl.load(unit) * 0.5

@@ -25,6 +25,21 @@ def made(codec: CodecConfig):
     return server, LocalModels(X0, build(codec, TWO), build(codec, TWO), seed=0, asked=2)
 
 
+def test_models_that_all_clients_rotate_alike_are_added_up_rotated():
+    """y_0 = (6, 0, ...), y_1 = (0, 3, ...): x = (2, 1, ...), as near as 4 bits an element come."""
+    codec = CodecConfig(codec="eden", bits=4, rotation="shared")
+    server, models = made(codec)
+    size = server.uplink.payload_bytes()
+    for client, y in enumerate([(6.0, 0.0), (0.0, 3.0)]):
+        models.model(client).add_(torch.tensor(y))
+        sent, out = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        n, key = server.download(sent, client=client, participation=0)
+        n, key, _ = models.answer(client, 0, Question(sent[:n], key, 0), out)
+        assert server.receive(Update(client, 0, out[:n], key)) == 1
+    server.step(None)
+    assert server.x.tolist() == pytest.approx((2, 1), abs=0.1)
+
+
 def asked(server: Server, models: LocalModels, deltas, participation: int) -> int:
     """Both clients, which have moved by these, are asked and answer; the server steps. Returns buckets too far."""
     wrapped = 0

@@ -5,12 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from qafel_mpi.algorithms.client import Replica
-from qafel_mpi.algorithms.config import ServerConfig, StalenessConfig
+from qafel_mpi.algorithms.config import MOST_EXPONENT, ServerConfig, StalenessConfig
 from qafel_mpi.algorithms.server import Server, Update
 from qafel_mpi.algorithms.weights import staleness_weight
 from qafel_mpi.codecs import CodecConfig, Layout, build
+from qafel_mpi.setting import LARGEST
+
+
+def test_no_exponent_makes_a_weight_that_is_no_float32():
+    """flsim's s(0) = 2^a is the largest of all."""
+    most = staleness_weight(StalenessConfig(weight="flsim", exponent=MOST_EXPONENT))
+    assert LARGEST / 2 < most(0, 1.0) == 2.0**MOST_EXPONENT <= LARGEST
+    assert most(10**6, 1.0) == 0
+    with pytest.raises(ValidationError, match="less than or equal to 99"):
+        StalenessConfig(weight="flsim", exponent=MOST_EXPONENT + 1)
 
 
 @pytest.mark.parametrize(

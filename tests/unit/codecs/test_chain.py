@@ -9,11 +9,14 @@ from qafel_mpi.codecs.chain import Transformed, chain
 from qafel_mpi.codecs.entropy import Coded, Zstd
 from qafel_mpi.codecs.qsgd import QSGD
 from qafel_mpi.codecs.rotation import Rotation
+from qafel_mpi.codecs.sparse import RandK
+from qafel_mpi.kernels.keys import Stream, derive, splitmix64
 from qafel_mpi.testing.codecs import KEY, decoded, encoded
 from qafel_mpi.testing.strategies import gaussian
 
 LAYOUT = Layout(("v",), ((1000,),))
 QUANTIZER = QSGD(LAYOUT, bits=4)
+KEYS = 3000
 
 
 def test_a_quantizer_alone_is_a_chain_of_one():
@@ -71,5 +74,34 @@ def test_a_rotated_payload_is_the_quantizer_s_of_the_rotated_vector():
     y, out = torch.zeros(rotation.output.elements), np.zeros(2000, np.uint8)
     rotation.forward(x, y, KEY)
     inner = QSGD(rotation.output, bits=4)
-    size = inner.encode(y, out, KEY)
+    size = inner.encode(y, out, splitmix64(KEY))
     assert encoded(chain(rotation, inner), x).tobytes() == out[:size].tobytes()
+
+
+def test_a_quantizer_behind_a_rotation_has_a_key_of_its_own_at_both_ends():
+    """randk: the key says which coordinates the values are of."""
+    x, rotation = gaussian(1000), Rotation(LAYOUT)
+    inner = RandK(rotation.output, fraction=0.5)
+    payload = encoded(chain(rotation, inner), x)
+    y, q = torch.zeros(rotation.output.elements), torch.zeros(1000)
+    inner.decode(payload, y, splitmix64(KEY))
+    rotation.back(y, q, KEY)
+    assert torch.equal(decoded(chain(rotation, inner), x), q)
+    assert splitmix64(0x0123456789ABCDEF) == 0x157A3807A48FAA9D, "FORMAT.md says so"
+
+
+def test_no_element_is_biased_by_draws_that_turn_it_and_round_it():
+    """8,192 elements are 16 buckets of 512. In the last one the word whose upper half rounds number q has the sign of
+    number p = 16q + 15, an element of the vector to which that rounding comes back with H[p, q]. Fixed keys."""
+    config = CodecConfig.model_validate({"bits": 2, "transform": "rotation"})
+    codec = build(config, Layout(("w",), ((512, 16),)))
+    x, out, decoded_x = torch.ones(8192), np.zeros(codec.payload_bytes(), np.uint8), torch.zeros(8192)
+    numbers = range(512 // 16)
+    hadamard = np.array([(-1) ** ((16 * q + 15) & q).bit_count() for q in numbers])
+    errors = np.zeros(KEYS)
+    for i in range(KEYS):
+        key = derive(5, Stream.UPLINK, i, 0)
+        codec.encode(x, out, key)
+        codec.decode(out, decoded_x, key)
+        errors[i] = hadamard @ (decoded_x - x).numpy()[[16 * (16 * q + 15) + 15 for q in numbers]]
+    assert abs(errors.sum()) < 4 * np.sqrt((errors**2).sum())

@@ -35,8 +35,8 @@ def test_interpreted_kernels_give_the_bytes_of_the_cpu():
     assert re.search(r"\d{2,} passed", done.stdout)
 
 
-def assembly(kernel, types: dict[str, str], constants: dict[str, object]) -> str:
-    """PTX for compute capability 9.0; Triton brings the assembler, so that no GPU is needed."""
+def compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> dict[str, str]:
+    """What Triton makes of a kernel for compute capability 9.0; it brings the assembler, so that no GPU is needed."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -49,9 +49,30 @@ def assembly(kernel, types: dict[str, str], constants: dict[str, object]) -> str
         attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
     )
     options = {"enable_fp_fusion": False, "num_warps": 1}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    assert "cubin" in compiled.asm
-    return compiled.asm["ptx"]
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert "cubin" in made.asm
+    return made.asm
+
+
+def assembly(kernel, types: dict[str, str], constants: dict[str, object]) -> str:
+    """Its PTX."""
+    return compiled(kernel, types, constants)["ptx"]
+
+
+def test_no_kernel_counts_elements_in_32_bits():
+    """From 2^31 elements on the first one of a program would be a negative number."""
+    from qafel_mpi.kernels.triton import affine, buckets, eden, fp4
+
+    for module in (affine, buckets, eden, fp4):
+        source = Path(module.__file__).read_text()
+        assert source.count("tl.program_id(0)") == source.count("tl.program_id(0).to(tl.int64)") > 0
+    types = {"x": "*fp32", "payload": "*u8", "finite": "*i32", "unit": "*fp32", "d": "i64", "blocks": "i32"}
+    constants = {"NV": False, "NEAR": False, "SIZE": 32, "BLOCK": 2048}
+    ttir = compiled(fp4.encode_kernel, types | {"k0": "u32", "k1": "u32"}, constants)["ttir"]
+    (program,) = re.findall(r"(%\w+) = tt.get_program_id x : i32", ttir)
+    uses = [line for line in ttir.splitlines() if re.search(rf"{program}\b(?! =)", line)]
+    assert uses
+    assert all("arith.extsi" in line and "to i64" in line for line in uses), uses
 
 
 @pytest.mark.parametrize(("bits", "kind", "step"), [(4, 0, True), (8, 1, False), (3, 2, False)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qafel_mpi.drivers.survival import checkpoints
-from qafel_mpi.drivers.survival.checkpoints import Checkpoints, newest, numbered
+from qafel_mpi.drivers.survival.checkpoints import INTERRUPTED, Checkpoints, newest, numbered
 from qafel_mpi.drivers.survival.container import CheckpointError
 from qafel_mpi.drivers.survival.every import Every
 
@@ -95,6 +95,28 @@ def test_by_default_the_next_one_is_so_far_off_that_they_take_a_hundredth_of_the
     assert not writer.due(2)
     now[0] = 67 + 700
     assert writer.due(2)
+
+
+def test_the_one_that_an_interrupted_run_goes_on_from_is_the_last_that_the_disk_has_taken(
+    tmp_path, monkeypatch, capfd
+):
+    writer = Checkpoints(tmp_path, Every(steps=5))
+    writer.keep(10, lambda: {"n": 10})
+    writer.wait()
+
+    def full(path, state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "write", full)
+    writer.keep(20, lambda: {"n": 20})
+    assert writer.over(tmp_path / "a.h5", INTERRUPTED)
+    assert "goes on from the checkpoint of version 10\n" in capfd.readouterr().err
+    assert not writer.due(24), "the next try is as many steps later all the same"
+    resumed = Checkpoints(tmp_path, Every(steps=5))
+    resumed.begin_at(10)
+    resumed.keep(20, lambda: {"n": 20})
+    assert resumed.over(tmp_path / "a.h5", INTERRUPTED)
+    assert "goes on from the checkpoint of version 10\n" in capfd.readouterr().err
 
 
 def test_a_disk_that_refuses_ends_no_run_and_is_said(tmp_path, capfd):

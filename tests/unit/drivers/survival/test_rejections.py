@@ -88,6 +88,28 @@ def test_restored_they_are_counted_on(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 10, 106])
+def test_a_run_ends_at_the_same_update_however_many_are_taken_at_once(
+    rejections: Rejections, at_once: int
+) -> None:
+    """Nine rejected, one used, 99 rejected: it goes on. The hundredth ends it: nothing is taken behind that."""
+    used = [9]
+    taken = 0
+    while taken < 9 + 1 + IN_A_ROW:
+        assert rejections.reason == ""
+        received = min(at_once, rejections.room(taken))
+        rejected = [i for i in range(received) if taken + i not in used]
+        findings = [Finding(i, REJECTED, "nan") for i in rejected]
+        taken += received
+        if findings:
+            rejections.note(findings, lambda i: origin(6), received=received, uploads=taken)
+    assert taken == 9 + 1 + IN_A_ROW
+    assert (
+        rejections.reason
+        == "failed: the last 100 updates were all rejected, the last one, of client 6, for nan"
+    )
+
+
 @pytest.mark.parametrize(("every", "beside"), [(2, 0), (1, 1)], ids=["between", "together"])
 def test_with_good_updates_among_them_it_goes_on(rejections: Rejections, every: int, beside: int) -> None:
     for uploads in range(0, 10 * IN_A_ROW, every * (1 + beside)):

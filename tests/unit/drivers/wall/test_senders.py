@@ -1,6 +1,11 @@
 """Who still owes rank 0 something at the end of a wall run."""
 
-from qafel_mpi.drivers.wall.senders import Once, Round, Senders
+from types import SimpleNamespace
+
+import pytest
+
+from qafel_mpi.drivers.wall.senders import LAST, Claims, Once, Round, Senders
+from qafel_mpi.wire import Kind, Message, WireError
 
 
 def test_a_rank_owes_until_all_has_come_that_was_matched_before_its_goodbye():
@@ -34,6 +39,28 @@ def test_what_a_rank_has_sent_and_never_came_is_counted():
     senders.said_goodbye(1, 1, 3)
     senders.settle(lambda receive: True)
     assert senders.lost() == {1: 3}
+
+
+SOUND = Message(Kind.UPDATE, client=4, version=7, sequence=LAST, seed=0xBEEF)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("client", 5, "5, this run has 5"),
+        ("version", 8, "8, rank 0 is at 7"),
+        ("sequence", LAST + 1, f"{LAST + 1}, a trace holds {LAST} at most"),
+        ("seed", 0xDEAD, "0xdead, this run's uploads share 0xbeef"),
+    ],
+)
+def test_what_a_sound_message_says_of_itself_and_can_not_be_makes_it_a_bad_one(field, value, why):
+    server = SimpleNamespace(version=7, shared_key=0xBEEF, uplink=SimpleNamespace(shared=True))
+    claims = Claims(server, clients=5)  # type: ignore[arg-type]
+    claims.check(SOUND, 1)
+    claims.check(Message(Kind.DIGEST, version=7, seed=0xDEAD), 1)  # the key of nothing
+    with pytest.raises(WireError) as raised:
+        claims.check(SOUND._replace(**{field: value}), 1)
+    assert str(raised.value).endswith(f"from rank 1: {field}: {why}")
 
 
 def test_a_round_is_over_when_every_rank_has_reported_as_often_as_it_is_asked():
