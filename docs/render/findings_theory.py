@@ -71,14 +71,7 @@ def staleness() -> Finding:
                 for found in [mean(alone[level])]
             },
         ),
-        _with(
-            every(
-                "Staleness drawn from 0 to τ costs what a constant τ/2 costs, within 25%",
-                {name: (found, within(found, 0.75, 1.25)) for name, found in halves.items()},
-            ),
-            f"a factor of {digits(_factor_told(halves.values(), seeds))} is told from 1",
-            seeds,
-        ),
+        *([_halves_told(halves, seeds)] if halves else []),
         _with(
             every(
                 "Quantizing to 2 bits changes what staleness costs by a tenth at most",
@@ -130,6 +123,12 @@ def _with(check: Check, words: str, seeds: int) -> Check:
     return replace(
         check, measured=f"{check.measured}. With {seeds} seeds {words} with a power of {POWER:.0%}"
     )
+
+
+def _halves_told(halves: Mapping[str, Interval | None], seeds: int) -> Check:
+    words = "Staleness drawn from 0 to τ costs what a constant τ/2 costs, within 25%"
+    check = every(words, {name: (found, within(found, 0.75, 1.25)) for name, found in halves.items()})
+    return _with(check, f"a factor of {digits(_factor_told(halves.values(), seeds))} is told from 1", seeds)
 
 
 def _factor_told(ratios: Iterable[Interval | None], seeds: int) -> float:

@@ -29,11 +29,10 @@ logistic() {
 }
 
 clocks() {
-    for task in "" -fashion-mnist; do
-        runs=$raw/clocks/${task#-}
-        [ -n "$task" ] || runs=$raw/clocks/digits
-        [ ! -d $runs ] || qafel-analysis table $runs/*.h5 --record $out/clocks$task.json
-    done
+    qafel-analysis table $raw/clocks/digits/*.h5 --record $out/clocks.json
+    if [ -d $raw/clocks/fashion-mnist ]; then
+        qafel-analysis table $raw/clocks/fashion-mnist/*.h5 --record $out/clocks-fashion-mnist.json
+    fi
     python docs/results/replays.py $out/findings-replays.json $raw/clocks/*/wall-*.h5
 }
 
@@ -127,9 +126,10 @@ small() { # of what the group small of measure.sh left
 }
 
 budget() { # of the headline's runs
-    curves="qafel-analysis curves $raw/headline/digits/*.h5 --y accuracy --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8"
-    $curves --x wire_bytes_up --record $out/findings-budget.json
-    $curves --x wire_bytes --record $out/findings-budget-both.json
+    qafel-analysis curves $raw/headline/digits/*.h5 --x wire_bytes_up --y accuracy \
+        --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
+    qafel-analysis curves $raw/headline/digits/*.h5 --x wire_bytes --y accuracy \
+        --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget-both.json
 }
 
 codec() {

@@ -137,7 +137,7 @@ def test_a_fit_that_misleads_predicts_worse_than_the_null(monkeypatch):
             run["uploads_to_target"] = 1000 + 10 * run["seed"]
     monkeypatch.setattr(findings_tradeoff, "content", lambda name: runs)
     found = findings_tradeoff.tradeoff().checks[3]
-    assert "other unbiased codecs: by -" in found.measured
+    assert "other unbiased codecs, by: -" in found.measured
     assert found.holds is not True
 
 
@@ -315,6 +315,9 @@ def test_text_of_many_authors_is_judged_by_what_of_it_was_run(monkeypatch):
             "setting": f"{algorithm}, K = 10, {part}",
             "reached": 5,
             "runs": 5,
+            "seeds": [0, 1, 2, 3, 4],
+            "arrived": [True] * 5,
+            "values": {"uploads": [uploads + k for k in (-1, 0, 1, -1, 1)]},
             "mean": {"uploads": uploads},
             "standard_deviation": {"uploads": 1.0},
             "fedbuff_over_this": {} if algorithm == "fedbuff" else {"uploads": over},
