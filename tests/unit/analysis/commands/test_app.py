@@ -34,6 +34,12 @@ def good(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("good") / "good.h5", Example(messages=1000))
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Of another run: what is made of it is no second file of the good one."""
+    return write(tmp_path_factory.mktemp("other") / "other.h5", Example(messages=1000, seed=1))
+
+
 def analysis(*arguments: object):
     return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
 
@@ -119,10 +125,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_named_and_the_others_are_tabled(good, tmp_path, name):
+def test_a_bad_file_is_named_and_the_others_are_tabled(good, other, tmp_path, name):
     make, words, readable = BAD[name]
     bad = tmp_path / f"{name}.h5"
-    make(good, bad)
+    make(other, bad)
     done = analysis("table", bad, good, "--json")
     assert done.exit_code == 0
     assert f"{bad}" in done.stderr
@@ -136,10 +142,10 @@ def test_a_bad_file_is_named_and_the_others_are_tabled(good, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_does_not_spoil_figures_and_exports(good, tmp_path, name):
+def test_a_bad_file_does_not_spoil_figures_and_exports(good, other, tmp_path, name):
     make, words, _ = BAD[name]
     bad = tmp_path / f"{name}.h5"
-    make(good, bad)
+    make(other, bad)
     found = collect.collect([bad, good], details=2, intervals=50)
     assert str(good) in {d.run["run"] for d in found.drawn}
     assert any(d.run["run"] == str(good) for d in found.details)
