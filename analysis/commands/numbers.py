@@ -31,7 +31,8 @@ def curves(
     at: Annotated[
         str,
         typer.Option(
-            metavar="LIST", help="Only at these x, of every run: 100,1000. Default: the median over runs."
+            metavar="LIST",
+            help="Only at these x, of every run: 100,1000, or 1:500 for each of them. Default: the median over runs.",
         ),
     ] = "",
     as_json: AsJson = False,
@@ -124,13 +125,22 @@ def bench(
 
 
 def _points(text: str) -> list[float]:
+    """
+    >>> _points("100,1e3,5:7")
+    [100.0, 1000.0, 5.0, 6.0, 7.0]
+    """
     try:
-        found = [float(part) for part in text.split(",")] if text else []
+        found = [point for part in text.split(",") for point in _each(part)] if text else []
     except ValueError:
         found = [nan]
     if not all(map(isfinite, found)):
-        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000")
+        raise typer.BadParameter(f"--at {text}: not numbers, e.g. 100,1000 or 1:500")
     return found
+
+
+def _each(part: str) -> list[float]:
+    first, colon, last = part.partition(":")
+    return [float(k) for k in range(int(first), int(last) + 1)] if colon else [float(part)]
 
 
 def _show(content: Any, grid: Grid, as_json: bool, as_markdown: bool) -> None:

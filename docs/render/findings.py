@@ -74,13 +74,13 @@ def _finding(block: str) -> Finding | None:
 
 def verdicts() -> str:
     """A line a claim."""
-    lines = []
+    lines: list[Sequence[str]] = []
     for block, claim in CLAIMS.items():
         link, found = f"[{claim.heading}](#{_anchor(claim.heading)})", _finding(block)
         if found is None:
             lines.append((link, "not measured yet", "", "", ""))
         else:
-            lines.append((link, found.verdict, *found.counts))
+            lines.append((link, found.verdict, *map(str, found.counts)))
     return table(("claim", "verdict", "statements that hold", "fail", "are open"), lines, right=(2, 3, 4))
 
 

@@ -118,9 +118,8 @@ def cross_term() -> Finding:
 def _slope_told(check: Check, found: Interval | None, seeds: int) -> Check:
     if found is None:
         return replace(check, measured=f"{check.measured}. Not above zero at every T, so there is no slope")
-    return _with(
-        check, f"{digits(told(found[2] - found[1], seeds), 2)} beyond the bound is told from it", seeds
-    )
+    far = digits(told(found[2] - found[1], seeds), 2)
+    return _with(check, f"a truth {far} beyond the bound is told from it", seeds)
 
 
 def _with(check: Check, words: str, seeds: int) -> Check:

@@ -11,7 +11,18 @@ import numpy as np
 
 from docs.render.pages import table
 from docs.render.records import content, digits
-from docs.render.verdicts import Check, Finding, Interval, at_least, at_most, every, mean, shown, within
+from docs.render.verdicts import (
+    Check,
+    Finding,
+    Interval,
+    at_least,
+    at_most,
+    every,
+    mean,
+    shown,
+    times,
+    within,
+)
 
 UNBIASED = ("identity", "qsgd", "eden", "randk")
 ERROR = 0.1  # of a prediction, at most
@@ -90,12 +101,12 @@ def tradeoff() -> Finding:
     return Finding(checks, tables, RECORDS)
 
 
-def _off(ratios: Iterable[Interval]) -> float:
+def _off(ratios: Iterable[Interval | None]) -> float:
     """Mean of |predicted / measured − 1| over settings."""
-    return fmean(abs(ratio - 1) for ratio, _, _ in ratios)
+    return fmean(abs(found[0] - 1) for found in ratios if found is not None)
 
 
-def _judged(found: Mapping[str, Interval]) -> dict[str, tuple[Interval, bool | None]]:
+def _judged(found: Mapping[str, Interval | None]) -> dict[str, tuple[Interval | None, bool | None]]:
     return {name: (one, within(one, 1 - ERROR, 1 + ERROR)) for name, one in found.items()}
 
 
@@ -103,7 +114,7 @@ def _judged(found: Mapping[str, Interval]) -> dict[str, tuple[Interval, bool | N
 
 
 def settings() -> list[Setting]:
-    """Every setting but FedBuff, in the order of the record. A run that missed its target counts with all uploads."""
+    """Every setting but FedBuff, in the order of the record. Raises ValueError where a run missed its target."""
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for run in content("findings-tradeoff"):
         runs.setdefault(run["variant"], {})[run["seed"]] = run
@@ -131,7 +142,11 @@ def _setting(
 
 
 def _uploads(run: Mapping[str, Any]) -> int:
-    return int(run["uploads_to_target"] or run["uploads"])
+    if run["uploads_to_target"] is None:
+        raise ValueError(
+            f"{run['variant']}, seed {run['seed']}: it missed its target, and has no place in a fit"
+        )
+    return int(run["uploads_to_target"])
 
 
 def fit(of: Sequence[Setting], seed: int | None = None) -> np.ndarray:
@@ -150,9 +165,9 @@ def predicted(one: Setting, by: Sequence[Setting], seed: int | None = None) -> f
     return float(1 + np.array(one.errors) @ fit(by, seed))
 
 
-def over(one: Setting, by: Sequence[Setting]) -> Interval:
+def over(one: Setting, by: Sequence[Setting]) -> Interval | None:
     """Predicted over measured uploads: seed by seed, each with its own fit."""
-    return mean([predicted(one, by, seed) / ratio for seed, ratio in enumerate(one.ratios)])
+    return times([predicted(one, by, seed) for seed in range(len(one.ratios))], one.ratios)
 
 
 # --- the best for a link ------------------------------------------------------------------------------
@@ -176,11 +191,10 @@ def _best(found: Sequence[Setting], fitted: Sequence[Setting] | None, rho: float
     return min(found, key=cost)
 
 
-def _lost(found: Sequence[Setting], fitted: Sequence[Setting], rho: float) -> Interval:
+def _lost(found: Sequence[Setting], fitted: Sequence[Setting], rho: float) -> Interval | None:
     """Seconds measured with the model's pick over those with the best, seed by seed."""
     pick, best = _best(found, fitted, rho), _best(found, None, rho)
-    pairs = zip(pick.ratios, best.ratios, strict=True)
-    return mean([seconds(pick, ours, rho) / seconds(best, theirs, rho) for ours, theirs in pairs])
+    return times(*([seconds(one, ratio, rho) for ratio in one.ratios] for one in (pick, best)))
 
 
 def _links_table(found: Sequence[Setting], fitted: Sequence[Setting]) -> str:
@@ -203,14 +217,14 @@ def _links_table(found: Sequence[Setting], fitted: Sequence[Setting]) -> str:
 
 
 def _settings_table(
-    found: Sequence[Setting], fitted: Sequence[Setting], ratios: Mapping[str, Interval]
+    found: Sequence[Setting], fitted: Sequence[Setting], ratios: Mapping[str, Interval | None]
 ) -> str:
     lines = [
         (
             one.name,
             "fitted" if one.fitted else "held out",
             *(digits(error, 2) for error in one.errors),
-            shown(mean(list(one.ratios))),
+            shown(times(one.ratios, [1.0 for _ in one.ratios])),
             digits(predicted(one, fitted)),
             shown(ratios[one.name]),
         )

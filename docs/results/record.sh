@@ -71,7 +71,7 @@ findings() {
 findings_of_quantizers() {
     of=$raw/findings
     qafel-analysis table $of/hidden-sync/*.h5 --record $out/findings-exact.json
-    qafel-analysis curves $of/hidden-sync/*.h5 --x server_steps --y gap --at $(seq -s , 1 500) \
+    qafel-analysis curves $of/hidden-sync/*.h5 --x server_steps --y gap --at 1:500 \
         --record $out/findings-exact-gap.json
     qafel-analysis curves $of/precision-sweep/both*.h5 $of/precision-sweep/fedbuff*.h5 --x server_steps --y loss \
         --at 50,100,150,200,250,300,350,400 --record $out/findings-precision.json

@@ -162,6 +162,14 @@ def test_a_loss_that_is_infinite_or_too_large_to_add_up_is_no_point_of_a_curve(t
     ).all()
 
 
+def test_a_gap_is_read_at_every_step_and_not_at_evaluated_ones_alone(runs):
+    curve = printed("curves", *runs, "--x", "server_steps", "--y", "gap", "--at", "1:9")
+    for path, values in zip(runs, [values for one in curve for values in one["values"]], strict=True):
+        steps = load(path).steps
+        assert steps["loss"].isna()[1:10].any()
+        assert values == steps[steps["version"].between(1, 9)]["gap"].tolist()
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -170,6 +178,7 @@ def test_a_loss_that_is_infinite_or_too_large_to_add_up_is_no_point_of_a_curve(t
         (["--at", "1,two"], "--at 1,two: not numbers"),
         (["--at", "1,nan"], "--at 1,nan: not numbers"),
         (["--at", "inf"], "--at inf: not numbers"),
+        (["--at", "1:two"], "--at 1:two: not numbers"),
     ],
 )
 def test_a_curve_that_is_not_known_is_refused_with_those_that_are(runs, words, complaint):

@@ -110,6 +110,31 @@ def test_an_effect_that_drowns_in_the_seeds_gets_no_interval_of_its_slope():
     assert slopes["interaction"].slope is None or slopes["interaction"].slope.low is None
 
 
+def test_slopes_and_their_differences_are_covered_as_often_as_they_say():
+    """2,000 studies of 24 seeds at effects told from zero: 95% have a standard deviation of 0.5 points."""
+    generator = np.random.default_rng(20230804)
+    truths = {"one": -1.0, "other": -1.6}
+    hits = dict.fromkeys((*truths, "apart"), 0)
+    shared = generator.normal(0, 0.3, (2000, 1, 24))
+    for common in shared:
+        effects = {
+            name: np.array(HORIZONS, dtype=float)[:, None] ** order
+            * (1 + common + generator.normal(0, 0.5, (len(HORIZONS), 24)))
+            for name, order in truths.items()
+        }
+        found = {name: theory.slope(effects[name], HORIZONS) for name in truths}
+        found["apart"] = theory.slopes_apart(effects["one"], effects["other"], HORIZONS)
+        for name, truth in (truths | {"apart": truths["one"] - truths["other"]}).items():
+            hits[name] += found[name].low <= truth <= found[name].high
+    assert all(0.93 <= count / 2000 <= 0.97 for count in hits.values()), hits
+
+
+def test_runs_of_different_seeds_in_every_cell_are_no_study():
+    points = [replace(p, seed=p.seed + 100 * (p.bits < math.inf)) for p in factorial()]
+    with pytest.raises(StudyError, match="no seed has a run in every cell"):
+        theory.study(points)
+
+
 def test_one_seed_gives_numbers_without_intervals():
     study = theory.study([p for p in factorial() if p.seed == 0])
     assert all(e.estimate.low is None for e in study.effects)

@@ -65,7 +65,7 @@ def test_slopes_against_t_are_found_and_judged(of_orders):
     assert stale.holds is True
     assert quantized.measured.startswith("-0.500")
     assert cross.measured.startswith("-1.4")
-    assert "With 12 seeds 0.0" in cross.measured
+    assert "With 12 seeds a truth 0.0" in cross.measured
     assert (cross.holds, than_stale.holds, faster.holds) == (True, False, True), "staleness falls as T^-1.5"
     *_, cross, faster = of_orders(-0.3)
     assert (cross.holds, faster.holds) == (False, False)
