@@ -198,13 +198,7 @@ SCHEMA: dict[str, Table] = {
                 "bytes",
                 "payload of all broadcasts until then; each counts once, whatever the number of links",
             ),
-            _C(
-                "messages_down",
-                "<i8",
-                "",
-                "broadcasts until then, each once; with downlink.delivery = unicast, downloads; −1 where the trace "
-                "is older than this column",
-            ),
+            _C("messages_down", "<i8", "", "broadcasts or downloads until then; −1 in an older trace"),
             _C(
                 "bits_per_byte",
                 "<f8",

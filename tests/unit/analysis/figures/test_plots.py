@@ -274,8 +274,8 @@ def test_forty_points_look_different_and_settings_of_the_same_bits_have_their_wh
         if len(c.get_offsets())
     }
     assert len(looks) == 40
-    base = {"algorithm": "qafel", "seed": 0, "uplink_codec": "qsgd", "downlink_codec": "qsgd", "uplink_bits": 4,
-            "downlink_bits": 4, "target": "loss ≤ 1", "driver": "wall", "uploads_to_target": 5,
+    base = {"algorithm": "qafel", "uplink_codec": "qsgd", "downlink_codec": "qsgd", "uplink_bits": 4,
+            "downlink_bits": 4, "target": "loss ≤ 1", "driver": "wall", "seed": 0, "uploads_to_target": 5,
             "payload_bytes_up_to_target": 9, "payload_bytes_down_to_target": 9}  # fmt: skip
     runs = [base | {"buffer_size": k, "settings": {"buffer_size": k}} for k in (20, 5)]
     found = points.trade_off(groups(runs))
