@@ -38,12 +38,12 @@ def mbit(folder: str) -> float | None:
 
 def measured(path: Path) -> dict[str, Any]:
     variant, _, seed = path.stem.rpartition("-seed")
-    try:
-        per_step: float | None = pace(path).per_step
-    except TraceError:  # too slow for two server steps
-        per_step = None
     with open_trace(path) as trace:
         digest = trace.digest("x")
+        try:
+            per_step: float | None = pace(trace).per_step
+        except TraceError:  # too slow for two server steps
+            per_step = None
     return {
         "variant": variant,
         "seed": int(seed),

@@ -14,7 +14,14 @@ from docs.render.blocks import BLOCKS
 from tests.support import ROOT
 
 FILES = sorted(records.RESULTS.glob("*.json"))
-PAGES = ("docs/results.md", "docs/findings.md", "docs/sizes.md", "docs/footguns.md", "docs/replay.md")
+PAGES = (
+    "docs/results.md",
+    "docs/findings.md",
+    "docs/sizes.md",
+    "docs/footguns.md",
+    "docs/replay.md",
+    "docs/codecs.md",
+)
 MOST_BYTES = 3_000_000
 
 
