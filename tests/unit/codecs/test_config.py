@@ -12,7 +12,7 @@ from qafel_mpi.codecs import CodecConfig
         ({"codec": "affine", "bits": 9}, "affine takes 1 to 8"),
         ({"codec": "topk"}, "needs fraction"),
         ({"codec": "randk", "fraction": 0.0}, "greater than 0"),
-        ({"bucket": 0}, "at least 1"),
+        ({"bucket": 0}, "from 1 to 1099511627776 elements"),
         ({"codec": "sign", "levels": 4}, "levels has no effect"),
         ({"bits": 8, "levels": 5}, "bits has no effect with levels = 5, only without levels"),
     ],
