@@ -47,8 +47,8 @@ def seconds(uploads: float, one: Setting, mbit: float, between_s: float) -> floa
     """To the target. mbit: the link's rate, each way, in Mbit/s. between_s: from the end of one training to the next.
 
     >>> one = Setting("", {}, up_bytes=125_000, down_bytes=1_250_000, buffer_size=10)
-    >>> seconds(100, one, mbit=100, between_s=0.001), seconds(100, one, mbit=100, between_s=0.0625)
-    (2.0, 7.25)
+    >>> [round(seconds(100, one, mbit=100, between_s=wait), 6) for wait in (0.001, 0.05)]
+    [2.0, 6.0]
     """
     per_s = mbit * 1e6 / 8
     return uploads * (max(between_s, one.up_bytes / per_s) + one.down_bytes / per_s / one.buffer_size)
