@@ -110,7 +110,12 @@ def test_a_worker_that_lives_and_never_ends_its_training_is_not_waited_for_for_e
         f"if {RANK} == 2: Worker._train = endless\n"
         "app.main()\n"
     )
-    settings = ("clock.kind=virtual", "clock.concurrency=60", "client.together=1", "transport.watchdog_seconds=5")
+    settings = (
+        "clock.kind=virtual",
+        "clock.concurrency=60",
+        "client.together=1",
+        "transport.watchdog_seconds=5",
+    )
     words = [word for setting in settings for word in ("--set", setting)]
     where = ("--out", "a.h5")
     process = start(tmp_path, *ENDLESS, *words, *where, ranks=3, program=(sys.executable, "program.py"))
