@@ -59,6 +59,7 @@ _RIVALS = {  # name in the picture -> how the label of its setting begins
 }
 _QUANTIZERS = {
     "qsgd": "qsgd",
+    "eden": "eden",
     "top-k": "topk",
 }  # name in the picture -> in the label of a setting
 _ACTIVITIES = {
@@ -191,7 +192,7 @@ def _family(codecs: Any, name: str) -> list[Any]:
 def logistic_regression(content: Any, optimum: Any) -> Any:
     """f − f* over server steps: the median over seeds, shaded from the smallest to the largest; naive dashed.
 
-    content: of `curves --x server_steps --y loss` of the suites mushrooms-qsgd and -topk. optimum: f*.
+    content: of `curves --x server_steps --y loss` of the suites mushrooms-qsgd, -eden and -topk. optimum: f*.
     """
     figure, axes = new_figure(7.2, 3.6)
     for k, (name, codec) in enumerate(_QUANTIZERS.items()):

@@ -214,7 +214,7 @@ def _papers(client: int, server: int) -> tuple[str, str]:
 
 # --- 3: hidden state ----------------------------------------------------------------------------------
 
-LOGISTIC = {"qsgd": "qsgd", "top-k": "topk"}  # name in the table -> in the label
+LOGISTIC = {"qsgd": "qsgd", "eden": "eden", "top-k": "topk"}  # name in the table -> in the label
 
 
 def hidden() -> Finding:

@@ -58,6 +58,8 @@ def logistic() -> str:
     names = {
         ("qafel", "qsgd"): "QAFeL, qsgd",
         ("naive", "qsgd"): "naive, qsgd",
+        ("qafel", "eden"): "QAFeL, eden",
+        ("naive", "eden"): "naive, eden",
         ("fedbuff", ""): "FedBuff",
         ("qafel", "topk"): "QAFeL, top-k",
         ("naive", "topk"): "naive, top-k",

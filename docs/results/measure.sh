@@ -127,6 +127,7 @@ small() {
         "logistic/qsgd=mushrooms-qsgd 0-1" \
         "headline/digits=headline-digits 0-2$(variants fedbuff qsgd4 eden1 naive8 ca2fl fadas decoupled)" \
         "logistic/topk=mushrooms-topk 0-1 --variant qafel --variant naive" \
+        "logistic/eden=mushrooms-eden 0-1 --variant qafel --variant naive" \
         "findings/noniid-sweep=noniid-sweep 0-1" \
         "findings/hidden-ablation=hidden-ablation 0-2$(variants hidden4 direct4 hidden8 direct8 hidden-eden2 \
             direct-eden2 hidden-topk25 direct-topk25)" \
@@ -134,7 +135,8 @@ small() {
         "findings/precision-sweep=precision-sweep 0-2$(variants both2 both3 both4 both6 both8 both12 both16 fedbuff)" \
         "findings/mushrooms-grid=mushrooms-grid 0-1" \
         "findings/digits-grid=digits-grid 0-1" \
-        "findings/biased-server=biased-server 0-1" \
+        "findings/biased-server=biased-server 0-1$(variants fedbuff qsgd2 eden2 topk2 eden1 topk1 qsgd2-naive topk1-naive \
+            qsgd2-ef topk1-ef slow-fedbuff slow-eden1 slow-topk1)" \
         "findings/mushrooms-concurrency=mushrooms-concurrency 0-2" \
         "findings/hidden-sync=hidden-sync 0-2"
 }
