@@ -509,11 +509,12 @@ def test_an_update_that_says_what_can_not_be_is_dropped_and_counted_and_the_run_
         return frame
 
     monkeypatch.setattr(Frame, "seal", sealed)
-    unicast = ("algorithm=naive", "downlink.delivery=unicast", "stop.uploads=60", "stop.seconds=30")
+    unicast = ("algorithm=naive", "downlink.delivery=unicast", "stop.uploads=60", "stop.seconds=120")
     summary = run(comm, folder, digits(*unicast))
     with h5py.File(folder / "a.h5") as file:
         messages = file["messages"][:]
-    assert (summary.outcome, summary.uploads) == ("finished", 60)
+    assert summary.outcome == "finished"
+    assert summary.uploads >= 60, "those that come together count together"
     assert summary.dropped_messages == 4 == messages["dropped"].sum()
     if comm.rank == 0:
         why = re.findall(r"dropped a message: message .* from rank 1: (\w+): ", capfd.readouterr().err)
