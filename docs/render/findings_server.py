@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 from typing import Any
 
 from docs.render.pages import table
 from docs.render.records import NOTHING, content, digits
 from docs.render.variants import biased, codecs, named
-from docs.render.verdicts import Check, Finding, Interval, at_least, at_most, every, shown, times, within
+from docs.render.verdicts import Check, Cost, Finding, Interval, at_least, at_most, every, over, shown, within
 
 SUITE = "biased-server"
 RECORDS = ("findings-server",)
@@ -66,7 +65,7 @@ def server_codecs() -> Finding:
     return Finding(checks, f"{_sizes_table()}\n\n{_feedback_table(small)}", RECORDS)
 
 
-def _each(words: str, found: Mapping[str, tuple[Interval, bool | None]]) -> Check:
+def _each(words: str, found: Mapping[str, tuple[Interval | None, bool | None]]) -> Check:
     return every(words, {_words(name): judged for name, judged in found.items()})
 
 
@@ -82,13 +81,12 @@ def _there(variant: str) -> bool:
     return bool(_runs(variant))
 
 
-def _uploads(variant: str) -> dict[int, float]:
-    """By seed. A run that missed its target counts with all its uploads, and would have needed more."""
-    return {seed: float(run["uploads_to_target"] or run["uploads"]) for seed, run in _runs(variant).items()}
-
-
-def _missed(variant: str) -> int:
-    return sum(run["uploads_to_target"] is None for run in _runs(variant).values())
+def _costs(variant: str) -> list[Cost]:
+    """Uploads by seed; at least all of its own, where a run missed its target."""
+    return [
+        Cost(seed, float(run["uploads_to_target"] or run["uploads"]), run["uploads_to_target"] is not None)
+        for seed, run in _runs(variant).items()
+    ]
 
 
 def _rate(variant: str) -> float:
@@ -96,36 +94,34 @@ def _rate(variant: str) -> float:
     return float(next(iter(_runs(variant).values()))["learning_rate"])
 
 
-def _of(variants: Sequence[str]) -> dict[int, float]:
+def _of(variants: Sequence[str]) -> list[Cost]:
     """The geometric mean over variants, by the seeds that all have."""
-    each = [_uploads(variant) for variant in variants]
-    seeds = set.intersection(*(set(own) for own in each))
-    return {seed: exp(fmean(log(own[seed]) for own in each)) for seed in sorted(seeds)}
+    each = [{cost.seed: cost for cost in _costs(variant)} for variant in variants]
+    return [
+        Cost(seed, geometric_mean(cost.value for cost in own), all(cost.arrived for cost in own))
+        for seed in sorted(set.intersection(*map(set, each)))
+        for own in [[costs[seed] for costs in each]]
+    ]
 
 
-def _pairs(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval:
-    seeds = sorted(set(ours) & set(theirs))
-    return times([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+def _ratio(ours: str, theirs: str) -> Interval | None:
+    return over(_costs(ours), _costs(theirs))
 
 
-def _ratio(ours: str, theirs: str) -> Interval:
-    return _pairs(_uploads(ours), _uploads(theirs))
-
-
-def _cost(name: str, before: str = "") -> Interval:
+def _cost(name: str, before: str = "") -> Interval | None:
     return _ratio(before + name, f"{before}fedbuff")
 
 
-def _beside(name: str, before: str = "") -> Interval:
+def _beside(name: str, before: str = "") -> Interval | None:
     """Over the unbiased codecs of its class."""
     (names,) = (names for names in CLASSES.values() if name in names)
     unbiased = [before + one for one in names if not _biased(one) and _there(before + one)]
-    return _pairs(_uploads(before + name), _of(unbiased))
+    return over(_costs(before + name), _of(unbiased))
 
 
-def _at_most(name: str, cost: Interval) -> bool | None:
-    """Runs that missed the target needed more than what is counted."""
-    return False if _missed(name) else at_most(cost, COST)
+def _at_most(name: str, cost: Interval | None) -> bool | None:
+    """A quantizer with which a run misses its target has no bounded cost."""
+    return at_most(cost, COST) if all(cost.arrived for cost in _costs(name)) else False
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -204,7 +200,8 @@ def _shown_ratio(ours: str, theirs: str) -> str:
 def _spread(variant: str) -> str:
     if not _there(variant):
         return NOTHING
-    uploads, missed = list(_uploads(variant).values()), _missed(variant)
+    costs = _costs(variant)
+    uploads, missed = [cost.value for cost in costs], sum(not cost.arrived for cost in costs)
     if missed == len(uploads):
         return f"missed by all {missed}, with {digits(fmean(uploads))}"
     text = f"{digits(fmean(uploads))} ± {digits(stdev(uploads), 2)}"
