@@ -9,8 +9,6 @@ others train (7,474 and 1,869 of the full data set).
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from qafel_mpi import outputs
 from qafel_mpi.parsing import DataError, Place, integer, lines, one_of, read_json, visible, whole
 
 LEAST_IMAGES = 5
@@ -194,11 +193,5 @@ def _square(image: Any) -> np.ndarray:
 
 def _keep(path: Path, images: np.ndarray) -> None:
     """Write path in one rename; where the folder can't be written, it is done without."""
-    part = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.save(file, images, allow_pickle=False)
-        os.replace(part, path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with suppress(OSError), outputs.whole(path) as part, open(part, "wb") as file:
+        np.save(file, images, allow_pickle=False)
