@@ -3,8 +3,8 @@
 #
 #     sh docs/results/measure.sh [GROUP...]    (make results: all groups, then docs/results/record.sh)
 #
-# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, headline, findings and link-rates. TASKS=digits: of headline
-# and headline-rivals. JOBS=2: as many suites of findings at once as that, in place of one for each core.
+# RAW=DIR: in place of runs/results. SEEDS=0-2: of logistic, clocks, headline, findings and link-rates. TASKS=digits: of
+# headline and headline-rivals. JOBS=2: as many suites of findings at once as that, in place of one for each core.
 #
 # A group leaves its traces and samples in runs/results/GROUP; record.sh makes the small files of docs/results from
 # them. What lay there before goes to runs/results/GROUP.before. All groups together take about two hours on 2 cores.
@@ -59,8 +59,8 @@ logistic() {
 }
 
 clocks() {
-    mpirun -n 4 qafel-mpi suite clocks --seeds 0-4 --out $raw/clocks/digits
-    mpirun -n 4 qafel-mpi suite clocks-fashion-mnist --seeds 0-4 --out $raw/clocks/fashion-mnist
+    mpirun -n 4 qafel-mpi suite clocks --seeds ${SEEDS:-0-19} --out $raw/clocks/digits
+    mpirun -n 4 qafel-mpi suite clocks-fashion-mnist --seeds ${SEEDS:-0-19} --out $raw/clocks/fashion-mnist
 }
 
 resnet18() {
