@@ -182,17 +182,17 @@ def compare(
     if with_paper:
         beside = paper.against(groups)
         content = [paper.as_json(row) for row in beside]
-        shown = paper.paper_grid(beside)
+        shown = [paper.paper_grid(beside)]
     else:
         content = [comparison.summary(g, groups) for g in groups]
-        shown = views.side_by_side(groups)
+        shown = views.compared(groups, for_terminal=chosen is Format.TERMINAL)
     record(kept, note, "compare", content, runs)
     if in_words:
         print(sentence(groups))
     elif chosen is Format.JSON:
         print(json.dumps(content, indent=1))
     else:
-        _emit([shown], chosen)
+        _emit(shown, chosen)
 
 
 def versioned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from qafel_analysis.tables.grid import NOTHING, Grid, number, size, spread, time
 
 NEVER = "never"
 SOME_CLIENTS = 8  # in a cell
+MOST_BESIDE = 4  # settings as columns of a terminal
 _WAY = {"up": "up", "down": "down, broadcast", "unicast": "down, unicast"}
 _COUNT = {"payload": "payload", "wire": "wire", "paper": "paper's formula"}
 
@@ -205,6 +206,13 @@ _SIDE_BY_SIDE = (
     ("bytes down, sum over links", "down_links", size),
     ("seconds", "seconds", number),
 )
+
+
+def compared(groups: Sequence[Group], *, for_terminal: bool) -> list[Grid]:
+    """Settings side by side. A terminal has room for few columns: of more settings each has a row."""
+    if for_terminal and len(groups) > MOST_BESIDE:
+        return [costs_grid(groups), bytes_grid(groups)]
+    return [side_by_side(groups)]
 
 
 def side_by_side(groups: Sequence[Group]) -> Grid:

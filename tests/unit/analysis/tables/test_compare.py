@@ -251,6 +251,21 @@ def test_savings_are_baseline_over_setting_and_never_reached_runs_enter_no_mean(
     assert "2 of 3" in analysis("compare", *(run["run"] for run in runs)).stdout
 
 
+def test_a_terminal_shows_few_settings_as_columns_and_of_more_a_row_each(tmp_path):
+    runs = [make(tmp_path, f"k{k}", about={"buffer_size": k}) for k in range(1, 6)]
+    labels = [group.label for group in compare.groups([table.row(run) for run in runs])]
+    assert len(set(labels)) == 5
+
+    def rows_of(*arguments) -> set[str]:
+        return {line.split("  ")[0].strip() for line in analysis("compare", *arguments).stdout.splitlines()}
+
+    assert "server steps" in rows_of(*runs[:4])
+    assert not set(labels) & rows_of(*runs[:4])
+    assert set(labels) <= rows_of(*runs)
+    assert "server steps" not in rows_of(*runs)
+    assert "| server steps |" in analysis("compare", *runs, "--markdown").stdout
+
+
 def test_a_single_run_has_no_interval(tmp_path):
     runs = [table.row(make(tmp_path, "q")), table.row(make(tmp_path, "f", algorithm="fedbuff", size=400))]
     ours, baseline = compare.groups(runs)
