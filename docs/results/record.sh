@@ -114,17 +114,6 @@ findings_of_theory() { # of all but the runs with weights, which are no factor o
     qafel-analysis theory $of/cross-term/*.h5 --record $out/findings-cross-term.json
 }
 
-small() { # of what the group small of measure.sh left
-    headline
-    logistic
-    findings
-    grids
-    clocks
-    [ ! -d $raw/link-rates ] || link_rates
-    python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
-        $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5
-}
-
 budget() { # of the headline's runs
     qafel-analysis curves $raw/headline/digits/*.h5 --x wire_bytes_up --y accuracy \
         --at 1e6,2e6,5e6,1e7,2e7,5e7,1e8 --record $out/findings-budget.json
@@ -307,6 +296,17 @@ startup() { # it counts calls, too
     python docs/results/startup.py $out/startup.json
     cp $raw/startup/turns.json $out/startup-turns.json
     qafel-analysis bench $raw/startup/phases.json --record $out/startup-phases.json
+}
+
+small() { # of what the group small of measure.sh left
+    headline
+    logistic
+    findings
+    grids
+    clocks
+    [ ! -d $raw/link-rates ] || link_rates
+    python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
+        $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5
 }
 
 measured=$(cd $raw && echo *)

@@ -22,7 +22,7 @@ PAGES = (
     "docs/replay.md",
     "docs/codecs.md",
 )
-MOST_BYTES = 3_000_000
+MOST_BYTES = 4_000_000
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
