@@ -32,7 +32,8 @@ class Again:
     def repeated(self) -> list[tuple[Check, Check]]:
         """The statements that are in both, each as it was published and as it is found now."""
         of = {check.words: check for check in self.found.checks} if self.found else {}
-        return [_alike(old, of[old.words]) for old in self.published.checks if old.words in of]
+        pairs = [(old, of[old.words]) for old in self.published.checks if old.words in of]
+        return [_alike(old, new) for old, new in pairs if not _of_others(old, new)]
 
     @property
     def turned(self) -> list[str]:
@@ -54,6 +55,11 @@ class Again:
             f"{still} of {len(self.repeated)} statements as published, {len(self.turned)} turned"
             + (f", {missing} left out" if missing else "")
         )
+
+
+def _of_others(old: Check, new: Check) -> bool:
+    """Whether both are about several settings, and none is in both."""
+    return bool(old.settings and new.settings) and not old.settings.keys() & new.settings.keys()
 
 
 def _alike(old: Check, new: Check) -> tuple[Check, Check]:

@@ -137,6 +137,11 @@ def _bits(
             "Every setting of the grid reaches the target with every seed",
             f"{sum(reached)} of {sum(one['runs'] for one in cells.values())} runs",
             all(one["reached"] == one["runs"] for one in cells.values()),
+            {
+                f"{one['setting']}, seed {seed}, until {one['target']}": arrived
+                for one in cells.values()
+                for seed, arrived in zip(one["seeds"], one["arrived"], strict=True)
+            },
         ),
         judged(
             "At 4/4 bits QAFeL needs at most 1.2 times FedBuff's uploads",

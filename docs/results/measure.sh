@@ -112,8 +112,8 @@ small() {
     text="--set stop.loss=3.2"
     grid="--variant fedbuff --variant client4-server4 --variant client2-server2"
     suites_at_once $raw \
-        "headline/fashion-mnist=headline-fashion-mnist 0-2 --variant fedbuff --variant qsgd4 --variant eden1 $cnn" \
-        "headline/text=headline-text 0-2 --variant fedbuff --variant qsgd4 --variant eden2-down4 $text" \
+        "headline/fashion-mnist=headline-fashion-mnist 0-1 --variant fedbuff --variant qsgd4 --variant eden1 $cnn" \
+        "headline/text=headline-text 0-1 --variant fedbuff --variant qsgd4 --variant eden2-down4 $text" \
         "grids/fashion-mnist-grid=fashion-mnist-grid 0-1 $grid $cnn" \
         "grids/stdlib-text-grid=stdlib-text-grid 0-1 $grid $text" \
         "findings/heterogeneous-speeds=heterogeneous-speeds 0-2$(variants qafel-alike fedbuff-alike qafel-spread0_5 \
@@ -125,7 +125,8 @@ small() {
         "findings/noniid-text=noniid-text 0-1 --variant fedbuff-natural --variant qafel-natural $text" \
         "findings/tradeoff=tradeoff 0-2" \
         "logistic/qsgd=mushrooms-qsgd 0-1" \
-        "headline/digits=headline-digits 0-2$(variants fedbuff qsgd4 eden1 naive8 ca2fl fadas decoupled)" \
+        "headline/digits=headline-digits 0-2$(variants fedbuff qsgd4 eden1 naive8 ca2fl fadas decoupled \
+            ca2fl-eden1 fadas-eden1 decoupled-eden2 decoupled-eden1)" \
         "logistic/topk=mushrooms-topk 0-1 --variant qafel --variant naive" \
         "logistic/eden=mushrooms-eden 0-1 --variant qafel --variant naive" \
         "findings/noniid-sweep=noniid-sweep 0-1" \

@@ -298,13 +298,21 @@ startup() { # it counts calls, too
     qafel-analysis bench $raw/startup/phases.json --record $out/startup-phases.json
 }
 
-small() { # of what the group small of measure.sh left
+small() { # of what the group small of measure.sh left; what takes a core for long goes beside the rest
+    errors_of_small &
+    errors=$!
+    clocks &
+    replayed=$!
+    [ ! -d $raw/link-rates ] || link_rates
     headline
     logistic
     findings
     grids
-    clocks
-    [ ! -d $raw/link-rates ] || link_rates
+    wait $errors
+    wait $replayed
+}
+
+errors_of_small() {
     python docs/results/codec_error.py $out/codec-error.json $raw/headline/digits/fedbuff-seed0.h5 \
         $raw/headline/fashion-mnist/fedbuff-seed0.h5 $raw/headline/text/fedbuff-seed0.h5
 }

@@ -8,7 +8,7 @@ import pytest
 
 from docs.render import again, findings_load, records
 from docs.render.findings import CLAIMS
-from docs.render.verdicts import Check
+from docs.render.verdicts import Check, Finding
 
 BUDGETS = findings_load.BUDGETS.values()
 
@@ -152,3 +152,13 @@ def test_a_statement_on_several_settings_is_compared_by_those_of_which_both_can_
     ]
     assert [one.holds for one in again._alike(old, Check("", "", False, {"c": False}))] == [True, False]
     assert [one.holds for one in again._alike(old, Check("", "", None, {"b": None}))] == [None, None]
+
+
+def test_a_statement_on_settings_of_which_none_is_in_both_is_left_out():
+    """A target that is reached early is another setting's."""
+    claim = [
+        Finding((Check("reached", "", holds, {words: holds}),), "", ("a",))
+        for words, holds in (("2.7", False), ("3.2", True))
+    ]
+    assert again.Again("", *claim).repeated == []
+    assert again.Again("", claim[0], claim[0]).repeated != []
