@@ -100,7 +100,7 @@ grids() { # of the two larger models: 100 runs of one to two minutes of a core e
 
 # Of every section of docs/findings.md, small: two or three seeds, the settings that its statements need, the larger
 # models to targets that are reached early. record.sh small makes the records, and docs.render.again says what turned.
-# The seconds are those that a suite keeps a core, from the seconds of its runs. All in all less than 15 minutes.
+# The longest suites come first. All in all it takes about 15 minutes on two idle cores.
 small() {
     mpirun -n 4 qafel-mpi suite clocks --seeds 0-2 --out $raw/clocks/digits # alone: clients keep their own pace
     if [ "$(id -u)" = 0 ] && ip netns >/dev/null 2>&1; then

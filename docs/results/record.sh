@@ -301,15 +301,19 @@ startup() { # it counts calls, too
 small() { # of what the group small of measure.sh left; what takes a core for long goes beside the rest
     errors_of_small &
     errors=$!
-    clocks &
+    replayed_of_small &
     replayed=$!
-    [ ! -d $raw/link-rates ] || link_rates
     headline
     logistic
     findings
     grids
     wait $errors
     wait $replayed
+}
+
+replayed_of_small() {
+    clocks
+    [ ! -d $raw/link-rates ] || link_rates
 }
 
 errors_of_small() {
