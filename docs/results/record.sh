@@ -42,19 +42,15 @@ resnet18() {
     done
 }
 
-headline() {
+headline() { # with what headline-rivals has measured since, and without what the two have in common twice
     for task in digits mushrooms text fashion-mnist; do
         [ -d $raw/headline/$task ] || continue
-        qafel-analysis compare $raw/headline/$task/*.h5 --record $out/headline-$task.json
-        rm -f $out/headline-$task-rivals.json # all settings are in the first
+        qafel-analysis compare $raw/headline*/$task/*.h5 --record $out/headline-$task.json
     done
 }
 
-headline_rivals() { # a second record of a task, of runs that came later: the pages join the two
-    for task in ${TASKS:-text fashion-mnist}; do
-        [ -d $raw/headline-rivals/$task ] || continue
-        qafel-analysis compare $raw/headline-rivals/$task/*.h5 --record $out/headline-$task-rivals.json
-    done
+headline_rivals() {
+    headline
 }
 
 headline_causes() {

@@ -134,7 +134,7 @@ def test_a_setting_that_turns_is_seen_where_others_are_not_there(tmp_path, capsy
     kept = copy.deepcopy(FEWER["findings-grid-cnn"](records.content("findings-grid-cnn")))
     for one in kept:
         if "affine 2 bits up" in one["setting"]:
-            one["reached"] = 0
+            one |= {"reached": 0, "arrived": [False] * one["runs"]}
         if "affine 4 bits up" in one["setting"]:
             one["fedbuff_over_this"]["payload_bytes_up"] |= {"ratio": 2.0, "low": 1.9, "high": 2.1}
     written(tmp_path, "findings-grid-cnn", kept)
