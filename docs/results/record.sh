@@ -42,15 +42,21 @@ resnet18() {
     done
 }
 
-headline() { # with what headline-rivals has measured since, and without what the two have in common twice
+headline() { # with what headline-rivals has measured since; of runs that are in both, one
     for task in digits mushrooms text fashion-mnist; do
         [ -d $raw/headline/$task ] || continue
         qafel-analysis compare $raw/headline*/$task/*.h5 --record $out/headline-$task.json
+        rm -f $out/headline-$task-rivals.json # all settings are in the first
     done
 }
 
-headline_rivals() {
+headline_rivals() { # where the runs of the first record are elsewhere, a second one: the pages join the two
     headline
+    for task in ${TASKS:-text fashion-mnist}; do
+        [ -d $raw/headline-rivals/$task ] || continue
+        [ ! -d $raw/headline/$task ] || continue
+        qafel-analysis compare $raw/headline-rivals/$task/*.h5 --record $out/headline-$task-rivals.json
+    done
 }
 
 headline_causes() {
