@@ -130,18 +130,18 @@ def _bits(
     }
     cells = {cell: pick(found, *parts) for cell, parts in labels.items() if there(found, *parts)}
     beside = {b: pick(found, "qafel", f"eden {b} bits up", f"eden {b} bits down") for b in edens}
-    reached = [one["reached"] for one in cells.values()]
+    arrived = {
+        f"{one['setting']}, seed {seed}, until {one['target']}": came
+        for one in cells.values()
+        for seed, came in zip(one["seeds"], one["arrived"], strict=True)
+    }
     four, two = cells[4, 4], cells[2, 2]
     checks = [
         Check(
             "Every setting of the grid reaches the target with every seed",
-            f"{sum(reached)} of {sum(one['runs'] for one in cells.values())} runs",
-            all(one["reached"] == one["runs"] for one in cells.values()),
-            {
-                f"{one['setting']}, seed {seed}, until {one['target']}": arrived
-                for one in cells.values()
-                for seed, arrived in zip(one["seeds"], one["arrived"], strict=True)
-            },
+            f"{sum(arrived.values())} of {len(arrived)} runs",
+            all(arrived.values()),
+            arrived,
         ),
         judged(
             "At 4/4 bits QAFeL needs at most 1.2 times FedBuff's uploads",
